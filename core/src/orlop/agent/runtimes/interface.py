@@ -1,0 +1,140 @@
+"""The contract between the agent and what runs its tasks.
+
+A runtime is level-triggered, like everything here: each time it (re)connects to what it drives (a supervisor, an
+engine) it reports a `Snapshot` of all it has, and after that a `Report` for each change. A runtime decides nothing:
+when to stop, kill or replace is the worker's business. Its methods return when the request is under way; success
+and failure both come back as reports. They run on the agent's event loop and must not block it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+from orlop.model.messages import Assignment
+from orlop.model.tasks import Exit
+
+
+class Phase(enum.StrEnum):
+    """Where a runtime sees a task. `PREPARING` is fetching and creating; `ENDED` carries the exit."""
+
+    PREPARING = "preparing"
+    STARTING = "starting"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What a runtime sees of one task.
+
+    external_id: the runtime's own name for it (a pid, a container's id). addresses: of its own network, if any.
+    message: progress or trouble, one line ("pulling busybox:latest").
+    """
+
+    task: str
+    incarnation: int
+    phase: Phase
+    exit: Exit | None = None
+    external_id: str = ""
+    addresses: tuple[str, ...] = ()
+    message: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Snapshot:
+    """Everything a runtime has right now. A task that is not in it does not exist there."""
+
+    runtime: str
+    reports: tuple[Report, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Unavailable:
+    """What the runtime drives cannot be reached; a Snapshot follows when it can again."""
+
+    runtime: str
+    reason: str
+
+
+RuntimeEvent = Report | Snapshot | Unavailable
+
+
+@attrs.frozen(kw_only=True)
+class Launch:
+    """One start. Starting the same (task, incarnation) again must adopt, never start twice.
+
+    environment: from the control plane; the payload's own variables win over it.
+    directory: of the task on this node, made by the runtime; what it keeps there is its own business.
+    """
+
+    assignment: Assignment
+    directory: Path
+
+    @property
+    def task(self) -> str:
+        return self.assignment.task
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self.assignment.environment
+
+
+@attrs.frozen(kw_only=True)
+class RuntimeContext:
+    """What a runtime is told of its node when it is made.
+
+    data: a folder of its own that survives restarts. tasks: where the tasks' folders are.
+    docker: the engine's address. log_bytes_max: per output stream, before it is rotated (one old file is kept).
+    """
+
+    cluster_id: str
+    node_id: str
+    data: Path
+    tasks: Path
+    docker: str = "unix:///var/run/docker.sock"
+    log_bytes_max: int = 10_000_000
+
+
+class UnknownTask(LookupError):
+    """The runtime has no such task."""
+
+
+class InvalidPayload(ValueError):
+    """The payload is not one this runtime can run; the text names the path and what was expected."""
+
+
+class Runtime(Protocol):
+    """See the module."""
+
+    name: str
+
+    async def open(self, report: Callable[[RuntimeEvent], None]) -> None:
+        """Connects, and keeps connecting. The first event is a Snapshot or Unavailable; returns after it."""
+
+    async def start(self, launch: Launch) -> None:
+        """Prepares and starts it, or adopts what an earlier call has started."""
+
+    async def signal(self, task: str, signal_name: str) -> None:
+        """Sends a signal ("SIGTERM") to the task's main process or process group. Unknown tasks are ignored."""
+
+    async def kill(self, task: str) -> None:
+        """SIGKILL to all of it. Unknown tasks are ignored."""
+
+    async def remove(self, task: str) -> None:
+        """Forgets an ended task; its output and container may be kept for a while. Unknown ones are ignored."""
+
+    async def run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
+        """Runs `sh -c command` beside the task (in its container, or as its user in its folder): the exit code and
+        at most 4 kB of output. Raises UnknownTask, TimeoutError."""
+
+    def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        """Output of `stdout` or `stderr`; the last `tail` lines, then, with `follow`, what comes until the end.
+        Raises UnknownTask."""
+
+    async def close(self) -> None:
+        """Disconnects. What runs goes on."""

@@ -1,0 +1,115 @@
+"""The messages of an agent's session, the same in one process and across the network.
+
+The agent dials and says `Hello` with everything it has. The server answers `Welcome`, then `Assignments` in full,
+then deltas. The agent reports `Statuses` and repeats them until a `Received` covers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from orlop.model.nodes import NodeInfo
+from orlop.model.tasks import Desired, Spec, Status
+
+
+@attrs.frozen(order=True)
+class Epoch:
+    """The leader's fencing token, compared in this order. Agents refuse a lower one than they have seen."""
+
+    generation: int
+    revision: int
+
+
+@attrs.frozen(kw_only=True)
+class Hello:
+    """First message of a session: the full truth of the node.
+
+    cluster_id: what the agent is bound to; empty on its first contact.
+    statuses: of every task that the node has a record of.
+    """
+
+    node: NodeInfo
+    cluster_id: str = ""
+    statuses: tuple[Status, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Welcome:
+    """The server's answer: whom the agent belongs to, and under which epoch it commands."""
+
+    cluster_id: str
+    epoch: Epoch
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """The server will not have this agent, and why. The session ends."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Assignment:
+    """All that a node needs to run one task, kept on its disk.
+
+    environment: what the control plane adds (ports, host, task's own); the payload's own variables win.
+    """
+
+    task: str
+    framework: str
+    key: str
+    name: str
+    spec: Spec
+    desired: Desired
+    incarnation: int = 1
+    ports: tuple[int, ...] = ()
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Assignments:
+    """What the node shall run. `full`: nothing else is known to the state; otherwise a delta of upserts.
+
+    A task that a full list does not name is stopped only if it was assigned at or before `revision` within the
+    same generation: then this state contains its removal. Anything else is an orphan (a restored backup must not
+    kill what runs).
+    removed: tasks whose record the agent may drop: their end is durable.
+    """
+
+    epoch: Epoch
+    revision: int
+    full: bool = False
+    items: tuple[Assignment, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Statuses:
+    """News of tasks. Repeated in each new session until acknowledged."""
+
+    items: tuple[Status, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Received:
+    """These statuses are durable: (task, incarnation, sequence)."""
+
+    items: tuple[tuple[str, int, int], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """The node is alive. Never stored."""
+
+
+@attrs.frozen(kw_only=True)
+class Goodbye:
+    """A planned stop of the agent: silence is expected for a while."""
+
+
+ToServer = Hello | Statuses | Heartbeat | Goodbye
+ToAgent = Welcome | Refused | Assignments | Received

@@ -1,0 +1,1 @@
+"""Where state lives: one interface, several backends, one conformance suite."""

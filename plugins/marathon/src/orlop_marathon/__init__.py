@@ -1,0 +1,3 @@
+"""Orlop plugin."""
+
+__version__ = "0.1.0"
