@@ -77,14 +77,12 @@ class Assignments:
     A task that a full list does not name is stopped only if it was assigned at or before `revision` within the
     same generation: then this state contains its removal. Anything else is an orphan (a restored backup must not
     kill what runs).
-    removed: tasks whose record the agent may drop: their end is durable.
     """
 
     epoch: Epoch
     revision: int
     full: bool = False
     items: tuple[Assignment, ...] = ()
-    removed: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -96,7 +94,7 @@ class Statuses:
 
 @attrs.frozen(kw_only=True)
 class Received:
-    """These statuses are durable: (task, incarnation, sequence)."""
+    """These statuses are durable: (task, incarnation, sequence). The record of a removed task may be dropped."""
 
     items: tuple[tuple[str, int, int], ...]
 

@@ -59,7 +59,7 @@ class PortRequest:
 
     number: this very host port, or None for any free one of the node's ranges.
     container: the port inside, for runtimes that map ports; 0 means the same as the host port.
-    environment: names of variables that shall hold the host port.
+    environment: names of variables that shall hold the host port; `{port}` in a name stands for its number.
     """
 
     number: int | None = None
@@ -216,7 +216,8 @@ class Task:
     """One placement of a spec on one node.
 
     id: opaque, fixed when asked for. key: the framework's, survives replacement. name: the external name that
-    clients see, unique per framework. spec: content hash. environment: variables of this task alone.
+    clients see, unique per framework. spec: content hash. group: tasks that belong together, such as an app's.
+    environment: variables of this task alone.
     labels: small facts that the framework wants back, the same ones in every view.
     cause: the event that led to it (an id of the event log, a request), so that a task can tell its story.
     """
@@ -225,12 +226,14 @@ class Task:
     framework: str
     key: str
     spec: str
+    group: str = ""
     role: str = "*"
     priority: int = 0
     name: str = ""
     environment: Mapping[str, str] = attrs.field(factory=dict)
     labels: Mapping[str, str] = attrs.field(factory=dict)
     created_utc_ms: int = 0
+    not_before_utc_ms: int = 0
     cause: str = ""
     desired: Desired = Desired.RUNNING
     desired_reason: str = ""

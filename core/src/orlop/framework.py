@@ -1,0 +1,250 @@
+"""What a framework author imports.
+
+A framework is a scheduler: it decides *what* shall run, and the kernel decides where. It is a class with pure,
+synchronous handlers. Each gets a read-only `View` of one moment and yields actions: ask for a task, kill one, store
+an object of its own, wake me at, say something in the event log, answer a command. All actions of one call are
+committed together or not at all, before anything of them can be seen outside.
+
+Handlers are level-triggered. They are told what *may* have changed since they last ran, never *that* something
+happened: what is true stands in the view. After a start, a change of leader or a quarantine everything may have
+changed. A handler that is called twice with the same view must want the same thing twice.
+
+    class KeepAlive(Framework):
+        name = "keepalive"
+        config = Config
+
+        def reconcile(self, view: View) -> Iterator[Action]:
+            wanted = {f"copy-{i}" for i in range(self.settings.copies)}
+            for key in wanted - view.live.keys():
+                yield Ask(key, run=Process(self.settings.command), needs=Resources(cpus=0.1, mem="32MiB"))
+            for key in view.live.keys() - wanted:
+                yield Kill(key)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
+
+import attrs
+
+from orlop.kernel.placement import Candidate, NodeFilter, NodeScorer, PlacementView
+from orlop.kernel.view import View
+from orlop.model.asks import Explanation, Request, spec_id
+from orlop.model.clock import Now, format_utc, parse_utc
+from orlop.model.nodes import Node, NodeState
+from orlop.model.ports import PortSet
+from orlop.model.resources import ResourceError, Resources
+from orlop.model.tasks import (
+    Constraint,
+    Desired,
+    Exit,
+    Outcome,
+    Policies,
+    PortRequest,
+    Probe,
+    ProbeKind,
+    ProbeResult,
+    Spec,
+    Task,
+    TaskState,
+)
+
+__all__ = [
+    "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
+    "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "Now", "Outcome",
+    "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind", "ProbeResult", "Process", "Put",
+    "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task", "TaskState", "View", "WakeAt",
+    "Withdraw", "format_utc", "parse_utc", "spec_id",
+]  # fmt: skip
+
+
+def Process(  # noqa: N802  (reads as a value where it is used)
+    command: str | None = None,
+    *,
+    arguments: Iterable[str] = (),
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
+    directory: str | None = None,
+) -> Spec:
+    """A spec for the `process` runtime: a shell command, or `arguments` executed without a shell."""
+    payload: dict[str, Any] = {"command": command} if command is not None else {"arguments": list(arguments)}
+    optional = {"environment": dict(environment or {}), "user": user, "directory": directory}
+    return Spec(runtime="process", payload=payload | {name: value for name, value in optional.items() if value})
+
+
+def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802
+    """A spec for the `docker` runtime. `create_body`: members of the Engine API's create request, as they are."""
+    return Spec(runtime="docker", payload={"Image": image, **create_body})
+
+
+@attrs.frozen
+class Ask:
+    """Run this. See `orlop.model.asks.Request` for what each member means.
+
+    run: `Process(...)`, `Docker(...)`, or a whole `Spec`. needs, ports, constraints, probes and policies complete the
+    spec; those not given here keep what `run` says.
+    """
+
+    key: str
+    run: Spec
+    needs: Resources | None = attrs.field(default=None, kw_only=True)
+    ports: tuple[PortRequest, ...] | None = attrs.field(default=None, kw_only=True)
+    constraints: tuple[Constraint, ...] | None = attrs.field(default=None, kw_only=True)
+    probes: tuple[Probe, ...] | None = attrs.field(default=None, kw_only=True)
+    policies: Policies | None = attrs.field(default=None, kw_only=True)
+    group: str = attrs.field(default="", kw_only=True)
+    role: str = attrs.field(default="*", kw_only=True)
+    priority: int = attrs.field(default=0, kw_only=True)
+    name: str = attrs.field(default="", kw_only=True)
+    environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    labels: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    not_before_utc_ms: int = attrs.field(default=0, kw_only=True)
+    wait_ms: int | None = attrs.field(default=None, kw_only=True)
+    cause: str = attrs.field(default="", kw_only=True)
+
+    def spec(self) -> Spec:
+        """The complete spec."""
+        given = {
+            "resources": self.needs,
+            "ports": self.ports,
+            "constraints": self.constraints,
+            "probes": self.probes,
+            "policies": self.policies,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        return attrs.evolve(self.run, **changes) if changes else self.run
+
+
+@attrs.frozen
+class Withdraw:
+    """Ends the key's task if it is still pending; a placed one goes on."""
+
+    key: str
+
+
+@attrs.frozen
+class Kill:
+    """Stops the key's live task, pending or placed: politely, then surely. Without one it does nothing."""
+
+    key: str
+    reason: str = ""
+
+
+@attrs.frozen
+class Put:
+    """Stores an object of the framework's own, under (kind, id). `value` is of the class in `documents[kind]`."""
+
+    kind: str
+    id: str
+    value: Any
+
+
+@attrs.frozen
+class Delete:
+    """Removes an object of the framework's own; a missing one is not an error."""
+
+    kind: str
+    id: str
+
+
+@attrs.frozen
+class WakeAt:
+    """Calls the handler at this time with `token` in `changed.wakeups`. A hint: it may come late, early or twice.
+
+    One time per token: the last one said counts; None forgets it. Wake-ups are not stored: when everything may have
+    changed, the handler says all of them again.
+    """
+
+    utc_ms: int | None
+    token: str = ""
+
+
+@attrs.frozen
+class Emit:
+    """An entry in the event log, `NAME.type`, and to whoever follows it. details: flat, small texts."""
+
+    type: str
+    subject: str = ""
+    details: Mapping[str, str] = attrs.field(factory=dict)
+    #: Anything for followers in this process, not stored (a route's event stream, say).
+    live: Any = None
+
+
+@attrs.frozen
+class Reply:
+    """The answer to the command being handled, given after the commit. The last one counts."""
+
+    value: Any
+
+
+Action = Ask | Withdraw | Kill | Put | Delete | WakeAt | Emit | Reply
+
+
+class Refused(Exception):
+    """A command that cannot be done: nothing changes. `reason` is what the caller gets, any value."""
+
+    def __init__(self, reason: Any) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class NotAvailable(Exception):
+    """The command could not be taken or its outcome is not known; the text says why. For a route: 503."""
+
+
+@attrs.frozen(kw_only=True)
+class Changed:
+    """What may have changed since the handler last ran.
+
+    everything: look at all of the view. keys: of own tasks. wakeups: tokens whose time has come.
+    nodes: some node came, went or changed.
+    """
+
+    everything: bool = False
+    keys: frozenset[str] = frozenset()
+    wakeups: frozenset[str] = frozenset()
+    nodes: bool = False
+    rejected: Mapping[str, Explanation] = attrs.field(factory=dict)
+
+
+EVERYTHING: Final = Changed(everything=True, nodes=True)
+
+
+class Framework:
+    """A scheduler. See the module for the rules its handlers live by.
+
+    name: of the framework; also of its `[plugins.NAME]` settings. config: attrs class of these settings, or None.
+    documents: kind → attrs class of the objects it stores. version: of these classes, see `migrate`.
+
+    Instances may cache what they derive from views; nothing else may be kept between calls.
+    """
+
+    name: ClassVar[str]
+    config: ClassVar[type | None] = None
+    documents: ClassVar[Mapping[str, type]] = {}
+    version: ClassVar[int] = 1
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings = settings
+
+    def reconcile(self, view: View) -> Iterable[Action]:
+        """What to do so that the world becomes as wanted. Idempotent."""
+        raise NotImplementedError(f"{type(self).__name__} has neither reconcile() nor handle()")
+
+    def handle(self, view: View, changed: Changed) -> Iterable[Action]:
+        """Like `reconcile`, told where to look: override it when looking at everything is too slow."""
+        return self.reconcile(view)
+
+    def command(self, view: View, command: Any) -> Iterable[Action]:
+        """Does what a route or a command line asked for. Answer with `Reply`; raise `Refused` to change nothing.
+
+        The framework's own handler runs right after it, on the view that the actions lead to, so a command needs
+        only to store what is wanted.
+        """
+        raise Refused(f"{self.name} takes no commands")
+
+    @classmethod
+    def migrate(cls, kind: str, document: dict[str, Any], from_version: int) -> dict[str, Any]:
+        """Brings a stored object of an earlier version to `version`. Pure. Runs once, at load."""
+        raise NotImplementedError(f"{cls.name} has no migration of {kind} from version {from_version}")

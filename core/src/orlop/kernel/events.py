@@ -1,0 +1,147 @@
+"""What goes into the kernel, and what comes out of it.
+
+Events carry everything a decision needs; effects are what shells shall do once the batch is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from orlop.kernel.state import StoredObject
+from orlop.model.asks import Explanation, Request
+from orlop.model.events import LogEntry
+from orlop.model.messages import Hello, ToAgent
+from orlop.model.tasks import Status
+
+
+@attrs.frozen(kw_only=True)
+class AgentHello:
+    """A session began. session: the shell's name for it; answers go to this session only."""
+
+    session: str
+    hello: Hello
+
+
+@attrs.frozen(kw_only=True)
+class AgentStatuses:
+    """News of tasks from a node's current session."""
+
+    session: str
+    node: str
+    statuses: tuple[Status, ...]
+
+
+@attrs.frozen(kw_only=True)
+class NodeSilent:
+    """A node has not been heard of for `unreachable_after`, or, `gone`, for so long that it counts as lost."""
+
+    node: str
+    gone: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class DrainNode:
+    """No new tasks on this node (`drained`), or again."""
+
+    node: str
+    drained: bool
+    cause: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class KillKey:
+    key: str
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class FrameworkActions:
+    """What a framework's handler wants, all of it or nothing.
+
+    seen: the version of the view it acted on. puts, deletes: its objects by (kind, id). replies: command id → value,
+    to be given after the commit. failed: nothing to do but to note the run.
+    """
+
+    framework: str
+    seen: int
+    asks: tuple[Request, ...] = ()
+    kills: tuple[KillKey, ...] = ()
+    withdrawals: tuple[str, ...] = ()
+    puts: Mapping[tuple[str, str], StoredObject] = attrs.field(factory=dict)
+    deletes: tuple[tuple[str, str], ...] = ()
+    log: tuple[LogEntry, ...] = ()
+    live: tuple[Any, ...] = ()
+    replies: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class KillTask:
+    """An operator's word on one task. token: for the answer, True when there was something to kill."""
+
+    task: str
+    reason: str
+    token: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = AgentHello | AgentStatuses | NodeSilent | DrainNode | FrameworkActions | KillTask | Tick
+
+
+@attrs.frozen(kw_only=True)
+class ToNode:
+    """A message for a node's session; dropped when it has none, for the next one starts with the full truth."""
+
+    node: str
+    message: ToAgent
+    session: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Notify:
+    """A framework's tasks or the nodes may have changed. rejected: now-or-never asks that found no place."""
+
+    framework: str
+    keys: frozenset[str] = frozenset()
+    nodes: bool = False
+    rejected: Mapping[str, Explanation] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """The value for whoever waits under this token."""
+
+    token: str
+    value: Any
+
+
+@attrs.frozen(kw_only=True)
+class Logged:
+    """Entries of the event log that are durable now, under (version, index)."""
+
+    version: int
+    entries: tuple[LogEntry, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """Things that a framework's routes shall hear of; not stored."""
+
+    framework: str
+    items: tuple[Any, ...]
+
+
+@attrs.frozen(kw_only=True)
+class TickAt:
+    """The kernel wants a `Tick` at this time."""
+
+    utc_ms: int
+
+
+Effect = ToNode | Notify | Answer | Logged | Published | TickAt

@@ -1,0 +1,133 @@
+"""The whole state of the cluster as one immutable value.
+
+Everything is a persistent map, so that a snapshot costs nothing, an overlay is just another value, and discarding
+one is forgetting it. Some members are stored (nodes, tasks, specs, objects, cursors); the others are indexes derived
+from them, kept by `Draft` and checked by `invariants`.
+
+Maps with text keys iterate in an order that differs from process to process. Whoever decides anything by iterating
+sorts first, or uses the maps keyed by task sequence, so that the same history gives the same decisions everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import attrs
+from immutables import Map
+
+from orlop.model.nodes import Node
+from orlop.model.ports import PortSet
+from orlop.model.resources import Resources
+from orlop.model.tasks import Spec, Task
+
+NOTHING: Final = Resources()
+
+
+@attrs.frozen(kw_only=True)
+class StoredObject:
+    """A framework's object. document: as stored, without its version. value: of the framework's class, None when
+    the framework is not installed."""
+
+    document: Mapping[str, Any]
+    version: int
+    value: Any = None
+
+
+@attrs.frozen(kw_only=True)
+class FrameworkState:
+    """One framework's objects, and indexes of its tasks.
+
+    cursor: the state's version that it has acted on. latest: key → task id, ended ones included while recorded.
+    groups: group → keys. names: external name → task id.
+    """
+
+    name: str
+    cursor: int = 0
+    objects: Map[str, Map[str, StoredObject]] = Map()
+    latest: Map[str, str] = Map()
+    live: Map[str, str] = Map()
+    groups: Map[str, Map[str, None]] = Map()
+    names: Map[str, str] = Map()
+
+
+@attrs.frozen
+class Candidate:
+    """A node as a place for tasks: what it is, what is free on it, what it holds.
+
+    free: below zero where the node shrank under its tasks. tasks: those placed here and not removed, by sequence.
+    """
+
+    node: Node
+    free: Resources
+    free_ports: PortSet
+    tasks: Map[int, str] = Map()
+
+
+@attrs.frozen(kw_only=True)
+class SpecRecord:
+    """A spec and how many recorded tasks refer to it; unreferenced ones are removed."""
+
+    spec: Spec
+    references: int = 0
+
+
+class WaitingKey(NamedTuple):
+    """Asks with equal keys are identical as far as placement goes."""
+
+    framework: str
+    group: str
+    spec: str
+    role: str
+    priority: int
+
+
+@attrs.frozen(kw_only=True)
+class State:
+    """See the module.
+
+    version: grows by one with each committed batch; the event log, cursors and assignments count in it.
+    sequences: task id → its place in the order of asking, for deterministic iteration.
+    waiting: identical asks that could not be placed yet: sequence → task id.
+    delayed: pending tasks whose time has not come: sequence → (UTC ms, task id).
+    ended: recorded ended tasks in the order of their ends: number → (version of the end, task id).
+    role_usage: what each role's placed tasks take. log_versions: those that have a record in the event log.
+    """
+
+    cluster_id: str
+    generation: int = 1
+    version: int = 0
+    utc_ms: int = 0
+    node_order: tuple[str, ...] = ()
+    candidates: Map[str, Candidate] = Map()
+    tasks: Map[str, Task] = Map()
+    sequences: Map[str, int] = Map()
+    next_sequence: int = 1
+    specs: Map[str, SpecRecord] = Map()
+    frameworks: Map[str, FrameworkState] = Map()
+    waiting: Map[WaitingKey, Map[int, str]] = Map()
+    delayed: Map[int, tuple[int, str]] = Map()
+    ended: Map[int, tuple[int, str]] = Map()
+    ended_oldest: int = 1
+    ended_next: int = 1
+    role_usage: Map[str, Resources] = Map()
+    orphans: Map[str, str] = Map()
+    log_versions: tuple[int, ...] = ()
+
+    def spec_of(self, task: Task) -> Spec:
+        """The task's spec; every recorded task has one."""
+        return self.specs[task.spec].spec
+
+    def node(self, node_id: str) -> Node | None:
+        """The node, None when there is none of that id."""
+        found = self.candidates.get(node_id)
+        return found.node if found else None
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, in the order of their ids."""
+        return (self.candidates[node_id].node for node_id in self.node_order)
+
+    def framework(self, name: str) -> FrameworkState:
+        """The framework's part; an empty one when it has nothing yet."""
+        return self.frameworks.get(name) or FrameworkState(name=name)
+
