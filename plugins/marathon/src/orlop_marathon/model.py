@@ -1,0 +1,513 @@
+"""What a Marathon app is: the canonical form, as values.
+
+Every legacy form is gone by the time an `App` exists (see `parsing`), so that equal apps are equal values
+and nothing else needs to know the history of Marathon's API. The attributes carry the names of the JSON
+members in snake case. Collections that are sets by nature (constraints, dependencies, roles) are kept sorted.
+
+`App`, `AppRecord` and `GroupRecord` are also the stored form, so they are made of plain types only. What a
+member may hold is said by the metadata of its attribute (`MINIMUM`, ...): it is checked where requests are
+read, never where stored objects are, because what was once accepted must stay readable.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+#: Keys of attributes' metadata: bounds of numbers, of the length of texts, of the number of items of a list.
+MINIMUM: Final = "minimum"
+MAXIMUM: Final = "maximum"
+MIN_LENGTH: Final = "min_length"
+MAX_LENGTH: Final = "max_length"
+#: In an attribute's metadata: the member is left out of replies while it holds its default (an empty one).
+OMITTED_WHEN_EMPTY: Final = "omitted_when_empty"
+
+HIGHEST_PORT: Final = 65535
+#: The largest integer member (Marathon's Int).
+LARGEST_INTEGER: Final = 2**31 - 1
+#: The longest duration that is accepted, in seconds: about 31 years.
+LONGEST_DURATION_S: Final = 1_000_000_000
+#: `resourceLimits` members that are "unlimited".
+UNLIMITED: Final = -1.0
+
+SINGLE_INSTANCE_LABEL: Final = "MARATHON_SINGLE_INSTANCE_APP"
+
+
+def _seconds(default: float) -> Any:
+    return attrs.field(default=default, metadata={MINIMUM: 0, MAXIMUM: LONGEST_DURATION_S})
+
+
+def _count(default: Any, minimum: int = 0, maximum: int = LARGEST_INTEGER) -> Any:
+    return attrs.field(default=default, metadata={MINIMUM: minimum, MAXIMUM: maximum})
+
+
+def _port(default: int | None) -> Any:
+    return _count(default, maximum=HIGHEST_PORT)
+
+
+def _omitted(default: Any = attrs.NOTHING, factory: Any = None) -> Any:
+    metadata = {OMITTED_WHEN_EMPTY: True}
+    if factory is not None:
+        return attrs.field(factory=factory, metadata=metadata)
+    return attrs.field(default=default, metadata=metadata)
+
+
+class NetworkMode(enum.StrEnum):
+    HOST = "host"
+    CONTAINER = "container"
+    BRIDGE = "container/bridge"
+
+
+class ContainerType(enum.StrEnum):
+    DOCKER = "DOCKER"
+    MESOS = "MESOS"
+
+
+class PortProtocol(enum.StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    BOTH = "udp,tcp"
+
+
+class VolumeMode(enum.StrEnum):
+    READ_ONLY = "RO"
+    READ_WRITE = "RW"
+
+
+class PersistentVolumeType(enum.StrEnum):
+    ROOT = "root"
+    PATH = "path"
+    MOUNT = "mount"
+
+
+class ExternalVolumeProvider(enum.StrEnum):
+    DVDI = "dvdi"
+    CSI = "csi"
+
+
+class KillSelection(enum.StrEnum):
+    YOUNGEST_FIRST = "YOUNGEST_FIRST"
+    OLDEST_FIRST = "OLDEST_FIRST"
+
+
+class HealthCheckProtocol(enum.StrEnum):
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+    TCP = "TCP"
+    COMMAND = "COMMAND"
+    MESOS_HTTP = "MESOS_HTTP"
+    MESOS_HTTPS = "MESOS_HTTPS"
+    MESOS_TCP = "MESOS_TCP"
+
+
+class HttpScheme(enum.StrEnum):
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+
+
+class IpProtocol(enum.StrEnum):
+    IPV4 = "IPv4"
+    IPV6 = "IPv6"
+
+
+class TaskLostBehavior(enum.StrEnum):
+    WAIT_FOREVER = "WAIT_FOREVER"
+    RELAUNCH_AFTER_TIMEOUT = "RELAUNCH_AFTER_TIMEOUT"
+
+
+class IpcMode(enum.StrEnum):
+    PRIVATE = "PRIVATE"
+    SHARE_PARENT = "SHARE_PARENT"
+
+
+class Operator(enum.StrEnum):
+    UNIQUE = "UNIQUE"
+    CLUSTER = "CLUSTER"
+    GROUP_BY = "GROUP_BY"
+    LIKE = "LIKE"
+    UNLIKE = "UNLIKE"
+    MAX_PER = "MAX_PER"
+    IS = "IS"
+
+
+@attrs.frozen(kw_only=True)
+class Constraint:
+    """One element of `constraints`: `[field, operator]` or `[field, operator, value]`.
+
+    operator: upper-case; one of `Operator` once the app is validated.
+    """
+
+    field: str
+    operator: str
+    value: str | None = None
+
+    def as_list(self) -> list[str]:
+        """The JSON form."""
+        return [self.field, self.operator] if self.value is None else [self.field, self.operator, self.value]
+
+
+@attrs.frozen(kw_only=True)
+class Network:
+    mode: NetworkMode = NetworkMode.CONTAINER
+    name: str | None = attrs.field(default=None, metadata={MIN_LENGTH: 1})
+    labels: Mapping[str, str] = _omitted(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class PortDefinition:
+    """A host port of an app with host networking. port: the service port; 0 asks for a free one."""
+
+    port: int = _port(0)
+    protocol: PortProtocol = PortProtocol.TCP
+    name: str | None = None
+    labels: Mapping[str, str] = _omitted(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class PortMapping:
+    """A container's port. host_port: None is no host port at all, 0 any free one."""
+
+    container_port: int = _port(0)
+    host_port: int | None = _port(None)
+    service_port: int = _port(0)
+    protocol: PortProtocol = PortProtocol.TCP
+    name: str | None = None
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    network_names: tuple[str, ...] = _omitted(())
+
+
+@attrs.frozen(kw_only=True)
+class DockerParameter:
+    """One more flag of `docker run`, without its dashes."""
+
+    key: str
+    value: str
+
+
+@attrs.frozen(kw_only=True)
+class PullConfig:
+    secret: str
+
+
+@attrs.frozen(kw_only=True)
+class DockerContainer:
+    image: str = attrs.field(metadata={MIN_LENGTH: 1, MAX_LENGTH: 1024})
+    force_pull_image: bool = False
+    privileged: bool = False
+    parameters: tuple[DockerParameter, ...] = ()
+    pull_config: PullConfig | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PersistentVolume:
+    """size, max_size: MiB."""
+
+    type: PersistentVolumeType = PersistentVolumeType.ROOT
+    size: int = attrs.field(metadata={MAXIMUM: 2**40})
+    max_size: int | None = attrs.field(default=None, metadata={MAXIMUM: 2**40})
+    profile_name: str | None = None
+    constraints: tuple[Constraint, ...] = _omitted(())
+
+
+@attrs.frozen(kw_only=True)
+class ExternalVolume:
+    """size: GiB, as the provider takes it. options: whatever it knows; for CSI with nested objects."""
+
+    provider: ExternalVolumeProvider
+    name: str | None = None
+    size: int | None = attrs.field(default=None, metadata={MINIMUM: 0, MAXIMUM: LARGEST_INTEGER})
+    shared: bool | None = None
+    options: Mapping[str, Any] = _omitted(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Volume:
+    """A volume of one of four kinds: exactly one of host_path, persistent, external and secret is set.
+
+    mode: None for a secret, which has none.
+    """
+
+    container_path: str
+    mode: VolumeMode | None = None
+    host_path: str | None = None
+    persistent: PersistentVolume | None = None
+    external: ExternalVolume | None = None
+    secret: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Seccomp:
+    profile_name: str | None = None
+    unconfined: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class IpcInfo:
+    """shm_size: MiB."""
+
+    mode: IpcMode
+    shm_size: int | None = _count(None)
+
+
+@attrs.frozen(kw_only=True)
+class LinuxInfo:
+    seccomp: Seccomp | None = None
+    ipc_info: IpcInfo | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Container:
+    type: ContainerType = ContainerType.DOCKER
+    docker: DockerContainer | None = None
+    volumes: tuple[Volume, ...] = ()
+    port_mappings: tuple[PortMapping, ...] = ()
+    linux_info: LinuxInfo | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Fetch:
+    """A file to bring into the sandbox before the start."""
+
+    uri: str = attrs.field(metadata={MIN_LENGTH: 1, MAX_LENGTH: 1024})
+    extract: bool = True
+    executable: bool = False
+    cache: bool = False
+    dest_path: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Secret:
+    source: str = attrs.field(metadata={MIN_LENGTH: 1})
+
+
+@attrs.frozen(kw_only=True)
+class ResourceLimits:
+    """cpus, mem (MiB): a number, `UNLIMITED`, or None for no limit above the request."""
+
+    cpus: float | None = None
+    mem: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ExecutorResources:
+    cpus: float = _count(0.1)
+    mem: float = _count(32.0)
+    disk: float = _count(10.0)
+
+
+@attrs.frozen(kw_only=True)
+class UnreachableStrategy:
+    """What happens to instances on a lost node. disabled: wait for it for ever."""
+
+    disabled: bool = False
+    inactive_after_seconds: int = _seconds(0)
+    expunge_after_seconds: int = _seconds(0)
+
+
+@attrs.frozen(kw_only=True)
+class UpgradeStrategy:
+    """Shares of the instances, 0 to 1: how many must stay healthy, how many more than wanted there may be."""
+
+    minimum_health_capacity: float = 1.0
+    maximum_over_capacity: float = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Residency:
+    relaunch_escalation_timeout_seconds: int = _seconds(3600)
+    task_lost_behavior: TaskLostBehavior = TaskLostBehavior.WAIT_FOREVER
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """A shell text."""
+
+    value: str = attrs.field(metadata={MIN_LENGTH: 1})
+
+
+@attrs.frozen(kw_only=True)
+class HealthCheck:
+    """ignore_http1xx: None where the protocol is none of Marathon's own HTTP ones."""
+
+    protocol: HealthCheckProtocol = HealthCheckProtocol.HTTP
+    path: str | None = None
+    port: int | None = _count(None, minimum=1, maximum=HIGHEST_PORT)
+    port_index: int | None = _count(None)
+    command: Command | None = None
+    grace_period_seconds: int = _seconds(300)
+    interval_seconds: int = _seconds(60)
+    timeout_seconds: int = _seconds(20)
+    max_consecutive_failures: int = _count(3)
+    delay_seconds: int = _seconds(15)
+    ignore_http1xx: bool | None = None
+    ip_protocol: IpProtocol = IpProtocol.IPV4
+
+
+@attrs.frozen(kw_only=True)
+class HttpCheck:
+    port_index: int | None = _count(None)
+    port: int | None = _count(None, minimum=1, maximum=HIGHEST_PORT)
+    path: str | None = None
+    scheme: HttpScheme = HttpScheme.HTTP
+
+
+@attrs.frozen(kw_only=True)
+class TcpCheck:
+    port_index: int | None = _count(None)
+    port: int | None = _count(None, minimum=1, maximum=HIGHEST_PORT)
+
+
+@attrs.frozen(kw_only=True)
+class CheckCommand:
+    """Exactly one of a shell text and an argument vector."""
+
+    shell: str | None = None
+    argv: tuple[str, ...] = _omitted(())
+
+
+@attrs.frozen(kw_only=True)
+class CommandCheck:
+    command: CheckCommand
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """A check whose result is only reported. Exactly one of http, tcp and exec is set."""
+
+    http: HttpCheck | None = None
+    tcp: TcpCheck | None = None
+    exec: CommandCheck | None = None
+    interval_seconds: int = _seconds(60)
+    timeout_seconds: int = _seconds(20)
+    delay_seconds: int = _seconds(15)
+
+
+@attrs.frozen(kw_only=True)
+class ReadinessCheck:
+    name: str = "readinessCheck"
+    protocol: HttpScheme = HttpScheme.HTTP
+    path: str = "/"
+    port_name: str = "http-api"
+    interval_seconds: int = _seconds(30)
+    timeout_seconds: int = _seconds(10)
+    http_status_codes_for_ready: tuple[int, ...] = (200,)
+    preserve_last_response: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class App:
+    """One app definition, canonical. Sizes in MiB, durations in seconds, as in the API.
+
+    id: absolute. role: whom its resources are accounted to. env: texts, or `{"secret": name}`.
+    port_definitions: with host networking only; `container.port_mappings` with the others only.
+    task_kill_grace_period_seconds: None leaves it to the node.
+    """
+
+    id: str
+    cmd: str | None = attrs.field(default=None, metadata={MIN_LENGTH: 1})
+    args: tuple[str, ...] = _omitted(())
+    user: str | None = None
+    env: Mapping[str, Any] = _omitted(factory=dict)
+    secrets: Mapping[str, Secret] = _omitted(factory=dict)
+    instances: int = _count(1)
+    cpus: float = 1.0
+    mem: float = 128.0
+    disk: float = 0.0
+    gpus: int = _count(0)
+    resource_limits: ResourceLimits | None = None
+    executor: str = ""
+    executor_resources: ExecutorResources | None = None
+    fetch: tuple[Fetch, ...] = _omitted(())
+    constraints: tuple[Constraint, ...] = _omitted(())
+    accepted_resource_roles: tuple[str, ...] = _omitted(())
+    role: str = "*"
+    dependencies: tuple[str, ...] = _omitted(())
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    backoff_seconds: float = _seconds(1.0)
+    backoff_factor: float = _count(1.15, minimum=1)
+    max_launch_delay_seconds: float = _seconds(300.0)
+    task_kill_grace_period_seconds: float | None = attrs.field(
+        default=None, metadata={MINIMUM: 0, MAXIMUM: LONGEST_DURATION_S}
+    )
+    kill_selection: KillSelection = KillSelection.YOUNGEST_FIRST
+    unreachable_strategy: UnreachableStrategy = UnreachableStrategy()
+    upgrade_strategy: UpgradeStrategy = UpgradeStrategy()
+    require_ports: bool = False
+    tty: bool | None = None
+    residency: Residency | None = None
+    networks: tuple[Network, ...] = (Network(mode=NetworkMode.HOST),)
+    port_definitions: tuple[PortDefinition, ...] = ()
+    container: Container | None = None
+    health_checks: tuple[HealthCheck, ...] = _omitted(())
+    check: Check | None = None
+    readiness_checks: tuple[ReadinessCheck, ...] = _omitted(())
+
+    @property
+    def host_networking(self) -> bool:
+        """Do its tasks share the node's network?"""
+        return all(network.mode is NetworkMode.HOST for network in self.networks)
+
+    @property
+    def port_mappings(self) -> tuple[PortMapping, ...]:
+        return self.container.port_mappings if self.container else ()
+
+    @property
+    def port_entries(self) -> tuple[PortDefinition, ...] | tuple[PortMapping, ...]:
+        """What port indices count: definitions with host networking, mappings without."""
+        return self.port_definitions if self.host_networking else self.port_mappings
+
+    @property
+    def service_ports(self) -> tuple[int, ...]:
+        """One per port entry; 0 where none is assigned yet."""
+        if self.host_networking:
+            return tuple(definition.port for definition in self.port_definitions)
+        return tuple(mapping.service_port for mapping in self.port_mappings)
+
+    @property
+    def uses_docker(self) -> bool:
+        """Is it of container type DOCKER?"""
+        return self.container is not None and self.container.type is ContainerType.DOCKER
+
+    @property
+    def resident(self) -> bool:
+        """Does it keep data on its nodes?"""
+        return self.residency is not None or any(volume.persistent for volume in self.volumes)
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        return self.container.volumes if self.container else ()
+
+    @property
+    def single_instance(self) -> bool:
+        """Must it never run twice at a time, not even during an upgrade?"""
+        return self.labels.get(SINGLE_INSTANCE_LABEL) == "true"
+
+
+@attrs.frozen(kw_only=True)
+class AppRecord:
+    """The stored object `app`, and under `<id>@<version>` the object `version`.
+
+    version, last_scaling_at, last_config_change_at: UTC times, as in `2021-07-27T20:40:33.123Z`. Only a new
+    `last_config_change_at` restarts tasks (Marathon 1.11).
+    """
+
+    app: App
+    version: str
+    last_scaling_at: str
+    last_config_change_at: str
+
+
+@attrs.frozen(kw_only=True)
+class GroupRecord:
+    """The stored object `group`: an explicitly made one. The parents of apps exist without.
+
+    id, dependencies: absolute paths. enforce_role: None while nobody said.
+    """
+
+    id: str
+    dependencies: tuple[str, ...] = ()
+    version: str = ""
+    enforce_role: bool | None = None
