@@ -53,8 +53,8 @@ from orlop.model.tasks import (
 __all__ = [
     "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
     "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "Now", "Outcome",
-    "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind", "ProbeResult", "Process", "Put",
-    "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task", "TaskState", "View", "WakeAt",
+    "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind", "ProbeResult", "Process",
+    "Put", "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task", "TaskState", "View", "WakeAt",
     "Withdraw", "format_utc", "parse_utc", "spec_id",
 ]  # fmt: skip
 
@@ -105,15 +105,18 @@ class Ask:
 
     def spec(self) -> Spec:
         """The complete spec."""
-        given = {
-            "resources": self.needs,
-            "ports": self.ports,
-            "constraints": self.constraints,
-            "probes": self.probes,
-            "policies": self.policies,
-        }
-        changes = {name: value for name, value in given.items() if value is not None}
-        return attrs.evolve(self.run, **changes) if changes else self.run
+        run = self.run
+        return Spec(
+            runtime=run.runtime,
+            payload=run.payload,
+            resources=run.resources if self.needs is None else self.needs,
+            ports=run.ports if self.ports is None else self.ports,
+            constraints=run.constraints if self.constraints is None else self.constraints,
+            probes=run.probes if self.probes is None else self.probes,
+            policies=run.policies if self.policies is None else self.policies,
+            all_ports_variable=run.all_ports_variable,
+            host_variable=run.host_variable,
+        )
 
 
 @attrs.frozen

@@ -71,8 +71,10 @@ def attribute(node: Node, field: str) -> str | None:
     match field:
         case "hostname" | "@hostname":
             return node.info.name
-        case "os" | "arch":
-            return node.info.attributes.get(field, getattr(node.info, field))
+        case "os":
+            return node.info.os
+        case "arch":
+            return node.info.arch
     return node.info.attributes.get(field)
 
 

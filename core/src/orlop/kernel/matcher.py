@@ -139,9 +139,7 @@ def place(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offs
     return _place_each(prepared, count, order, pool, offset, limit)
 
 
-def _place_each(
-    prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offset: int, sample: int
-) -> int:
+def _place_each(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offset: int, sample: int) -> int:
     size = len(order)
     start = offset % size
     for done in range(count):
@@ -198,6 +196,4 @@ def explain(prepared: Prepared, order: Sequence[str], pool: Callable[[str], Cand
             counts[refusal] += 1
     positions = {one.name: position for position, one in enumerate(prepared.filters)}
     rows = sorted(counts.items(), key=lambda row: (positions[row[0][0]], -row[1], row[0][1]))
-    return Explanation(
-        nodes=len(order), fits=fits, ruled_out=tuple((name, reason, n) for (name, reason), n in rows)
-    )
+    return Explanation(nodes=len(order), fits=fits, ruled_out=tuple((name, reason, n) for (name, reason), n in rows))

@@ -87,11 +87,13 @@ class State:
     """See the module.
 
     version: grows by one with each committed batch; the event log, cursors and assignments count in it.
-    sequences: task id → its place in the order of asking, for deterministic iteration.
+    totals: of all ready nodes. next_sequence: of the next task; a task's sequence is its place in the order of asking.
     waiting: identical asks that could not be placed yet: sequence → task id.
     delayed: pending tasks whose time has not come: sequence → (UTC ms, task id).
     ended: recorded ended tasks in the order of their ends: number → (version of the end, task id).
-    role_usage: what each role's placed tasks take. log_versions: those that have a record in the event log.
+    role_usage: what each role's placed tasks take.
+    next_due_utc_ms: no delayed task is due before; 0 without any. orphans: task id → node, of tasks that run there and
+    are not of this state; memory only.
     """
 
     cluster_id: str
@@ -100,8 +102,8 @@ class State:
     utc_ms: int = 0
     node_order: tuple[str, ...] = ()
     candidates: Map[str, Candidate] = Map()
+    totals: Resources = NOTHING
     tasks: Map[str, Task] = Map()
-    sequences: Map[str, int] = Map()
     next_sequence: int = 1
     specs: Map[str, SpecRecord] = Map()
     frameworks: Map[str, FrameworkState] = Map()
@@ -112,7 +114,7 @@ class State:
     ended_next: int = 1
     role_usage: Map[str, Resources] = Map()
     orphans: Map[str, str] = Map()
-    log_versions: tuple[int, ...] = ()
+    next_due_utc_ms: int = 0
 
     def spec_of(self, task: Task) -> Spec:
         """The task's spec; every recorded task has one."""
@@ -130,4 +132,3 @@ class State:
     def framework(self, name: str) -> FrameworkState:
         """The framework's part; an empty one when it has nothing yet."""
         return self.frameworks.get(name) or FrameworkState(name=name)
-

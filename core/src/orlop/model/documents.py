@@ -93,7 +93,11 @@ def to_plain(value: object) -> Any:
 
 def to_bytes(value: object, version: int = VERSION) -> bytes:
     """The stored form: one JSON object with `v`."""
-    plain = CONVERTER.unstructure(value)
+    return plain_to_bytes(CONVERTER.unstructure(value), version)
+
+
+def plain_to_bytes(plain: Mapping[str, Any], version: int) -> bytes:
+    """The stored form of what is plain JSON already."""
     return orjson.dumps({"v": version, **plain})
 
 
@@ -115,20 +119,25 @@ def parse_versioned(
     version: int = VERSION,
 ) -> dict[str, Any]:
     """The JSON object without its `v`, brought to `version`. Raises DocumentError, NewerVersion."""
+    found, document = split_version(data, what)
+    if found > version:
+        raise NewerVersion(what, found, version)
+    if found == version:
+        return document
+    if migrate is None:
+        raise DocumentError(f"{what} has version {found}, and nothing migrates it to {version}")
+    return migrate(document, found)
+
+
+def split_version(data: bytes, what: str) -> tuple[int, dict[str, Any]]:
+    """The document's version, and its JSON object without it. Raises DocumentError."""
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise DocumentError(f"{what} is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("v"), int):
         raise DocumentError(f"{what} is not a versioned document")
-    found = document.pop("v")
-    if found > version:
-        raise NewerVersion(what, found, version)
-    if found < version:
-        if migrate is None:
-            raise DocumentError(f"{what} has version {found}, and nothing migrates it to {version}")
-        document = migrate(document, found)
-    return document
+    return document.pop("v"), document
 
 
 def from_plain(plain: Mapping[str, Any], cls: type[T], what: str) -> T:
@@ -138,5 +147,3 @@ def from_plain(plain: Mapping[str, Any], cls: type[T], what: str) -> T:
     except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
         detail = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else error
         raise DocumentError(f"{what} cannot be read: {detail}") from error
-
-

@@ -215,17 +215,19 @@ class Placement:
 class Task:
     """One placement of a spec on one node.
 
-    id: opaque, fixed when asked for. key: the framework's, survives replacement. name: the external name that
-    clients see, unique per framework. spec: content hash. group: tasks that belong together, such as an app's.
-    environment: variables of this task alone.
+    id: opaque, fixed when asked for. sequence: its place in the order of asking. spec: content hash.
+    key: the framework's, survives replacement. name: the external name that clients see, unique per framework.
+    group: tasks that belong together, such as an app's. environment: variables of this task alone.
     labels: small facts that the framework wants back, the same ones in every view.
     cause: the event that led to it (an id of the event log, a request), so that a task can tell its story.
+    unreachable: its node is not heard of; it may still run there.
     """
 
     id: str
     framework: str
     key: str
     spec: str
+    sequence: int = 0
     group: str = ""
     role: str = "*"
     priority: int = 0
@@ -241,8 +243,8 @@ class Task:
     status: Status
     started_utc_ms: int | None = None
     ended_utc_ms: int | None = None
-    #: Resources are gone with the node, the task may still run there.
     unreachable: bool = False
+    wait_ms: int | None = None
 
     @property
     def state(self) -> TaskState:

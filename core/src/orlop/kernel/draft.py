@@ -1,0 +1,445 @@
+"""An overlay over a state: the one place where state changes, indexes included.
+
+A draft is made for a batch, changed by the handlers of its events, and turned into the next `State` together with
+the set of documents to write. Nothing of it is visible before the commit; dropping it undoes everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+from immutables import Map
+
+from orlop.kernel import records
+from orlop.kernel.state import (
+    NOTHING,
+    Candidate,
+    FrameworkState,
+    SpecRecord,
+    State,
+    StoredObject,
+    WaitingKey,
+)
+from orlop.model.asks import Request
+from orlop.model.clock import Now
+from orlop.model.events import LogEntry
+from orlop.model.nodes import Node, NodeState
+from orlop.model.ports import PortSet
+from orlop.model.tasks import Exit, Outcome, Placement, Status, Task, TaskState
+
+
+class _FrameworkDraft:
+    """One framework's part, while it is being changed."""
+
+    def __init__(self, base: FrameworkState) -> None:
+        self.name = base.name
+        self.cursor = base.cursor
+        self.latest = base.latest.mutate()
+        self.live = base.live.mutate()
+        self.names = base.names.mutate()
+        self.groups = base.groups
+        self.objects = base.objects
+
+    def finish(self) -> FrameworkState:
+        return FrameworkState(
+            name=self.name,
+            cursor=self.cursor,
+            objects=self.objects,
+            latest=self.latest.finish(),
+            live=self.live.finish(),
+            groups=self.groups,
+            names=self.names.finish(),
+        )
+
+
+class Draft:
+    """See the module. `puts` and `deletes` are documents by their keys."""
+
+    def __init__(self, state: State, now: Now) -> None:
+        self.base = state
+        self.now = now
+        self.version = state.version + 1
+        self.puts: dict[str, Any] = {}
+        self.deletes: set[str] = set()
+        self.log: list[LogEntry] = []
+        self.changed_keys: dict[str, set[str]] = {}
+        self.nodes_changed = False
+        self.assign: dict[str, dict[str, None]] = {}
+        self.new_waiting: dict[WaitingKey, None] = {}
+        self.freed_nodes: dict[str, None] = {}
+        self._open(state)
+
+    def _open(self, state: State) -> None:
+        self._tasks = state.tasks.mutate()
+        self._candidates = state.candidates.mutate()
+        self._specs = state.specs.mutate()
+        self._frameworks: dict[str, _FrameworkDraft] = {}
+        self._framework_states = state.frameworks
+        self._waiting = state.waiting
+        self._delayed = state.delayed
+        self._ended = state.ended
+        self._ended_oldest = state.ended_oldest
+        self._ended_next = state.ended_next
+        self._role_usage = state.role_usage
+        self._orphans = state.orphans
+        self.node_order = state.node_order
+        self.totals = state.totals
+        self.next_sequence = state.next_sequence
+        self.next_due_utc_ms = state.next_due_utc_ms
+
+    def state(self) -> State:
+        """The state as it is now; the draft goes on from it."""
+        for name, part in self._frameworks.items():
+            self._framework_states = self._framework_states.set(name, part.finish())
+        made = State(
+            cluster_id=self.base.cluster_id,
+            generation=self.base.generation,
+            version=self.version,
+            utc_ms=self.now.utc_ms,
+            node_order=self.node_order,
+            candidates=self._candidates.finish(),
+            totals=self.totals,
+            tasks=self._tasks.finish(),
+            next_sequence=self.next_sequence,
+            specs=self._specs.finish(),
+            frameworks=self._framework_states,
+            waiting=self._waiting,
+            delayed=self._delayed,
+            ended=self._ended,
+            ended_oldest=self._ended_oldest,
+            ended_next=self._ended_next,
+            role_usage=self._role_usage,
+            orphans=self._orphans,
+            next_due_utc_ms=self.next_due_utc_ms,
+        )
+        self._open(made)
+        return made
+
+    # Reading
+
+    def task(self, task_id: str) -> Task | None:
+        return self._tasks.get(task_id)
+
+    def candidate(self, node_id: str) -> Candidate:
+        return self._candidates[node_id]
+
+    def find_node(self, node_id: str) -> Node | None:
+        found = self._candidates.get(node_id)
+        return found.node if found is not None else None
+
+    def spec_record(self, spec_id: str) -> SpecRecord:
+        return self._specs[spec_id]
+
+    def live_task(self, framework: str, key: str) -> Task | None:
+        """The key's live task, if it has one."""
+        task_id = self._framework(framework).live.get(key)
+        return self._tasks[task_id] if task_id is not None else None
+
+    def cursor(self, framework: str) -> int:
+        return self._framework(framework).cursor
+
+    @property
+    def waiting(self) -> Map[WaitingKey, Map[int, str]]:
+        return self._waiting
+
+    @property
+    def role_usage(self) -> Map[str, Any]:
+        return self._role_usage
+
+    @property
+    def orphans(self) -> Map[str, str]:
+        return self._orphans
+
+    def _framework(self, name: str) -> _FrameworkDraft:
+        part = self._frameworks.get(name)
+        if part is None:
+            part = _FrameworkDraft(self._framework_states.get(name) or FrameworkState(name=name))
+            self._frameworks[name] = part
+        return part
+
+    # Notes for after the commit
+
+    def note(self, kind: str, subject: str, cause: str = "", **details: str) -> None:
+        """An entry of the event log."""
+        self.log.append(LogEntry(type=kind, utc_ms=self.now.utc_ms, subject=subject, cause=cause, details=details))
+
+    def touch(self, task: Task) -> None:
+        """The owner shall look at this task."""
+        self.changed_keys.setdefault(task.framework, set()).add(task.key)
+
+    def send(self, task: Task) -> None:
+        """The task's node shall hear what is wanted of it."""
+        if task.placement is not None:
+            self.assign.setdefault(task.placement.node, {})[task.id] = None
+
+    # Tasks
+
+    def put_task(self, task: Task) -> None:
+        """Stores a changed task that keeps its place in all indexes."""
+        self._tasks[task.id] = task
+        self.puts[records.TASKS + task.id] = task
+
+    def create_task(self, framework: str, request: Request) -> Task:
+        """A new pending task for the key, which has no live one."""
+        part = self._framework(framework)
+        previous = part.latest.get(request.key, "")
+        sequence = self.next_sequence
+        self.next_sequence += 1
+        material = f"{self.base.cluster_id}\0{framework}\0{request.key}\0{previous}\0{self.now.utc_ms}\0{sequence}"
+        task_id = hashlib.sha256(material.encode(errors="surrogatepass")).hexdigest()[:20]
+        task = Task(
+            id=task_id,
+            framework=framework,
+            key=request.key,
+            spec=request.spec_id,
+            sequence=sequence,
+            group=request.group,
+            role=request.role,
+            priority=request.priority,
+            name=request.name or task_id,
+            environment=request.environment,
+            labels=request.labels,
+            created_utc_ms=self.now.utc_ms,
+            not_before_utc_ms=request.not_before_utc_ms,
+            cause=request.cause,
+            wait_ms=request.wait_ms,
+            status=Status(task=task_id, state=TaskState.PENDING, incarnation=0, at_utc_ms=self.now.utc_ms),
+        )
+        self._refer(request)
+        self._leave_old_group(part, previous, request)
+        part.latest[request.key] = task_id
+        part.live[request.key] = task_id
+        part.names[task.name] = task_id
+        members = part.groups.get(request.group, _NO_KEYS)
+        part.groups = part.groups.set(request.group, members.set(request.key, None))
+        self.put_task(task)
+        if task.not_before_utc_ms > self.now.utc_ms:
+            self._delayed = self._delayed.set(sequence, (task.not_before_utc_ms, task_id))
+            due = self.next_due_utc_ms
+            self.next_due_utc_ms = min(due, task.not_before_utc_ms) if due else task.not_before_utc_ms
+        else:
+            self.wait(task)
+        self.touch(task)
+        return task
+
+    def _leave_old_group(self, part: _FrameworkDraft, previous: str, request: Request) -> None:
+        task = self._tasks.get(previous)
+        if task is not None and task.group != request.group:
+            members = part.groups[task.group].delete(request.key)
+            part.groups = part.groups.set(task.group, members) if members else part.groups.delete(task.group)
+
+    def wake_delayed(self) -> None:
+        """Lines up the delayed tasks whose time has come."""
+        if not self.next_due_utc_ms or self.next_due_utc_ms > self.now.utc_ms:
+            return
+        for _, (due, task_id) in sorted(self._delayed.items()):
+            if due <= self.now.utc_ms:
+                self.wait(self._tasks[task_id])
+        self.next_due_utc_ms = min((due for due, _ in self._delayed.values()), default=0)
+
+    def wait(self, task: Task) -> None:
+        """Lines the pending task up for placement."""
+        self._delayed = _without(self._delayed, task.sequence)
+        key = waiting_key(task)
+        self._waiting = self._waiting.set(key, self._waiting.get(key, _NO_TASKS).set(task.sequence, task.id))
+        self.new_waiting[key] = None
+
+    def _unwait(self, task: Task) -> None:
+        key = waiting_key(task)
+        members = self._waiting.get(key)
+        if members is not None and task.sequence in members:
+            rest = members.delete(task.sequence)
+            self._waiting = self._waiting.set(key, rest) if rest else self._waiting.delete(key)
+        self._delayed = _without(self._delayed, task.sequence)
+
+    def replace_waiting(self, key: WaitingKey, members: Map[int, str] | None) -> None:
+        """What is left waiting of a group after a round of placement."""
+        if members:
+            self._waiting = self._waiting.set(key, members)
+        elif key in self._waiting:
+            self._waiting = self._waiting.delete(key)
+
+    def place(self, task: Task, node_id: str, ports: tuple[int, ...]) -> Candidate:
+        """Puts a pending task on a node; the caller takes it out of the waiting."""
+        before = self._candidates[node_id]
+        needs = self._specs[task.spec].spec.resources
+        after = Candidate(
+            before.node,
+            before.free - needs,
+            before.free_ports - PortSet(ports) if ports else before.free_ports,
+            before.tasks.set(task.sequence, task.id),
+        )
+        self._candidates[node_id] = after
+        self._role_usage = self._role_usage.set(task.role, self._role_usage.get(task.role, NOTHING) + needs)
+        placed = attrs.evolve(
+            task,
+            placement=Placement(node=node_id, ports=ports, at_utc_ms=self.now.utc_ms),
+            status=Status(task=task.id, state=TaskState.ASSIGNED, incarnation=1, at_utc_ms=self.now.utc_ms),
+        )
+        self.put_task(placed)
+        self.note("task.placed", task.id, task.cause, node=before.node.info.name, name=task.name)
+        self.touch(placed)
+        self.send(placed)
+        return after
+
+    def finish_task(self, task: Task) -> None:
+        """The task is removed: it holds nothing any more, and its record waits to be forgotten."""
+        assert task.state is TaskState.REMOVED
+        if task.placement is None:
+            self._unwait(task)
+        else:
+            self._release(task)
+        ended = attrs.evolve(task, ended_utc_ms=task.ended_utc_ms or self.now.utc_ms)
+        self.put_task(ended)
+        part = self._framework(task.framework)
+        part.live.pop(task.key, None)
+        self._ended = self._ended.set(self._ended_next, (self.version, task.id))
+        self._ended_next += 1
+        exit_ = ended.status.exit
+        assert exit_ is not None, "a removed task says how it ended"
+        details = {"outcome": exit_.outcome.value, "name": task.name, "reason": exit_.reason}
+        if exit_.code is not None:
+            details["code"] = str(exit_.code)
+        self.note("task.ended", task.id, task.cause, **details)
+        self.touch(ended)
+
+    def end_unplaced(self, task: Task, outcome: Outcome, reason: str) -> None:
+        """Ends a pending task."""
+        status = Status(
+            task=task.id,
+            state=TaskState.REMOVED,
+            incarnation=task.status.incarnation,
+            at_utc_ms=self.now.utc_ms,
+            exit=Exit(outcome=outcome, reason=reason),
+        )
+        self.finish_task(attrs.evolve(task, status=status, desired_reason=reason))
+
+    def _release(self, task: Task) -> None:
+        assert task.placement is not None
+        needs = self._specs[task.spec].spec.resources
+        self._role_usage = self._role_usage.set(task.role, self._role_usage.get(task.role, NOTHING) - needs)
+        before = self._candidates.get(task.placement.node)
+        if before is None or task.sequence not in before.tasks:
+            return
+        ports = before.free_ports | (PortSet(task.placement.ports) & before.node.info.ports)
+        tasks = before.tasks.delete(task.sequence)
+        self._candidates[task.placement.node] = Candidate(before.node, before.free + needs, ports, tasks)
+        self.freed_nodes[task.placement.node] = None
+
+    def _refer(self, request: Request) -> None:
+        record = self._specs.get(request.spec_id)
+        if record is None:
+            record = SpecRecord(spec=request.spec)
+            self.puts[records.SPECS + request.spec_id] = request.spec
+            self.deletes.discard(records.SPECS + request.spec_id)
+        self._specs[request.spec_id] = SpecRecord(spec=record.spec, references=record.references + 1)
+
+    def forget_ended(self, keep: int, at_most: int) -> None:
+        """Drops the oldest records of ended tasks beyond `keep` whose owners have seen them."""
+        for _ in range(at_most):
+            if self._ended_next - self._ended_oldest <= keep:
+                return
+            version, task_id = self._ended[self._ended_oldest]
+            task = self._tasks[task_id]
+            if self.cursor(task.framework) < version:
+                return
+            self._ended = self._ended.delete(self._ended_oldest)
+            self._ended_oldest += 1
+            self._forget(task)
+
+    def _forget(self, task: Task) -> None:
+        del self._tasks[task.id]
+        self._drop(records.TASKS + task.id)
+        part = self._framework(task.framework)
+        if part.names.get(task.name) == task.id:
+            del part.names[task.name]
+        if part.latest.get(task.key) == task.id:
+            del part.latest[task.key]
+            members = part.groups[task.group].delete(task.key)
+            part.groups = part.groups.set(task.group, members) if members else part.groups.delete(task.group)
+        record = self._specs[task.spec]
+        if record.references > 1:
+            self._specs[task.spec] = SpecRecord(spec=record.spec, references=record.references - 1)
+        else:
+            del self._specs[task.spec]
+            self._drop(records.SPECS + task.spec)
+
+    def _drop(self, key: str) -> None:
+        self.puts.pop(key, None)
+        self.deletes.add(key)
+
+    # Nodes
+
+    def put_node(self, node: Node) -> None:
+        """Stores a new or changed node, and what is free on it then."""
+        known = self._candidates.get(node.id)
+        held = known.tasks if known is not None else Map()
+        if known is not None:
+            self.totals = self.totals - _counted(known.node)
+        self.totals = self.totals + _counted(node)
+        used, ports = NOTHING, PortSet()
+        for task_id in held.values():
+            task = self._tasks[task_id]
+            used = used + self._specs[task.spec].spec.resources
+            ports = ports | PortSet(task.ports)
+        self._candidates[node.id] = Candidate(node, node.info.resources - used, node.info.ports - ports, held)
+        if known is None:
+            self.node_order = tuple(sorted((*self.node_order, node.id)))
+        self.puts[records.NODES + node.id] = node
+        self.nodes_changed = True
+        self.freed_nodes[node.id] = None
+
+    def set_orphan(self, task_id: str, node_id: str | None) -> None:
+        """Notes a task that runs on a node and is not of this state; None: it is gone."""
+        if node_id is not None:
+            self._orphans = self._orphans.set(task_id, node_id)
+        else:
+            self._orphans = _without(self._orphans, task_id)
+
+    # Frameworks
+
+    def put_object(self, framework: str, kind: str, object_id: str, stored: StoredObject) -> None:
+        part = self._framework(framework)
+        of_kind = part.objects.get(kind) or Map()
+        part.objects = part.objects.set(kind, of_kind.set(object_id, stored))
+        key = records.object_key(framework, kind, object_id)
+        self.puts[key] = stored
+        self.deletes.discard(key)
+
+    def delete_object(self, framework: str, kind: str, object_id: str) -> None:
+        part = self._framework(framework)
+        of_kind = part.objects.get(kind)
+        if of_kind is not None and object_id in of_kind:
+            part.objects = part.objects.set(kind, of_kind.delete(object_id))
+            self._drop(records.object_key(framework, kind, object_id))
+
+    def set_cursor(self, framework: str, cursor: int) -> None:
+        part = self._framework(framework)
+        if cursor > part.cursor:
+            part.cursor = cursor
+            self.puts[records.FRAMEWORKS + framework] = records.FrameworkRecord(cursor=cursor)
+
+
+_NO_KEYS: Map[str, None] = Map()
+_NO_TASKS: Map[int, str] = Map()
+
+
+def waiting_key(task: Task) -> WaitingKey:
+    """The group of identical asks that a pending task waits in."""
+    return WaitingKey(task.framework, task.group, task.spec, task.role, task.priority)
+
+
+def _without(index: Map[Any, Any], key: Any) -> Map[Any, Any]:
+    return index.delete(key) if key in index else index
+
+
+def _counted(node: Node) -> Any:
+    return node.info.resources if node.state is NodeState.READY else NOTHING
+
+
+def dominant_share(usage: Iterable[tuple[str, int]], totals: Any) -> float:
+    """The largest part of any one resource of the cluster (DRF)."""
+    return max((amount / totals[kind] for kind, amount in usage if totals.get(kind)), default=0.0)

@@ -1,0 +1,88 @@
+"""What must hold after every step. Tests run these after each one; a server may, when told to."""
+
+from __future__ import annotations
+
+import attrs
+from immutables import Map
+
+from orlop.kernel import loading, records
+from orlop.kernel.state import State
+from orlop.model.tasks import STATE_ORDER, Task, TaskState
+
+
+class InvariantBroken(AssertionError):
+    """A bug of the kernel's; the text says which rule broke, and for whom."""
+
+
+def check(state: State) -> None:
+    """No node over capacity by placement; each key at most one live task; all indexes as if made anew."""
+    for node_id in state.node_order:
+        _check_node(state, node_id)
+    _check_keys(state)
+    _check_indexes(state)
+
+
+def check_step(before: State, after: State) -> None:
+    """States only move forward; removed is final; an id never changes whom it belongs to."""
+    for task_id, task in after.tasks.items():
+        known = before.tasks.get(task_id)
+        if known is None or known == task:
+            continue
+        if (known.framework, known.key, known.spec) != (task.framework, task.key, task.spec):
+            raise InvariantBroken(f"task {task_id} changed its identity")
+        was = (known.status.incarnation, STATE_ORDER[known.state])
+        if (task.status.incarnation, STATE_ORDER[task.state]) < was:
+            raise InvariantBroken(f"task {task_id} went back from {known.state} to {task.state}")
+        if known.stopping and not task.stopping:
+            raise InvariantBroken(f"task {task_id} was to stop, and is wanted again")
+
+
+def _check_node(state: State, node_id: str) -> None:
+    candidate = state.candidates[node_id]
+    used: set[int] = set()
+    for task_id in candidate.tasks.values():
+        task = state.tasks[task_id]
+        both = used & set(task.ports)
+        if both:
+            raise InvariantBroken(f"ports {sorted(both)} of node {node_id} are held twice")
+        used |= set(task.ports)
+
+
+def _check_keys(state: State) -> None:
+    live: dict[tuple[str, str], Task] = {}
+    for task in state.tasks.values():
+        if task.live:
+            other = live.setdefault((task.framework, task.key), task)
+            if other is not task:
+                raise InvariantBroken(f"key {task.key} of {task.framework} has two live tasks")
+        if task.state is TaskState.REMOVED and task.status.exit is None:
+            raise InvariantBroken(f"task {task.id} ended without saying how")
+
+
+def _check_indexes(state: State) -> None:
+    documents = [(records.TASKS + task_id, loading.encode(task)) for task_id, task in state.tasks.items()]
+    documents += [(records.NODES + node.id, loading.encode(node)) for node in state.nodes()]
+    documents += [(records.SPECS + spec_id, loading.encode(one.spec)) for spec_id, one in state.specs.items()]
+    meta = records.Meta(
+        cluster_id=state.cluster_id,
+        generation=state.generation,
+        version=state.version,
+        utc_ms=state.utc_ms,
+        next_sequence=state.next_sequence,
+    )
+    documents.append((records.META_KEY, loading.encode(meta)))
+    made = loading.load(documents, loading.read_object_plainly)
+    assert made is not None
+    for name in ("node_order", "candidates", "totals", "tasks", "specs", "waiting", "delayed", "role_usage"):
+        found, expected = getattr(state, name), getattr(made, name)
+        if name == "role_usage":
+            found = Map({role: bag for role, bag in found.items() if bag})
+        if found != expected:
+            raise InvariantBroken(f"{name} is {found}, and should be {expected}")
+    for name, part in made.frameworks.items():
+        own = state.framework(name)
+        stripped = attrs.evolve(own, cursor=0, objects=Map())
+        if (stripped.latest, stripped.live, stripped.groups) != (part.latest, part.live, part.groups):
+            raise InvariantBroken(f"indexes of framework {name} are wrong: {stripped} should be {part}")
+    if {task_id for _, task_id in state.ended.values()} != {task_id for _, task_id in made.ended.values()}:
+        raise InvariantBroken("the list of ended tasks is wrong")

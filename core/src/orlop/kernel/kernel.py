@@ -1,0 +1,394 @@
+"""The one mutator: `step(state, events, now)` → the next state, the documents to write, the effects to release.
+
+A step handles a batch of events in order over one draft, then places what waits, then forgets what is old. It is
+pure: the same arguments give the same result. The shell commits the documents in one fenced transaction, and only
+then releases the effects and lets the new state be seen; if the transaction is refused it forgets the new state,
+and nothing has happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from orlop.kernel import lifecycle, records
+from orlop.kernel.draft import Draft
+from orlop.kernel.events import (
+    AgentHello,
+    AgentStatuses,
+    Answer,
+    DrainNode,
+    Effect,
+    Event,
+    FrameworkActions,
+    KillTask,
+    Logged,
+    NodeSilent,
+    Notify,
+    Published,
+    Tick,
+    TickAt,
+    ToNode,
+)
+from orlop.kernel.filters import kernel_filters, kernel_scorers
+from orlop.kernel.placement import NodeFilter, NodeScorer
+from orlop.kernel.planner import Planner, rejected
+from orlop.kernel.state import State
+from orlop.model.asks import Explanation
+from orlop.model.clock import Now
+from orlop.model.events import LogEntry, LogRecord
+from orlop.model.messages import Assignment, Assignments, Epoch, Hello, Received, Refused, Welcome
+from orlop.model.nodes import Node, NodeState
+from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState
+
+LOG_ENTRIES_PER_RECORD_MAX: Final = 500
+FORGET_PER_STEP_MAX: Final = 256
+MAX_CLOCK_SKEW_MS: Final = 5_000
+
+
+@attrs.frozen(kw_only=True)
+class KernelSettings:
+    """ended_tasks_kept: records of ended tasks. log_records_kept: transactions in the event log."""
+
+    ended_tasks_kept: int = 1_000
+    log_records_kept: int = 10_000
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """The result of a batch. puts: key → document (attrs instance). deletes: keys. Nothing to write: both empty."""
+
+    state: State
+    puts: Mapping[str, Any]
+    deletes: frozenset[str]
+    effects: tuple[Effect, ...]
+
+
+class Kernel:
+    """Decisions of one cluster. It holds configuration only."""
+
+    def __init__(
+        self,
+        filters: Sequence[NodeFilter] | None = None,
+        scorers: Sequence[NodeScorer] | None = None,
+        settings: KernelSettings | None = None,
+        role_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.settings = settings or KernelSettings()
+        self._planner = Planner(
+            kernel_filters() if filters is None else filters,
+            kernel_scorers() if scorers is None else scorers,
+            role_weights,
+        )
+
+    def step(self, state: State, events: Iterable[Event], now: Now, epoch: Epoch) -> Step:
+        """Handles the events in order. See the module."""
+        batch = _Batch(self, state, now, epoch)
+        for event in events:
+            batch.handle(event)
+        return batch.finish()
+
+    def explain(self, state: State, task: Task) -> Explanation:
+        """Why a task waits: each filter and how many nodes it rules out."""
+        return self._planner.explain(state, task)
+
+    @property
+    def planner(self) -> Planner:
+        return self._planner
+
+
+def steady_now(state: State, now: Now) -> Now:
+    """`now`, never below the last committed time by up to 5 s; a clock that is further back is followed."""
+    if state.utc_ms - MAX_CLOCK_SKEW_MS <= now.utc_ms < state.utc_ms:
+        return Now(utc_ms=state.utc_ms, monotonic_ms=now.monotonic_ms)
+    return now
+
+
+class _Batch:
+    """One step in the making."""
+
+    def __init__(self, kernel: Kernel, state: State, now: Now, epoch: Epoch) -> None:
+        self._kernel = kernel
+        self._now = steady_now(state, now)
+        self._epoch = epoch
+        self._draft = Draft(state, self._now)
+        self._sessions: dict[str, str] = {}
+        self._received: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+        self._answers: list[Answer] = []
+        self._published: list[Published] = []
+        self._rejected: dict[str, dict[str, Explanation]] = {}
+
+    # Events
+
+    def handle(self, event: Event) -> None:
+        match event:
+            case AgentStatuses():
+                self._statuses(event)
+            case FrameworkActions():
+                self._actions(event)
+            case AgentHello():
+                self._hello(event)
+            case NodeSilent():
+                self._silent(event)
+            case DrainNode():
+                self._drain(event)
+            case KillTask():
+                self._kill_task(event)
+            case Tick():
+                pass  # what is due is looked at in every step
+
+    def _hello(self, event: AgentHello) -> None:
+        hello = event.hello
+        if hello.cluster_id not in ("", self._draft.base.cluster_id):
+            reason = f"this agent belongs to cluster {hello.cluster_id}, and this is {self._draft.base.cluster_id}"
+            self._sessions[hello.node.id] = ""
+            self._answers.append(Answer(token=event.session, value=Refused(reason=reason)))
+            return
+        known = self._draft.find_node(hello.node.id)
+        node = Node(
+            info=hello.node,
+            state=NodeState.READY,
+            state_since_utc_ms=known.state_since_utc_ms
+            if known is not None and known.state is NodeState.READY
+            else self._now.utc_ms,
+            drained=known.drained if known is not None else False,
+        )
+        if node != known:
+            self._draft.put_node(node)
+            if known is None or known.state is not NodeState.READY:
+                self._draft.note("node.ready", node.id, name=node.info.name)
+        self._sessions[node.id] = event.session
+        self._reported(event.session, node.id, hello)
+
+    def _reported(self, session: str, node_id: str, hello: Hello) -> None:
+        for task_id, where in sorted(self._draft.orphans.items()):
+            if where == node_id:
+                self._draft.set_orphan(task_id, None)
+        self._statuses(AgentStatuses(session=session, node=node_id, statuses=hello.statuses))
+
+    def _statuses(self, event: AgentStatuses) -> None:
+        received = self._received.setdefault((event.node, event.session), [])
+        for status in event.statuses:
+            received.append((status.task, status.incarnation, status.sequence))
+            task = self._draft.task(status.task)
+            if task is None or task.node != event.node:
+                self._orphan(event.node, status)
+                continue
+            changed = lifecycle.observe(task, status, self._now.utc_ms)
+            if changed is not None:
+                self._observed(task, changed)
+
+    def _orphan(self, node_id: str, status: Status) -> None:
+        gone = status.state in (TaskState.ENDED, TaskState.REMOVED)
+        if gone or self._draft.orphans.get(status.task) != node_id:
+            self._draft.set_orphan(status.task, None if gone else node_id)
+            if not gone:
+                self._draft.note("task.orphan", status.task, node=node_id)
+
+    def _observed(self, before: Task, after: Task) -> None:
+        if after.state is TaskState.REMOVED:
+            self._draft.finish_task(after)
+            return
+        self._draft.put_task(after)
+        self._draft.touch(after)
+        if after.state is TaskState.RUNNING and before.state is not TaskState.RUNNING:
+            self._draft.note("task.running", after.id, after.cause, name=after.name)
+        elif after.healthy is not before.healthy and after.healthy is not None:
+            kind = "task.healthy" if after.healthy else "task.unhealthy"
+            causes = [probe.last_failure_cause for probe in after.status.probes if probe.alive is False]
+            self._draft.note(kind, after.id, after.cause, name=after.name, reason="; ".join(causes))
+
+    def _silent(self, event: NodeSilent) -> None:
+        node = self._draft.find_node(event.node)
+        wanted = NodeState.GONE if event.gone else NodeState.UNREACHABLE
+        if node is None or node.state in (wanted, NodeState.GONE):
+            return
+        self._draft.put_node(attrs.evolve(node, state=wanted, state_since_utc_ms=self._now.utc_ms))
+        self._draft.note(f"node.{wanted.value}", node.id, name=node.info.name)
+        for task_id in [task for _, task in sorted(self._draft.candidate(node.id).tasks.items())]:
+            task = self._draft.task(task_id)
+            assert task is not None, "a node holds recorded tasks only"
+            if event.gone:
+                exit_ = Exit(outcome=Outcome.LOST, reason=f"node {node.info.name} is gone")
+                status = attrs.evolve(task.status, state=TaskState.REMOVED, exit=exit_)
+                self._draft.finish_task(attrs.evolve(task, status=status))
+            else:
+                changed = attrs.evolve(task, unreachable=True)
+                self._draft.put_task(changed)
+                self._draft.touch(changed)
+
+    def _drain(self, event: DrainNode) -> None:
+        node = self._draft.find_node(event.node)
+        if node is not None and node.drained is not event.drained:
+            self._draft.put_node(attrs.evolve(node, drained=event.drained))
+            self._draft.note(
+                "node.drained" if event.drained else "node.undrained",
+                node.id,
+                event.cause,
+                name=node.info.name,
+            )
+
+    def _kill_task(self, event: KillTask) -> None:
+        task = self._draft.task(event.task)
+        done = task is not None and task.live and self._kill(task, event.reason)
+        self._answers.append(Answer(token=event.token, value=done))
+
+    def _kill(self, task: Task, reason: str) -> bool:
+        if task.placement is None:
+            self._draft.end_unplaced(task, Outcome.KILLED, reason)
+            return True
+        stopping = lifecycle.stop(task, reason)
+        if stopping is None:
+            return False
+        self._draft.put_task(stopping)
+        self._draft.touch(stopping)
+        self._draft.note("task.killing", task.id, task.cause, name=task.name, reason=reason)
+        self._draft.send(stopping)
+        return True
+
+    def _actions(self, event: FrameworkActions) -> None:
+        name = event.framework
+        for (kind, object_id), stored in event.puts.items():
+            self._draft.put_object(name, kind, object_id, stored)
+        for kind, object_id in event.deletes:
+            self._draft.delete_object(name, kind, object_id)
+        for kill in event.kills:
+            task = self._draft.live_task(name, kill.key)
+            if task is not None:
+                self._kill(task, kill.reason)
+        for key in event.withdrawals:
+            task = self._draft.live_task(name, key)
+            if task is not None and task.placement is None:
+                self._draft.end_unplaced(task, Outcome.WITHDRAWN, "withdrawn")
+        for request in event.asks:
+            if self._draft.live_task(name, request.key) is None:
+                self._draft.create_task(name, request)
+        self._draft.log.extend(event.log)
+        self._draft.set_cursor(name, event.seen)
+        self._answers.extend(Answer(token=token, value=value) for token, value in event.replies.items())
+        if event.live:
+            self._published.append(Published(framework=name, items=event.live))
+
+    # The end of the batch
+
+    def finish(self) -> Step:
+        self._draft.wake_delayed()
+        self._kernel.planner.run(self._draft)
+        self._reject()
+        self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
+        if not self._draft.puts and not self._draft.deletes:
+            return self._unchanged()
+        self._write_log()
+        draft = self._draft
+        draft.puts[records.META_KEY] = records.Meta(
+            cluster_id=draft.base.cluster_id,
+            generation=draft.base.generation,
+            version=draft.version,
+            utc_ms=self._now.utc_ms,
+            next_sequence=draft.next_sequence,
+        )
+        state = draft.state()
+        return Step(
+            state=state,
+            puts=draft.puts,
+            deletes=frozenset(draft.deletes),
+            effects=tuple(self._effects(state)),
+        )
+
+    def _unchanged(self) -> Step:
+        base = self._draft.base
+        state = attrs.evolve(base, orphans=self._draft.orphans) if self._draft.orphans != base.orphans else base
+        return Step(state=state, puts={}, deletes=frozenset(), effects=tuple(self._effects(state)))
+
+    def _reject(self) -> None:
+        for task in rejected(self._draft, self._draft.new_waiting):
+            explanation = self._kernel.explain(self._draft.state(), task)
+            self._rejected.setdefault(task.framework, {})[task.key] = explanation
+            self._draft.end_unplaced(task, Outcome.WITHDRAWN, f"now or never: {explanation}")
+
+    def _write_log(self) -> None:
+        draft = self._draft
+        if not draft.log:
+            return
+        if len(draft.log) > LOG_ENTRIES_PER_RECORD_MAX:
+            left_out = len(draft.log) - LOG_ENTRIES_PER_RECORD_MAX
+            del draft.log[LOG_ENTRIES_PER_RECORD_MAX:]
+            draft.log.append(
+                LogEntry(type="log.truncated", utc_ms=self._now.utc_ms, details={"left_out": str(left_out)})
+            )
+        draft.puts[records.log_key(draft.version)] = LogRecord(entries=tuple(draft.log))
+        beyond = draft.version - self._kernel.settings.log_records_kept
+        if beyond > 0:
+            draft.deletes.add(records.log_key(beyond))
+
+    def _effects(self, state: State) -> Iterable[Effect]:
+        yield from self._answers
+        if self._draft.log:
+            yield Logged(version=self._draft.version, entries=tuple(self._draft.log))
+        yield from self._published
+        yield from self._to_nodes(state)
+        names = set(self._draft.changed_keys) | set(self._rejected)
+        if self._draft.nodes_changed:
+            names |= set(state.frameworks)
+        for name in sorted(names):
+            yield Notify(
+                framework=name,
+                keys=frozenset(self._draft.changed_keys.get(name, ())),
+                nodes=self._draft.nodes_changed,
+                rejected=self._rejected.get(name, {}),
+            )
+        if state.next_due_utc_ms:
+            yield TickAt(utc_ms=state.next_due_utc_ms)
+
+    def _to_nodes(self, state: State) -> Iterable[ToNode]:
+        for node_id, session in self._sessions.items():
+            if session:
+                welcome = Welcome(cluster_id=state.cluster_id, epoch=self._epoch)
+                yield ToNode(node=node_id, message=welcome, session=session)
+        for (node_id, session), items in self._received.items():
+            if items:
+                yield ToNode(node=node_id, message=Received(items=tuple(items)), session=session)
+        for node_id, session in self._sessions.items():
+            if session:
+                yield ToNode(node=node_id, message=all_assignments(state, node_id, self._epoch), session=session)
+        for node_id, task_ids in self._draft.assign.items():
+            if node_id in self._sessions:
+                continue
+            items_ = tuple(assignment(state, state.tasks[task_id]) for task_id in task_ids if task_id in state.tasks)
+            yield ToNode(node=node_id, message=Assignments(epoch=self._epoch, revision=state.version, items=items_))
+
+
+def all_assignments(state: State, node_id: str, epoch: Epoch) -> Assignments:
+    """Everything that the node shall run."""
+    held = state.candidates[node_id].tasks if node_id in state.candidates else {}
+    items = tuple(assignment(state, state.tasks[task_id]) for _, task_id in sorted(held.items()))
+    return Assignments(epoch=epoch, revision=state.version, full=True, items=items)
+
+
+def assignment(state: State, task: Task) -> Assignment:
+    """What the task's node needs to run it."""
+    assert task.placement is not None, "only placed tasks are assigned"
+    spec = state.spec_of(task)
+    node = state.node(task.placement.node)
+    environment = lifecycle.assignable_environment(task, node.info.name if node is not None else "", spec.host_variable)
+    ports = task.placement.ports
+    for request, port in zip(spec.ports, ports, strict=True):
+        for name in request.environment:
+            environment[name.replace("{port}", str(port))] = str(port)
+    if spec.all_ports_variable and ports:
+        environment[spec.all_ports_variable] = ",".join(map(str, ports))
+    return Assignment(
+        task=task.id,
+        framework=task.framework,
+        key=task.key,
+        name=task.name,
+        spec=spec,
+        desired=task.desired,
+        incarnation=max(1, task.status.incarnation),
+        ports=ports,
+        environment=environment,
+        labels=task.labels,
+        reason=task.desired_reason,
+    )

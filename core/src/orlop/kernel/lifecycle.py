@@ -1,0 +1,52 @@
+"""What a status means for a task: states move forward, facts are kept, nothing is invented."""
+
+from __future__ import annotations
+
+import attrs
+
+from orlop.model.tasks import Desired, Exit, Outcome, Status, Task, TaskState
+
+
+def observe(task: Task, status: Status, utc_ms: int) -> Task | None:
+    """The task after this status of its node; None when the status is not news.
+
+    A status of an ended incarnation carries its exit; one without is reported as lost, never as success.
+    """
+    if not status.advances(task.status):
+        return None
+    if status.state in (TaskState.ENDED, TaskState.REMOVED) and status.exit is None:
+        known = task.status.exit if task.status.incarnation == status.incarnation else None
+        exit_ = known or Exit(outcome=Outcome.LOST, reason="its end was not observed")
+        status = attrs.evolve(status, exit=exit_)
+    changes: dict[str, object] = {"status": status, "unreachable": False}
+    if status.state is TaskState.RUNNING and (
+        task.started_utc_ms is None or task.status.incarnation != status.incarnation
+    ):
+        changes["started_utc_ms"] = utc_ms
+    if status.state in (TaskState.ENDED, TaskState.REMOVED) and task.ended_utc_ms is None:
+        changes["ended_utc_ms"] = utc_ms
+    if status.state is TaskState.REMOVED:
+        changes["desired"] = Desired.REMOVED
+    return attrs.evolve(task, **changes)  # type: ignore[arg-type]
+
+
+def stop(task: Task, reason: str) -> Task | None:
+    """The placed task with its stop wished for; None when it is wished for already."""
+    if task.state is TaskState.ENDED:
+        wanted = Desired.REMOVED
+    elif task.stopping:
+        return None
+    else:
+        wanted = Desired.STOPPED
+    if task.desired is wanted:
+        return None
+    return attrs.evolve(task, desired=wanted, desired_reason=reason)
+
+
+def assignable_environment(task: Task, host_name: str, host_variable: str) -> dict[str, str]:
+    """Variables that the control plane gives a task: its own, then who and where it is."""
+    environment = dict(task.environment)
+    environment.setdefault("ORLOP_TASK_ID", task.id)
+    if host_variable:
+        environment[host_variable] = host_name
+    return environment

@@ -1,0 +1,186 @@
+"""From stored documents to a state and back: the shapes are `records`, the indexes are made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from immutables import Map
+
+from orlop.kernel import records
+from orlop.kernel.draft import waiting_key
+from orlop.kernel.state import (
+    NOTHING,
+    Candidate,
+    FrameworkState,
+    SpecRecord,
+    State,
+    StoredObject,
+    WaitingKey,
+)
+from orlop.model.documents import from_bytes, plain_to_bytes, split_version, to_bytes
+from orlop.model.nodes import Node, NodeState
+from orlop.model.ports import PortSet
+from orlop.model.resources import Resources
+from orlop.model.tasks import Spec, Task
+
+#: Reads one framework object: (framework, kind, id, document bytes) → stored object.
+ReadObject = Callable[[str, str, str, bytes], StoredObject]
+
+
+def encode(document: Any) -> bytes:
+    """The stored form of any document that a step writes."""
+    if isinstance(document, StoredObject):
+        return plain_to_bytes(document.document, document.version)
+    return to_bytes(document)
+
+
+def read_object_plainly(framework: str, kind: str, object_id: str, data: bytes) -> StoredObject:
+    """For frameworks that are not installed: the document is kept as it is."""
+    version, document = split_version(data, f"{kind} {object_id} of {framework}")
+    return StoredObject(document=document, version=version)
+
+
+def load(documents: Iterable[tuple[str, bytes]], read_object: ReadObject) -> State | None:
+    """The state that these documents describe; None when there is none yet. Raises DocumentError, NewerVersion."""
+    meta: records.Meta | None = None
+    nodes: dict[str, Node] = {}
+    tasks: dict[str, Task] = {}
+    specs: dict[str, Spec] = {}
+    cursors: dict[str, int] = {}
+    objects: dict[str, dict[str, dict[str, StoredObject]]] = {}
+    for key, data in documents:
+        if key == records.META_KEY:
+            meta = from_bytes(data, records.Meta, key)
+        elif key.startswith(records.NODES):
+            nodes[key.removeprefix(records.NODES)] = from_bytes(data, Node, key)
+        elif key.startswith(records.TASKS):
+            tasks[key.removeprefix(records.TASKS)] = from_bytes(data, Task, key)
+        elif key.startswith(records.SPECS):
+            specs[key.removeprefix(records.SPECS)] = from_bytes(data, Spec, key)
+        elif key.startswith(records.FRAMEWORKS):
+            record = from_bytes(data, records.FrameworkRecord, key)
+            cursors[key.removeprefix(records.FRAMEWORKS)] = record.cursor
+        elif key.startswith(records.OBJECTS):
+            framework, kind, object_id = records.parse_object_key(key)
+            stored = read_object(framework, kind, object_id, data)
+            objects.setdefault(framework, {}).setdefault(kind, {})[object_id] = stored
+    if meta is None:
+        return None
+    return _assemble(meta, nodes, tasks, specs, cursors, objects)
+
+
+def _assemble(
+    meta: records.Meta,
+    nodes: Mapping[str, Node],
+    tasks: Mapping[str, Task],
+    specs: Mapping[str, Spec],
+    cursors: Mapping[str, int],
+    objects: Mapping[str, Mapping[str, Mapping[str, StoredObject]]],
+) -> State:
+    in_order = sorted(tasks.values(), key=lambda task: task.sequence)
+    ended = sorted(
+        (task for task in in_order if not task.live and task.state.value == "removed"),
+        key=lambda task: (task.ended_utc_ms or 0, task.sequence),
+    )
+    delayed = {
+        task.sequence: (task.not_before_utc_ms, task.id)
+        for task in in_order
+        if _pending(task) and task.not_before_utc_ms > meta.utc_ms
+    }
+    return State(
+        cluster_id=meta.cluster_id,
+        generation=meta.generation,
+        version=meta.version,
+        utc_ms=meta.utc_ms,
+        node_order=tuple(sorted(nodes)),
+        candidates=Map({node_id: _candidate(node, in_order, specs) for node_id, node in nodes.items()}),
+        totals=_sum(node.info.resources for node in nodes.values() if node.state is NodeState.READY),
+        tasks=Map(tasks),
+        next_sequence=meta.next_sequence,
+        specs=Map(_spec_records(specs, in_order)),
+        frameworks=Map(_frameworks(in_order, cursors, objects)),
+        waiting=_waiting(task for task in in_order if _pending(task) and task.sequence not in delayed),
+        delayed=Map(delayed),
+        next_due_utc_ms=min((due for due, _ in delayed.values()), default=0),
+        ended=Map({number: (meta.version, task.id) for number, task in enumerate(ended, 1)}),
+        ended_next=len(ended) + 1,
+        role_usage=Map(_role_usage(in_order, specs)),
+    )
+
+
+def _pending(task: Task) -> bool:
+    return task.live and task.placement is None
+
+
+def _holds(task: Task) -> bool:
+    return task.placement is not None and task.state.value != "removed"
+
+
+def _sum(bags: Iterable[Resources]) -> Resources:
+    total = NOTHING
+    for bag in bags:
+        total = total + bag
+    return total
+
+
+def _candidate(node: Node, tasks: Iterable[Task], specs: Mapping[str, Spec]) -> Candidate:
+    held = [task for task in tasks if _holds(task) and task.node == node.id]
+    used = _sum(specs[task.spec].resources for task in held)
+    ports = PortSet(port for task in held for port in task.ports)
+    return Candidate(
+        node,
+        node.info.resources - used,
+        node.info.ports - ports,
+        Map({task.sequence: task.id for task in held}),
+    )
+
+
+def _spec_records(specs: Mapping[str, Spec], tasks: Iterable[Task]) -> dict[str, SpecRecord]:
+    references = dict.fromkeys(specs, 0)
+    for task in tasks:
+        references[task.spec] += 1
+    return {spec_id: SpecRecord(spec=spec, references=references[spec_id]) for spec_id, spec in specs.items()}
+
+
+def _waiting(tasks: Iterable[Task]) -> Map[WaitingKey, Map[int, str]]:
+    groups: dict[WaitingKey, dict[int, str]] = {}
+    for task in tasks:
+        groups.setdefault(waiting_key(task), {})[task.sequence] = task.id
+    return Map({key: Map(members) for key, members in groups.items()})
+
+
+def _role_usage(tasks: Iterable[Task], specs: Mapping[str, Spec]) -> dict[str, Resources]:
+    usage: dict[str, Resources] = {}
+    for task in tasks:
+        if _holds(task):
+            usage[task.role] = usage.get(task.role, NOTHING) + specs[task.spec].resources
+    return usage
+
+
+def _frameworks(
+    tasks: Iterable[Task],
+    cursors: Mapping[str, int],
+    objects: Mapping[str, Mapping[str, Mapping[str, StoredObject]]],
+) -> dict[str, FrameworkState]:
+    latest: dict[str, dict[str, Task]] = {}
+    names: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        latest.setdefault(task.framework, {})[task.key] = task
+        names.setdefault(task.framework, {})[task.name] = task.id
+    made = {}
+    for name in {*cursors, *objects, *latest}:
+        own = latest.get(name, {})
+        groups: dict[str, dict[str, None]] = {}
+        for key, task in own.items():
+            groups.setdefault(task.group, {})[key] = None
+        made[name] = FrameworkState(
+            name=name,
+            cursor=cursors.get(name, 0),
+            objects=Map({kind: Map(of_kind) for kind, of_kind in objects.get(name, {}).items()}),
+            latest=Map({key: task.id for key, task in own.items()}),
+            live=Map({key: task.id for key, task in own.items() if task.live}),
+            groups=Map({group: Map(keys) for group, keys in groups.items()}),
+            names=Map(names.get(name, {})),
+        )
+    return made

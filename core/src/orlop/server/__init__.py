@@ -1,0 +1,1 @@
+"""The leader's shell: the commit loop, agents' sessions, the plugin host."""

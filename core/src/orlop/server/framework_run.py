@@ -1,0 +1,219 @@
+"""One run of a framework's handlers: from a state and what is queued, to one event for the kernel.
+
+Pure, so that the server's worker threads and the simulator run the same thing. Commands are handled in order, each
+on the state that the earlier ones' objects lead to; then the framework's own handler sees the result. A command that
+refuses takes nothing back of the others. A handler that raises voids the whole run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+from immutables import Map
+
+from orlop.framework import (
+    Action,
+    Ask,
+    Changed,
+    Delete,
+    Emit,
+    Framework,
+    Kill,
+    Put,
+    Refused,
+    Reply,
+    View,
+    WakeAt,
+    Withdraw,
+)
+from orlop.kernel.events import FrameworkActions, KillKey
+from orlop.kernel.state import FrameworkState, State, StoredObject
+from orlop.model.asks import Explanation, Request, spec_id
+from orlop.model.clock import Now
+from orlop.model.documents import DocumentError, from_plain, parse_versioned, to_plain
+from orlop.model.events import LogEntry
+from orlop.model.tasks import Spec, Task
+
+SPEC_IDS_REMEMBERED: Final = 1_000
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """A command in the queue. token: where its reply goes."""
+
+    token: str
+    value: Any
+
+
+@attrs.frozen(kw_only=True)
+class RunResult:
+    """actions: for the kernel; None when there is nothing to commit. refusals: token → exception.
+
+    wakeups: token → UTC ms or None, said in this run.
+    """
+
+    actions: FrameworkActions | None
+    refusals: Mapping[str, Exception]
+    wakeups: Mapping[str, int | None]
+
+
+class InvalidAction(Exception):
+    """A framework yielded something that is not an action, or not a valid one: its bug."""
+
+
+class FrameworkRunner:
+    """Runs one framework. It keeps a memory of spec hashes, nothing else."""
+
+    def __init__(self, framework: Framework, explainer: Callable[[State, Task], Explanation] | None = None) -> None:
+        self.framework = framework
+        self._explainer = explainer
+        self._spec_ids: dict[int, tuple[Spec, str]] = {}
+
+    def view(self, state: State, now: Now, entropy: str = "") -> View:
+        """What this framework sees of the state."""
+        return View(state, self.framework.name, now, entropy, self._explainer)
+
+    def run(self, state: State, changed: Changed, commands: Sequence[Command], now: Now, entropy: str) -> RunResult:
+        """One run. Raises whatever the framework's handler raises, and InvalidAction."""
+        collected = _Collected(self, state)
+        view = self.view(state, now, entropy)
+        refusals: dict[str, Exception] = {}
+        for command in commands:
+            try:
+                actions = list(self.framework.command(view, command.value))
+            except Refused as refused:
+                refusals[command.token] = refused
+                continue
+            replies = collected.take(actions, command.token)
+            collected.replies[command.token] = replies[-1] if replies else None
+            view = view.at(collected.state())
+        collected.take(self.framework.handle(view, changed), "")
+        return RunResult(actions=collected.actions(now, changed), refusals=refusals, wakeups=collected.wakeups)
+
+    def spec_id(self, spec: Spec) -> str:
+        """The content hash, remembered by identity: apps ask for the same spec again and again."""
+        known = self._spec_ids.get(id(spec))
+        if known is not None and known[0] is spec:
+            return known[1]
+        if len(self._spec_ids) >= SPEC_IDS_REMEMBERED:
+            self._spec_ids.clear()
+        made = spec_id(spec)
+        self._spec_ids[id(spec)] = (spec, made)
+        return made
+
+    def store(self, kind: str, value: Any) -> StoredObject:
+        """A value as it is stored. Raises InvalidAction for one that is not of the declared class."""
+        declared = self.framework.documents.get(kind)
+        if declared is None or not isinstance(value, declared):
+            raise InvalidAction(f"{self.framework.name} stores no {type(value).__name__} as {kind!r}")
+        return StoredObject(document=to_plain(value), version=self.framework.version, value=value)
+
+
+def read_object(framework: type[Framework], kind: str, object_id: str, data: bytes) -> StoredObject:
+    """A framework's stored object with its value. Raises DocumentError, NewerVersion."""
+    what = f"{kind} {object_id} of {framework.name}"
+    declared = framework.documents.get(kind)
+    if declared is None:
+        raise DocumentError(f"{what} is of a kind that the framework does not know")
+    document = parse_versioned(
+        data, what, lambda plain, version: framework.migrate(kind, plain, version), framework.version
+    )
+    value = from_plain(document, declared, what)
+    return StoredObject(document=document, version=framework.version, value=value)
+
+
+class _Collected:
+    """The actions of one run, sorted by what the kernel does with them."""
+
+    def __init__(self, runner: FrameworkRunner, state: State) -> None:
+        self._runner = runner
+        self._state = state
+        self._name = runner.framework.name
+        self._asks: dict[str, Request] = {}
+        self._kills: dict[str, KillKey] = {}
+        self._withdrawals: dict[str, None] = {}
+        self._objects: dict[tuple[str, str], StoredObject | None] = {}
+        self._emitted: list[Emit] = []
+        self.replies: dict[str, Any] = {}
+        self.wakeups: dict[str, int | None] = {}
+
+    def take(self, actions: Iterable[Action], cause: str) -> list[Any]:
+        """Sorts them; returns the replies among them."""
+        replies = []
+        for action in actions:
+            match action:
+                case Ask():
+                    self._asks[action.key] = self._request(action, cause)
+                case Kill():
+                    self._kills[action.key] = KillKey(key=action.key, reason=action.reason)
+                case Withdraw():
+                    self._withdrawals[action.key] = None
+                case Put():
+                    self._objects[action.kind, action.id] = self._runner.store(action.kind, action.value)
+                case Delete():
+                    self._objects[action.kind, action.id] = None
+                case WakeAt():
+                    self.wakeups[action.token] = action.utc_ms
+                case Emit():
+                    self._emitted.append(action)
+                case Reply():
+                    replies.append(action.value)
+                case _:
+                    raise InvalidAction(f"{self._name} yielded {action!r}, which is not an action")
+        return replies
+
+    def _request(self, ask: Ask, cause: str) -> Request:
+        spec = ask.spec()
+        return Request(
+            framework=self._name,
+            key=ask.key,
+            spec_id=self._runner.spec_id(spec),
+            spec=spec,
+            group=ask.group,
+            role=ask.role,
+            priority=ask.priority,
+            name=ask.name,
+            environment=ask.environment,
+            labels=ask.labels,
+            not_before_utc_ms=ask.not_before_utc_ms,
+            wait_ms=ask.wait_ms,
+            cause=ask.cause or cause,
+        )
+
+    def state(self) -> State:
+        """The state with the objects put and deleted so far."""
+        own = self._state.framework(self._name)
+        objects = own.objects
+        for (kind, object_id), stored in self._objects.items():
+            of_kind = objects.get(kind) or Map()
+            if stored is not None:
+                of_kind = of_kind.set(object_id, stored)
+            elif object_id in of_kind:
+                of_kind = of_kind.delete(object_id)
+            objects = objects.set(kind, of_kind)
+        changed: FrameworkState = attrs.evolve(own, objects=objects)
+        return attrs.evolve(self._state, frameworks=self._state.frameworks.set(self._name, changed))
+
+    def actions(self, now: Now, changed: Changed) -> FrameworkActions | None:
+        log = tuple(
+            LogEntry(type=f"{self._name}.{one.type}", utc_ms=now.utc_ms, subject=one.subject, details=dict(one.details))
+            for one in self._emitted
+            if one.type
+        )
+        nothing = not (self._asks or self._kills or self._withdrawals or self._objects or self._emitted)
+        if nothing and not self.replies and not changed.keys and not changed.everything:
+            return None
+        return FrameworkActions(
+            framework=self._name,
+            seen=self._state.version,
+            asks=tuple(self._asks.values()),
+            kills=tuple(self._kills.values()),
+            withdrawals=tuple(self._withdrawals),
+            puts={key: stored for key, stored in self._objects.items() if stored is not None},
+            deletes=tuple(key for key, stored in self._objects.items() if stored is None),
+            log=log,
+            live=tuple(one.live for one in self._emitted if one.live is not None),
+            replies=self.replies,
+        )

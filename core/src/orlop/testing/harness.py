@@ -1,0 +1,405 @@
+"""A whole cluster in one object: the real kernel, real frameworks, simulated nodes, virtual time.
+
+    cluster = Cluster(KeepAlive(Config(command="true")))
+    cluster.add_node("n1", cpus=4, mem="1GiB")
+    cluster.settle()
+    assert len(cluster.running()) == 3
+    cluster.end_task(cluster.running()[0], code=1)
+    cluster.settle()
+    assert len(cluster.running()) == 3
+
+Nothing happens by itself: `settle` runs handlers and lets nodes act until nothing is left to do at this moment,
+`advance` moves the clock, stopping at each wake-up and delayed ask on the way. After each step the kernel's
+invariants are checked, and every handler is run a second time on the result: wanting something else then is an
+error of the framework (`NotIdempotent`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import attrs
+
+from orlop.framework import Changed, Explanation, Framework, Refused, Task, View
+from orlop.kernel import invariants
+from orlop.kernel.events import (
+    AgentHello,
+    AgentStatuses,
+    Answer,
+    Effect,
+    Event,
+    KillTask,
+    Logged,
+    NodeSilent,
+    Notify,
+    Published,
+    Tick,
+    TickAt,
+    ToNode,
+)
+from orlop.kernel.filters import kernel_filters, kernel_scorers
+from orlop.kernel.kernel import Kernel
+from orlop.kernel.loading import encode, load
+from orlop.kernel.placement import NodeFilter, NodeScorer
+from orlop.kernel.state import State
+from orlop.model.clock import Now
+from orlop.model.events import LogEntry
+from orlop.model.messages import Assignment, Assignments, Epoch, Hello
+from orlop.model.nodes import NodeInfo
+from orlop.model.ports import PortSet
+from orlop.model.resources import Resources
+from orlop.model.tasks import Desired, Exit, Outcome, ProbeResult, Status, TaskState
+from orlop.server.framework_run import Command, FrameworkRunner, read_object
+
+START_UTC_MS: Final = 1_700_000_000_000
+STEPS_MAX: Final = 10_000
+EPOCH: Final = Epoch(generation=1, revision=1)
+
+
+class NotIdempotent(AssertionError):
+    """A framework wanted something else when it was asked a second time about the same view."""
+
+
+class NeverSettles(AssertionError):
+    """The cluster did not come to rest: some framework and some node answer each other for ever."""
+
+
+@attrs.define
+class SimulatedNode:
+    """A node whose tasks start and stop at once, unless told otherwise.
+
+    starts: called for each new assignment; False leaves the task starting until `Cluster.report_running`.
+    stops: the same for stopping.
+    """
+
+    info: NodeInfo
+    starts: Callable[[Assignment], bool] = lambda _: True
+    stops: Callable[[Assignment], bool] = lambda _: True
+    statuses: dict[str, Status] = attrs.field(factory=dict)
+    assignments: dict[str, Assignment] = attrs.field(factory=dict)
+    connected: bool = True
+
+
+class Cluster:
+    """See the module. `frameworks`: instances, as the server would make them."""
+
+    def __init__(
+        self,
+        *frameworks: Framework,
+        filters: Iterable[NodeFilter] = (),
+        scorers: Iterable[NodeScorer] = (),
+        check_idempotence: bool = True,
+    ) -> None:
+        self.kernel = Kernel((*kernel_filters(), *filters), (*kernel_scorers(), *scorers))
+        self.state = State(cluster_id="simulated", utc_ms=START_UTC_MS)
+        self.now = Now(utc_ms=START_UTC_MS, monotonic_ms=0)
+        self.nodes: dict[str, SimulatedNode] = {}
+        self.log: list[LogEntry] = []
+        self.published: list[Any] = []
+        self.documents: dict[str, bytes] = {}
+        self._check_idempotence = check_idempotence
+        self._runners: dict[str, FrameworkRunner] = {}
+        self._changed: dict[str, Changed] = {}
+        self._wakeups: dict[tuple[str, str], int] = {}
+        self._ticks: list[int] = []
+        self._runs = 0
+        self._answers: dict[str, Any] = {}
+        for framework in frameworks:
+            self.install(framework)
+
+    # What a test does
+
+    def install(self, framework: Framework) -> None:
+        """Adds a framework, or replaces the one of the same name as a restart of the server would."""
+        self._runners[framework.name] = FrameworkRunner(framework, self.kernel.explain)
+        self._changed[framework.name] = Changed(everything=True, nodes=True)
+        self._wakeups = {key: at for key, at in self._wakeups.items() if key[0] != framework.name}
+
+    def restart(self, *frameworks: Framework) -> None:
+        """Throws everything in memory away and loads the stored documents, as after a kill -9."""
+        classes = {framework.name: type(framework) for framework in frameworks}
+        loaded = load(
+            sorted(self.documents.items()),
+            lambda name, kind, object_id, data: read_object(classes[name], kind, object_id, data),
+        )
+        if loaded is not None:
+            self.state = loaded
+        self._runners.clear()
+        self._changed.clear()
+        self._wakeups.clear()
+        self._ticks.clear()
+        for framework in frameworks:
+            self.install(framework)
+        for node in self.nodes.values():
+            self._hello(node)
+
+    def add_node(
+        self,
+        name: str,
+        *,
+        cpus: float = 4,
+        mem: str = "8GiB",
+        disk: str = "100GiB",
+        ports: str = "31000-32000",
+        runtimes: tuple[str, ...] = ("process", "docker"),
+        **attributes: str,
+    ) -> SimulatedNode:
+        """A node that is ready at once."""
+        info = NodeInfo(
+            id=name,
+            name=name,
+            address=f"{name}.example",
+            resources=Resources(cpus=cpus, mem=mem, disk=disk),
+            ports=PortSet.parse(ports),
+            attributes=attributes,
+            runtimes=runtimes,
+        )
+        node = self.nodes[name] = SimulatedNode(info)
+        self._hello(node)
+        return node
+
+    def lose_node(self, name: str, *, gone: bool = True) -> None:
+        """The node falls silent; `gone`: for so long that its tasks count as lost."""
+        self.nodes[name].connected = False
+        self.step(NodeSilent(node=name))
+        if gone:
+            self.step(NodeSilent(node=name, gone=True))
+
+    def command(self, framework: str, value: Any) -> Any:
+        """Runs a command and returns its reply. Raises Refused."""
+        token = f"command-{self._runs}"
+        self._run(framework, [Command(token=token, value=value)])
+        answer = self._answers.pop(token)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def settle(self) -> None:
+        """Until nothing is left to do at this moment. Raises NeverSettles, NotIdempotent."""
+        for _ in range(STEPS_MAX):
+            due = [name for name, changed in self._changed.items() if changed != Changed()]
+            if not due:
+                return
+            for name in due:
+                self._run(name, [])
+        raise NeverSettles(f"still busy after {STEPS_MAX} rounds; last: {[str(one) for one in self.log[-5:]]}")
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock on, settling at each wake-up and delayed ask on the way."""
+        self.settle()
+        end = self.now.utc_ms + round(seconds * 1000)
+        for _ in range(STEPS_MAX):
+            at = min([*self._ticks, *self._wakeups.values(), end])
+            if at >= end:
+                break
+            self._set_clock(max(at, self.now.utc_ms))
+            self._fire()
+            self.settle()
+        else:
+            raise NeverSettles(f"more than {STEPS_MAX} wake-ups within {seconds} s")
+        self._set_clock(end)
+        self._fire()
+        self.settle()
+
+    def end_task(self, task: Task, *, code: int = 0, outcome: Outcome | None = None, reason: str = "") -> None:
+        """The task ends by itself."""
+        kind = outcome or (Outcome.FINISHED if code == 0 else Outcome.FAILED)
+        self._report(task.id, TaskState.REMOVED, Exit(outcome=kind, code=code, reason=reason))
+
+    def report_running(self, task: Task) -> None:
+        """For nodes whose `starts` said no."""
+        self._report(task.id, TaskState.RUNNING)
+
+    def report_stopped(self, task: Task) -> None:
+        """For nodes whose `stops` said no."""
+        self._report(task.id, TaskState.REMOVED, Exit(outcome=Outcome.KILLED))
+
+    def report_probes(self, task: Task, *results: ProbeResult) -> None:
+        """The agent's news of the task's health checks."""
+        node, status = self._status_of(task.id)
+        changed = attrs.evolve(status, sequence=status.sequence + 1, probes=results)
+        self._send(node, changed)
+
+    def set_health(self, task: Task, alive: bool, failures: int = 1) -> None:
+        """All probes of the task succeed, or fail `failures` times in a row."""
+        count = len(self.state.spec_of(task).probes)
+        utc_ms = self.now.utc_ms
+        good = ProbeResult(alive=True, first_success_utc_ms=utc_ms, last_success_utc_ms=utc_ms)
+        bad = ProbeResult(
+            alive=False, consecutive_failures=failures, last_failure_utc_ms=utc_ms, last_failure_cause="simulated"
+        )
+        self.report_probes(task, *([good if alive else bad] * count))
+
+    def kill_task(self, task_id: str, reason: str = "operator") -> bool:
+        """An operator's kill."""
+        self.step(KillTask(task=task_id, reason=reason, token="kill"))  # noqa: S106
+        return bool(self._answers.pop("kill"))
+
+    # What a test looks at
+
+    def view(self, framework: str) -> View:
+        """What the framework sees now."""
+        return self._runners[framework].view(self.state, self.now)
+
+    def tasks(self, framework: str | None = None) -> list[Task]:
+        """Recorded tasks in the order of asking."""
+        found = [task for task in self.state.tasks.values() if framework in (None, task.framework)]
+        return sorted(found, key=lambda task: task.sequence)
+
+    def live(self, framework: str | None = None) -> list[Task]:
+        return [task for task in self.tasks(framework) if task.live]
+
+    def running(self, framework: str | None = None) -> list[Task]:
+        return [task for task in self.tasks(framework) if task.running]
+
+    def explain(self, task: Task) -> Explanation:
+        return self.kernel.explain(self.state, task)
+
+    # The machinery
+
+    def step(self, *events: Event) -> None:
+        """One batch through the kernel, committed at once."""
+        step = self.kernel.step(self.state, events, self.now, EPOCH)
+        invariants.check_step(self.state, step.state)
+        self.state = step.state
+        for key, document in step.puts.items():
+            self.documents[key] = encode(document)
+        for key in step.deletes:
+            self.documents.pop(key, None)
+        invariants.check(self.state)
+        for effect in step.effects:
+            self._release(effect)
+
+    def _release(self, effect: Effect) -> None:
+        match effect:
+            case ToNode(message=Assignments() as message):
+                self._assigned(self.nodes[effect.node], message)
+            case Notify():
+                self._note_changed(effect)
+            case Answer():
+                self._answers[effect.token] = effect.value
+            case Logged():
+                self.log.extend(effect.entries)
+            case Published():
+                self.published.extend(effect.items)
+            case TickAt():
+                heapq.heappush(self._ticks, effect.utc_ms)
+
+    def _note_changed(self, effect: Notify) -> None:
+        before = self._changed.get(effect.framework)
+        if before is not None:
+            self._changed[effect.framework] = attrs.evolve(
+                before,
+                keys=before.keys | effect.keys,
+                nodes=before.nodes or effect.nodes,
+                rejected={**before.rejected, **effect.rejected},
+            )
+
+    def _run(self, name: str, commands: list[Command]) -> None:
+        runner = self._runners[name]
+        changed, self._changed[name] = self._changed[name], Changed()
+        self._runs += 1
+        result = runner.run(self.state, changed, commands, self.now, f"run-{self._runs}")
+        self._answers.update(result.refusals)
+        for token, utc_ms in result.wakeups.items():
+            self._wakeups.pop((name, token), None)
+            if utc_ms is not None:
+                self._wakeups[name, token] = utc_ms
+        if result.actions is not None:
+            self.step(result.actions)
+        if self._check_idempotence:
+            self._check_run_again(runner)
+
+    def _check_run_again(self, runner: FrameworkRunner) -> None:
+        name = runner.framework.name
+        self._runs += 1
+        again = runner.run(self.state, Changed(everything=True, nodes=True), [], self.now, f"run-{self._runs}").actions
+        if again is None:
+            return
+        live = self.state.framework(name).live
+        asks = [ask.key for ask in again.asks if ask.key not in live]
+        kills = [kill.key for kill in again.kills if kill.key in live and not self.state.tasks[live[kill.key]].stopping]
+        own = self.state.framework(name).objects
+        puts = [
+            key
+            for key, stored in again.puts.items()
+            if (known := own.get(key[0], {}).get(key[1])) is None or known.document != stored.document
+        ]
+        deletes = [key for key in again.deletes if key[1] in own.get(key[0], {})]
+        if asks or kills or puts or deletes:
+            raise NotIdempotent(
+                f"{name}, asked again about the same view, wants: asks {asks}, kills {kills}, puts {puts}, "
+                f"deletes {deletes}"
+            )
+
+    def _set_clock(self, utc_ms: int) -> None:
+        passed = utc_ms - self.now.utc_ms
+        self.now = Now(utc_ms=utc_ms, monotonic_ms=self.now.monotonic_ms + passed)
+
+    def _fire(self) -> None:
+        while self._ticks and self._ticks[0] <= self.now.utc_ms:
+            heapq.heappop(self._ticks)
+        self.step(Tick())
+        for (name, token), at in sorted(self._wakeups.items()):
+            if at <= self.now.utc_ms:
+                del self._wakeups[name, token]
+                before = self._changed[name]
+                self._changed[name] = attrs.evolve(before, wakeups=before.wakeups | {token})
+
+    # Nodes
+
+    def _hello(self, node: SimulatedNode) -> None:
+        node.connected = True
+        hello = Hello(node=node.info, statuses=tuple(node.statuses.values()))
+        self.step(AgentHello(session=f"session-{node.info.id}", hello=hello))
+
+    def _assigned(self, node: SimulatedNode, message: Assignments) -> None:
+        if not node.connected:
+            return
+        news: list[Status] = []
+        for item in message.items:
+            node.assignments[item.task] = item
+            known = node.statuses.get(item.task)
+            if known is not None and known.state is TaskState.REMOVED:
+                continue
+            if item.desired in (Desired.STOPPED, Desired.REMOVED):
+                if node.stops(item):
+                    news.append(self._moved(node, item.task, TaskState.REMOVED, Exit(outcome=Outcome.KILLED)))
+            elif known is None:
+                state = TaskState.RUNNING if node.starts(item) else TaskState.STARTING
+                news.append(self._moved(node, item.task, state))
+        if news:
+            self.step(AgentStatuses(session=f"session-{node.info.id}", node=node.info.id, statuses=tuple(news)))
+
+    def _moved(self, node: SimulatedNode, task_id: str, state: TaskState, exit_: Exit | None = None) -> Status:
+        known = node.statuses.get(task_id)
+        status = Status(
+            task=task_id,
+            state=state,
+            incarnation=1,
+            sequence=known.sequence + 1 if known else 1,
+            at_utc_ms=self.now.utc_ms,
+            exit=exit_,
+            probes=known.probes if known else (),
+        )
+        node.statuses[task_id] = status
+        return status
+
+    def _status_of(self, task_id: str) -> tuple[SimulatedNode, Status]:
+        for node in self.nodes.values():
+            if task_id in node.statuses:
+                return node, node.statuses[task_id]
+        raise LookupError(f"no node has task {task_id}")
+
+    def _report(self, task_id: str, state: TaskState, exit_: Exit | None = None) -> None:
+        node, _ = self._status_of(task_id)
+        self._send(node, self._moved(node, task_id, state, exit_))
+
+    def _send(self, node: SimulatedNode, status: Status) -> None:
+        node.statuses[status.task] = status
+        self.step(AgentStatuses(session=f"session-{node.info.id}", node=node.info.id, statuses=(status,)))
+
+
+__all__ = ["Cluster", "NeverSettles", "NotIdempotent", "Refused", "SimulatedNode"]

@@ -1,0 +1,98 @@
+"""The kernel through the harness: the life of tasks, seen by a small framework."""
+
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Resources, View
+from orlop.testing.harness import Cluster, NotIdempotent
+
+
+@attrs.frozen
+class Config:
+    command: str = "sleep 1000"
+    copies: int = 3
+    cpus: float = 0.1
+
+
+class KeepAlive(Framework):
+    name = "keepalive"
+    config = Config
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        wanted = {f"copy-{i}" for i in range(self.settings.copies)}
+        for key in sorted(wanted - view.live.keys()):
+            needs = Resources(cpus=self.settings.cpus, mem="32MiB")
+            yield Ask(key, run=Process(self.settings.command), needs=needs, ports=(PortRequest(),), group="all")
+        for key in sorted(view.live.keys() - wanted):
+            yield Kill(key)
+
+
+def make(copies: int = 3, nodes: int = 2, cpus: float = 0.1) -> Cluster:
+    cluster = Cluster(KeepAlive(Config(copies=copies, cpus=cpus)))
+    for number in range(nodes):
+        cluster.add_node(f"n{number}")
+    cluster.settle()
+    return cluster
+
+
+def test_asks_are_placed_and_spread() -> None:
+    cluster = make(copies=4)
+    assert sorted(task.node for task in cluster.running()) == ["n0", "n0", "n1", "n1"]
+    assert len({(task.node, task.ports) for task in cluster.running()}) == 4
+
+
+def test_an_ended_task_is_replaced_by_a_new_one_under_its_key() -> None:
+    cluster = make()
+    victim = cluster.running()[0]
+    cluster.end_task(victim, code=1)
+    cluster.settle()
+    assert len(cluster.running()) == 3
+    assert cluster.view("keepalive").tasks[victim.key].id != victim.id
+
+
+def test_restart_from_documents_changes_nothing() -> None:
+    cluster = make()
+    before = {task.id for task in cluster.running()}
+    cluster.restart(KeepAlive(Config()))
+    cluster.settle()
+    assert {task.id for task in cluster.running()} == before
+
+
+def test_restart_with_fewer_copies_kills_the_surplus() -> None:
+    cluster = make()
+    cluster.restart(KeepAlive(Config(copies=1)))
+    cluster.settle()
+    assert [task.key for task in cluster.running()] == ["copy-0"]
+
+
+def test_what_cannot_be_placed_waits_and_says_why() -> None:
+    cluster = make(copies=3, nodes=1, cpus=2)
+    pending = [task for task in cluster.live() if task.placement is None]
+    assert len(cluster.running()) == 2
+    assert len(pending) == 1
+    assert str(cluster.explain(pending[0])) == "0 of 1 nodes fit: not enough cpus (1)"
+    cluster.add_node("later")
+    cluster.settle()
+    assert len(cluster.running()) == 3
+
+
+def test_a_lost_nodes_tasks_run_elsewhere() -> None:
+    cluster = make(copies=4)
+    cluster.lose_node("n0")
+    cluster.settle()
+    assert {task.node for task in cluster.running()} == {"n1"}
+    assert len(cluster.running()) == 4
+
+
+def test_a_handler_that_wants_something_else_each_time_is_found() -> None:
+    class Restless(Framework):
+        name = "restless"
+
+        def reconcile(self, view: View) -> Iterator[Action]:
+            yield Ask(f"copy-{len(view.live)}", run=Process("true"))
+
+    cluster = Cluster(Restless())
+    with pytest.raises(NotIdempotent, match="copy-1"):
+        cluster.settle()
