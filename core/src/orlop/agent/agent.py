@@ -1,0 +1,291 @@
+"""The node's shell: moves messages, reports and timers into the worker, and does what the worker says.
+
+Everything runs on one event loop. One inbox takes what comes from the session, the runtimes, the probes and the
+timers; a batch of it is decided at once, its records are written in one transaction, and only then are its effects
+carried out. Sessions come and go; the inbox and the worker stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+import attrs
+
+from orlop.agent import worker as decisions
+from orlop.agent.probes import ProbeRunner
+from orlop.agent.records import AgentRecords, NodeIdentity
+from orlop.agent.runtimes.interface import (
+    InvalidPayload,
+    Launch,
+    Report,
+    Runtime,
+    RuntimeContext,
+    RuntimeEvent,
+    Phase,
+    Snapshot,
+    Unavailable,
+)
+from orlop.agent.session import Link, LinkClosed
+from orlop.agent.worker import Worker
+from orlop.model.clock import Now
+from orlop.model.messages import Assignment, Assignments, Goodbye, Heartbeat, Hello, Received, Refused, Statuses, ToAgent, ToServer, Welcome
+from orlop.model.nodes import NodeInfo
+from orlop.model.tasks import Exit, Outcome, ProbeResult, Status
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 3.0
+RECONNECT_S: Final = 0.5
+BATCH_EVENTS_MAX: Final = 200
+
+Connect = Callable[[], Awaitable[Link[ToServer, ToAgent]]]
+
+
+def read_clock() -> Now:
+    """The shell's clock."""
+    return Now(utc_ms=time.time_ns() // 1_000_000, monotonic_ms=time.monotonic_ns() // 1_000_000)
+
+
+class Agent:
+    """One node. info: all but its runtimes, which it finds out itself. connect: dials the leader."""
+
+    def __init__(
+        self,
+        *,
+        info: NodeInfo,
+        records: AgentRecords,
+        identity: NodeIdentity,
+        context: RuntimeContext,
+        runtimes: Sequence[Runtime],
+        connect: Connect,
+    ) -> None:
+        self._info = info
+        self._records = records
+        self._identity = identity
+        self._context = context
+        self._connect = connect
+        self._runtimes = {runtime.name: runtime for runtime in runtimes}
+        self._available: set[str] = set()
+        self._worker = Worker(self._runtimes, records.tasks(), records.epoch())
+        self._inbox: asyncio.Queue[decisions.Event] = asyncio.Queue()
+        self._link: Link[ToServer, ToAgent] | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._probes = ProbeRunner(self._probed, self._run_command, read_clock)
+
+    async def run(self) -> None:
+        """Until cancelled: opens the runtimes, then keeps a session. What runs goes on after it."""
+        try:
+            await asyncio.gather(*(self._open(runtime) for runtime in self._runtimes.values()))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._decide_forever())
+                group.create_task(self._keep_session())
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._link is not None:
+            try:
+                self._link.send(Goodbye())
+            except LinkClosed:
+                pass
+            self._link.close("the agent stops")
+        for handle in self._timers.values():
+            handle.cancel()
+        for task in self._background:
+            task.cancel()
+        await self._probes.close()
+        for runtime in self._runtimes.values():
+            await runtime.close()
+        self._records.close()
+
+    async def _open(self, runtime: Runtime) -> None:
+        try:
+            await runtime.open(self._runtime_event)
+        except Exception:
+            log.exception("the %s runtime cannot be opened", runtime.name)
+
+    def _runtime_event(self, event: RuntimeEvent) -> None:
+        before = frozenset(self._available)
+        if isinstance(event, Snapshot):
+            self._available.add(event.runtime)
+        elif isinstance(event, Unavailable):
+            self._available.discard(event.runtime)
+            log.warning("the %s runtime is not available: %s", event.runtime, event.reason)
+        self._inbox.put_nowait(event)
+        if self._available != before and self._link is not None:
+            self._hello(self._link)
+
+    # The session
+
+    async def _keep_session(self) -> None:
+        while True:
+            try:
+                link = await self._connect()
+                await self._serve(link)
+            except (LinkClosed, OSError) as error:
+                log.info("the session with the server ended: %s", error)
+            self._link = None
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _serve(self, link: Link[ToServer, ToAgent]) -> None:
+        self._hello(link)
+        self._link = link
+        beat = asyncio.create_task(self._beat(link))
+        try:
+            while True:
+                self._take(await link.receive())
+        finally:
+            beat.cancel()
+
+    def _hello(self, link: Link[ToServer, ToAgent]) -> None:
+        info = attrs.evolve(self._info, runtimes=tuple(sorted(self._available)))
+        hello = Hello(node=info, cluster_id=self._identity.cluster_id, statuses=self._worker.statuses())
+        try:
+            link.send(hello)
+        except LinkClosed as error:
+            log.info("hello was not sent: %s", error)
+
+    def _take(self, message: ToAgent) -> None:
+        match message:
+            case Welcome():
+                if not self._identity.cluster_id:
+                    self._identity = attrs.evolve(self._identity, cluster_id=message.cluster_id)
+                    self._records.save_identity(self._identity)
+            case Refused():
+                log.error("the server refused this node: %s", message.reason)
+                raise LinkClosed(message.reason)
+            case Assignments() | Received():
+                self._inbox.put_nowait(message)
+
+    async def _beat(self, link: Link[ToServer, ToAgent]) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            link.send(Heartbeat())
+
+    # Deciding and doing
+
+    async def _decide_forever(self) -> None:
+        while True:
+            events = [await self._inbox.get()]
+            while not self._inbox.empty() and len(events) < BATCH_EVENTS_MAX:
+                events.append(self._inbox.get_nowait())
+            now = read_clock()
+            effects = [effect for event in events for effect in self._worker.handle(event, now)]
+            self._persist(effects)
+            self._carry_out(effects)
+
+    def _persist(self, effects: Iterable[decisions.Effect]) -> None:
+        saved: dict[str, decisions.TaskRecord] = {}
+        dropped: dict[str, None] = {}
+        epoch = None
+        for effect in effects:
+            match effect:
+                case decisions.Save():
+                    saved[effect.record.assignment.task] = effect.record
+                    dropped.pop(effect.record.assignment.task, None)
+                case decisions.Drop():
+                    saved.pop(effect.task, None)
+                    dropped[effect.task] = None
+                case decisions.SaveEpoch():
+                    epoch = effect.epoch
+        if saved or dropped or epoch is not None:
+            self._records.save(saved.values(), dropped, epoch)
+
+    def _carry_out(self, effects: Iterable[decisions.Effect]) -> None:
+        statuses: dict[tuple[str, int], Status] = {}
+        for effect in effects:
+            match effect:
+                case decisions.Tell():
+                    for status in effect.statuses:
+                        statuses[status.task, status.incarnation] = status
+                case decisions.Start():
+                    self._spawn(self._start(effect.assignment))
+                case decisions.Signal():
+                    self._spawn(self._runtimes[effect.runtime].signal(effect.task, effect.signal))
+                case decisions.KillNow():
+                    self._spawn(self._runtimes[effect.runtime].kill(effect.task))
+                case decisions.Remove():
+                    if effect.runtime in self._runtimes:
+                        self._spawn(self._runtimes[effect.runtime].remove(effect.task))
+                case decisions.Watch():
+                    self._watch(effect)
+                case decisions.Unwatch():
+                    self._probes.stop(effect.task)
+                case decisions.SetTimer():
+                    self._set_timer(effect)
+        if statuses and self._link is not None:
+            try:
+                self._link.send(Statuses(items=tuple(statuses.values())))
+            except LinkClosed:
+                pass  # the next hello carries them
+
+    async def _start(self, assignment: Assignment) -> None:
+        launch = Launch(assignment=assignment, directory=self._context.tasks / assignment.task)
+        try:
+            await self._runtimes[assignment.spec.runtime].start(launch)
+        except InvalidPayload as error:
+            self._failed_to_start(assignment, str(error))
+        except Exception as error:
+            log.exception("task %s could not be started", assignment.task)
+            self._failed_to_start(assignment, f"{type(error).__name__}: {error}")
+
+    def _failed_to_start(self, assignment: Assignment, reason: str) -> None:
+        exit_ = Exit(outcome=Outcome.ERROR, reason=reason)
+        report = Report(
+            task=assignment.task, incarnation=assignment.incarnation, phase=Phase.ENDED, exit=exit_
+        )
+        self._inbox.put_nowait(report)
+
+    def _watch(self, effect: decisions.Watch) -> None:
+        if effect.assignment.spec.probes:
+            self._probes.start(
+                effect.assignment,
+                effect.status.incarnation,
+                effect.status.at_utc_ms,
+                self._info.address,
+                effect.status.probes,
+            )
+
+    def _set_timer(self, effect: decisions.SetTimer) -> None:
+        known = self._timers.pop(effect.token, None)
+        if known is not None:
+            known.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[effect.token] = loop.call_later(effect.delay_ms / 1000, self._timer_due, effect.token)
+
+    def _timer_due(self, token: str) -> None:
+        self._timers.pop(token, None)
+        self._inbox.put_nowait(decisions.TimerDue(token))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("a runtime failed")
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # Probes, output
+
+    def _probed(self, task: str, incarnation: int, results: tuple[ProbeResult, ...]) -> None:
+        self._inbox.put_nowait(decisions.ProbesChanged(task=task, incarnation=incarnation, results=results))
+
+    async def _run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
+        record = self._worker.records[task]
+        return await self._runtimes[record.assignment.spec.runtime].run_command(task, command, timeout_s)
+
+    def output(
+        self, task: str, runtime: str, stream: str, *, follow: bool, tail: int | None
+    ) -> AsyncIterator[bytes]:
+        """A task's output, live or kept. Raises LookupError."""
+        if runtime not in self._runtimes:
+            raise LookupError(f"this node has no {runtime} runtime")
+        return self._runtimes[runtime].logs(task, stream, follow=follow, tail=tail)

@@ -1,0 +1,425 @@
+"""The decisions of one node: what to start, stop and report. Pure; the shell in `agent.py` does what it says.
+
+The worker holds one record per task that was ever assigned here and whose end is not yet durable at the server.
+Records are on disk before anything is started, so that a restarted agent knows what it has started. Three truths
+meet here, each level-triggered: what the server wants (`Assignments`), what the runtimes have (`Snapshot`, `Report`),
+and what was acknowledged (`Received`). Every handler compares them and moves one step; asking twice for the same
+thing is harmless, because starting is idempotent per incarnation and stopping per task.
+
+The worker never kills because a server is gone, and never because a task is unhealthy. It stops a task when its
+desired state says so, or when a full list of assignments, made within the lineage that the task was assigned in,
+does not name it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import attrs
+
+from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
+from orlop.model.clock import Now
+from orlop.model.messages import Assignment, Assignments, Epoch, Received
+from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, ProbeResult, Status, TaskState
+
+KILL_AGAIN_MS: Final = 5_000
+REPORT_AGAIN_MS: Final = 2_000
+RESEND: Final = "resend"
+
+
+@attrs.frozen(kw_only=True)
+class TaskRecord:
+    """What the node knows of one task. generation, revision: of the assignment, to tell orphans from removed ones."""
+
+    assignment: Assignment
+    generation: int
+    revision: int
+    status: Status
+    acknowledged: int = 0
+    orphan: bool = False
+
+    @property
+    def live(self) -> bool:
+        return STATE_ORDER[self.status.state] < STATE_ORDER[TaskState.ENDED]
+
+    @property
+    def to_stop(self) -> bool:
+        return self.assignment.desired in (Desired.STOPPED, Desired.REMOVED)
+
+
+# Events beside Assignments, Received, Report, Snapshot and Unavailable
+
+
+@attrs.frozen(kw_only=True)
+class ProbesChanged:
+    """News of a task's health checks."""
+
+    task: str
+    incarnation: int
+    results: tuple[ProbeResult, ...]
+
+
+@attrs.frozen
+class TimerDue:
+    """A timer set by `SetTimer` is due."""
+
+    token: str
+
+
+Event = Assignments | Received | Report | Snapshot | Unavailable | ProbesChanged | TimerDue
+
+
+# Effects
+
+
+@attrs.frozen
+class Save:
+    """Durable before any other effect of the same step."""
+
+    record: TaskRecord
+
+
+@attrs.frozen
+class SaveEpoch:
+    epoch: Epoch
+
+
+@attrs.frozen
+class Drop:
+    """The record is of no more use."""
+
+    task: str
+
+
+@attrs.frozen
+class Start:
+    assignment: Assignment
+
+
+@attrs.frozen
+class Signal:
+    runtime: str
+    task: str
+    signal: str
+
+
+@attrs.frozen
+class KillNow:
+    runtime: str
+    task: str
+
+
+@attrs.frozen
+class Remove:
+    runtime: str
+    task: str
+
+
+@attrs.frozen
+class Tell:
+    """Statuses for the server, when there is a session."""
+
+    statuses: tuple[Status, ...]
+
+
+@attrs.frozen
+class Watch:
+    """Run the task's health checks."""
+
+    assignment: Assignment
+    status: Status
+
+
+@attrs.frozen
+class Unwatch:
+    task: str
+
+
+@attrs.frozen
+class SetTimer:
+    """Replaces the timer of the same token."""
+
+    token: str
+    delay_ms: int
+
+
+Effect = Save | SaveEpoch | Drop | Start | Signal | KillNow | Remove | Tell | Watch | Unwatch | SetTimer
+
+
+class Worker:
+    """See the module. `records`, `epoch`: as loaded from disk. `runtimes`: names of those this node has."""
+
+    def __init__(self, runtimes: Iterable[str], records: Iterable[TaskRecord] = (), epoch: Epoch | None = None) -> None:
+        self._runtimes = frozenset(runtimes)
+        self._records = {record.assignment.task: record for record in records}
+        self._epoch = epoch or Epoch(0, 0)
+        self._resend_set = False
+
+    @property
+    def records(self) -> dict[str, TaskRecord]:
+        """task id → record; not to be changed by others."""
+        return self._records
+
+    def statuses(self) -> tuple[Status, ...]:
+        """Of every recorded task, for a hello."""
+        return tuple(record.status for record in self._records.values())
+
+    def handle(self, event: Event, now: Now) -> list[Effect]:
+        """What to do about it, in this order."""
+        effects = list(self._dispatch(event, now))
+        statuses = tuple(effect.record.status for effect in effects if isinstance(effect, Save))
+        news = tuple(
+            status for status in statuses if status.sequence > self._records_acknowledged(status.task)
+        )
+        if news:
+            effects.append(Tell(news))
+        if self._unacknowledged() and not self._resend_set:
+            self._resend_set = True
+            effects.append(SetTimer(RESEND, REPORT_AGAIN_MS))
+        return effects
+
+    def _dispatch(self, event: Event, now: Now) -> Iterator[Effect]:
+        match event:
+            case Assignments():
+                yield from self._assigned(event, now)
+            case Received():
+                yield from self._received(event)
+            case Report():
+                yield from self._reported(event, now)
+            case Snapshot():
+                yield from self._snapshot(event, now)
+            case ProbesChanged():
+                yield from self._probed(event)
+            case TimerDue():
+                yield from self._timer(event)
+            case Unavailable():
+                pass  # nothing is known until the next snapshot; running tasks stay what they are
+
+    # What the server wants
+
+    def _assigned(self, message: Assignments, now: Now) -> Iterator[Effect]:
+        if message.epoch < self._epoch:
+            return
+        if message.epoch > self._epoch:
+            self._epoch = message.epoch
+            yield SaveEpoch(message.epoch)
+        for item in message.items:
+            yield from self._wanted(item, message, now)
+        if message.full:
+            named = {item.task for item in message.items}
+            for record in [one for task, one in self._records.items() if task not in named]:
+                yield from self._unnamed(record, message, now)
+
+    def _wanted(self, item: Assignment, message: Assignments, now: Now) -> Iterator[Effect]:
+        known = self._records.get(item.task)
+        if known is None:
+            yield from self._first(item, message, now)
+            return
+        record = attrs.evolve(
+            known,
+            assignment=attrs.evolve(item, incarnation=known.assignment.incarnation),
+            generation=message.epoch.generation,
+            revision=message.revision,
+            orphan=False,
+        )
+        if record.assignment.desired is known.assignment.desired or not known.live:
+            self._records[item.task] = record
+            return
+        yield from self._keep(record)
+        if record.to_stop:
+            yield from self._stop(record, now)
+
+    def _first(self, item: Assignment, message: Assignments, now: Now) -> Iterator[Effect]:
+        status = Status(
+            task=item.task, state=TaskState.ASSIGNED, incarnation=item.incarnation, at_utc_ms=now.utc_ms
+        )
+        record = TaskRecord(
+            assignment=item, generation=message.epoch.generation, revision=message.revision, status=status
+        )
+        if item.desired in (Desired.STOPPED, Desired.REMOVED):
+            # It may have been started by an earlier life of this node, before its records were lost.
+            yield from self._keep(record)
+            yield from self._stop(record, now)
+        elif item.spec.runtime not in self._runtimes:
+            exit_ = Exit(outcome=Outcome.ERROR, reason=f"this node has no {item.spec.runtime} runtime")
+            yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
+        else:
+            yield from self._moved(record, TaskState.PREPARING, now)
+            yield Start(item)
+
+    def _unnamed(self, record: TaskRecord, message: Assignments, now: Now) -> Iterator[Effect]:
+        if record.status.state is TaskState.REMOVED:
+            return  # reported in the hello; its acknowledgement drops it
+        if record.generation == message.epoch.generation and record.revision <= message.revision:
+            stopped = attrs.evolve(record.assignment, desired=Desired.REMOVED, reason="it is no longer wanted")
+            changed = attrs.evolve(record, assignment=stopped)
+            yield from self._keep(changed)
+            yield from self._stop(changed, now)
+        elif not record.orphan:
+            yield from self._keep(attrs.evolve(record, orphan=True))
+
+    def _stop(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
+        task = record.assignment.task
+        if record.status.state is TaskState.ENDED:
+            yield from self._moved(record, TaskState.REMOVED, now, exit_=record.status.exit)
+            return
+        if not record.live:
+            return
+        yield from self._moved(record, TaskState.STOPPING, now)
+        policies = record.assignment.spec.policies
+        yield Unwatch(task)
+        yield Signal(record.assignment.spec.runtime, task, policies.stop_signal)
+        yield SetTimer(task, policies.kill_grace_ms)
+
+    # What the runtimes have
+
+    def _reported(self, report: Report, now: Now) -> Iterator[Effect]:
+        record = self._records.get(report.task)
+        if record is None or report.incarnation < record.status.incarnation or not record.live:
+            return
+        if report.phase is Phase.ENDED:
+            yield from self._ended(record, report.exit, now)
+        elif record.to_stop:
+            # It came up after it was told to go: say so again, once per report.
+            if report.phase is Phase.RUNNING:
+                yield from self._stop_late(record, report)
+        else:
+            yield from self._alive(record, report, now)
+
+    def _alive(self, record: TaskRecord, report: Report, now: Now) -> Iterator[Effect]:
+        state = {
+            Phase.PREPARING: TaskState.PREPARING,
+            Phase.STARTING: TaskState.STARTING,
+            Phase.RUNNING: TaskState.RUNNING,
+        }[report.phase]
+        known = record.status
+        newer = report.incarnation > known.incarnation
+        if not newer and STATE_ORDER[state] < STATE_ORDER[known.state]:
+            return
+        status = attrs.evolve(
+            known,
+            state=state,
+            incarnation=report.incarnation,
+            external_id=report.external_id or known.external_id,
+            addresses=report.addresses or known.addresses,
+            message=report.message,
+            probes=() if newer else known.probes,
+        )
+        if status == known:
+            if state is TaskState.RUNNING:
+                yield Watch(record.assignment, known)
+            return
+        at = now.utc_ms if newer or state is not known.state else known.at_utc_ms
+        record = attrs.evolve(record, status=attrs.evolve(status, sequence=known.sequence + 1, at_utc_ms=at))
+        yield from self._keep(record)
+        if state is TaskState.RUNNING:
+            yield Watch(record.assignment, record.status)
+
+    def _stop_late(self, record: TaskRecord, report: Report) -> Iterator[Effect]:
+        policies = record.assignment.spec.policies
+        if record.status.external_id != report.external_id:
+            status = attrs.evolve(
+                record.status, external_id=report.external_id, sequence=record.status.sequence + 1
+            )
+            yield from self._keep(attrs.evolve(record, status=status))
+            yield SetTimer(report.task, policies.kill_grace_ms)
+        yield Signal(record.assignment.spec.runtime, report.task, policies.stop_signal)
+
+    def _ended(self, record: TaskRecord, exit_: Exit | None, now: Now) -> Iterator[Effect]:
+        exit_ = exit_ or Exit(outcome=Outcome.LOST, reason="its end was not observed")
+        if record.to_stop and exit_.outcome in (Outcome.FAILED, Outcome.FINISHED, Outcome.LOST):
+            exit_ = attrs.evolve(exit_, outcome=Outcome.KILLED, reason=record.assignment.reason or exit_.reason)
+        keep = record.assignment.spec.policies.keep_ended and not record.to_stop
+        state = TaskState.ENDED if keep else TaskState.REMOVED
+        yield from self._moved(record, state, now, exit_=exit_)
+
+    def _snapshot(self, snapshot: Snapshot, now: Now) -> Iterator[Effect]:
+        found = {report.task for report in snapshot.reports}
+        for report in snapshot.reports:
+            yield from self._reported(report, now)
+        for record in list(self._records.values()):
+            task = record.assignment.task
+            if record.assignment.spec.runtime == snapshot.runtime and task not in found and record.live:
+                yield from self._missing(record, now)
+        for report in snapshot.reports:
+            known = self._records.get(report.task)
+            if known is not None and known.live and known.status.state is TaskState.STOPPING:
+                yield SetTimer(report.task, known.assignment.spec.policies.kill_grace_ms)
+
+    def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
+        if record.to_stop:
+            exit_ = Exit(outcome=Outcome.KILLED, reason=record.assignment.reason)
+            yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
+        elif STATE_ORDER[record.status.state] <= STATE_ORDER[TaskState.PREPARED]:
+            yield Start(record.assignment)
+        else:
+            exit_ = Exit(outcome=Outcome.LOST, reason=f"it vanished from the {record.assignment.spec.runtime} runtime")
+            yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
+
+    def _probed(self, event: ProbesChanged) -> Iterator[Effect]:
+        record = self._records.get(event.task)
+        if record is None or record.status.state is not TaskState.RUNNING:
+            return
+        known = record.status
+        if known.incarnation == event.incarnation and known.probes != event.results:
+            status = attrs.evolve(known, probes=event.results, sequence=known.sequence + 1)
+            yield from self._keep(attrs.evolve(record, status=status))
+
+    # What the server has
+
+    def _received(self, message: Received) -> Iterator[Effect]:
+        for task, incarnation, sequence in message.items:
+            record = self._records.get(task)
+            if record is None or incarnation != record.status.incarnation or sequence < record.acknowledged:
+                continue
+            if record.status.state is TaskState.REMOVED and sequence == record.status.sequence:
+                del self._records[task]
+                yield Drop(task)
+            else:
+                self._records[task] = attrs.evolve(record, acknowledged=sequence)
+
+    def _timer(self, event: TimerDue) -> Iterator[Effect]:
+        if event.token == RESEND:
+            self._resend_set = False
+            waiting = self._unacknowledged()
+            if waiting:
+                yield Tell(waiting)
+            return
+        record = self._records.get(event.token)
+        if record is not None and record.live and record.to_stop:
+            yield KillNow(record.assignment.spec.runtime, event.token)
+            yield SetTimer(event.token, KILL_AGAIN_MS)
+
+    # Helpers
+
+    def _moved(
+        self, record: TaskRecord, state: TaskState, now: Now, *, exit_: Exit | None = None
+    ) -> Iterator[Effect]:
+        status = attrs.evolve(
+            record.status,
+            state=state,
+            exit=exit_,
+            sequence=record.status.sequence + 1,
+            at_utc_ms=now.utc_ms,
+        )
+        yield from self._keep(attrs.evolve(record, status=status))
+        if state in (TaskState.ENDED, TaskState.REMOVED):
+            yield Unwatch(record.assignment.task)
+        if state is TaskState.REMOVED:
+            yield Remove(record.assignment.spec.runtime, record.assignment.task)
+
+    def _keep(self, record: TaskRecord) -> Iterator[Effect]:
+        self._records[record.assignment.task] = record
+        yield Save(record)
+
+    def _records_acknowledged(self, task: str) -> int:
+        record = self._records.get(task)
+        return record.acknowledged if record is not None else 0
+
+    def _unacknowledged(self) -> tuple[Status, ...]:
+        return tuple(
+            record.status
+            for record in self._records.values()
+            if record.status.sequence > record.acknowledged
+        )

@@ -1,0 +1,269 @@
+"""Runs each framework on a thread of its own, and keeps the others going when one raises or hangs.
+
+A thread waits until its framework has something to look at, takes the newest committed state, runs the handlers, and
+waits until the result is durable before it looks again. What raises is quarantined: its error is shown, its commands
+are refused, and it runs again after a back-off, with everything to look at. What does not return within
+`handler_timeout_s` loses its thread and its result; after three lost threads the framework stays off.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from orlop.framework import EVERYTHING, Changed, NotAvailable
+from orlop.kernel.events import Notify
+from orlop.kernel.state import State
+from orlop.model.clock import Now
+from orlop.server.core import Core
+from orlop.server.framework_run import Command, FrameworkRunner, RunResult
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S: Final = 1.0
+BACKOFF_MAX_S: Final = 60.0
+LOST_THREADS_MAX: Final = 3
+QUEUED_COMMANDS_MAX: Final = 1_000
+COMMANDS_PER_RUN_MAX: Final = 50
+
+Done = Callable[[Any, Exception | None], None]
+SetWakeup = Callable[[str, int | None], None]
+
+
+@attrs.frozen(kw_only=True)
+class FrameworkStatus:
+    """What operators see of a framework. state: running, quarantined, or off."""
+
+    name: str
+    plugin: str
+    state: str
+    error: str = ""
+    failures: int = 0
+    runs: int = 0
+    last_run_ms: float = 0.0
+    retry_at_utc_ms: int = 0
+
+
+class FrameworkHost:
+    """One framework. `enqueue`, `notify` and `wake` may be called from any thread."""
+
+    def __init__(
+        self,
+        plugin: str,
+        runner: FrameworkRunner,
+        core: Core,
+        clock: Callable[[], Now],
+        set_wakeup: SetWakeup,
+        handler_timeout_s: float,
+    ) -> None:
+        self.runner = runner
+        self._plugin = plugin
+        self._core = core
+        self._clock = clock
+        self._set_wakeup = set_wakeup
+        self._timeout_s = handler_timeout_s
+        self._condition = threading.Condition()
+        self._changed = EVERYTHING
+        self._commands: list[tuple[Command, Done]] = []
+        self._generation = 0
+        self._status = FrameworkStatus(name=self.name, plugin=plugin, state="running")
+        self._resume_at_ms = 0
+        self._busy_since_ms: int | None = None
+        self._running_commands: list[tuple[Command, Done]] = []
+        self._stopping = False
+        self._lost_threads = 0
+
+    @property
+    def name(self) -> str:
+        return self.runner.framework.name
+
+    @property
+    def status(self) -> FrameworkStatus:
+        return self._status
+
+    def start(self) -> None:
+        self._generation += 1
+        threading.Thread(
+            target=self._run_forever, args=(self._generation,), name=f"orlop-{self.name}", daemon=True
+        ).start()
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+
+    # From other threads
+
+    def notify(self, effect: Notify) -> None:
+        """Its tasks or the nodes may have changed."""
+        with self._condition:
+            before = self._changed
+            self._changed = attrs.evolve(
+                before,
+                keys=before.keys | effect.keys,
+                nodes=before.nodes or effect.nodes,
+                rejected={**before.rejected, **effect.rejected} if effect.rejected else before.rejected,
+            )
+            self._condition.notify_all()
+
+    def wake(self, token: str) -> None:
+        """A wake-up is due."""
+        with self._condition:
+            self._changed = attrs.evolve(self._changed, wakeups=self._changed.wakeups | {token})
+            self._condition.notify_all()
+
+    def enqueue(self, token: str, value: Any, done: Done) -> None:
+        """Queues a command; `done(reply, None)` after the commit, or `done(None, error)`."""
+        with self._condition:
+            if self._status.state != "running":
+                done(None, NotAvailable(f"framework {self.name} is {self._status.state}: {self._status.error}"))
+            elif len(self._commands) >= QUEUED_COMMANDS_MAX:
+                done(None, NotAvailable(f"framework {self.name} has {QUEUED_COMMANDS_MAX} commands waiting"))
+            else:
+                self._commands.append((Command(token=token, value=value), done))
+                self._condition.notify_all()
+
+    def check_hang(self) -> None:
+        """Called now and then: gives up a thread whose handler does not return."""
+        with self._condition:
+            since = self._busy_since_ms
+            now_ms = self._clock().monotonic_ms
+            if since is None or now_ms - since < self._timeout_s * 1000:
+                return
+            self._busy_since_ms = None
+            self._lost_threads += 1
+            self._generation += 1
+            commands, self._running_commands = self._running_commands, []
+            off = self._lost_threads >= LOST_THREADS_MAX
+            reason = f"a handler did not return within {self._timeout_s:g} s"
+            self._quarantine(reason, off=off)
+        log.error("framework %s: %s; its thread is given up", self.name, reason)
+        for _, done in commands:
+            done(None, NotAvailable(f"framework {self.name}: {reason}"))
+        if not off:
+            self.start()
+
+    # The thread
+
+    def _run_forever(self, generation: int) -> None:
+        while True:
+            work = self._wait(generation)
+            if work is None:
+                return
+            changed, commands = work
+            self._run_once(generation, changed, commands)
+
+    def _wait(self, generation: int) -> tuple[Changed, list[tuple[Command, Done]]] | None:
+        with self._condition:
+            while True:
+                if self._stopping or generation != self._generation:
+                    return None
+                pause_ms = self._resume_at_ms - self._clock().monotonic_ms
+                if pause_ms > 0:
+                    self._condition.wait(pause_ms / 1000)
+                elif self._changed != Changed() or self._commands:
+                    break
+                else:
+                    self._condition.wait()
+            changed, self._changed = self._changed, Changed()
+            commands = self._commands[:COMMANDS_PER_RUN_MAX]
+            del self._commands[: len(commands)]
+            self._busy_since_ms = self._clock().monotonic_ms
+            self._running_commands = commands
+            return changed, commands
+
+    def _run_once(self, generation: int, changed: Changed, commands: list[tuple[Command, Done]]) -> None:
+        started = self._clock()
+        state = self._core.committed
+        try:
+            result = self.runner.run(
+                state, changed, [command for command, _ in commands], started, secrets.token_hex(16)
+            )
+        except Exception as error:  # noqa: BLE001  (a plugin's fault never spreads)
+            self._failed(generation, error, commands)
+            return
+        with self._condition:
+            if generation != self._generation:
+                return
+            self._busy_since_ms = None
+            self._running_commands = []
+            self._status = attrs.evolve(
+                self._status,
+                state="running",
+                error="",
+                retry_at_utc_ms=0,
+                runs=self._status.runs + 1,
+                last_run_ms=float(self._clock().monotonic_ms - started.monotonic_ms),
+            )
+        for token, utc_ms in result.wakeups.items():
+            self._set_wakeup(token, utc_ms)
+        self._commit(result, commands)
+
+    def _commit(self, result: RunResult, commands: list[tuple[Command, Done]]) -> None:
+        committed = threading.Event()
+        outcome: list[str | None] = [None]
+
+        def done(reason: str | None) -> None:
+            outcome[0] = reason
+            committed.set()
+
+        if result.actions is not None:
+            self._core.submit(result.actions, done)
+            while not committed.wait(1.0):
+                if self._stopping:
+                    return
+        reason = outcome[0]
+        if reason is not None:
+            self._refused()
+        replies: Mapping[str, Any] = result.actions.replies if result.actions is not None else {}
+        for command, tell in commands:
+            if command.token in result.refusals:
+                tell(None, result.refusals[command.token])
+            elif reason is not None:
+                tell(None, NotAvailable(f"nothing was changed: {reason}"))
+            else:
+                tell(replies.get(command.token), None)
+
+    def _refused(self) -> None:
+        with self._condition:
+            self._changed = EVERYTHING
+            self._resume_at_ms = self._clock().monotonic_ms + round(BACKOFF_FIRST_S * 1000)
+
+    def _failed(self, generation: int, error: Exception, commands: Iterable[tuple[Command, Done]]) -> None:
+        text = "".join(traceback.format_exception_only(error)).strip()
+        log.error("framework %s is quarantined: %s", self.name, text, exc_info=error)
+        with self._condition:
+            if generation != self._generation:
+                return
+            self._busy_since_ms = None
+            self._running_commands = []
+            self._quarantine(text, off=False)
+        for _, done in commands:
+            done(None, NotAvailable(f"framework {self.name} failed: {text}"))
+
+    def _quarantine(self, error: str, *, off: bool) -> None:
+        failures = self._status.failures + 1
+        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (failures - 1))
+        now = self._clock()
+        self._changed = EVERYTHING
+        self._resume_at_ms = now.monotonic_ms + round(delay_s * 1000)
+        self._status = attrs.evolve(
+            self._status,
+            state="off" if off else "quarantined",
+            error=error,
+            failures=failures,
+            retry_at_utc_ms=0 if off else now.utc_ms + round(delay_s * 1000),
+        )
+        waiting, self._commands = self._commands, []
+        for _, done in waiting:
+            done(None, NotAvailable(f"framework {self.name} is quarantined: {error}"))
+
+    def view_state(self) -> State:
+        """The newest committed state."""
+        return self._core.committed

@@ -1,0 +1,57 @@
+"""Which nodes are silent. Pure: heartbeats and time in, transitions out; never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from orlop.kernel.events import NodeSilent
+
+
+@attrs.frozen(kw_only=True)
+class LivenessSettings:
+    """Milliseconds of silence until a node counts as unreachable, and as gone; and after a planned stop."""
+
+    unreachable_after_ms: int = 15_000
+    gone_after_ms: int = 60_000
+    restart_grace_ms: int = 120_000
+
+
+@attrs.define
+class _Heard:
+    at_ms: int
+    goodbye: bool = False
+    reported: int = 0
+
+
+class Liveness:
+    """Counts silence from the last message, and for nodes that were never heard of, from the takeover."""
+
+    def __init__(self, settings: LivenessSettings, nodes: Iterator[str], monotonic_ms: int) -> None:
+        self._settings = settings
+        self._heard = {node: _Heard(monotonic_ms) for node in nodes}
+
+    def heard(self, node: str, monotonic_ms: int) -> None:
+        """Any message of the node's session."""
+        self._heard[node] = _Heard(monotonic_ms)
+
+    def goodbye(self, node: str, monotonic_ms: int) -> None:
+        """A planned stop: the grace is longer."""
+        self._heard[node] = _Heard(monotonic_ms, goodbye=True)
+
+    def tick(self, monotonic_ms: int) -> list[NodeSilent]:
+        """What the kernel must be told now, each transition once."""
+        found = []
+        for node, heard in self._heard.items():
+            silence = monotonic_ms - heard.at_ms
+            settings = self._settings
+            unreachable = settings.restart_grace_ms if heard.goodbye else settings.unreachable_after_ms
+            gone = max(settings.gone_after_ms, unreachable)
+            if heard.reported < 1 and silence >= unreachable:
+                heard.reported = 1
+                found.append(NodeSilent(node=node))
+            if heard.reported < 2 and silence >= gone:
+                heard.reported = 2
+                found.append(NodeSilent(node=node, gone=True))
+        return found

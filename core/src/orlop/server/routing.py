@@ -1,0 +1,119 @@
+"""What a plugin's routes are given: the only doors from HTTP into a framework."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from orlop.framework import NotAvailable, Task, View
+from orlop.kernel.events import Published
+from orlop.model.clock import Now
+from orlop.server.framework_host import FrameworkHost
+
+FOLLOWER_QUEUE_MAX: Final = 1_024
+COMMAND_TIMEOUT_S: Final = 30.0
+
+
+class Host:
+    """Lives on the event loop; all its methods are to be called there."""
+
+    def __init__(
+        self,
+        *,
+        cluster_name: str,
+        address: str,
+        version: str,
+        frameworks: Mapping[str, FrameworkHost],
+        clock: Callable[[], Now],
+    ) -> None:
+        self.cluster_name = cluster_name
+        self.address = address
+        self.version = version
+        self._frameworks = frameworks
+        self._clock = clock
+        self._followers: dict[str, set[asyncio.Queue[Any]]] = {}
+        self._version_waiters: set[asyncio.Event] = set()
+
+    async def command(self, framework: str, command: Any, timeout_s: float = COMMAND_TIMEOUT_S) -> Any:
+        """Runs the framework's `command` handler; its reply, after the commit.
+
+        Raises Refused with the handler's reason; NotAvailable when nothing was done, or, on a time-out, when the
+        outcome is not known.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+
+        def resolve(reply: Any, error: Exception | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(reply)
+
+        def done(reply: Any, error: Exception | None) -> None:
+            loop.call_soon_threadsafe(resolve, reply, error)
+
+        self._host(framework).enqueue(secrets.token_hex(8), command, done)
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise NotAvailable(f"no answer within {timeout_s:g} s: the outcome is not known") from None
+
+    async def view(self, framework: str) -> View:
+        """The framework's view of the newest durable state. Raises NotAvailable."""
+        host = self._host(framework)
+        return host.runner.view(host.view_state(), self._clock())
+
+    async def wait_for(
+        self, framework: str, name: str, condition: Callable[[Task | None], bool], timeout_s: float
+    ) -> Task | None:
+        """The task of this external name, once `condition` holds of it. Raises TimeoutError, NotAvailable."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                changed = asyncio.Event()
+                self._version_waiters.add(changed)
+                try:
+                    task = (await self.view(framework)).task_named(name)
+                    if condition(task):
+                        return task
+                    await changed.wait()
+                finally:
+                    self._version_waiters.discard(changed)
+
+    @contextmanager
+    def follow(self, framework: str) -> Iterator[asyncio.Queue[Any]]:
+        """A queue of the `live` values of its Emit actions, from now on; None: too slow, no more will come."""
+        queue: asyncio.Queue[Any] = asyncio.Queue(FOLLOWER_QUEUE_MAX)
+        followers = self._followers.setdefault(framework, set())
+        followers.add(queue)
+        try:
+            yield queue
+        finally:
+            followers.discard(queue)
+
+    def published(self, effect: Published) -> None:
+        """For the server: a framework has said something."""
+        for queue in list(self._followers.get(effect.framework, ())):
+            for item in effect.items:
+                try:
+                    queue.put_nowait(item)
+                except asyncio.QueueFull:
+                    self._followers[effect.framework].discard(queue)
+                    queue.get_nowait()
+                    queue.put_nowait(None)
+                    break
+
+    def committed(self) -> None:
+        """For the server: a newer state is durable."""
+        for event in self._version_waiters:
+            event.set()
+
+    def _host(self, framework: str) -> FrameworkHost:
+        host = self._frameworks.get(framework)
+        if host is None:
+            raise NotAvailable(f"there is no framework {framework!r} here")
+        return host

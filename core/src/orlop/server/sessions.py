@@ -1,0 +1,95 @@
+"""Agents' sessions, server side: hellos and statuses into the kernel, messages for nodes out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from orlop.agent.session import Link, LinkClosed
+from orlop.kernel.events import AgentHello, AgentStatuses, Answer, ToNode
+from orlop.model.clock import Now
+from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
+from orlop.server.core import Core
+from orlop.server.liveness import Liveness
+
+log = logging.getLogger(__name__)
+
+LIVENESS_TICK_S: Final = 1.0
+
+ServerLink = Link[ToAgent, ToServer]
+
+
+class Sessions:
+    """Lives on the event loop. A node's newest session is the one that counts."""
+
+    def __init__(self, core: Core, liveness: Liveness, clock: Callable[[], Now]) -> None:
+        self._core = core
+        self._liveness = liveness
+        self._clock = clock
+        self._links: dict[str, tuple[str, ServerLink]] = {}
+        self._by_session: dict[str, ServerLink] = {}
+        self._numbers = itertools.count(1)
+
+    async def serve(self, link: ServerLink) -> None:
+        """One session, until it ends."""
+        session = f"session-{next(self._numbers)}"
+        self._by_session[session] = link
+        node = ""
+        try:
+            while True:
+                message = await link.receive()
+                if isinstance(message, Hello):
+                    node = message.node.id
+                    self._links[node] = (session, link)
+                if node:
+                    self._received(session, node, message)
+        except LinkClosed as error:
+            log.info("the session of node %s ended: %s", node or "?", error)
+        finally:
+            self._by_session.pop(session, None)
+            if self._links.get(node, ("",))[0] == session:
+                del self._links[node]
+
+    def _received(self, session: str, node: str, message: ToServer) -> None:
+        monotonic_ms = self._clock().monotonic_ms
+        if isinstance(message, Goodbye):
+            self._liveness.goodbye(node, monotonic_ms)
+            return
+        self._liveness.heard(node, monotonic_ms)
+        match message:
+            case Hello():
+                self._core.submit(AgentHello(session=session, hello=message))
+            case Statuses():
+                self._core.submit(AgentStatuses(session=session, node=node, statuses=message.items))
+            case Heartbeat():
+                pass
+
+    def send(self, effect: ToNode) -> None:
+        """To the node's current session; dropped when there is none or it is another one."""
+        session, link = self._links.get(effect.node, ("", None))
+        if link is None or (effect.session and effect.session != session):
+            return
+        try:
+            link.send(effect.message)
+        except LinkClosed:
+            log.info("node %s has no session any more", effect.node)
+
+    def refuse(self, answer: Answer) -> bool:
+        """Ends the session that a hello was refused for; False when the answer is for somebody else."""
+        if not isinstance(answer.value, Refused):
+            return False
+        link = self._by_session.get(answer.token)
+        if link is not None:
+            link.send(answer.value)
+        return True
+
+    async def watch(self) -> None:
+        """Tells the kernel of silent nodes, for ever."""
+        while True:
+            await asyncio.sleep(LIVENESS_TICK_S)
+            for event in self._liveness.tick(self._clock().monotonic_ms):
+                self._core.submit(event)
+

@@ -1,0 +1,54 @@
+"""The timer service: calls back at UTC times. Runs on APScheduler, whose jobs only enqueue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from apscheduler.executors.base import BaseExecutor
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.date import DateTrigger
+
+logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+class _Inline(BaseExecutor):  # type: ignore[misc]  (APScheduler has no type information)
+    """Calls the job where the scheduler runs: jobs only enqueue."""
+
+    def _do_submit_job(self, job: Any, run_times: Any) -> None:  # noqa: ARG002
+        try:
+            job.func(*job.args)
+            self._run_job_success(job.id, [])
+        except Exception as error:  # noqa: BLE001  (handed to APScheduler, which logs it)
+            self._run_job_error(job.id, error, error.__traceback__)
+
+
+class TimerService:
+    """One time per key; setting it again replaces it. `set` may be called from any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._scheduler = AsyncIOScheduler(
+            event_loop=loop,
+            timezone=UTC,
+            executors={"default": _Inline()},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1_000_000},
+        )
+        self._scheduler.start()
+
+    def set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
+        """Calls back at `utc_ms`, on the loop; None forgets the key."""
+        self._loop.call_soon_threadsafe(self._set, key, utc_ms, callback)
+
+    def _set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
+        if utc_ms is not None:
+            at = datetime.fromtimestamp(utc_ms / 1000, UTC)
+            self._scheduler.add_job(callback, DateTrigger(at), id=key, replace_existing=True)
+        elif self._scheduler.get_job(key) is not None:
+            self._scheduler.remove_job(key)
+
+    def stop(self) -> None:
+        self._scheduler.shutdown(wait=False)
