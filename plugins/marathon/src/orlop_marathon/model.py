@@ -44,6 +44,10 @@ def _count(default: Any, minimum: int = 0, maximum: int = LARGEST_INTEGER) -> An
     return attrs.field(default=default, metadata={MINIMUM: minimum, MAXIMUM: maximum})
 
 
+def _amount(default: float, minimum: float = 0) -> Any:
+    return attrs.field(default=default, metadata={MINIMUM: minimum, MAXIMUM: LARGEST_INTEGER})
+
+
 def _port(default: int | None) -> Any:
     return _count(default, maximum=HIGHEST_PORT)
 
@@ -260,10 +264,12 @@ class LinuxInfo:
 
 @attrs.frozen(kw_only=True)
 class Container:
+    """port_mappings: None with host networking."""
+
     type: ContainerType = ContainerType.DOCKER
     docker: DockerContainer | None = None
     volumes: tuple[Volume, ...] = ()
-    port_mappings: tuple[PortMapping, ...] = ()
+    port_mappings: tuple[PortMapping, ...] | None = None
     linux_info: LinuxInfo | None = None
 
 
@@ -293,9 +299,9 @@ class ResourceLimits:
 
 @attrs.frozen(kw_only=True)
 class ExecutorResources:
-    cpus: float = _count(0.1)
-    mem: float = _count(32.0)
-    disk: float = _count(10.0)
+    cpus: float = _amount(0.1)
+    mem: float = _amount(32.0)
+    disk: float = _amount(10.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -402,7 +408,7 @@ class App:
     """One app definition, canonical. Sizes in MiB, durations in seconds, as in the API.
 
     id: absolute. role: whom its resources are accounted to. env: texts, or `{"secret": name}`.
-    port_definitions: with host networking only; `container.port_mappings` with the others only.
+    port_definitions: None without host networking; `container.port_mappings`: None with it.
     task_kill_grace_period_seconds: None leaves it to the node.
     """
 
@@ -413,9 +419,9 @@ class App:
     env: Mapping[str, Any] = _omitted(factory=dict)
     secrets: Mapping[str, Secret] = _omitted(factory=dict)
     instances: int = _count(1)
-    cpus: float = 1.0
-    mem: float = 128.0
-    disk: float = 0.0
+    cpus: float = _amount(1.0, minimum=0.001)
+    mem: float = _amount(128.0)
+    disk: float = _amount(0.0)
     gpus: int = _count(0)
     resource_limits: ResourceLimits | None = None
     executor: str = ""
@@ -427,7 +433,7 @@ class App:
     dependencies: tuple[str, ...] = _omitted(())
     labels: Mapping[str, str] = attrs.field(factory=dict)
     backoff_seconds: float = _seconds(1.0)
-    backoff_factor: float = _count(1.15, minimum=1)
+    backoff_factor: float = _amount(1.15, minimum=1)
     max_launch_delay_seconds: float = _seconds(300.0)
     task_kill_grace_period_seconds: float | None = attrs.field(
         default=None, metadata={MINIMUM: 0, MAXIMUM: LONGEST_DURATION_S}
@@ -439,7 +445,7 @@ class App:
     tty: bool | None = None
     residency: Residency | None = None
     networks: tuple[Network, ...] = (Network(mode=NetworkMode.HOST),)
-    port_definitions: tuple[PortDefinition, ...] = ()
+    port_definitions: tuple[PortDefinition, ...] | None = None
     container: Container | None = None
     health_checks: tuple[HealthCheck, ...] = _omitted(())
     check: Check | None = None
@@ -452,18 +458,18 @@ class App:
 
     @property
     def port_mappings(self) -> tuple[PortMapping, ...]:
-        return self.container.port_mappings if self.container else ()
+        return (self.container.port_mappings or ()) if self.container else ()
 
     @property
     def port_entries(self) -> tuple[PortDefinition, ...] | tuple[PortMapping, ...]:
         """What port indices count: definitions with host networking, mappings without."""
-        return self.port_definitions if self.host_networking else self.port_mappings
+        return (self.port_definitions or ()) if self.host_networking else self.port_mappings
 
     @property
     def service_ports(self) -> tuple[int, ...]:
         """One per port entry; 0 where none is assigned yet."""
         if self.host_networking:
-            return tuple(definition.port for definition in self.port_definitions)
+            return tuple(definition.port for definition in self.port_definitions or ())
         return tuple(mapping.service_port for mapping in self.port_mappings)
 
     @property
@@ -474,7 +480,7 @@ class App:
     @property
     def resident(self) -> bool:
         """Does it keep data on its nodes?"""
-        return self.residency is not None or any(volume.persistent for volume in self.volumes)
+        return any(volume.persistent for volume in self.volumes)
 
     @property
     def volumes(self) -> tuple[Volume, ...]:
@@ -511,3 +517,19 @@ class GroupRecord:
     dependencies: tuple[str, ...] = ()
     version: str = ""
     enforce_role: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Defaults:
+    """What the server's settings say about apps.
+
+    role: of apps that name none. network_name: of container networks that have none. bridge_name: the network name
+    of a legacy `ipAddress` that means a bridge. accepted_resource_roles: of apps that name none.
+    features: of `gpu_resources`, `external_volumes` and `secrets`, those that are on.
+    """
+
+    role: str = "*"
+    network_name: str = ""
+    bridge_name: str = "mesos-bridge"
+    accepted_resource_roles: tuple[str, ...] = ()
+    features: frozenset[str] = frozenset({"gpu_resources", "external_volumes", "secrets"})
