@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
-from immutables import Map
+from immutables import Map, MapMutation
 
 from orlop.kernel import records
 from orlop.kernel.state import (
@@ -31,6 +30,10 @@ from orlop.model.ports import PortSet
 from orlop.model.tasks import Exit, Outcome, Placement, Status, Task, TaskState
 
 
+_NO_KEYS: Map[str, None] = Map()
+_NO_TASKS: Map[int, str] = Map()
+
+
 class _FrameworkDraft:
     """One framework's part, while it is being changed."""
 
@@ -40,8 +43,30 @@ class _FrameworkDraft:
         self.latest = base.latest.mutate()
         self.live = base.live.mutate()
         self.names = base.names.mutate()
-        self.groups = base.groups
+        self._groups = base.groups
+        self._touched_groups: dict[str, MapMutation[str, None]] = {}
         self.objects = base.objects
+
+    def join_group(self, group: str, key: str) -> None:
+        self._members(group)[key] = None
+
+    def leave_group(self, group: str, key: str) -> None:
+        self._members(group).pop(key, None)
+
+    def _members(self, group: str) -> MapMutation[str, None]:
+        members = self._touched_groups.get(group)
+        if members is None:
+            members = self._touched_groups[group] = self._groups.get(group, _NO_KEYS).mutate()
+        return members
+
+    def _finish_groups(self) -> Map[str, Map[str, None]]:
+        groups = self._groups.mutate()
+        for group, members in self._touched_groups.items():
+            if len(members):
+                groups[group] = members.finish()
+            else:
+                groups.pop(group, None)
+        return groups.finish()
 
     def finish(self) -> FrameworkState:
         return FrameworkState(
@@ -50,7 +75,7 @@ class _FrameworkDraft:
             objects=self.objects,
             latest=self.latest.finish(),
             live=self.live.finish(),
-            groups=self.groups,
+            groups=self._finish_groups(),
             names=self.names.finish(),
         )
 
@@ -213,8 +238,7 @@ class Draft:
         part.latest[request.key] = task_id
         part.live[request.key] = task_id
         part.names[task.name] = task_id
-        members = part.groups.get(request.group, _NO_KEYS)
-        part.groups = part.groups.set(request.group, members.set(request.key, None))
+        part.join_group(request.group, request.key)
         self.put_task(task)
         if task.not_before_utc_ms > self.now.utc_ms:
             self._delayed = self._delayed.set(sequence, (task.not_before_utc_ms, task_id))
@@ -228,8 +252,7 @@ class Draft:
     def _leave_old_group(self, part: _FrameworkDraft, previous: str, request: Request) -> None:
         task = self._tasks.get(previous)
         if task is not None and task.group != request.group:
-            members = part.groups[task.group].delete(request.key)
-            part.groups = part.groups.set(task.group, members) if members else part.groups.delete(task.group)
+            part.leave_group(task.group, request.key)
 
     def wake_delayed(self) -> None:
         """Lines up the delayed tasks whose time has come."""
@@ -274,8 +297,7 @@ class Draft:
         )
         self._candidates[node_id] = after
         self._role_usage = self._role_usage.set(task.role, self._role_usage.get(task.role, NOTHING) + needs)
-        placed = attrs.evolve(
-            task,
+        placed = task.changed(
             placement=Placement(node=node_id, ports=ports, at_utc_ms=self.now.utc_ms),
             status=Status(task=task.id, state=TaskState.ASSIGNED, incarnation=1, at_utc_ms=self.now.utc_ms),
         )
@@ -292,7 +314,7 @@ class Draft:
             self._unwait(task)
         else:
             self._release(task)
-        ended = attrs.evolve(task, ended_utc_ms=task.ended_utc_ms or self.now.utc_ms)
+        ended = task.changed(ended_utc_ms=task.ended_utc_ms or self.now.utc_ms)
         self.put_task(ended)
         part = self._framework(task.framework)
         part.live.pop(task.key, None)
@@ -315,7 +337,7 @@ class Draft:
             at_utc_ms=self.now.utc_ms,
             exit=Exit(outcome=outcome, reason=reason),
         )
-        self.finish_task(attrs.evolve(task, status=status, desired_reason=reason))
+        self.finish_task(task.changed(status=status, desired_reason=reason))
 
     def _release(self, task: Task) -> None:
         assert task.placement is not None
@@ -358,8 +380,7 @@ class Draft:
             del part.names[task.name]
         if part.latest.get(task.key) == task.id:
             del part.latest[task.key]
-            members = part.groups[task.group].delete(task.key)
-            part.groups = part.groups.set(task.group, members) if members else part.groups.delete(task.group)
+            part.leave_group(task.group, task.key)
         record = self._specs[task.spec]
         if record.references > 1:
             self._specs[task.spec] = SpecRecord(spec=record.spec, references=record.references - 1)
@@ -421,10 +442,6 @@ class Draft:
         if cursor > part.cursor:
             part.cursor = cursor
             self.puts[records.FRAMEWORKS + framework] = records.FrameworkRecord(cursor=cursor)
-
-
-_NO_KEYS: Map[str, None] = Map()
-_NO_TASKS: Map[int, str] = Map()
 
 
 def waiting_key(task: Task) -> WaitingKey:

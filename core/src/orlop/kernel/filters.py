@@ -98,9 +98,9 @@ class ResourcesFilter:
             return None
 
         def check(candidate: Candidate) -> str | None:
-            free = candidate.free.get
+            free = candidate.free.units
             for name, amount in needs:
-                if free(name) < amount:
+                if free.get(name, 0) < amount:
                     return f"not enough {name}"
             return None
 
@@ -158,11 +158,14 @@ class LeastUsedScorer:
 
     def prepare(self, request: Request, view: PlacementView) -> Score:
         def score(candidate: Candidate) -> float:
-            total, free = candidate.node.info.resources, candidate.free
-            return min(
-                (free.get(kind) / total[kind] for kind in ("cpus", "mem") if total.get(kind)),
-                default=0.0,
-            )
+            total, free = candidate.node.info.resources.units, candidate.free.units
+            cpus, mem = total.get("cpus"), total.get("mem")
+            left = 1.0
+            if cpus:
+                left = free.get("cpus", 0) / cpus
+            if mem:
+                left = min(left, free.get("mem", 0) / mem)
+            return left
 
         return score
 

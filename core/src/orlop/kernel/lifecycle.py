@@ -27,7 +27,7 @@ def observe(task: Task, status: Status, utc_ms: int) -> Task | None:
         changes["ended_utc_ms"] = utc_ms
     if status.state is TaskState.REMOVED:
         changes["desired"] = Desired.REMOVED
-    return attrs.evolve(task, **changes)  # type: ignore[arg-type]
+    return task.changed(**changes)
 
 
 def stop(task: Task, reason: str) -> Task | None:
@@ -40,7 +40,7 @@ def stop(task: Task, reason: str) -> Task | None:
         wanted = Desired.STOPPED
     if task.desired is wanted:
         return None
-    return attrs.evolve(task, desired=wanted, desired_reason=reason)
+    return task.changed(desired=wanted, desired_reason=reason)
 
 
 def assignable_environment(task: Task, host_name: str, host_variable: str) -> dict[str, str]:

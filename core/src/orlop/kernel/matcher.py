@@ -55,6 +55,7 @@ class Prepared:
     ) -> None:
         self.request = request
         self.filters = [made for one in filters if (made := _prepare_filter(one, request, view)) is not None]
+        self._checks = [(made.name, made.check) for made in self.filters]
         self.scorers: list[tuple[float, Score]] = []
         self._placed = [made.placed for made in self.filters if made.placed is not None]
         for scorer in scorers:
@@ -67,16 +68,18 @@ class Prepared:
 
     def refusal(self, candidate: Candidate) -> tuple[str, str] | None:
         """The first filter that refuses the node, and its reason; None when all accept."""
-        for one in self.filters:
-            try:
-                reason = one.check(candidate)
-            except Exception as error:  # noqa: BLE001  (a plugin's filter that raises refuses)
-                reason = f"filter failed: {type(error).__name__}"
-            if reason is not None:
-                return one.name, reason
+        name = ""
+        try:
+            for name, check in self._checks:
+                reason = check(candidate)
+                if reason is not None:
+                    return name, reason
+        except Exception as error:  # noqa: BLE001  (a plugin's filter that raises refuses)
+            return name, f"filter failed: {type(error).__name__}"
         return None
 
     def score(self, candidate: Candidate) -> float:
+        """The weighted sum of all scores."""
         total = 0.0
         for weight, score in self.scorers:
             try:
@@ -130,7 +133,7 @@ def place(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offs
     """Places up to `count` tasks of the group on nodes of `order`, through `pool.take`; returns how many."""
     if not order:
         return 0
-    sample = max(SAMPLE_NODES_MIN, 2 * len(order).bit_length())
+    sample = max(SAMPLE_NODES_MIN, len(order).bit_length())
     if prepared.counting:
         return _place_each(prepared, count, order, pool, offset, len(order))
     if count * sample >= len(order):

@@ -102,63 +102,76 @@ class Resources(Mapping[str, int]):
     ResourceError. `Resources.of({"cpus": 500})` takes units.
     """
 
-    __slots__ = ("_hash", "_units")
-    _units: dict[str, int]
+    __slots__ = ("_hash", "units")
+    #: The same as a plain dict, for hot loops; never to be changed.
+    units: dict[str, int]
     _hash: int | None
 
     def __init__(self, **quantities: int | float | str | Decimal) -> None:
-        self._units = {name: to_units(name, value) for name, value in quantities.items() if value != 0}
+        self.units = {name: to_units(name, value) for name, value in quantities.items() if value != 0}
         self._hash = None
 
     @classmethod
     def of(cls, units: Mapping[str, int]) -> Resources:
         """From units; zero entries are dropped, so that equal bags compare equal."""
+        return cls._of_clean({name: amount for name, amount in units.items() if amount})
+
+    @classmethod
+    def _of_clean(cls, units: dict[str, int]) -> Resources:
         made = cls.__new__(cls)
-        made._units = {name: amount for name, amount in units.items() if amount}
+        made.units = units
         made._hash = None
         return made
 
     def __getitem__(self, name: str) -> int:
-        return self._units[name]
+        return self.units[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._units)
+        return iter(self.units)
 
     def __len__(self) -> int:
-        return len(self._units)
+        return len(self.units)
 
     def __hash__(self) -> int:
         if self._hash is None:
-            self._hash = hash(frozenset(self._units.items()))
+            self._hash = hash(frozenset(self.units.items()))
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Resources) and self._units == other._units
+        return isinstance(other, Resources) and self.units == other.units
 
     def __repr__(self) -> str:
-        return f"Resources({', '.join(f'{name}={show(name, units)}' for name, units in self._units.items())})"
+        return f"Resources({', '.join(f'{name}={show(name, units)}' for name, units in self.units.items())})"
 
     def get(self, name: str, default: int = 0) -> int:  # type: ignore[override]
         """Units of `name`; 0 when it is not named."""
-        return self._units.get(name, default)
+        return self.units.get(name, default)
 
     def __add__(self, other: Resources) -> Resources:
-        total = dict(self._units)
-        for name, amount in other._units.items():
-            total[name] = total.get(name, 0) + amount
-        return Resources.of(total)
+        total = dict(self.units)
+        for name, amount in other.units.items():
+            sum_ = total.get(name, 0) + amount
+            if sum_:
+                total[name] = sum_
+            else:
+                total.pop(name, None)
+        return Resources._of_clean(total)
 
     def __sub__(self, other: Resources) -> Resources:
         """May go below zero: a node that shrank under its tasks is overcommitted, and says so."""
-        rest = dict(self._units)
-        for name, amount in other._units.items():
-            rest[name] = rest.get(name, 0) - amount
-        return Resources.of(rest)
+        rest = dict(self.units)
+        for name, amount in other.units.items():
+            left = rest.get(name, 0) - amount
+            if left:
+                rest[name] = left
+            else:
+                rest.pop(name, None)
+        return Resources._of_clean(rest)
 
     def shortage(self, available: Resources) -> str | None:
         """The first name of which `available` has less than this bag asks for; None when all fits."""
-        free = available._units
-        for name, amount in self._units.items():
+        free = available.units
+        for name, amount in self.units.items():
             if free.get(name, 0) < amount:
                 return name
         return None

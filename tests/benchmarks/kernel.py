@@ -1,0 +1,114 @@
+"""The kernel alone, in memory: placements per second, and the cost of one event."""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import Any
+
+from orlop.kernel.events import AgentHello, AgentStatuses, FrameworkActions
+from orlop.kernel.kernel import Kernel, KernelSettings
+from orlop.kernel.state import State
+from orlop.model.asks import Request, spec_id
+from orlop.model.clock import Now
+from orlop.model.messages import Epoch, Hello
+from orlop.model.nodes import NodeInfo
+from orlop.model.ports import PortSet
+from orlop.model.resources import Resources
+from orlop.model.tasks import Constraint, PortRequest, Spec, Status, TaskState
+
+EPOCH = Epoch(1, 1)
+PORTS = PortSet.parse("31000-32000")
+
+
+def make_state(kernel: Kernel, nodes: int) -> State:
+    """A cluster of ready nodes in ten racks."""
+    hellos = []
+    for number in range(nodes):
+        info = NodeInfo(
+            id=f"node-{number:05d}",
+            name=f"node-{number:05d}",
+            address="127.0.0.1",
+            resources=Resources(cpus=64, mem="256GiB"),
+            ports=PORTS,
+            attributes={"rack": f"r{number % 10}"},
+            runtimes=("process",),
+        )
+        hellos.append(AgentHello(session=f"s{number}", hello=Hello(node=info)))
+    return kernel.step(State(cluster_id="bench"), hellos, Now(1, 1), EPOCH).state
+
+
+def make_asks(count: int, *, different: bool, constrained: bool, ports: bool = False) -> tuple[Request, ...]:
+    """Asks of one group, or each of its own."""
+    asks = []
+    for number in range(count):
+        spec = Spec(
+            runtime="process",
+            payload={"command": f"sleep {number if different else 0}"},
+            resources=Resources(cpus=0.1, mem="64MiB"),
+            constraints=(Constraint(field="rack", operator="LIKE", value="r[0-4]"),) if constrained else (),
+            ports=(PortRequest(),) if ports else (),
+        )
+        group = f"g{number}" if different else "g"
+        asks.append(Request(key=f"k{number}", spec_id=spec_id(spec), spec=spec, group=group))
+    return tuple(asks)
+
+
+def placements_per_second(nodes: int, count: int, *, different: bool, constrained: bool) -> float:
+    """Asks handled and placed in one step, per second of the step; the best of three."""
+    kernel = Kernel(settings=KernelSettings())
+    state = make_state(kernel, nodes)
+    asks = make_asks(count, different=different, constrained=constrained)
+    best = 0.0
+    for _ in range(3):
+        gc.collect()
+        began = time.perf_counter()
+        step = kernel.step(state, [FrameworkActions(framework="f", seen=0, asks=asks)], Now(2, 2), EPOCH)
+        took = time.perf_counter() - began
+        placed = sum(1 for task in step.state.tasks.values() if task.placement is not None)
+        assert placed == count, f"{placed} of {count} placed"
+        best = max(best, count / took)
+    return best
+
+
+def status_cost_us(tasks: int) -> float:
+    """One status of one task in a cluster that has so many: microseconds per event."""
+    kernel = Kernel()
+    state = make_state(kernel, 100)
+    state = kernel.step(
+        state,
+        [FrameworkActions(framework="f", seen=0, asks=make_asks(tasks, different=False, constrained=False))],
+        Now(2, 2),
+        EPOCH,
+    ).state
+    chosen = [task for task in state.tasks.values() if task.placement is not None][:500]
+    gc.collect()
+    began = time.perf_counter()
+    for task in chosen:
+        status = Status(task=task.id, state=TaskState.RUNNING, incarnation=1, sequence=1)
+        event = AgentStatuses(session="s", node=task.node or "", statuses=(status,))
+        state = kernel.step(state, [event], Now(3, 3), EPOCH).state
+    return (time.perf_counter() - began) / len(chosen) * 1e6
+
+
+def run() -> dict[str, Any]:
+    """All figures of this module."""
+    figures: dict[str, Any] = {}
+    for nodes in (100, 1_000, 5_000):
+        for constrained in (False, True):
+            suffix = f"{nodes}_nodes{'_constrained' if constrained else ''}"
+            figures[f"identical_{suffix}_per_s"] = round(
+                placements_per_second(nodes, 2_000, different=False, constrained=constrained)
+            )
+            figures[f"different_{suffix}_per_s"] = round(
+                placements_per_second(nodes, 1_000, different=True, constrained=constrained)
+            )
+    for tasks in (1_000, 10_000, 50_000):
+        figures[f"one_status_with_{tasks}_tasks_us"] = round(status_cost_us(tasks), 1)
+    return figures
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(run(), indent=1))
