@@ -167,6 +167,10 @@ class Cluster:
         if gone:
             self.step(NodeSilent(node=name, gone=True))
 
+    def return_node(self, name: str) -> None:
+        """The node is heard of again, with all that it still runs."""
+        self._hello(self.nodes[name])
+
     def command(self, framework: str, value: Any) -> Any:
         """Runs a command and returns its reply. Raises Refused."""
         token = f"command-{self._runs}"
@@ -321,13 +325,12 @@ class Cluster:
         live = self.state.framework(name).live
         asks = [ask.key for ask in again.asks if ask.key not in live]
         kills = [kill.key for kill in again.kills if kill.key in live and not self.state.tasks[live[kill.key]].stopping]
-        own = self.state.framework(name).objects
         puts = [
             key
             for key, stored in again.puts.items()
-            if (known := own.get(key[0], {}).get(key[1])) is None or known.document != stored.document
+            if (known := self.view(name).objects(key[0]).get(key[1])) is None or known != stored.value
         ]
-        deletes = [key for key in again.deletes if key[1] in own.get(key[0], {})]
+        deletes = [key for key in again.deletes if key[1] in self.view(name).objects(key[0])]
         if asks or kills or puts or deletes:
             raise NotIdempotent(
                 f"{name}, asked again about the same view, wants: asks {asks}, kills {kills}, puts {puts}, "

@@ -1,0 +1,122 @@
+"""Histories of anything, in any order: the invariants hold after each step, and a reload changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Put, Resources, View
+from orlop.kernel.events import DrainNode
+from orlop.testing.harness import Cluster
+
+
+@attrs.frozen
+class Wish:
+    copies: int
+
+
+class Wanted(Framework):
+    """As many copies per group as its stored wish says."""
+
+    name = "wanted"
+    documents = {"wish": Wish}  # noqa: RUF012
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        for group, wish in view.objects("wish").items():
+            keys = {f"{group}-{number}" for number in range(wish.copies)}
+            own = {key: task for key, task in view.live.items() if task.group == group}
+            for key in sorted(keys - own.keys()):
+                yield Ask(
+                    key,
+                    run=Process("sleep 1"),
+                    needs=Resources(cpus=0.5, mem="64MiB"),
+                    ports=(PortRequest(),),
+                    group=group,
+                )
+            for key in sorted(own.keys() - keys):
+                yield Kill(key, "not wanted")
+
+    def command(self, view: View, command: tuple[str, int]) -> Iterator[Action]:
+        group, copies = command
+        yield Put("wish", group, Wish(copies))
+
+
+class Histories(RuleBasedStateMachine):
+    groups = st.sampled_from(["red", "green", "blue"])
+
+    @initialize(nodes=st.integers(1, 3))
+    def begin(self, nodes: int) -> None:
+        self.cluster = Cluster(Wanted())
+        for number in range(nodes):
+            self.cluster.add_node(f"n{number}", cpus=2, mem="1GiB", ports="31000-31003")
+
+    @rule(group=groups, copies=st.integers(0, 6))
+    def wish(self, group: str, copies: int) -> None:
+        self.cluster.command("wanted", (group, copies))
+
+    @rule()
+    def settle(self) -> None:
+        self.cluster.settle()
+
+    @precondition(lambda self: self.cluster.running())
+    @rule(data=st.data(), code=st.integers(0, 2))
+    def a_task_ends(self, data: st.DataObject, code: int) -> None:
+        self.cluster.end_task(data.draw(st.sampled_from(self.cluster.running())), code=code)
+
+    @precondition(lambda self: self.cluster.live())
+    @rule(data=st.data())
+    def an_operator_kills(self, data: st.DataObject) -> None:
+        self.cluster.kill_task(data.draw(st.sampled_from(self.cluster.live())).id)
+
+    @rule(data=st.data(), gone=st.booleans())
+    def a_node_is_lost(self, data: st.DataObject, gone: bool) -> None:
+        self.cluster.lose_node(data.draw(st.sampled_from(sorted(self.cluster.nodes))), gone=gone)
+
+    @rule(data=st.data())
+    def a_node_returns(self, data: st.DataObject) -> None:
+        node = self.cluster.nodes[data.draw(st.sampled_from(sorted(self.cluster.nodes)))]
+        self.cluster.return_node(node.info.name)
+
+    @rule(data=st.data(), drained=st.booleans())
+    def a_node_is_drained(self, data: st.DataObject, drained: bool) -> None:
+        self.cluster.step(DrainNode(node=data.draw(st.sampled_from(sorted(self.cluster.nodes))), drained=drained))
+
+    @rule(seconds=st.floats(0.1, 100))
+    def time_passes(self, seconds: float) -> None:
+        self.cluster.advance(seconds)
+
+    @rule()
+    def the_server_restarts(self) -> None:
+        before = self.cluster.state.tasks
+        self.cluster.restart(Wanted())
+        live = {task.id for task in before.values() if task.live}
+        assert live <= {task.id for task in self.cluster.tasks()} | set(), "no live task is forgotten"
+
+    @invariant()
+    def nothing_runs_twice(self) -> None:
+        keys = [task.key for task in self.cluster.running()]
+        assert len(keys) == len(set(keys))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "cluster"):
+            return
+        for name in list(self.cluster.nodes):
+            self.cluster.return_node(name)
+            self.cluster.step(DrainNode(node=name, drained=False))
+        self.cluster.settle()
+        wishes = self.cluster.view("wanted").objects("wish")
+        wanted = sum(wish.copies for wish in wishes.values())
+        running, waiting = len(self.cluster.running()), [t for t in self.cluster.live() if t.placement is None]
+        assert running + len(waiting) == wanted, "everything wanted runs or waits"
+        for task in waiting:
+            assert self.cluster.explain(task).fits == 0, "what could be placed is placed"
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
