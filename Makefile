@@ -1,0 +1,37 @@
+# Each target sets up what it needs. PYTHON may name another interpreter (3.11 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= .orlop
+
+.PHONY: up test lint bench setup system clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+# Real parts for the tests: a Docker Engine, an image for it, network namespaces. Needs root and apt.
+system:
+	./scripts/install-test-parts
+
+up: setup
+	$(BIN)/orlop up --data $(DATA)
+
+test: setup system
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
