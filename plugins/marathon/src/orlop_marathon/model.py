@@ -461,7 +461,7 @@ class App:
         return (self.container.port_mappings or ()) if self.container else ()
 
     @property
-    def port_entries(self) -> tuple[PortDefinition, ...] | tuple[PortMapping, ...]:
+    def port_entries(self) -> tuple[PortDefinition | PortMapping, ...]:
         """What port indices count: definitions with host networking, mappings without."""
         return (self.port_definitions or ()) if self.host_networking else self.port_mappings
 
@@ -525,11 +525,12 @@ class Defaults:
 
     role: of apps that name none. network_name: of container networks that have none. bridge_name: the network name
     of a legacy `ipAddress` that means a bridge. accepted_resource_roles: of apps that name none.
-    features: of `gpu_resources`, `external_volumes` and `secrets`, those that are on.
+    features: those that are on, of `gpu_resources`, `external_volumes`, `secrets` and `persistent_volumes`. The last
+    two are off: nothing resolves secrets yet, and nothing brings a task back to its data.
     """
 
     role: str = "*"
     network_name: str = ""
     bridge_name: str = "mesos-bridge"
     accepted_resource_roles: tuple[str, ...] = ()
-    features: frozenset[str] = frozenset({"gpu_resources", "external_volumes", "secrets"})
+    features: frozenset[str] = frozenset({"gpu_resources", "external_volumes"})
