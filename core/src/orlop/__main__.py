@@ -1,0 +1,5 @@
+"""`python -m orlop` is `orlop`."""
+
+from orlop.cli.main import main
+
+main()
