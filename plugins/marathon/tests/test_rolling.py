@@ -11,7 +11,6 @@ from orlop_marathon import rolling
 from orlop_marathon.model import App, Container, PersistentVolume, UpgradeStrategy, Volume
 from orlop_marathon.rolling import Bounds, Situation
 
-
 KEEPS_DATA = Container(volumes=(Volume(container_path="data", persistent=PersistentVolume(size=10)),))
 
 
@@ -150,7 +149,7 @@ def test_every_course_keeps_its_bounds_and_ends(n, minimum, over, resident, old,
     least = limit.minimum_healthy - (limit.forced and resident)
     for _ in range(200):
         before = found.situation()
-        kills, starts = found.decide()
+        _, starts = found.decide()
         after = found.situation()
         assert after.healthy >= min(before.healthy, least), "our own kills went below the minimum"
         if starts:

@@ -78,14 +78,6 @@ def original_id(deployment: str, kind: str, path: str) -> str:
     return f"{deployment}/{kind}{path}"
 
 
-class Progress(enum.Enum):
-    """How far a deployment is with one of its apps."""
-
-    WAITING = "its step has not begun"
-    CURRENT = "its step is under way"
-    PASSED = "its step is finished"
-
-
 def plan(
     before: Mapping[str, AppRecord],
     after: Mapping[str, AppRecord],
@@ -94,13 +86,13 @@ def plan(
 ) -> tuple[Step, ...]:
     """The steps from one set of apps to another; empty when there is nothing to do.
 
-    layers: puts apps of `after` into the order of their dependencies. restarted: apps whose running restart is taken over, and
-    which are restarted even if nothing but their number changes.
+    layers: puts apps of `after` into the order of their dependencies. restarted: apps whose running restart is taken
+    over, and which are restarted even if nothing but their number changes.
     """
     removed = sorted(before.keys() - after.keys())
     added = sorted(after.keys() - before.keys())
     taken_over = frozenset(restarted)
-    changed = {path: ActionKind.SCALE for path in added}
+    changed = dict.fromkeys(added, ActionKind.SCALE)
     for path in after.keys() & before.keys():
         kind = _change(before[path], after[path], path in taken_over)
         if kind is not None:
@@ -108,7 +100,10 @@ def plan(
     steps = [
         [PlannedAction(action=ActionKind.STOP, app=path) for path in removed],
         [PlannedAction(action=ActionKind.START, app=path) for path in added],
-        *([PlannedAction(action=changed[path], app=path) for path in layer] for layer in layers(changed)),
+        *(
+            [PlannedAction(action=changed[path], app=path) for path in layer]
+            for layer in (layers(changed) if len(changed) > 1 else [changed])
+        ),
     ]
     return tuple(Step(actions=tuple(actions)) for actions in steps if actions)
 
@@ -123,7 +118,11 @@ def _change(before: AppRecord, after: AppRecord, taken_over: bool) -> ActionKind
 
 def plan_json(deployment: Deployment) -> list[dict[str, object]]:
     """`steps` of the API."""
-    return [{"actions": [action_json(action) for action in step.actions]} for step in deployment.steps]
+    return [step_json(step) for step in deployment.steps]
+
+
+def step_json(step: Step) -> dict[str, object]:
+    return {"actions": [action_json(action) for action in step.actions]}
 
 
 def action_json(action: PlannedAction) -> dict[str, str]:

@@ -1,0 +1,7 @@
+"""Marathon's HTTP API: an aiohttp application, one module per resource."""
+
+from __future__ import annotations
+
+from orlop_marathon.routes.dispatching import application
+
+__all__ = ["application"]

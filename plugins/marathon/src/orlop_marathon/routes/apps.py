@@ -1,0 +1,204 @@
+"""`/v2/apps`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from aiohttp import web
+
+from orlop.framework import View
+from orlop_marathon import errors, orders, parsing, paths, queries, root
+from orlop_marathon.model import AppRecord
+from orlop_marathon.routes.calls import Call, Methods, answer, deployed
+from orlop_marathon.routes.reading import ALWAYS, SINGLE, Reader
+
+
+def resolve(tail: list[str]) -> Methods | None:
+    """Reserved last segments win over the id."""
+    if not tail:
+        return {"GET": _list, "POST": _create, "PUT": partial(_update_all, create=True), "PATCH": _patch_all}
+    last, before = tail[-1], tail[:-1]
+    if last == "restart":
+        return {"POST": partial(_restart, path=paths.join(before))}
+    if last == "tasks":
+        return {"GET": partial(_tasks, at=before), "DELETE": partial(_kill_all, at=before)}
+    if last == "versions":
+        return {"GET": partial(_versions, path=paths.join(before))}
+    if last == "*":
+        return {"GET": partial(_below, group=paths.join(before))}
+    if before and before[-1] == "tasks":
+        return {"DELETE": partial(_kill_one, path=paths.join(before[:-1]), name=last)}
+    if before and before[-1] == "versions":
+        return {"GET": partial(_version, path=paths.join(before[:-1]), version=last)}
+    path = paths.join(tail)
+    return {
+        "GET": partial(_get, path=path),
+        "PUT": partial(_update, path=path, create=True),
+        "PATCH": partial(_update, path=path, create=False),
+        "DELETE": partial(_delete, path=path),
+    }
+
+
+# --- reading ---
+
+
+def _record(view: View, path: str) -> AppRecord:
+    record: AppRecord | None = view.objects(root.APP).get(path)
+    if record is None:
+        raise errors.unknown_app(path)
+    return record
+
+
+async def _list(call: Call) -> web.Response:
+    chosen = queries.app_filter(call.value("id"), call.value("cmd"), call.value("label"))
+    embed = queries.parse_embed(call.values("embed")) | ALWAYS
+    reader = Reader(await call.view())
+    return answer({"apps": [reader.app(record, embed) for record in reader.apps.values() if chosen(record.app)]})
+
+
+async def _get(call: Call, path: str) -> web.Response:
+    reader = Reader(await call.view())
+    embed = queries.parse_embed(call.values("embed")) | SINGLE
+    return answer({"app": reader.app(_record(reader.view, path), embed)})
+
+
+async def _below(call: Call, group: str) -> web.Response:
+    reader = Reader(await call.view())
+    embed = queries.parse_embed(call.values("embed")) | ALWAYS
+    found = [record for path, record in reader.apps.items() if paths.is_below(path, group)]
+    if not found and not root.Root.of(reader.view).has_group(group):
+        raise errors.unknown_group(group)
+    return answer({"*": [reader.app(record, embed) for record in found]})
+
+
+def _apps_at(view: View, at: list[str]) -> list[str]:
+    """The app of a path, or all apps below the group of `<group>/*`. Raises MarathonError (404)."""
+    if at[-1:] == ["*"]:
+        group = paths.join(at[:-1])
+        return [path for path in view.objects(root.APP) if paths.is_below(path, group)]
+    return [_record(view, paths.join(at)).app.id]
+
+
+async def _tasks(call: Call, at: list[str]) -> web.Response:
+    reader = Reader(await call.view())
+    return answer({"tasks": [task for path in _apps_at(reader.view, at) for task in reader.tasks(path)]})
+
+
+async def _versions(call: Call, path: str) -> web.Response:
+    view = await call.view()
+    _record(view, path)
+    history: root.History = view.objects(root.HISTORY).get(path, root.History())
+    return answer({"versions": list(reversed(history.versions))})
+
+
+async def _version(call: Call, path: str, version: str) -> web.Response:
+    view = await call.view()
+    wanted = parsing.timestamp(version)
+    _record(view, path)
+    found = view.objects(root.VERSION).get(root.version_id(path, wanted))
+    if found is None:
+        raise errors.unknown_app(path, wanted)
+    return answer(Reader(view).definition(found))
+
+
+# --- changing ---
+
+
+async def _create(call: Call) -> web.Response:
+    app = parsing.parse_app(await call.json(), defaults=call.settings.defaults)
+    result = await call.give(orders.CreateApp(app=app, force=call.flag("force"), origin=call.origin))
+    assert result.record is not None, "a created app has a record"
+    reader = Reader(await call.view())
+    body = reader.created(result.record, result.deployment)
+    return answer(body, status=201, deployment=result.deployment, location=app.id)
+
+
+async def _update_all(call: Call, create: bool) -> web.Response:
+    updates = parsing.parse_app_updates(await call.json(), call.settings.defaults)
+    order = orders.UpdateApps(
+        updates=tuple((_absolute(update.id or ""), update) for update in updates),
+        partial=call.flag("partialUpdate", True) or not create,
+        create=create,
+        force=call.flag("force"),
+        origin=call.origin,
+    )
+    return deployed(await call.give(order))
+
+
+def _absolute(given: str) -> str:
+    texts = paths.violations(given)
+    path = paths.resolve(given)
+    if path == paths.ROOT:
+        texts.append("must not be root")
+    if texts:
+        raise errors.not_valid([errors.Problem("/id", text) for text in texts])
+    return path
+
+
+async def _patch_all(call: Call) -> web.Response:
+    return await _update_all(call, create=False)
+
+
+async def _update(call: Call, path: str, create: bool) -> web.Response:
+    update = parsing.parse_app_update(await call.json(), call.settings.defaults)
+    path = _absolute(path)
+    order = orders.UpdateApps(
+        updates=((path, update),),
+        partial=call.flag("partialUpdate", True) or not create,
+        create=create,
+        force=call.flag("force"),
+        origin=call.origin,
+    )
+    result = await call.give(order)
+    if path in result.created:
+        return deployed(result, status=201, location=path)
+    return deployed(result)
+
+
+async def _delete(call: Call, path: str) -> web.Response:
+    return deployed(await call.give(orders.DeleteApp(path=path, force=call.flag("force", True))))
+
+
+async def _restart(call: Call, path: str) -> web.Response:
+    return deployed(await call.give(orders.RestartApp(path=path, force=call.flag("force"))))
+
+
+# --- killing ---
+
+
+async def _kill_all(call: Call, at: list[str]) -> web.Response:
+    reader = Reader(await call.view())
+    host = call.value("host") or "*"
+    names = [
+        task.name
+        for path in _apps_at(reader.view, at)
+        for task in reader.live(path)
+        if host in ("*", reader.host(task))
+    ]
+    return await kill(call, names)
+
+
+async def _kill_one(call: Call, path: str, name: str) -> web.Response:
+    reader = Reader(await call.view())
+    _record(reader.view, path)
+    task = reader.view.task_named(name)
+    if task is None or not task.live or task.group != path:
+        raise errors.unknown_task(name)
+    return await kill(call, [name], single=True)
+
+
+async def kill(call: Call, names: list[str], *, single: bool = False) -> web.Response:
+    """Kills tasks by their names, with what the query says of `scale`, `wipe` and `force`."""
+    scale = call.flag("scale")
+    order = orders.KillTasks(names=tuple(names), scale=scale, wipe=call.flag("wipe"), force=call.flag("force"))
+    reader = Reader(await call.view())
+    before = {task.name: reader.task(task) for name in names if (task := reader.view.task_named(name)) is not None}
+    result = await call.give(order)
+    if scale:
+        return deployed(result)
+    killed = [before[task.name] for task in result.tasks if task.name in before]
+    if single:
+        if not killed:
+            raise errors.unknown_task(names[0])
+        return answer({"task": killed[0]})
+    return answer({"tasks": killed})
