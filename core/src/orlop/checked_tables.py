@@ -179,30 +179,25 @@ class _Reader:
         return read
 
     def _attribute(self, raw: object, field: attrs.Attribute[Any], place: Place) -> Any:
-        value = self.value(raw, field.type if field.type is not None else Any, place)
-        if value is _MISSING:
+        """The value for the constructor, after a trial of what the constructor will do with it."""
+        converter = field.converter
+        value = raw if converter is not None else self.value(raw, Any if field.type is None else field.type, place)
+        if value is _MISSING or isinstance(converter, attrs.Converter):  # these may want to see the instance
             return value
-        instance = types.SimpleNamespace()
         try:
-            if field.converter is not None:
-                # attrs' Converter objects may want the instance and the field; plain functions take the value alone
-                convert = field.converter
-                takes_more = isinstance(convert, attrs.Converter) and (convert.takes_self or convert.takes_field)
-                if takes_more:
-                    return value
-                value = convert.converter(value) if isinstance(convert, attrs.Converter) else convert(value)
+            tried = converter(value) if converter is not None else value
             if field.validator is not None:
-                field.validator(instance, field, value)
+                # not the real instance: a validator that looks at other keys is left to the constructor
+                field.validator(types.SimpleNamespace(), field, tried)
         except InvalidValue as error:
             for inner, text in error.found:
                 self._refuse((*place, *inner), text)
             return _MISSING
         except AttributeError:
-            return value if field.converter is None else raw  # it looks at other keys: the constructor runs it
+            return value
         except Exception as error:  # noqa: BLE001  (a plugin's code: any error is a refusal)
             return self._refuse(place, _validator_text(error, field.name))
-        # the constructor converts again, so it gets what was read
-        return value if field.converter is None else self.value(raw, field.type or Any, place)
+        return value
 
     def _make(self, cls: type, fields: Mapping[str, Any], values: Mapping[str, Any], place: Place) -> Any:
         try:
@@ -290,7 +285,7 @@ def _takes_text(kind: Any) -> bool:
 
 def _read_secret(name: object) -> str:
     if not isinstance(name, str):
-        raise ValueError("expected a text")  # noqa: TRY004  (told to the user, like any other wrong value)
+        raise ValueError("expected a text")
     with Path(name).expanduser().open("rb") as file:
         data = file.read(SECRET_BYTES_MAX + 1)
     if len(data) > SECRET_BYTES_MAX:

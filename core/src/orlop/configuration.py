@@ -170,7 +170,7 @@ class AgentSettings:
 
 
 @attrs.frozen(kw_only=True)
-class _Tables:
+class Tables:
     """What may stand in the file."""
 
     cluster: ClusterSettings = attrs.field(factory=ClusterSettings)
@@ -181,7 +181,7 @@ class _Tables:
 
 
 @attrs.frozen(kw_only=True)
-class Settings(_Tables):
+class Settings(Tables):
     """All settings. plugins: name → its table as written. source: the file they come from, None without one.
 
     overrides: place of a key → (variable, its text), for those that the environment set.
@@ -199,11 +199,11 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
     tables = _read_file(source) if source is not None else {}
     overrides, problems = _apply(environment, tables)
     checked = _checked(overrides)
-    read, wrong = read_table(tables, _Tables, (), checked)
+    read, wrong = read_table(tables, Tables, (), checked)
     problems += [_problem(one, source, overrides) for one in wrong]
     if read is None or problems:
         raise ConfigurationError(problems)
-    values = {field.name: getattr(read, field.name) for field in attrs.fields(_Tables)}
+    values = {field.name: getattr(read, field.name) for field in attrs.fields(Tables)}
     return Settings(**values, source=source, overrides=overrides, secrets=frozenset(checked.secrets))
 
 
@@ -282,7 +282,7 @@ def _apply(
         if rest == variable or VARIABLE_SEPARATOR not in rest:
             continue
         place: Place = tuple(rest.lower().split(VARIABLE_SEPARATOR))
-        known = keys_of(_Tables)
+        known = keys_of(Tables)
         if place[0] not in known or not all(place):
             hint = did_you_mean(str(place[0]), known)
             problems.append(Problem(variable, "", f"expected {VARIABLE_PREFIX}TABLE{VARIABLE_SEPARATOR}KEY{hint}"))
