@@ -4,7 +4,11 @@ Each successful transaction that writes gets the next *revision*. Reads may go b
 compacted. Writes are compare-and-set transactions, never retried blindly by anybody: a write whose outcome is not
 known raises `OutcomeUnknown`, and the caller must read to find out.
 
-All methods are synchronous; the server calls them on a thread of their own.
+Revisions begin at 1; in a store that was never written, that is the present one. Keys are text without lone surrogates
+and zero characters, and not empty; they are ordered by code point. What breaks such rules is the caller's fault and
+raises ValueError or TypeError; what the store cannot do raises `StoreError`, and so does any use of a closed store.
+
+All methods are synchronous and may be called from any thread; the server calls them on a thread of their own.
 """
 
 from __future__ import annotations
@@ -77,7 +81,7 @@ class Field(enum.StrEnum):
 
 @attrs.frozen
 class Compare:
-    """True when the key's field equals `expected` (bytes for VALUE, a number otherwise)."""
+    """True when the key's field equals `expected` (bytes for VALUE, a number otherwise; TypeError if not)."""
 
     key: str
     field: Field
@@ -117,33 +121,44 @@ class Change:
 
 @attrs.frozen
 class Limits:
-    """Of one transaction: number of operations (compares and writes each), bytes of keys and values together."""
+    """Of one transaction.
+
+    operations: so many compares, and so many writes. bytes: of all keys and values, those compared with included.
+    """
 
     operations: int
     bytes: int
 
 
 class Watch(Protocol):
-    """A stream of changes of one prefix, in the order of revisions, those of one revision together."""
+    """A stream of changes of one prefix, in the order of revisions, those of one revision together as written."""
 
     def next(self, timeout_s: float) -> tuple[Change, ...]:
-        """All changes of the next revision that has any; empty after `timeout_s`. Raises Compacted, StoreError."""
+        """All changes of the next revision that has any; empty after `timeout_s` seconds.
+
+        Raises Compacted: changes that were not read yet are gone; list anew and watch from there. Raises StoreError,
+        also when the watch was closed before the call.
+        """
 
     def close(self) -> None:
         """Ends it; a waiting `next` returns empty."""
 
 
 class Lease(Protocol):
-    """Keys put with this lease vanish when it ends."""
+    """Keys put with this lease vanish when it ends, all in one revision.
+
+    A key belongs to the lease of its last put. A lease may end late (while the store cannot write, say), never early.
+    It ends at the latest when the process that held it is gone and its time is over.
+    """
 
     @property
     def id(self) -> int: ...
 
     def keep_alive(self) -> bool:
-        """Extends it by its full time. False: it has already ended, and so have its keys."""
+        """Extends it by its full time. False: it has already ended, and so have its keys. Raises StoreError."""
 
     def revoke(self) -> None:
-        """Ends it now."""
+        """Ends it now; one that has ended stays so. Raises StoreRefused, OutcomeUnknown."""
 
 
 class Store(Protocol):
@@ -167,18 +182,25 @@ class Store(Protocol):
         """All writes in one revision if all compares hold, else nothing.
 
         A key may be written once per transaction (ValueError otherwise). Without writes the revision stays; deletes
-        of missing keys alone do not raise it either. Raises StoreRefused (over the limits, no space, an unknown
-        lease), OutcomeUnknown.
+        of missing keys alone do not raise it either. Raises StoreRefused (over the limits, no space, or a put with an
+        unknown lease, which matters only if the compares hold), OutcomeUnknown.
         """
 
     def watch(self, prefix: str, *, after_revision: int) -> Watch:
-        """Changes of keys that begin with `prefix` in revisions beyond `after_revision`."""
+        """Changes of keys that begin with `prefix` in revisions beyond `after_revision`, which may lie ahead.
+
+        If `after_revision` is compacted, `next` raises Compacted; 0 means from the beginning.
+        """
 
     def lease(self, ttl_s: int) -> Lease:
         """A new lease of `ttl_s` seconds (at least 1)."""
 
     def compact(self, revision: int) -> None:
-        """Forgets what only revisions before this one could see. Raises Compacted, FutureRevision."""
+        """Forgets what only revisions before this one could see; it becomes the oldest that can be read.
+
+        A watch that has read all of its changes up to `revision` goes on unharmed. Raises Compacted (it already is the
+        oldest, or is gone), FutureRevision, StoreRefused, OutcomeUnknown.
+        """
 
     def close(self) -> None:
         """Releases everything; open watches end."""

@@ -1,0 +1,220 @@
+"""Every backend gives the same answers to the same history, errors included.
+
+Revisions are compared relative to where each store began, leases by the order in which they were granted.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from orlop.store.interface import (
+    Change,
+    Compacted,
+    Compare,
+    Delete,
+    Entry,
+    Field,
+    Lease,
+    Limits,
+    Put,
+    RangeResult,
+    Store,
+    StoreError,
+    TransactionResult,
+    Watch,
+)
+from orlop.store.memory import MemoryStore
+from orlop.store.sqlite import SqliteStore
+
+LIMITS = Limits(operations=4, bytes=40)
+MOST_WATCHES = 4
+MOST_LEASES = 5
+
+#: Opens an empty store in a folder of its own, with the given clock for its leases.
+BACKENDS: tuple[Callable[[Path, Callable[[], float]], Store], ...] = (
+    lambda folder, clock: MemoryStore(limits=LIMITS, clock=clock),
+    lambda folder, clock: SqliteStore(folder / "store.db", limits=LIMITS, clock=clock),
+)
+
+KEYS = ("a", "a/1", "a/2", "b\U0010ffff", "b\U0010ffffc", "\ud7ff")
+PREFIXES = ("", "a", "a/", "b\U0010ffff", "\ud7ff", "c")
+AGES_CHECKED = (1, 2, 3, 6)
+
+
+@attrs.define
+class Contestant:
+    """One backend, its handles by the order in which they were made, and the words in which answers are compared."""
+
+    store: Store
+    base: int
+    witness: Watch
+    watches: list[Watch] = attrs.field(factory=list)
+    leases: list[Lease] = attrs.field(factory=list)
+
+    def plain(self, answer: Any) -> Any:
+        match answer:
+            case Entry():
+                lease = [lease.id for lease in self.leases].index(answer.lease) if answer.lease else None
+                created, modified = answer.create_revision - self.base, answer.mod_revision - self.base
+                return (answer.key, answer.value, created, modified, answer.version, lease)
+            case RangeResult():
+                return (*map(self.plain, answer.entries), answer.revision - self.base, answer.more)
+            case TransactionResult():
+                return (answer.applied, answer.revision - self.base)
+            case Change():
+                return (answer.key, self.plain(answer.entry), answer.revision - self.base)
+            case Compacted():
+                return ("Compacted", answer.revision - self.base, answer.oldest - self.base)
+            case StoreError() | ValueError():
+                return type(answer).__name__
+            case tuple():
+                return tuple(map(self.plain, answer))
+        return answer
+
+
+keys = st.sampled_from(KEYS)
+prefixes = st.sampled_from(PREFIXES)
+values = st.sampled_from([b"", b"1", b"2", b"\0", bytes(35)])
+#: None for now, else how far back; -1 lies ahead.
+ages = st.none() | st.integers(-1, 12)
+kinds = st.sampled_from(["right"] * 6 + ["missing", "wrong"])
+compares = st.lists(st.tuples(keys, st.sampled_from(Field), kinds), max_size=5)
+#: (key, value, lease): no value is a deletion; the lease is one of those granted, counted from the last.
+write = st.tuples(keys, st.none() | values, st.none() | st.integers(0, MOST_LEASES))
+writes = st.lists(write, min_size=1, max_size=4, unique_by=lambda drawn: drawn[0]) | st.lists(write, max_size=5)
+
+
+class Histories(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.folder = Path(tempfile.mkdtemp(prefix="orlop-differential-"))
+        self.contestants: list[Contestant] = []
+
+    @initialize()
+    def open(self) -> None:
+        for number, opened in enumerate(BACKENDS):
+            folder = self.folder / str(number)
+            folder.mkdir()
+            store = opened(folder, lambda: self.now)
+            base = store.range("").revision
+            self.contestants.append(Contestant(store, base, store.watch("", after_revision=base)))
+
+    def teardown(self) -> None:
+        for contestant in self.contestants:
+            contestant.store.close()
+        shutil.rmtree(self.folder)
+
+    def same(self, ask: Callable[[Contestant], Any]) -> Any:
+        """The answer of all; fails if they differ."""
+        answers = []
+        for contestant in self.contestants:
+            try:
+                answer = ask(contestant)
+            except (StoreError, ValueError) as error:
+                answer = error
+            answers.append(contestant.plain(answer))
+        assert all(answer == answers[0] for answer in answers), answers
+        return answers[0]
+
+    def at(self, contestant: Contestant, age: int | None) -> int | None:
+        return None if age is None else contestant.store.range("", limit=1).revision - age
+
+    @rule(drawn=writes, comparing=compares)
+    def transact(self, drawn, comparing) -> None:
+        self.same(
+            lambda one: one.store.transact(
+                [self.write(one, *write) for write in drawn], [self.compare(one, *compare) for compare in comparing]
+            )
+        )
+
+    def write(self, one: Contestant, key: str, value: bytes | None, lease: int | None) -> Put | Delete:
+        if value is None:
+            return Delete(key)
+        held = one.leases[-1 - lease].id if lease is not None and lease < len(one.leases) else 0
+        return Put(key, value, held)
+
+    def compare(self, one: Contestant, key: str, field: Field, kind: str) -> Compare:
+        entry = one.store.get(key)
+        if field is Field.VALUE:
+            right = entry.value if entry else b""
+            return Compare(key, field, right + b"x" if kind == "wrong" else right)
+        right = getattr(entry, field.value) if entry else 0
+        return Compare(key, field, {"right": right, "missing": 0, "wrong": right + 1}[kind])
+
+    @rule(key=keys, value=values)
+    def put(self, key, value) -> None:
+        self.same(lambda one: one.store.transact([Put(key, value)]))
+
+    @rule(key=keys, age=ages)
+    def get(self, key, age) -> None:
+        self.same(lambda one: one.store.get(key, revision=self.at(one, age)))
+
+    @rule(prefix=prefixes, age=ages, after=st.none() | keys, limit=st.none() | st.integers(0, 4))
+    def range(self, prefix, age, after, limit) -> None:
+        self.same(lambda one: one.store.range(prefix, revision=self.at(one, age), after=after, limit=limit))
+
+    @rule(age=st.integers(-1, 12))
+    def compact(self, age) -> None:
+        self.same(lambda one: one.store.compact(self.at(one, age)))
+
+    @precondition(lambda self: self.contestants and len(self.contestants[0].watches) < MOST_WATCHES)
+    @rule(prefix=prefixes, age=st.integers(-2, 12))
+    def watch(self, prefix, age) -> None:
+        self.same(
+            lambda one: one.watches.append(one.store.watch(prefix, after_revision=max(one.base, self.at(one, age))))
+        )
+
+    @precondition(lambda self: self.contestants and self.contestants[0].watches)
+    @rule(index=st.integers(0, MOST_WATCHES - 1), close=st.sampled_from([False, False, False, True]))
+    def next(self, index, close) -> None:
+        number = index % len(self.contestants[0].watches)
+        self.same(lambda one: one.watches[number].next(0))
+        if close:
+            self.same(lambda one: one.watches[number].close())
+            self.same(lambda one: one.watches[number].next(0))
+            for one in self.contestants:
+                one.watches.pop(number)
+
+    @precondition(lambda self: self.contestants and len(self.contestants[0].leases) < MOST_LEASES)
+    @rule(ttl_s=st.integers(0, 4))
+    def lease(self, ttl_s) -> None:
+        self.same(lambda one: one.leases.append(one.store.lease(ttl_s)))
+
+    @rule(seconds=st.sampled_from([0.5, 1, 3]))
+    def pass_time(self, seconds) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: self.contestants and self.contestants[0].leases)
+    @rule(index=st.integers(0, MOST_LEASES - 1), revoke=st.booleans())
+    def keep_or_revoke(self, index, revoke) -> None:
+        number = index % len(self.contestants[0].leases)
+        self.same(lambda one: one.leases[number].revoke() if revoke else one.leases[number].keep_alive())
+
+    @invariant()
+    def same_everything(self) -> None:
+        if not self.contestants:
+            return
+        while self.same(lambda one: one.witness.next(0)):
+            pass
+        present = self.same(lambda one: one.store.range(""))
+        for age in AGES_CHECKED:
+            self.same(lambda one, age=age: one.store.range("", revision=self.at(one, age)))
+        for key, *_ in present[:-2]:
+            self.same(lambda one, key=key: one.store.range("", after=key, limit=1))
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
