@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -93,12 +93,14 @@ async def _one_term(
 
 async def _wait(stop: asyncio.Event, server: Server, agent: asyncio.Task[None]) -> Exception | None:
     stopped = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait({stopped, server.failed, agent}, return_when=asyncio.FIRST_COMPLETED)
+    waited: set[asyncio.Future[Any]] = {stopped, server.failed, agent}
+    done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     if stopped in done:
         return None
     stopped.cancel()
     if agent in done:
-        return agent.exception() or RuntimeError("the agent ended") if not agent.cancelled() else None
+        error = agent.exception()
+        return error if isinstance(error, Exception) else RuntimeError("the agent ended")
     return server.failed.result()
 
 

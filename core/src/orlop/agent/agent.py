@@ -21,18 +21,30 @@ from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.runtimes.interface import (
     InvalidPayload,
     Launch,
+    Phase,
     Report,
     Runtime,
     RuntimeContext,
     RuntimeEvent,
-    Phase,
     Snapshot,
     Unavailable,
 )
 from orlop.agent.session import Link, LinkClosed
 from orlop.agent.worker import Worker
 from orlop.model.clock import Now
-from orlop.model.messages import Assignment, Assignments, Goodbye, Heartbeat, Hello, Received, Refused, Statuses, ToAgent, ToServer, Welcome
+from orlop.model.messages import (
+    Assignment,
+    Assignments,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Received,
+    Refused,
+    Statuses,
+    ToAgent,
+    ToServer,
+    Welcome,
+)
 from orlop.model.nodes import NodeInfo
 from orlop.model.tasks import Exit, Outcome, ProbeResult, Status
 
@@ -236,9 +248,7 @@ class Agent:
 
     def _failed_to_start(self, assignment: Assignment, reason: str) -> None:
         exit_ = Exit(outcome=Outcome.ERROR, reason=reason)
-        report = Report(
-            task=assignment.task, incarnation=assignment.incarnation, phase=Phase.ENDED, exit=exit_
-        )
+        report = Report(task=assignment.task, incarnation=assignment.incarnation, phase=Phase.ENDED, exit=exit_)
         self._inbox.put_nowait(report)
 
     def _watch(self, effect: decisions.Watch) -> None:
@@ -282,9 +292,7 @@ class Agent:
         record = self._worker.records[task]
         return await self._runtimes[record.assignment.spec.runtime].run_command(task, command, timeout_s)
 
-    def output(
-        self, task: str, runtime: str, stream: str, *, follow: bool, tail: int | None
-    ) -> AsyncIterator[bytes]:
+    def output(self, task: str, runtime: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """A task's output, live or kept. Raises LookupError."""
         if runtime not in self._runtimes:
             raise LookupError(f"this node has no {runtime} runtime")

@@ -18,9 +18,7 @@ _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 def detect_resources(data: Path) -> Resources:
     """All processors, all memory, and the free space under `data`."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Resources.of(
-        {"cpus": (os.cpu_count() or 1) * 1000, "mem": memory, "disk": shutil.disk_usage(data).free}
-    )
+    return Resources.of({"cpus": (os.cpu_count() or 1) * 1000, "mem": memory, "disk": shutil.disk_usage(data).free})
 
 
 def operating_system() -> str:

@@ -41,9 +41,7 @@ class AgentRecords:
 
     def tasks(self) -> list[TaskRecord]:
         """All task records. Raises DocumentError, NewerVersion."""
-        rows = self._connection.execute(
-            "SELECT key, document FROM documents WHERE key GLOB 'task/*' ORDER BY key"
-        )
+        rows = self._connection.execute("SELECT key, document FROM documents WHERE key GLOB 'task/*' ORDER BY key")
         return [from_bytes(document, TaskRecord, f"agent record {key}") for key, document in rows]
 
     def epoch(self) -> Epoch | None:

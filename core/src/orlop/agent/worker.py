@@ -169,9 +169,7 @@ class Worker:
         """What to do about it, in this order."""
         effects = list(self._dispatch(event, now))
         statuses = tuple(effect.record.status for effect in effects if isinstance(effect, Save))
-        news = tuple(
-            status for status in statuses if status.sequence > self._records_acknowledged(status.task)
-        )
+        news = tuple(status for status in statuses if status.sequence > self._records_acknowledged(status.task))
         if news:
             effects.append(Tell(news))
         if self._unacknowledged() and not self._resend_set:
@@ -231,9 +229,7 @@ class Worker:
             yield from self._stop(record, now)
 
     def _first(self, item: Assignment, message: Assignments, now: Now) -> Iterator[Effect]:
-        status = Status(
-            task=item.task, state=TaskState.ASSIGNED, incarnation=item.incarnation, at_utc_ms=now.utc_ms
-        )
+        status = Status(task=item.task, state=TaskState.ASSIGNED, incarnation=item.incarnation, at_utc_ms=now.utc_ms)
         record = TaskRecord(
             assignment=item, generation=message.epoch.generation, revision=message.revision, status=status
         )
@@ -319,9 +315,7 @@ class Worker:
     def _stop_late(self, record: TaskRecord, report: Report) -> Iterator[Effect]:
         policies = record.assignment.spec.policies
         if record.status.external_id != report.external_id:
-            status = attrs.evolve(
-                record.status, external_id=report.external_id, sequence=record.status.sequence + 1
-            )
+            status = attrs.evolve(record.status, external_id=report.external_id, sequence=record.status.sequence + 1)
             yield from self._keep(attrs.evolve(record, status=status))
             yield SetTimer(report.task, policies.kill_grace_ms)
         yield Signal(record.assignment.spec.runtime, report.task, policies.stop_signal)
@@ -393,9 +387,7 @@ class Worker:
 
     # Helpers
 
-    def _moved(
-        self, record: TaskRecord, state: TaskState, now: Now, *, exit_: Exit | None = None
-    ) -> Iterator[Effect]:
+    def _moved(self, record: TaskRecord, state: TaskState, now: Now, *, exit_: Exit | None = None) -> Iterator[Effect]:
         status = attrs.evolve(
             record.status,
             state=state,
@@ -418,8 +410,4 @@ class Worker:
         return record.acknowledged if record is not None else 0
 
     def _unacknowledged(self) -> tuple[Status, ...]:
-        return tuple(
-            record.status
-            for record in self._records.values()
-            if record.status.sequence > record.acknowledged
-        )
+        return tuple(record.status for record in self._records.values() if record.status.sequence > record.acknowledged)

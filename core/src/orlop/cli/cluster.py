@@ -98,7 +98,7 @@ def tasks(
             task | {"age": age(task.get("started") or task.get("created")), "end": task.get("outcome")}
             for task in document["tasks"]
         ]
-        columns = ["id", "framework", "name", "state", "healthy", "node", "ports", "age"]
+        columns = ["id", "framework", "name", "state", "healthy", "node_name", "ports", "age"]
         show(output, document, rows, [*columns, "end", "reason"] if everything else columns)
 
     repeated(watch, once)
@@ -114,23 +114,33 @@ def explain(ctx: click.Context, name: str, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(document, indent=2))
         return
-    for one in document.get("tasks") or [document]:
-        _explain_one(one)
+    if "task" in document:
+        _explain_one(document)
+        return
+    for one in document["asks"]:
+        click.echo(f"{one['count']} waiting since {one['since']}: {one['group'] or one['key']}")
+        _explain_waiting(one["explanation"])
+    if not document["asks"]:
+        click.echo(f"nothing of {name} waits")
 
 
 def _explain_one(document: dict[str, Any]) -> None:
     task, explanation = document["task"], document["explanation"]
     click.echo(f"task   {task['id']}  {task['name']}")
-    click.echo(f"state  {task['state']}, wanted {task['desired']}" + (f", on {task['node']}" if task["node"] else ""))
+    click.echo(f"state  {task['state']}, wanted {task['desired']}" + (f", on {task['node_name']}" if task["node_name"] else ""))
     if task.get("outcome"):
         click.echo(f"ended  {task['outcome']}, code {task.get('exit_code')}: {task.get('reason') or '-'}")
     if explanation:
-        click.echo(f"why    {explanation['text']}")
-        if explanation["ruled_out"]:
-            table(explanation["ruled_out"], ("filter", "nodes", "reason"))
+        _explain_waiting(explanation)
     for entry in document.get("story", []):
         details = " ".join(f"{name}={value}" for name, value in entry.get("details", {}).items() if value)
         click.echo(f"{entry['at']}  {entry['type']}  {details}")
+
+
+def _explain_waiting(explanation: dict[str, Any]) -> None:
+    click.echo(f"why    {explanation['text']}")
+    if explanation["ruled_out"]:
+        table(explanation["ruled_out"], ("filter", "nodes", "reason"))
 
 
 @click.command()
@@ -188,7 +198,11 @@ def _event(entry: dict[str, Any], output: str) -> None:
 @click.pass_context
 def logs(ctx: click.Context, task: str, follow: bool, tail: int | None, stderr: bool) -> None:
     """A task's output; kept for a while after its end."""
-    query = {"stream": "stderr" if stderr else "stdout", "follow": "true" if follow else "", "tail": tail}
+    query: dict[str, Any] = {
+        "stream": "stderr" if stderr else "stdout",
+        "follow": "true" if follow else "",
+        "tail": tail,
+    }
     try:
         for piece in _client(ctx).stream(f"/v1/tasks/{task}/logs", **query):
             sys.stdout.buffer.write(piece)

@@ -29,7 +29,6 @@ from orlop.model.nodes import Node, NodeState
 from orlop.model.ports import PortSet
 from orlop.model.tasks import Exit, Outcome, Placement, Status, Task, TaskState
 
-
 _NO_KEYS: Map[str, None] = Map()
 _NO_TASKS: Map[int, str] = Map()
 

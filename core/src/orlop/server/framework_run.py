@@ -120,7 +120,7 @@ def read_object(framework: type[Framework], kind: str, object_id: str, data: byt
     document = parse_versioned(
         data, what, lambda plain, version: framework.migrate(kind, plain, version), framework.version
     )
-    value = from_plain(document, declared, what)
+    value: Any = from_plain(document, declared, what)
     return StoredObject(document=document, version=framework.version, value=value)
 
 

@@ -47,9 +47,7 @@ class Term:
     fence: int
 
 
-def begin_term(
-    store: Store, frameworks: Mapping[str, type[Framework]], address: str, utc_ms: int
-) -> Term:
+def begin_term(store: Store, frameworks: Mapping[str, type[Framework]], address: str, utc_ms: int) -> Term:
     """Loads the state, making a new cluster where there is none, and takes the lead.
 
     Raises StoreError, DocumentError and NewerVersion (a document of a later version than this program's).
@@ -78,9 +76,7 @@ def begin_term(
 
 
 def _make_cluster(store: Store, utc_ms: int) -> int:
-    meta = records.Meta(
-        cluster_id=secrets.token_hex(8), generation=1, version=0, utc_ms=utc_ms, next_sequence=1
-    )
+    meta = records.Meta(cluster_id=secrets.token_hex(8), generation=1, version=0, utc_ms=utc_ms, next_sequence=1)
     absent = Compare(records.META_KEY, Field.CREATE_REVISION, 0)
     result = store.transact([Put(records.META_KEY, to_bytes(meta))], [absent])
     if not result.applied:

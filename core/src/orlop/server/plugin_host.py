@@ -161,7 +161,7 @@ class PluginHost:
             record = attrs.evolve(record, distribution=point.dist.name, version=point.dist.version)
         self._records[name] = record
         if self._blocked(name):
-            self._records[name] = attrs.evolve(record, state="blocked", error="not wanted by [server] allow/deny_plugins")
+            self._records[name] = attrs.evolve(record, state="blocked", error="not wanted: see [server]")
             return
         try:
             plugin = self._builtin[name] if point is None else _within(LOAD_TIMEOUT_S, point.load)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -36,6 +37,7 @@ from orlop.kernel.events import (
     ToNode,
 )
 from orlop.kernel.kernel import Kernel
+from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
@@ -135,7 +137,8 @@ class Server:
         return found
 
     def _make_kernel(self) -> Kernel:
-        filters, scorers = [], []
+        filters: list[NodeFilter] = []
+        scorers: list[NodeScorer] = []
         for plugin in self.plugins.names():
             settings = self.plugins.settings_of(plugin)
             filters += self.plugins.call(plugin, "node_filters", settings=settings) or []
@@ -224,7 +227,7 @@ class Server:
                 if framework is not None:
                     framework.notify(effect)
             else:
-                self._bridge.call(lambda effect=effect: self._carry_out(effect))
+                self._bridge.call(partial(self._carry_out, effect))
         self._bridge.call(self.host.committed)
 
     def _carry_out(self, effect: Effect) -> None:

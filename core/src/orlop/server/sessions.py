@@ -92,4 +92,3 @@ class Sessions:
             await asyncio.sleep(LIVENESS_TICK_S)
             for event in self._liveness.tick(self._clock().monotonic_ms):
                 self._core.submit(event)
-

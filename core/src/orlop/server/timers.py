@@ -15,10 +15,10 @@ from apscheduler.triggers.date import DateTrigger
 logging.getLogger("apscheduler").setLevel(logging.WARNING)
 
 
-class _Inline(BaseExecutor):  # type: ignore[misc]  (APScheduler has no type information)
+class _Inline(BaseExecutor):
     """Calls the job where the scheduler runs: jobs only enqueue."""
 
-    def _do_submit_job(self, job: Any, run_times: Any) -> None:  # noqa: ARG002
+    def _do_submit_job(self, job: Any, run_times: Any) -> None:
         try:
             job.func(*job.args)
             self._run_job_success(job.id, [])

@@ -163,7 +163,7 @@ def _constraint(constraint: AppConstraint) -> Constraint:
     field = constraint.field.removeprefix("@") if constraint.field.startswith("@") else constraint.field
     value = constraint.value or ""
     if constraint.operator == Operator.IS and _DECIMAL.fullmatch(value):
-        return Constraint(field=field, operator=Operator.LIKE, value=_same_number(value))
+        return Constraint(field=field, operator=Operator.LIKE.value, value=_same_number(value))
     return Constraint(field=field, operator=constraint.operator, value=value)
 
 

@@ -220,7 +220,7 @@ def _limits(value: object, _: object = None) -> model.ResourceLimits:
         if given == "unlimited":
             limits[name] = model.UNLIMITED
         elif isinstance(given, str):
-            text = f"'{given}' is an invalid resource limit. It must be 'unlimited' or a number"
+            text = f"'{_text(given)}' is an invalid resource limit. It must be 'unlimited' or a number"
             raise Illegal(text)
         elif given is not None:
             limits[name] = _number(given)

@@ -1,0 +1,524 @@
+"""The `docker` runtime: each task is a container of this node's engine, made from a raw Engine API create body.
+
+Theory of operation. The engine is the truth. A `Follower` thread keeps the event stream; every (re)connection
+lists our containers, found by their labels, which becomes the `Snapshot`. Afterwards an event is only a hint that
+a container may have changed: it is inspected, and what is seen is reported. So events that are doubled, late or
+replayed do no harm. A record per task remembers what was last reported, so that each fact is reported once, and
+holds a lock: operations and events of one task run in the order in which they came, those of different tasks side
+by side. RUNNING is reported by the engine's `start` event alone; a start that fails reports its end itself.
+
+A start survives the engine's absence: it is tried again after the reconnection, and since the container's name is
+fixed a second try meets what the first one left (409) and adopts it. Until its container exists, such a start is
+part of each snapshot as PREPARING. A signal or kill that comes before the engine was asked to start the container
+abandons the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import attrs
+
+from orlop.agent.runtimes import docker_container as container_json
+from orlop.agent.runtimes.docker_access import Access, kept_since, remove_surplus
+from orlop.agent.runtimes.docker_container import Creation, Identity
+from orlop.agent.runtimes.docker_engine import (
+    BACKOFF_FIRST_S,
+    BACKOFF_LAST_S,
+    EngineLost,
+    EngineRefused,
+    Follower,
+    engine_errors,
+    pull,
+)
+from orlop.agent.runtimes.interface import (
+    InvalidPayload,
+    Launch,
+    Phase,
+    Report,
+    RuntimeContext,
+    RuntimeEvent,
+    Snapshot,
+    Unavailable,
+    UnknownTask,
+)
+from orlop.model.tasks import Exit, Outcome
+
+_log = logging.getLogger(__name__)
+
+#: A container that is just being removed holds its name for a moment.
+NAME_FREE_WITHIN_S: Final = 30.0
+NAME_POLL_S: Final = 0.1
+SIGKILL: Final = 9
+_NEVER_STARTED: Final = "killed before it was started"
+_ALIVE: Final = frozenset({Phase.PREPARING, Phase.STARTING, Phase.RUNNING})
+_EVENTS: Final = frozenset({"start", "die", "destroy"})
+
+
+class _Abandoned(Exception):
+    """The start was called off before the engine was asked to start the container."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Record:
+    """What this process knows of one task.
+
+    starting: a start is under way, and will report. last: what was last reported. changed: the runtime's count
+    of changes when `last` was set. killed: we have sent it SIGKILL. sending: signals that wait for their turn.
+    """
+
+    task: str
+    incarnation: int
+    container: str = ""
+    starting: bool = False
+    killed: bool = False
+    sending: set[str] = attrs.field(factory=set)
+    last: Report | None = None
+    changed: int = 0
+    lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    abandoned: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    @property
+    def phase(self) -> Phase | None:
+        return self.last.phase if self.last else None
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.task, self.incarnation)
+
+
+class DockerRuntime:
+    """See the module."""
+
+    name = "docker"
+
+    def __init__(self, context: RuntimeContext) -> None:
+        self._context = context
+        self._engine = Access(context)
+        self._records: dict[str, _Record] = {}
+        self._pulls: dict[str, asyncio.Future[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._first_event = asyncio.Event()
+        self._changes = 0
+        self._follower: Follower | None = None
+        self._report_to: Callable[[RuntimeEvent], None] = lambda _event: None
+
+    async def open(self, report: Callable[[RuntimeEvent], None]) -> None:
+        """See `Runtime`."""
+        loop = asyncio.get_running_loop()
+        self._report_to = report
+
+        def on_loop(function: Callable[..., None], *arguments: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may have been closed meanwhile
+                loop.call_soon_threadsafe(function, *arguments)
+
+        def connected(client: Any, listing: list[dict[str, Any]]) -> None:
+            mark = self._changes
+            on_loop(self._on_connected, client, self._reports_of(client, listing), mark)
+            remove_surplus(client, listing)
+
+        self._follower = Follower(
+            self._context.docker,
+            self._context.node_id,
+            on_connected=connected,
+            on_event=functools.partial(on_loop, self._on_event),
+            on_lost=functools.partial(on_loop, self._on_lost),
+        )
+        self._follower.start()
+        await self._first_event.wait()
+
+    async def close(self) -> None:
+        """See `Runtime`."""
+        if self._follower is not None:
+            await asyncio.to_thread(self._follower.close)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._engine.connected.clear()
+        self._engine.pools.close()
+
+    # The engine comes and goes
+
+    def _reports_of(self, client: Any, listing: list[dict[str, Any]]) -> list[Report]:
+        """On the follower's thread. Only what has ended is inspected: a listing does not tell exit codes."""
+        found: list[Report] = []
+        for item in listing:
+            identity = container_json.identity_of(item.get("Labels"), self._context)
+            if identity is None or kept_since(item) is not None:
+                continue
+            if item["State"] in ("running", "paused"):
+                inspected = {**item, "State": {"Status": item["State"], "Running": True}}
+            else:
+                try:
+                    with engine_errors():
+                        inspected = client.inspect_container(item["Id"])
+                except EngineRefused:
+                    continue
+            if (seen := container_json.report_of(inspected, identity)) is not None:
+                found.append(seen)
+        return found
+
+    def _on_connected(self, client: Any, reports: list[Report], mark: int) -> None:
+        seen = {report.task for report in reports}
+        for task, record in list(self._records.items()):
+            if task in seen:
+                continue
+            if record.starting:
+                reports.append(record.last or self._preparing(record, "waiting for the Docker Engine"))
+            elif record.last is not None and record.changed > mark:
+                reports.append(record.last)  # it came after the listing was asked for
+            else:
+                del self._records[task]
+        for report in reports:
+            record = self._record(Identity(report.task, report.incarnation))
+            if record.incarnation == report.incarnation:
+                record.container = report.external_id or record.container
+                record.last = report
+        self._engine.client = client
+        self._engine.unavailable = ""
+        self._report_to(Snapshot(runtime=self.name, reports=tuple(reports)))
+        self._engine.connected.set()
+        self._first_event.set()
+
+    def _on_lost(self, reason: str) -> None:
+        self._engine.connected.clear()
+        if reason != self._engine.unavailable:
+            self._engine.unavailable = reason
+            self._report_to(Unavailable(runtime=self.name, reason=reason))
+        self._first_event.set()
+
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        labels = event["Actor"]["Attributes"]
+        identity = container_json.identity_of(labels, self._context)
+        if event["Action"] not in _EVENTS or identity is None:
+            return
+        if container_json.kept_since(labels.get("name", "")) is not None:
+            return
+        if event["Action"] != "start" and identity.task not in self._records:
+            return
+        record = self._record(identity)
+        if record.incarnation == identity.incarnation:
+            self._spawn(self._follow_event(record, event["Action"], event["Actor"]["ID"], labels))
+
+    async def _follow_event(self, record: _Record, action: str, container: str, labels: Mapping[str, str]) -> None:
+        async with record.lock:
+            if container != (record.container or container):
+                return  # of an earlier container of the same name
+            if action != "start" and record.phase in (Phase.ENDED, None):
+                return
+            seen = await self._inspect(container, record.identity)
+            if action == "start":
+                self._follow_start(record, container, seen)
+            elif action == "destroy":
+                self._emit(record, Phase.ENDED, exit=_lost("its container was removed by someone else"))
+            elif seen is None:
+                self._emit(record, Phase.ENDED, exit=_exit_of_removed(record, labels))
+            else:
+                self._report(record, seen)
+
+    def _follow_start(self, record: _Record, container: str, seen: Report | None) -> None:
+        running = seen is not None and seen.phase is Phase.RUNNING
+        if record.phase is Phase.ENDED and not running:
+            return  # old news
+        record.container = container
+        if running and seen is not None:
+            self._report(record, seen)
+        else:  # it ran, if only for a moment; its end follows
+            self._emit(record, Phase.RUNNING, external_id=container)
+
+    async def _inspect(self, container: str, identity: Identity) -> Report | None:
+        """None when it is gone or going. Raises EngineLost."""
+        try:
+            inspected = await self._engine.call(self._engine.pools.control, "inspect_container", container)
+        except EngineRefused:
+            return None
+        return container_json.report_of(inspected, identity)
+
+    # Starting
+
+    async def start(self, launch: Launch) -> None:
+        """See `Runtime`."""
+        identity = Identity(launch.task, launch.assignment.incarnation)
+        record = self._record(identity)
+        if record.incarnation > identity.incarnation or record.starting:
+            return
+        if self._engine.connected.is_set() and record.last is not None and record.phase in (Phase.RUNNING, Phase.ENDED):
+            self._report_to(record.last)
+            return
+        record.starting = True
+        self._spawn(self._start(record, launch))
+
+    async def _start(self, record: _Record, launch: Launch) -> None:
+        async with record.lock:
+            ended: Exit | None = None
+            try:
+                creation = container_json.creation_of(launch, self._context)
+                await self._start_until_known(record, creation)
+            except (InvalidPayload, EngineRefused) as error:
+                ended = Exit(outcome=Outcome.ERROR, reason=str(error))
+            except _Abandoned:
+                ended = Exit(outcome=Outcome.KILLED, reason=_NEVER_STARTED)
+            finally:
+                record.starting = False
+            if ended is not None:
+                self._emit(record, Phase.ENDED, exit=ended)
+
+    async def _start_until_known(self, record: _Record, creation: Creation) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        asked = False
+        while True:
+            try:
+                if not self._engine.connected.is_set():
+                    self._emit(record, Phase.PREPARING, message="waiting for the Docker Engine")
+                await self._unless_abandoned(record, self._engine.connected.wait(), asked=asked)
+                if record.abandoned.is_set():
+                    await self._engine.discard(creation.name, record.identity)
+                    raise _Abandoned
+                asked = True
+                await self._start_once(record, creation)
+                return
+            except EngineLost as error:
+                _log.info("starting %s: %s", record.task, error)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
+
+    async def _start_once(self, record: _Record, creation: Creation) -> None:
+        if creation.pull_always:
+            await self._pull(record, creation.image)
+        container = await self._create_or_adopt(record, creation)
+        if container is None:
+            return
+        record.container = container
+        if record.abandoned.is_set():
+            await self._engine.discard(container, record.identity)
+            raise _Abandoned
+        self._emit(record, Phase.STARTING, external_id=container)
+        try:
+            await self._engine.call(self._engine.pools.start, "start", container)
+        except EngineRefused:
+            await self._engine.discard(container, record.identity)
+            raise
+
+    async def _create_or_adopt(self, record: _Record, creation: Creation) -> str | None:
+        """The id of a container that is to be started; None when an adopted one has been reported."""
+        deadline = time.monotonic() + NAME_FREE_WITHIN_S
+        pulled = creation.pull_always
+        while True:
+            try:
+                create = ("create_container_from_config", creation.body, creation.name)
+                made: dict[str, Any] = await self._engine.call(self._engine.pools.start, *create)
+                return str(made["Id"])
+            except EngineRefused as error:
+                if error.no_image and not pulled:
+                    pulled = True
+                    await self._pull(record, creation.image)
+                    continue
+                if error.status != 409 or time.monotonic() > deadline:
+                    raise
+            with contextlib.suppress(KeyError):
+                return await self._adopt(record, creation.name)
+            await asyncio.sleep(NAME_POLL_S)
+
+    async def _adopt(self, record: _Record, name: str) -> str | None:
+        """As `_create_or_adopt`. Raises KeyError when the name is, or soon will be, free again."""
+        try:
+            inspected = await self._engine.call(self._engine.pools.start, "inspect_container", name)
+        except EngineRefused as error:
+            raise KeyError(name) from error
+        there = container_json.identity_of(inspected["Config"].get("Labels"), self._context)
+        if there is None or there.task != record.task:
+            raise EngineRefused(f"the name {name} is taken by a container that is not of this task")
+        seen = container_json.report_of(inspected, there)
+        if seen is None:
+            raise KeyError(name)
+        if there == record.identity:
+            record.container = inspected["Id"]
+            if seen.phase is Phase.PREPARING:
+                return record.container
+            self._report(record, seen)
+            return None
+        if seen.phase is Phase.RUNNING:
+            raise EngineRefused(f"incarnation {there.incarnation} of this task still runs in {name}")
+        await self._engine.keep(inspected["Id"], there)
+        raise KeyError(name)
+
+    async def _pull(self, record: _Record, image: str) -> None:
+        """Tasks that want the same image wait for one pull. Raises EngineRefused, EngineLost, _Abandoned."""
+        self._emit(record, Phase.PREPARING, message=f"pulling {image}")
+        pulling = self._pulls.get(image)
+        if pulling is None:
+            loop = asyncio.get_running_loop()
+
+            def progress(message: str) -> None:
+                loop.call_soon_threadsafe(self._on_progress, record, message)
+
+            pulling = loop.run_in_executor(self._engine.pools.pull, pull, self._engine.client, image, progress)
+            self._pulls[image] = pulling
+            pulling.add_done_callback(lambda done: self._pulled(image, done))
+        await self._unless_abandoned(record, asyncio.shield(pulling))
+
+    def _pulled(self, image: str, done: asyncio.Future[None]) -> None:
+        self._pulls.pop(image, None)
+        if not done.cancelled():
+            done.exception()  # seen by those who still wait, if any
+
+    def _on_progress(self, record: _Record, message: str) -> None:
+        if record.starting and record.phase is Phase.PREPARING:
+            self._emit(record, Phase.PREPARING, message=message)
+
+    async def _unless_abandoned(self, record: _Record, waited: Any, *, asked: bool = False) -> None:
+        """Waits; raises _Abandoned when the start is called off first.
+
+        asked: the engine may have acted already, so that being called off has to wait for it.
+        """
+        wait = asyncio.ensure_future(waited)
+        off = asyncio.ensure_future(record.abandoned.wait())
+        try:
+            await asyncio.wait((wait,) if asked else (wait, off), return_when=asyncio.FIRST_COMPLETED)
+            if not wait.done():
+                raise _Abandoned
+            await wait
+        finally:
+            wait.cancel()
+            off.cancel()
+
+    # What is asked of a task that exists
+
+    async def signal(self, task: str, signal_name: str) -> None:
+        """See `Runtime`."""
+        self._stop(task, signal_name)
+
+    async def kill(self, task: str) -> None:
+        """See `Runtime`."""
+        self._stop(task, "SIGKILL")
+
+    def _stop(self, task: str, signal_name: str) -> None:
+        record = self._records.get(task)
+        if record is None:
+            return
+        if record.starting:
+            record.abandoned.set()
+        if signal_name not in record.sending:  # a worker repeats itself for as long as the engine is away
+            record.sending.add(signal_name)
+            self._spawn(self._send(record, signal_name))
+
+    async def _send(self, record: _Record, signal_name: str) -> None:
+        async with record.lock:
+            try:
+                while record.container and record.phase in _ALIVE:
+                    try:
+                        await self._engine.connected.wait()
+                        await self._deliver(record, signal_name)
+                        return
+                    except EngineLost:
+                        await asyncio.sleep(BACKOFF_FIRST_S)
+            finally:
+                record.sending.discard(signal_name)
+
+    async def _deliver(self, record: _Record, signal_name: str) -> None:
+        control = self._engine.pools.control
+        if record.phase is Phase.PREPARING:  # made by an earlier agent, never started
+            await self._engine.discard(record.container, record.identity)
+            self._emit(record, Phase.ENDED, exit=Exit(outcome=Outcome.KILLED, reason=_NEVER_STARTED))
+            return
+        record.killed = record.killed or signal_name == "SIGKILL"
+        try:
+            await self._engine.call(control, "kill", record.container, signal_name)
+        except EngineRefused as error:
+            # 404, 409: not there, not running. Nothing is left to do, and its end is told by events.
+            if error.status not in (404, 409) and record.last is not None:
+                message = f"{signal_name} not delivered: {error}"
+                self._report(record, attrs.evolve(record.last, message=message))
+
+    async def remove(self, task: str) -> None:
+        """See `Runtime`."""
+        record = self._records.get(task)
+        if record is not None and record.phase is Phase.ENDED and not record.starting:
+            del self._records[task]
+            self._spawn(self._forget(record))
+
+    async def _forget(self, record: _Record) -> None:
+        async with record.lock:
+            while record.container:
+                try:
+                    await self._engine.connected.wait()
+                    await self._engine.keep(record.container, record.identity)
+                    return
+                except EngineLost:
+                    await asyncio.sleep(BACKOFF_FIRST_S)
+
+    async def run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
+        """See `Runtime`; also raises ConnectionError while the engine is away."""
+        record = self._records.get(task)
+        if record is None or record.phase is not Phase.RUNNING:
+            raise UnknownTask(f"no container of task {task} runs here")
+        return await self._engine.run_command(record.container, command, timeout_s)
+
+    async def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        """See `Runtime`; also raises ConnectionError while the engine is away."""
+        container = await self._engine.newest_container(task)
+        output = self._engine.logs(container, stream, follow=follow, tail=tail)
+        async with contextlib.aclosing(output) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    # Records and reports
+
+    def _record(self, identity: Identity) -> _Record:
+        """The task's record; a new one, under the same lock, when the incarnation is new."""
+        known = self._records.get(identity.task)
+        if known is not None and known.incarnation >= identity.incarnation:
+            return known
+        made = _Record(task=identity.task, incarnation=identity.incarnation)
+        if known is not None:
+            made.lock = known.lock
+        self._records[identity.task] = made
+        return made
+
+    def _preparing(self, record: _Record, message: str) -> Report:
+        return Report(task=record.task, incarnation=record.incarnation, phase=Phase.PREPARING, message=message)
+
+    def _emit(self, record: _Record, phase: Phase, **members: Any) -> None:
+        members.setdefault("external_id", record.container)
+        self._report(record, Report(task=record.task, incarnation=record.incarnation, phase=phase, **members))
+
+    def _report(self, record: _Record, report: Report) -> None:
+        if report != record.last:
+            self._changes += 1
+            record.last, record.changed = report, self._changes
+            self._report_to(report)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except EngineLost as error:
+                _log.debug("dropped, the next snapshot tells: %s", error)
+            except Exception:  # noqa: BLE001 - one task's trouble must not silence the others
+                _log.exception("a bug in the docker runtime")
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _lost(reason: str) -> Exit:
+    return Exit(outcome=Outcome.LOST, reason=reason)
+
+
+def _exit_of_removed(record: _Record, event: Mapping[str, str]) -> Exit:
+    """Of a container that was gone before it could be inspected.
+
+    One that was to be removed at its end has ended by itself, or by our signal; one that was killed by another
+    hand than ours has been taken away.
+    """
+    ended = container_json.exit_of({"ExitCode": int(event.get("exitCode", 0))})
+    if ended.signal == SIGKILL and not record.killed:
+        return _lost("its container was killed and removed by someone else")
+    return ended

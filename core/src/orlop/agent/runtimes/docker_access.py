@@ -1,0 +1,148 @@
+"""An engine as the event loop sees it: calls that are awaited, commands, output, and what is kept of ended tasks.
+
+`Access` is there while the engine is not: `connected` is set between a snapshot and the next loss, and whoever must
+not fail for the engine's absence waits for it. A call that is under way when the engine goes away raises EngineLost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from orlop.agent.runtimes import docker_container as container_json
+from orlop.agent.runtimes.docker_container import Identity
+from orlop.agent.runtimes.docker_engine import (
+    Command,
+    EngineLost,
+    EngineRefused,
+    Pools,
+    close_stream,
+    cut_stream,
+    engine_errors,
+)
+from orlop.agent.runtimes.interface import RuntimeContext, UnknownTask
+
+T = TypeVar("T")
+
+
+class Access:
+    """See the module. client: docker-py's, of the last connection; None before the first."""
+
+    def __init__(self, context: RuntimeContext) -> None:
+        self.pools = Pools()
+        self.client: Any = None
+        self.connected = asyncio.Event()
+        self.unavailable = ""
+        self._context = context
+
+    async def call(self, pool: Executor, method: str, *arguments: Any, **options: Any) -> Any:
+        """One call of docker-py's client. Raises EngineLost, EngineRefused."""
+        return await self.in_thread(pool, getattr(self.client, method), *arguments, **options)
+
+    async def in_thread(self, pool: Executor, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Raises EngineLost, EngineRefused."""
+
+        def call() -> T:
+            with engine_errors():
+                return function(*arguments, **options)
+
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+    async def discard(self, container: str, identity: Identity) -> None:
+        """Removes a half-made container, by id or name, if it is this task's. Raises EngineLost."""
+        with contextlib.suppress(EngineRefused):
+            inspected = await self.call(self.pools.control, "inspect_container", container)
+            if container_json.identity_of(inspected["Config"].get("Labels"), self._context) == identity:
+                await self.call(self.pools.control, "remove_container", inspected["Id"], v=True, force=True)
+
+    async def keep(self, container: str, identity: Identity) -> None:
+        """Keeps an ended container for its output only, and removes those kept for too long. Raises EngineLost."""
+        name = container_json.kept_name(identity.task, identity.incarnation, int(time.time()))
+        with contextlib.suppress(EngineRefused):  # it is gone
+            await self.call(self.pools.control, "rename", container, name)
+        filters = {"label": [self._node_label], "name": r"orlop\.ended\."}
+        listing = await self.call(self.pools.control, "containers", all=True, filters=filters)
+        await self.in_thread(self.pools.control, remove_surplus, self.client, listing)
+
+    async def run_command(self, container: str, command: str, timeout_s: float) -> tuple[int, str]:
+        """The exit code and the head of the output. The time counts from the start of the command, not while it
+        waits for one of the threads. Raises EngineLost, UnknownTask, TimeoutError."""
+        if not self.connected.is_set():
+            raise EngineLost(self.unavailable)
+        running = Command(self.client, container, command)
+        loop = asyncio.get_running_loop()
+        started = asyncio.Event()
+
+        def run() -> tuple[int, str]:
+            running.start()
+            loop.call_soon_threadsafe(started.set)
+            return running.result()
+
+        done = asyncio.ensure_future(self.in_thread(self.pools.command, run))
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        begun = asyncio.ensure_future(started.wait())
+        try:
+            await asyncio.wait((done, begun), return_when=asyncio.FIRST_COMPLETED)
+            return await asyncio.wait_for(asyncio.shield(done), timeout_s)
+        except EngineRefused as error:
+            raise UnknownTask(str(error)) from error
+        except (TimeoutError, asyncio.CancelledError):
+            if started.is_set() and not done.done():
+                await self.in_thread(self.pools.control, running.abandon)
+            raise
+        finally:
+            begun.cancel()
+
+    async def logs(self, container: str, stream: str, *, follow: bool, tail: int | None) -> AsyncGenerator[bytes, None]:
+        """As a runtime's. The engine's own back-pressure applies: a chunk is read when the one before was taken.
+        Raises EngineLost, UnknownTask."""
+        options: dict[str, Any] = {"stdout": stream == "stdout", "stderr": stream == "stderr", "follow": follow}
+        lines = "all" if tail is None else tail
+        try:
+            output = await self.call(self.pools.log, "logs", container, stream=True, tail=lines, **options)
+        except EngineRefused as error:
+            raise UnknownTask(str(error)) from error
+        try:
+            while chunk := await self.in_thread(self.pools.log, next, output, b""):
+                yield chunk
+        finally:
+            cut_stream(output)
+            with contextlib.suppress(RuntimeError):  # the pool may be closed already
+                self.pools.log.submit(close_stream, output)
+
+    async def newest_container(self, task: str) -> str:
+        """The id of the task's last container, kept ones included. Raises EngineLost, UnknownTask."""
+        if self.client is None:
+            raise EngineLost(self.unavailable)
+        filters = {"label": [self._node_label, f"{container_json.TASK_LABEL}={task}"]}
+        listing = await self.call(self.pools.control, "containers", all=True, filters=filters)
+        ours = [
+            (identity.incarnation, item["Created"], item["Id"])
+            for item in listing
+            if (identity := container_json.identity_of(item.get("Labels"), self._context)) is not None
+        ]
+        if not ours:
+            raise UnknownTask(f"no container of task {task} is here")
+        return str(max(ours)[2])
+
+    @property
+    def _node_label(self) -> str:
+        return f"{container_json.NODE_LABEL}={self._context.node_id}"
+
+
+def kept_since(item: Mapping[str, Any]) -> int | None:
+    """Of an entry of a listing: since when it is only kept for its output, in UTC seconds."""
+    found = [container_json.kept_since(name) for name in item.get("Names") or ()]
+    return next((since for since in found if since is not None), None)
+
+
+def remove_surplus(client: Any, listing: list[dict[str, Any]]) -> None:
+    """Removes the kept containers of a listing that are too old or too many. Blocks. Raises EngineLost."""
+    kept = [(since, item["Id"]) for item in listing if (since := kept_since(item)) is not None]
+    for container in container_json.surplus(kept, int(time.time())):
+        with contextlib.suppress(EngineRefused), engine_errors():
+            client.remove_container(container, v=True)

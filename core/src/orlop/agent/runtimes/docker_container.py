@@ -1,0 +1,234 @@
+"""What the docker runtime says to an engine and reads from it: pure functions from and to the Engine API's JSON.
+
+A task's container is called `orlop-<task>` while anybody may still ask about it. When the task is forgotten its
+stopped container is renamed to `orlop.ended.<seconds>.<task>.<incarnation>`, seconds since 1970 UTC: it then keeps
+its output readable for a while, frees the name, and no longer shows in snapshots. The engine is the only record.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, Report, RuntimeContext
+from orlop.model.messages import Assignment
+from orlop.model.tasks import Exit, Outcome
+
+CLUSTER_LABEL: Final = "orlop.cluster"
+NODE_LABEL: Final = "orlop.node"
+TASK_LABEL: Final = "orlop.task"
+INCARNATION_LABEL: Final = "orlop.incarnation"
+
+#: The engine refuses less: "Minimum memory limit allowed is 6MB".
+SMALLEST_MEMORY_BYTES: Final = 6 * 2**20
+#: The kernel refuses less.
+FEWEST_CPU_SHARES: Final = 2
+#: The current file and one old one.
+LOG_FILES: Final = 2
+#: An exit code of 128 + n says that signal n ended the process; Linux has signals 1 to 64.
+SIGNAL_BASE: Final = 128
+HIGHEST_SIGNAL: Final = 64
+
+#: Stopped containers of forgotten tasks, kept for their output.
+KEPT_COUNT_MAX: Final = 50
+KEPT_AGE_MAX_S: Final = 24 * 3600
+
+_KEPT_NAME: Final = re.compile(r"^/?orlop\.ended\.(\d+)\.")
+
+
+def container_name(task: str) -> str:
+    return f"orlop-{task}"
+
+
+def kept_name(task: str, incarnation: int, utc_s: int) -> str:
+    return f"orlop.ended.{utc_s}.{task}.{incarnation}"
+
+
+def kept_since(name: str) -> int | None:
+    """Since when (UTC seconds) the container of this name is only kept for its output; None when it is not."""
+    found = _KEPT_NAME.match(name)
+    return int(found[1]) if found else None
+
+
+def surplus(kept: Iterable[tuple[int, str]], now_utc_s: int) -> list[str]:
+    """The ids to remove of (kept since, id), oldest first: too old, or too many."""
+    ordered = sorted(kept, reverse=True)
+    return [
+        container
+        for position, (since, container) in reversed(list(enumerate(ordered)))
+        if position >= KEPT_COUNT_MAX or now_utc_s - since > KEPT_AGE_MAX_S
+    ]
+
+
+@attrs.frozen
+class Identity:
+    """Whose container it is, by its labels."""
+
+    task: str
+    incarnation: int
+
+
+def identity_of(labels: Mapping[str, str] | None, context: RuntimeContext) -> Identity | None:
+    """None when it is not a container of this cluster and node."""
+    labels = labels or {}
+    ours = labels.get(CLUSTER_LABEL) == context.cluster_id and labels.get(NODE_LABEL) == context.node_id
+    incarnation = labels.get(INCARNATION_LABEL, "")
+    if not ours or TASK_LABEL not in labels or not incarnation.isdecimal():
+        return None
+    return Identity(labels[TASK_LABEL], int(incarnation))
+
+
+@attrs.frozen(kw_only=True)
+class Creation:
+    """A container to create. body: of POST /containers/create. pull_always: even when the image is there."""
+
+    name: str
+    image: str
+    body: Mapping[str, Any]
+    pull_always: bool
+
+
+def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
+    """The payload with what Orlop adds; unknown members stay as they are. Raises InvalidPayload."""
+    body = dict(launch.assignment.spec.payload)
+    pull = body.pop("orlop_pull", "missing")
+    if pull not in ("always", "missing"):
+        raise InvalidPayload(f'payload.orlop_pull: expected "always" or "missing", got {pull!r}')
+    image = body.get("Image")
+    if not isinstance(image, str) or not image:
+        raise InvalidPayload(f"payload.Image: expected the name of an image, got {image!r}")
+    body["Env"] = _environment(launch, body.get("Env"))
+    body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | _labels(launch.assignment, context)
+    host = _mapping("payload.HostConfig", body.get("HostConfig"))
+    body["HostConfig"] = host
+    _limit(host, launch.assignment)
+    _publish(body, host, launch.assignment)
+    # The command line's client sends {"Type": ""} for the engine's default.
+    if not _mapping("payload.HostConfig.LogConfig", host.get("LogConfig")).get("Type"):
+        bounds = {"max-size": str(context.log_bytes_max), "max-file": str(LOG_FILES)}
+        host["LogConfig"] = {"Type": "json-file", "Config": bounds}
+    name = container_name(launch.task)
+    return Creation(name=name, image=image, body=body, pull_always=pull == "always")
+
+
+def _mapping(path: str, value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidPayload(f"{path}: expected an object, got {value!r}")
+    return dict(value)
+
+
+def _environment(launch: Launch, own: object) -> list[str]:
+    if own is None:
+        own = []
+    if not isinstance(own, list | tuple) or not all(isinstance(item, str) for item in own):
+        raise InvalidPayload(f'payload.Env: expected a list of "NAME=value", got {own!r}')
+    taken = {item.partition("=")[0] for item in own}
+    added = [f"{name}={value}" for name, value in launch.environment.items() if name not in taken]
+    return [*added, *own]
+
+
+def _labels(assignment: Assignment, context: RuntimeContext) -> dict[str, str]:
+    return {
+        CLUSTER_LABEL: context.cluster_id,
+        NODE_LABEL: context.node_id,
+        TASK_LABEL: assignment.task,
+        INCARNATION_LABEL: str(assignment.incarnation),
+    }
+
+
+def _limit(host: dict[str, Any], assignment: Assignment) -> None:
+    """In the Engine API, 0 is the same as not set."""
+    resources = assignment.spec.resources
+    if (memory := resources.get("mem")) and not host.get("Memory"):
+        host["Memory"] = max(memory, SMALLEST_MEMORY_BYTES)
+    if (cpus := resources.get("cpus")) and not host.get("CpuShares"):
+        host["CpuShares"] = max(cpus * 1024 // 1000, FEWEST_CPU_SHARES)
+
+
+def _publish(body: dict[str, Any], host: dict[str, Any], assignment: Assignment) -> None:
+    mode = host.get("NetworkMode") or ""
+    # A network that the container does not have to itself publishes nothing; the engine may refuse to try.
+    if mode in ("host", "none") or str(mode).startswith("container:") or not assignment.ports:
+        return
+    exposed = _mapping("payload.ExposedPorts", body.get("ExposedPorts"))
+    bindings = _mapping("payload.HostConfig.PortBindings", host.get("PortBindings"))
+    for request, host_port in zip(assignment.spec.ports, assignment.ports, strict=False):
+        for protocol in request.protocol.split(","):
+            inside = f"{request.container or host_port}/{protocol.strip()}"
+            exposed.setdefault(inside, {})
+            bindings[inside] = _with_host_port(bindings.get(inside), str(host_port))
+    body["ExposedPorts"], host["PortBindings"] = exposed, bindings
+
+
+def _with_host_port(bindings: object, host_port: str) -> list[Any]:
+    """A binding that leaves the host port open gets this one."""
+    present = list(bindings) if isinstance(bindings, list | tuple) else []
+    open_ones = [item for item in present if isinstance(item, Mapping) and item.get("HostPort") in (None, "", "0")]
+    if any(isinstance(item, Mapping) and item.get("HostPort") == host_port for item in present):
+        return present
+    if not open_ones:
+        return [*present, {"HostPort": host_port}]
+    filled = present.index(open_ones[0])
+    return [*present[:filled], {**open_ones[0], "HostPort": host_port}, *present[filled + 1 :]]
+
+
+def exit_of(state: Mapping[str, Any]) -> Exit:
+    """From an inspected container's `State`, or the like of it."""
+    code = int(state.get("ExitCode", 0))
+    number = code - SIGNAL_BASE if SIGNAL_BASE < code <= SIGNAL_BASE + HIGHEST_SIGNAL else None
+    reason = f"exited with code {code}" if number is None else f"ended by {_signal_name(number)}"
+    if state.get("OOMKilled"):
+        reason += ", out of memory"
+    if state.get("Error"):
+        reason += f": {one_line(state['Error'])}"
+    outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
+    return Exit(outcome=outcome, code=code if number is None else None, signal=number, reason=reason)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def one_line(text: str) -> str:
+    """An engine's error text on one line."""
+    return " ".join(text.split())
+
+
+def addresses_of(networks: Mapping[str, Mapping[str, Any] | None] | None) -> tuple[str, ...]:
+    """Of `NetworkSettings.Networks`, the same in a listing and an inspection."""
+    found: list[str] = []
+    for network in (networks or {}).values():
+        found += [address for key in ("IPAddress", "GlobalIPv6Address") if (address := (network or {}).get(key))]
+    return tuple(found)
+
+
+def report_of(inspected: Mapping[str, Any], identity: Identity) -> Report | None:
+    """What an inspection says of a task; None when the container is just being removed."""
+    state = inspected["State"]
+    phase, message, ended = Phase.RUNNING, "", None
+    if state["Status"] in ("removing", "dead"):
+        return None
+    if state["Status"] == "created":
+        phase = Phase.PREPARING
+    elif state.get("Restarting"):
+        message = f"{exit_of(state).reason}; the engine restarts it"
+    elif not state["Running"]:
+        phase, ended = Phase.ENDED, exit_of(state)
+    return Report(
+        task=identity.task,
+        incarnation=identity.incarnation,
+        phase=phase,
+        exit=ended,
+        external_id=inspected["Id"],
+        addresses=addresses_of(inspected.get("NetworkSettings", {}).get("Networks")),
+        message=message,
+    )

@@ -1,0 +1,294 @@
+"""The blocking half of the docker runtime: docker-py, its threads, and the engine's event stream.
+
+docker-py blocks, so each call runs on a thread of a bounded pool. There are several pools because waits of
+different length must not queue behind one another: a kill never waits for a pull, nor a start for a health
+probe's command. docker-py is imported when an engine is first seen listening, on the thread that follows it: an
+agent without an engine never pays for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from orlop.agent.runtimes.docker_container import NODE_LABEL, one_line
+
+REQUEST_TIMEOUT_S: Final = 120
+CONNECT_TIMEOUT_S: Final = 5
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_LAST_S: Final = 5.0
+#: Events of the last moment are asked for again: the engine answers shortly before it subscribes the stream.
+EVENTS_OVERLAP_S: Final = 1
+COMMAND_OUTPUT_MAX_BYTES: Final = 4096
+#: The engine may answer for an ended command before it knows its exit code.
+EXIT_CODE_WITHIN_S: Final = 2.0
+EXIT_CODE_POLL_S: Final = 0.02
+PULL_MESSAGE_EVERY_S: Final = 1.0
+
+START_THREADS: Final = 8
+CONTROL_THREADS: Final = 4
+PULL_THREADS: Final = 3
+COMMAND_THREADS: Final = 16
+LOG_THREADS: Final = 32
+
+_log = logging.getLogger(__name__)
+_UNIX: Final = "unix://"
+
+
+class EngineLost(ConnectionError):
+    """The engine cannot be reached, or went away before it answered: what was asked may have been done."""
+
+
+class EngineRefused(RuntimeError):
+    """The engine's own text. status: of its HTTP answer, 0 when it came within a stream."""
+
+    def __init__(self, text: str, status: int = 0, *, no_image: bool = False) -> None:
+        super().__init__(one_line(text))
+        self.status = status
+        self.no_image = no_image
+
+
+@contextlib.contextmanager
+def engine_errors() -> Iterator[None]:
+    """docker-py's, requests' and urllib3's many errors as the two kinds that matter."""
+    import docker.errors
+    import requests
+    import urllib3.exceptions
+
+    try:
+        yield
+    except docker.errors.APIError as error:
+        text = error.explanation or str(error)
+        if error.status_code in (502, 503, 504):
+            raise EngineLost(text) from error
+        no_image = isinstance(error, docker.errors.ImageNotFound)
+        raise EngineRefused(text, error.status_code or 0, no_image=no_image) from error
+    except (EngineLost, EngineRefused):
+        raise
+    except (
+        docker.errors.DockerException,
+        requests.RequestException,
+        urllib3.exceptions.HTTPError,
+        OSError,
+    ) as error:
+        raise EngineLost(one_line(str(error))) from error
+
+
+def cut_stream(stream: Any) -> None:
+    """Ends a stream of docker-py's from another thread than the one that reads it: that one finds it ended."""
+    with contextlib.suppress(Exception):  # it may be ending by itself
+        stream.close()
+
+
+def close_stream(stream: Any) -> None:
+    """Frees all that a stream holds. By the thread that has read it, or when that one can no longer block."""
+    cut_stream(stream)
+    with contextlib.suppress(Exception):
+        stream._response.close()
+
+
+class Pools:
+    """The threads of one runtime, started as they are needed."""
+
+    def __init__(self) -> None:
+        self.start = ThreadPoolExecutor(START_THREADS, "orlop-docker-start")
+        self.control = ThreadPoolExecutor(CONTROL_THREADS, "orlop-docker-control")
+        self.pull = ThreadPoolExecutor(PULL_THREADS, "orlop-docker-pull")
+        self.command = ThreadPoolExecutor(COMMAND_THREADS, "orlop-docker-command")
+        self.log = ThreadPoolExecutor(LOG_THREADS, "orlop-docker-log")
+
+    def close(self) -> None:
+        for pool in (self.start, self.control, self.pull, self.command, self.log):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def connect(url: str) -> Any:
+    """A `docker.APIClient`, shared by all threads. Raises EngineLost."""
+    if url.startswith(_UNIX):
+        # Asked with a bare socket first: it is cheap to repeat, and needs no docker-py.
+        with socket.socket(socket.AF_UNIX) as attempt:
+            attempt.settimeout(CONNECT_TIMEOUT_S)
+            try:
+                attempt.connect(url.removeprefix(_UNIX))
+            except OSError as error:
+                raise EngineLost(error.strerror or str(error)) from error
+    import docker
+
+    with engine_errors():
+        client = docker.APIClient(
+            base_url=url, version="auto", timeout=REQUEST_TIMEOUT_S, max_pool_size=START_THREADS + CONTROL_THREADS
+        )
+    if url.startswith(_UNIX):
+        client.trust_env = False  # else requests looks for proxies and a .netrc before each call
+    return client
+
+
+class Follower:
+    """Keeps a connection, and follows the engine's events on a thread of its own.
+
+    Each time it connects it opens the event stream first and lists the containers after, so that nothing falls
+    between; `on_connected(client, list)` is called with the listing, then `on_event` for each event, and
+    `on_lost(reason)` when the engine goes away or stays away. All are called on the thread.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        node_id: str,
+        *,
+        on_connected: Callable[[Any, list[dict[str, Any]]], None],
+        on_event: Callable[[Mapping[str, Any]], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._url = url
+        self._filter = {"label": f"{NODE_LABEL}={node_id}"}
+        self._on_connected = on_connected
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._closed = threading.Event()
+        self._stream: Any = None
+        self._thread = threading.Thread(target=self._run, name="orlop-docker-events", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Blocks until the thread has ended."""
+        self._closed.set()
+        cut_stream(self._stream)
+        self._thread.join()
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        while not self._closed.is_set():
+            try:
+                with contextlib.closing(connect(self._url)) as client:
+                    self._follow(client)
+                    backoff_s = BACKOFF_FIRST_S
+                reason = "it closed the connection"
+            except (EngineLost, EngineRefused) as error:
+                reason = str(error)
+            except Exception as error:  # noqa: BLE001 - the thread must live: nothing else sees the engine again
+                _log.exception("a bug in the docker runtime")
+                reason = repr(error)
+            if not self._closed.is_set():
+                self._on_lost(f"the Docker Engine at {self._url} cannot be used: {reason}")
+                self._closed.wait(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
+
+    def _follow(self, client: Any) -> None:
+        connected = False
+        try:
+            with engine_errors():
+                since = int(time.time()) - EVENTS_OVERLAP_S
+                self._stream = client.events(since=since, filters=self._filter | {"type": "container"}, decode=True)
+                self._on_connected(client, client.containers(all=True, filters=self._filter))
+                connected = True
+                if self._closed.is_set():  # closed while the stream was being opened
+                    return
+                for event in self._stream:
+                    self._on_event(event)
+        except EngineLost:
+            # The end of a stream that worked is no reason to wait longer the next time.
+            if not connected:
+                raise
+        finally:
+            close_stream(self._stream)
+            self._stream = None
+
+
+def pull(client: Any, image: str, progress: Callable[[str], None]) -> None:
+    """Raises EngineLost, EngineRefused."""
+    said_at = 0.0
+    with engine_errors():
+        for line in client.pull(image, stream=True, decode=True):
+            if error := line.get("error"):
+                raise EngineRefused(f"{image}: {error}")
+            if (now := time.monotonic()) - said_at >= PULL_MESSAGE_EVERY_S:
+                said_at = now
+                progress(one_line(f"pulling {image}: {line.get('status', '')} {line.get('progress', '')}"))
+
+
+class Command:
+    """One command beside a container's own process.
+
+    It prints its process id (that of its group too) before anything else, so that a second command can end
+    it: the Engine API has no way to kill one. The engine answers before the command has begun, so that it may be
+    abandoned while its process id is still to come: then whoever reads that id ends it.
+    """
+
+    def __init__(self, client: Any, container: str, command: str) -> None:
+        self._client = client
+        self._container = container
+        self._command = command
+        self._stream: Any = None
+        self._process = b""
+        self._abandoned = False
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Raises EngineLost, EngineRefused."""
+        with engine_errors():
+            script = ["sh", "-c", 'echo $$; exec sh -c "$0"', self._command]
+            self._id = self._client.exec_create(self._container, script)["Id"]
+            self._stream = self._client.exec_start(self._id, stream=True, demux=True)
+
+    def result(self) -> tuple[int, str]:
+        """Blocks until it ends: the exit code and the head of its output. Raises EngineLost, EngineRefused."""
+        try:
+            with engine_errors():
+                output = self._head_of_output()
+                return self._exit_code(), output.decode(errors="replace")
+        finally:
+            close_stream(self._stream)
+
+    def _head_of_output(self) -> bytes:
+        first_line, kept = b"", b""
+        for output, trouble in self._stream:
+            chunk = output or trouble or b""
+            if output and not self._process:
+                first_line += output
+                process, newline, chunk = first_line.partition(b"\n")
+                if newline:
+                    self._begun(process)
+                else:
+                    chunk = b""
+            kept += chunk[: COMMAND_OUTPUT_MAX_BYTES - len(kept)]
+        if not self._process:  # no shell came to print it: it is the engine's own complaint
+            return first_line[:COMMAND_OUTPUT_MAX_BYTES] or kept
+        return kept
+
+    def _begun(self, process: bytes) -> None:
+        with self._lock:
+            self._process = process
+        if self._abandoned:
+            self._end()
+
+    def _exit_code(self) -> int:
+        deadline = time.monotonic() + EXIT_CODE_WITHIN_S
+        while (code := self._client.exec_inspect(self._id)["ExitCode"]) is None:
+            if time.monotonic() > deadline:
+                raise EngineLost("the engine does not tell the exit code of a command that has ended")
+            time.sleep(EXIT_CODE_POLL_S)
+        return int(code)
+
+    def abandon(self) -> None:
+        """Ends it and its children, now or as soon as it has begun, which frees the thread that waits for it."""
+        with self._lock:
+            self._abandoned = True
+            begun = self._process
+        if begun:
+            self._end()
+
+    def _end(self) -> None:
+        with contextlib.suppress(EngineLost, EngineRefused), engine_errors():
+            process = self._process.decode()
+            script = ["sh", "-c", f"kill -9 -- -{process} || kill -9 {process}"]
+            self._client.exec_start(self._client.exec_create(self._container, script)["Id"], detach=True)
+        cut_stream(self._stream)

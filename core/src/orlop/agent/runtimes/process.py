@@ -1,0 +1,405 @@
+"""The `process` runtime: tasks as plain processes under the node's supervisor (see `orlop.agent.supervisor`).
+
+What it holds is a mirror of the supervisor's table, plus what the supervisor does not know (yet): launches that are
+being prepared or have been asked for, and those that never got that far. Each connection brings the table anew; then
+what was under way is asked for again: starts (which are idempotent), kills, forgettings. Signals are not repeated:
+the worker follows up with a kill.
+
+Limits are the kernel's control groups', where the agent may make them (`orlop.agent.cgroups`). Output goes straight
+to files, whose size this runtime bounds by copying and truncating once a second (`process_logs`): at most
+`log_bytes_max` in the file and as much in its predecessor, give or take what a second brings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from orlop.agent import cgroups
+from orlop.agent.cgroups import ControlGroups, NoControlGroups
+from orlop.agent.runtimes.interface import (
+    InvalidPayload,
+    Launch,
+    Phase,
+    Report,
+    RuntimeContext,
+    RuntimeEvent,
+    Snapshot,
+    Unavailable,
+    UnknownTask,
+)
+from orlop.agent.runtimes.process_command import run_beside
+from orlop.agent.runtimes.process_folders import (
+    CannotPrepare,
+    mark_removed,
+    prepare,
+    prune,
+    read_facts,
+)
+from orlop.agent.runtimes.process_logs import LogStream
+from orlop.agent.runtimes.process_payload import parse_payload
+from orlop.agent.supervisor.journal import Entry
+from orlop.agent.supervisor.journal import Exit as ProcessExit
+from orlop.agent.supervisor_client import SupervisorClient
+from orlop.model.tasks import Exit, Outcome
+
+_log = logging.getLogger(__name__)
+
+ROTATE_INTERVAL_S: Final = 1.0
+PRUNE_INTERVAL_S: Final = 60.0
+FOLLOW_INTERVAL_S: Final = 0.2
+STREAMS: Final = ("stdout", "stderr")
+
+
+def exit_of(ended: ProcessExit) -> Exit:
+    """What the supervisor saw, in the words of the cluster. An unknown code stays unknown."""
+    if ended.error:
+        return Exit(outcome=Outcome.ERROR, reason=ended.error)
+    if ended.lost:
+        return Exit(outcome=Outcome.LOST, reason=ended.lost)
+    if ended.code == 0:
+        return Exit(outcome=Outcome.FINISHED, code=0)
+    if ended.signal is not None:
+        reason = f"ended by {signal_text(ended.signal)}"
+    else:
+        reason = f"exited with code {ended.code}"
+    if ended.oom:
+        reason = f"out of memory: the kernel killed at the task's memory limit; {reason}"
+    return Exit(outcome=Outcome.FAILED, code=ended.code, signal=ended.signal, reason=reason)
+
+
+def signal_text(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def signal_number(name: str) -> int:
+    """Of `SIGTERM`, `TERM` or `15`. A misspelt signal must not keep a task from being stopped: it counts as SIGTERM."""
+    plain = name.strip().upper().removeprefix("SIG")
+    if plain.isascii() and plain.isdigit() and int(plain[:4]) in signal.valid_signals():
+        return int(plain)
+    try:
+        return signal.Signals[f"SIG{plain}"]
+    except KeyError:
+        _log.warning("there is no signal %r: SIGTERM is sent instead", name)
+        return signal.SIGTERM
+
+
+def report_of(entry: Entry) -> Report:
+    if entry.exit is not None:
+        phase = Phase.ENDED
+    else:
+        phase = Phase.RUNNING if entry.running else Phase.STARTING
+    return Report(
+        task=entry.task,
+        incarnation=entry.incarnation,
+        phase=phase,
+        exit=exit_of(entry.exit) if entry.exit is not None else None,
+        external_id=str(entry.pid),
+    )
+
+
+@attrs.define
+class _Pending:
+    """A launch that the supervisor has not confirmed. request: None while it is being prepared."""
+
+    launch: Launch
+    request: dict[str, Any] | None = None
+    killed: bool = False
+    signals: list[int] = attrs.field(factory=list)
+
+    def report(self) -> Report:
+        phase = Phase.PREPARING if self.request is None else Phase.STARTING
+        return Report(task=self.launch.task, incarnation=self.launch.assignment.incarnation, phase=phase)
+
+
+class ProcessRuntime:
+    """See the module, and `interface.Runtime` for the methods."""
+
+    name = "process"
+
+    def __init__(self, context: RuntimeContext) -> None:
+        self._context = context
+        self._report: Callable[[RuntimeEvent], None] = lambda _: None
+        self._client: SupervisorClient | None = None
+        self._control_groups: ControlGroups | None = None
+        self._entries: dict[str, Entry] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._failed: dict[str, Report] = {}
+        self._kills: set[str] = set()
+        self._forgets: set[str] = set()
+        self._streams: dict[tuple[str, str], LogStream] = {}
+        self._listed = asyncio.Event()
+        self._told = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def open(self, report: Callable[[RuntimeEvent], None]) -> None:
+        self._report = report
+        try:
+            self._control_groups = await asyncio.to_thread(ControlGroups.open, self._context.node_id)
+        except NoControlGroups as error:
+            _log.warning("process tasks run without resource limits: %s", error)
+        self._context.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._client = SupervisorClient(
+            data=self._context.data,
+            groups=self._control_groups.supervisor() if self._control_groups else (),
+            on_list=self._on_list,
+            on_news=self._on_news,
+            on_unavailable=self._on_unavailable,
+        )
+        self._client.open()
+        self._keeper = asyncio.create_task(self._keep_house(), name="process runtime's housekeeping")
+        await self._told.wait()
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._client is not None:
+            await self._client.close()
+
+    # --- requests ---
+
+    async def start(self, launch: Launch) -> None:
+        task, incarnation = launch.task, launch.assignment.incarnation
+        seen = self._seen(task)
+        if seen is not None and seen.incarnation >= incarnation:
+            self._report(seen)
+            return
+        pending = _Pending(launch)
+        self._pending[task] = pending
+        self._failed.pop(task, None)
+        self._report(pending.report())
+        try:
+            payload = parse_payload(launch.assignment.spec.payload)
+            request = await asyncio.to_thread(prepare, launch, payload, self._control_groups)
+        except (InvalidPayload, CannotPrepare) as error:
+            self._fail(pending, Exit(outcome=Outcome.ERROR, reason=str(error)))
+            return
+        if self._pending.get(task) is not pending:
+            return  # a later incarnation has overtaken it, or the supervisor turned out to have it
+        pending.request = request
+        if pending.killed:
+            self._fail_killed(pending)
+            return
+        self._report(pending.report())
+        self._ask_to_start(pending)
+
+    async def signal(self, task: str, signal_name: str) -> None:
+        number = signal_number(signal_name)
+        pending = self._pending.get(task)
+        if pending is not None and pending.request is None:
+            pending.signals.append(number)
+        elif pending is not None or self._is_running(task):
+            self._send({"do": "signal", "task": task, "signal": number})
+
+    async def kill(self, task: str) -> None:
+        pending = self._pending.get(task)
+        if pending is not None:
+            pending.killed = True
+            if pending.request is None:
+                return  # `start` sees it when it is prepared
+        if pending is not None or self._is_running(task):
+            self._kills.add(task)
+            self._send({"do": "kill", "task": task})
+
+    async def remove(self, task: str) -> None:
+        if task in self._pending or self._is_running(task):
+            return
+        self._failed.pop(task, None)
+        entry = self._entries.pop(task, None)
+        if entry is not None:
+            self._forgets.add(task)
+            self._send({"do": "forget", "task": task})
+        for stream in STREAMS:
+            self._streams.pop((task, stream), None)
+        await asyncio.to_thread(mark_removed, self._context.tasks / task)
+
+    async def run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
+        if not self._is_running(task):
+            raise UnknownTask(f"{task} is not running on this node")
+        try:
+            facts = await asyncio.to_thread(read_facts, Path(self._entries[task].folder))
+        except CannotPrepare as error:
+            raise UnknownTask(str(error)) from error
+        return await run_beside(facts, command, timeout_s)
+
+    def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        if stream not in STREAMS:
+            raise ValueError(f"stream: expected {' or '.join(STREAMS)}, got {stream!r}")
+        entry, pending = self._entries.get(task), self._pending.get(task)
+        if entry is None and pending is None and not _has_folder(self._context.tasks, task):
+            raise UnknownTask(f"{task} has no output on this node")
+        return self._read_logs(task, self._stream(task, stream), follow=follow, tail=tail)
+
+    async def _read_logs(self, task: str, stream: LogStream, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        position = await asyncio.to_thread(stream.position_of_tail, tail)
+        while True:
+            ended = task not in self._pending and not self._is_running(task)
+            data, position = await asyncio.to_thread(stream.read, position)
+            if data:
+                yield data
+            elif ended or not follow:
+                return
+            else:
+                await asyncio.sleep(FOLLOW_INTERVAL_S)
+
+    # --- what the supervisor says ---
+
+    def _on_list(self, plain: list[dict[str, Any]]) -> None:
+        entries = {entry.task: entry for entry in map(Entry.from_json, plain)}
+        self._forgets &= entries.keys()
+        for task in self._forgets:
+            self._send({"do": "forget", "task": task})
+        self._entries = {task: entry for task, entry in entries.items() if task not in self._forgets}
+        for pending in list(self._pending.values()):
+            self._take_up(pending)
+        self._kills = {task for task in self._kills if self._is_running(task)}
+        for task in self._kills:
+            self._send({"do": "kill", "task": task})
+        if not self._listed.is_set():
+            self._listed.set()
+            self._sweep()
+        self._report(self._snapshot())
+        self._told.set()
+
+    def _take_up(self, pending: _Pending) -> None:
+        """After a new connection: has the supervisor got the launch, or is it to be asked again?"""
+        task, incarnation = pending.launch.task, pending.launch.assignment.incarnation
+        entry = self._entries.get(task)
+        if entry is not None and entry.incarnation >= incarnation:
+            del self._pending[task]
+        elif pending.request is not None and pending.killed:
+            self._fail_killed(pending)
+        elif pending.request is not None:
+            self._ask_to_start(pending)
+
+    def _on_news(self, message: dict[str, Any]) -> None:
+        kind = message["is"]
+        if kind in ("started", "exited"):
+            self._on_entry(Entry.from_json(message["task"]))
+        elif kind == "refused":
+            pending = self._pending.get(message["task"])
+            if pending is not None and pending.launch.assignment.incarnation == message["incarnation"]:
+                self._fail(pending, Exit(outcome=Outcome.ERROR, reason=message["reason"]))
+        elif kind == "forgotten":
+            self._forgets.discard(message["task"])
+
+    def _on_entry(self, entry: Entry) -> None:
+        if entry.task in self._forgets:
+            return
+        self._entries[entry.task] = entry
+        pending = self._pending.get(entry.task)
+        if pending is not None and pending.launch.assignment.incarnation <= entry.incarnation:
+            del self._pending[entry.task]
+        if entry.exit is not None:
+            self._kills.discard(entry.task)
+        self._report(report_of(entry))
+
+    def _on_unavailable(self, reason: str) -> None:
+        self._report(Unavailable(runtime=self.name, reason=reason))
+        self._told.set()
+
+    # --- its own state ---
+
+    def _snapshot(self) -> Snapshot:
+        seen = {task: report_of(entry) for task, entry in self._entries.items()}
+        seen.update(self._failed)
+        seen.update({task: pending.report() for task, pending in self._pending.items()})
+        return Snapshot(runtime=self.name, reports=tuple(seen.values()))
+
+    def _seen(self, task: str) -> Report | None:
+        pending, entry = self._pending.get(task), self._entries.get(task)
+        if pending is not None:
+            return pending.report()
+        if task in self._failed:
+            return self._failed[task]
+        return report_of(entry) if entry is not None else None
+
+    def _is_running(self, task: str) -> bool:
+        entry = self._entries.get(task)
+        return entry is not None and entry.exit is None
+
+    def _ask_to_start(self, pending: _Pending) -> None:
+        assert pending.request is not None
+        self._forgets.discard(pending.launch.task)
+        if self._send(pending.request):
+            for number in pending.signals:
+                self._send({"do": "signal", "task": pending.launch.task, "signal": number})
+
+    def _fail_killed(self, pending: _Pending) -> None:
+        killed = Exit(outcome=Outcome.FAILED, signal=signal.SIGKILL, reason="killed before it was started")
+        self._fail(pending, killed)
+
+    def _fail(self, pending: _Pending, ended: Exit) -> None:
+        """It will never be in the supervisor's table, so this runtime remembers it."""
+        task = pending.launch.task
+        if self._pending.get(task) is not pending:
+            return
+        del self._pending[task]
+        self._kills.discard(task)
+        if pending.request is not None:
+            cgroups.remove(pending.request["groups"])
+        report = attrs.evolve(pending.report(), phase=Phase.ENDED, exit=ended)
+        self._failed[task] = report
+        self._report(report)
+
+    def _send(self, message: dict[str, Any]) -> bool:
+        return self._client is not None and self._client.send(message)
+
+    def _stream(self, task: str, stream: str) -> LogStream:
+        known = self._streams.get((task, stream))
+        if known is None:
+            entry = self._entries.get(task)
+            folder = Path(entry.folder) if entry is not None else self._context.tasks / task
+            known = LogStream(folder / stream)
+            if task in self._pending or task in self._entries:
+                self._streams[task, stream] = known
+        return known
+
+    def _sweep(self) -> None:
+        if self._control_groups is not None:
+            kept = [tuple(entry.groups) for entry in self._entries.values()]
+            kept += [tuple(p.request["groups"]) for p in self._pending.values() if p.request is not None]
+            if not any(pending.request is None for pending in self._pending.values()):
+                self._control_groups.sweep(kept)
+
+    # --- housekeeping ---
+
+    async def _keep_house(self) -> None:
+        next_prune_s = 0.0
+        while True:
+            for task in list(self._entries):
+                if self._is_running(task):
+                    streams = [self._stream(task, stream) for stream in STREAMS]
+                    await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
+            if self._listed.is_set() and time.monotonic() >= next_prune_s:
+                next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
+                known = self._entries.keys() | self._pending.keys() | self._failed.keys()
+                await asyncio.to_thread(prune, self._context.tasks, known, time.time())
+            await asyncio.sleep(ROTATE_INTERVAL_S)
+
+
+def _has_folder(tasks: Path, task: str) -> bool:
+    """A name that is a path leads nowhere."""
+    return "/" not in task and task not in ("", ".", "..") and (tasks / task).is_dir()
+
+
+def _rotate(streams: list[LogStream], bytes_max: int) -> None:
+    for stream in streams:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                stream.rotate(bytes_max)
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError):
+                    _log.warning("output cannot be rotated: %s", error)

@@ -1,0 +1,179 @@
+"""A process task's folder on its node: made before the start, kept for a while after the end.
+
+    <task>/work            where it runs, its user's own
+    <task>/stdout, stderr  what it has written; `.1` is what was before (see `process_logs`)
+    <task>/process.json    how it was started, for commands that are run beside it; only the agent may read it
+
+The folder itself belongs to the agent, so that a task cannot put a link where the agent writes. Everything here
+blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from orlop.agent.cgroups import ControlGroups
+from orlop.agent.runtimes.interface import Launch
+from orlop.agent.runtimes.process_payload import Payload, environment_of
+
+#: Folders of removed tasks that are kept, at most this many and this long.
+ENDED_KEPT_MAX: Final = 200
+ENDED_KEPT_S: Final = 7 * 24 * 3600
+
+FACTS: Final = "process.json"
+FACTS_VERSION: Final = 1
+
+
+class CannotPrepare(Exception):
+    """The task cannot be started as it is wanted; the text says why, and whose fault it is."""
+
+
+@attrs.frozen
+class User:
+    """Whom a task runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+@attrs.frozen
+class Facts:
+    """How a task was started. user: None when it runs as the agent's. groups: its control groups."""
+
+    environment: Mapping[str, str]
+    directory: str
+    user: User | None
+    groups: tuple[str, ...]
+
+
+def find_user(name: str) -> tuple[User | None, str]:
+    """The user to become, None if it is the agent's own, and the home folder. Raises CannotPrepare."""
+    own = os.geteuid()
+    try:
+        entry = _look_up(name) if name else pwd.getpwuid(own)
+    except KeyError:
+        if not name:
+            return None, ""
+        raise CannotPrepare(f"payload.user: there is no user {name!r} on this node") from None
+    if entry.pw_uid == own:
+        return None, entry.pw_dir
+    if own != 0:
+        raise CannotPrepare(f"payload.user: this node's agent is not root, so it cannot run a task as {name!r}")
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    return User(entry.pw_uid, entry.pw_gid, groups), entry.pw_dir
+
+
+def _look_up(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        if name.isascii() and name.isdigit() and len(name) <= 10:
+            try:
+                return pwd.getpwuid(int(name))
+            except OverflowError:
+                pass
+        raise
+
+
+def prepare(launch: Launch, payload: Payload, control_groups: ControlGroups | None) -> dict[str, Any]:
+    """Makes the folder and the control groups. Returns the supervisor's request. Raises CannotPrepare."""
+    user, home = find_user(payload.user)
+    work = launch.directory / "work"
+    environment = environment_of(payload, launch.environment, task=launch.task, work=work, home=home or str(work))
+    directory = os.path.join(work, payload.directory)
+    try:
+        _make_folders(launch.directory, work, user)
+        groups: tuple[str, ...] = ()
+        if control_groups is not None:
+            assignment = launch.assignment
+            groups = control_groups.create(assignment.task, assignment.incarnation, assignment.spec.resources)
+        _write_facts(launch.directory, Facts(environment, directory, user, groups))
+    except OSError as error:
+        raise CannotPrepare(f"this node cannot prepare the task: {error}") from error
+    return {
+        "do": "start",
+        "task": launch.task,
+        "incarnation": launch.assignment.incarnation,
+        "folder": str(launch.directory),
+        "arguments": list(payload.arguments),
+        "environment": environment,
+        "directory": directory,
+        "stdout": str(launch.directory / "stdout"),
+        "stderr": str(launch.directory / "stderr"),
+        "user": attrs.asdict(user) if user is not None else None,
+        "groups": list(groups),
+    }
+
+
+def _make_folders(folder: Path, work: Path, user: User | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711)
+    work.mkdir(mode=0o700, exist_ok=True)
+    if user is not None:
+        os.chown(work, user.uid, user.gid, follow_symlinks=False)
+
+
+def _write_facts(folder: Path, facts: Facts) -> None:
+    with open(folder / FACTS, "w", opener=_private) as file:
+        json.dump({"v": FACTS_VERSION, **attrs.asdict(facts)}, file)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def read_facts(folder: Path) -> Facts:
+    """Raises CannotPrepare when the folder has none that can be read."""
+    try:
+        plain = json.loads((folder / FACTS).read_bytes())
+        if plain["v"] > FACTS_VERSION:
+            raise CannotPrepare(f"{folder / FACTS} has version {plain['v']}, known is up to {FACTS_VERSION}")
+        user = plain["user"]
+        return Facts(
+            environment=plain["environment"],
+            directory=plain["directory"],
+            user=User(user["uid"], user["gid"], tuple(user["groups"])) if user else None,
+            groups=tuple(plain["groups"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CannotPrepare(f"{folder / FACTS} cannot be read: {error!r}") from error
+
+
+def mark_removed(folder: Path) -> None:
+    """The time of the facts' last change is from when the folder's age is counted."""
+    try:
+        os.utime(folder / FACTS)
+    except OSError:
+        pass  # it never got that far, or it is gone
+
+
+def prune(tasks: Path, known: Collection[str], now_s: float) -> list[Path]:
+    """Removes folders of processes that are not known any more and are too old or too many, oldest first. Folders
+    of other runtimes, which have no facts, are not touched. Returns what was removed."""
+    ended = []
+    for folder in tasks.iterdir() if tasks.is_dir() else ():
+        if folder.name in known:
+            continue
+        try:
+            ended.append(((folder / FACTS).stat().st_mtime, folder))
+        except OSError:
+            continue
+    ended.sort(reverse=True)
+    gone = [
+        folder
+        for place, (since_s, folder) in enumerate(ended)
+        if place >= ENDED_KEPT_MAX or now_s - since_s > ENDED_KEPT_S
+    ]
+    gone.reverse()
+    for folder in gone:
+        shutil.rmtree(folder, ignore_errors=True)
+    return gone

@@ -1,0 +1,86 @@
+"""The cluster at a glance: `/v1/cluster`, `/v1/frameworks`, `/v1/roles`, `/health`."""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+from yarl import URL
+
+from orlop.api.documents import cluster_document, framework_documents, moment, role_documents
+from orlop.api.requests import read_query, server_of
+from orlop.api.responses import answer, answer_list, plain
+
+
+async def get_cluster(request: web.Request) -> web.Response:
+    read_query(request)
+    server = server_of(request)
+    state = server.state()
+    statuses = dict(server.framework_status())
+    about = {
+        "name": server.cluster_name,
+        "version": server.version,
+        "address": server.address,
+        "leader": server.address,
+        "store": without_password(server.store_url),
+        "started": moment(server.started_utc_ms),
+        "uptime_s": max(0, round(time.time() - server.started_utc_ms / 1000)),
+        "read_only": server.read_only_reason(),
+    }
+    return await answer(
+        state, lambda: {**about, **cluster_document(state), "frameworks": framework_documents(state, statuses)}
+    )
+
+
+async def list_frameworks(request: web.Request) -> web.Response:
+    read_query(request)
+    server = server_of(request)
+    state = server.state()
+    statuses = dict(server.framework_status())
+    return await answer_list(state, "frameworks", lambda: framework_documents(state, statuses))
+
+
+async def list_roles(request: web.Request) -> web.Response:
+    read_query(request)
+    state = server_of(request).state()
+    return await answer_list(state, "roles", lambda: role_documents(state))
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """503 when writes are refused. A quarantined framework is a warning: taking this server away would not help it."""
+    read_query(request)
+    server = server_of(request)
+    server.state()
+    reason = server.read_only_reason()
+    if reason:
+        return plain(
+            {"status": "degraded", "reasons": [f"writes are refused: {reason}"]}, HTTPStatus.SERVICE_UNAVAILABLE
+        )
+    warnings = [
+        f"framework {name} is {one.state}: {one.error}"
+        for name, one in sorted(server.framework_status().items())
+        if one.state != "running"
+    ]
+    return plain({"status": "ok", "warnings": warnings} if warnings else {"status": "ok"})
+
+
+def without_password(store_url: str) -> str:
+    """The store's URL as everybody may see it."""
+    try:
+        url = URL(store_url)
+        return str(url.with_user(None)) if url.raw_user is not None or url.raw_password is not None else store_url
+    except ValueError:
+        # Several hosts with ports, as etcd's URLs have them, are no URL to most parsers.
+        scheme, separator, rest = store_url.partition("://")
+        hosts, slash, path = rest.partition("/")
+        return f"{scheme}{separator}{hosts.rpartition('@')[2]}{slash}{path}"
+
+
+ROUTES: Final = [
+    web.get("/v1/cluster", get_cluster),
+    web.get("/v1/frameworks", list_frameworks),
+    web.get("/v1/roles", list_roles),
+    web.get("/health", get_health),
+]

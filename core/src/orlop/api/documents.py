@@ -1,0 +1,302 @@
+"""States as the API shows them: pure functions from kernel values to plain JSON.
+
+Times are RFC 3339 texts in UTC with milliseconds, null where there is none. Quantities of memory and disk are bytes,
+bandwidth is bit/s, everything else a decimal number; the unit stands beside each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from orlop.api.interface import FrameworkStatus
+from orlop.kernel.draft import dominant_share
+from orlop.kernel.state import State
+from orlop.model.asks import Explanation
+from orlop.model.clock import format_utc
+from orlop.model.documents import to_plain
+from orlop.model.events import LogEntry
+from orlop.model.nodes import Node, NodeState
+from orlop.model.resources import BITS_KINDS, BYTES_KINDS, Resources
+from orlop.model.tasks import Task
+
+#: The largest whole number that JSON readers and writers of ours take; sums over many nodes may go beyond.
+LARGEST_NUMBER: Final = 2**63 - 1
+
+Document = dict[str, Any]
+
+
+def moment(utc_ms: int | None) -> str | None:
+    """An instant; None for none, and for what a node with a broken clock reports."""
+    if not utc_ms:
+        return None
+    try:
+        return format_utc(utc_ms)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def unit(name: str) -> str:
+    """The unit in which `amount` gives quantities of this kind."""
+    if name in BYTES_KINDS:
+        return "bytes"
+    if name in BITS_KINDS:
+        return "bit/s"
+    return "cores" if name == "cpus" else "units"
+
+
+def amount(name: str, units: int) -> int | float:
+    """Bytes and bit/s as they are, thousandths as a decimal number."""
+    bounded = max(-LARGEST_NUMBER, min(units, LARGEST_NUMBER))
+    return bounded if name in BYTES_KINDS or name in BITS_KINDS else bounded / 1000
+
+
+def quantities(resources: Resources) -> Document:
+    """name → {amount, unit}."""
+    return {name: {"amount": amount(name, units), "unit": unit(name)} for name, units in sorted(resources.items())}
+
+
+def usage(total: Resources, used: Resources) -> Document:
+    """name → {total, used, unit}."""
+    names = sorted(total.keys() | used.keys())
+    return {
+        name: {"total": amount(name, total.get(name)), "used": amount(name, used.get(name)), "unit": unit(name)}
+        for name in names
+    }
+
+
+# Tasks
+
+
+def task_document(state: State, task: Task) -> Document:
+    """A task in a list."""
+    spec = state.spec_of(task)
+    node = state.node(task.node) if task.node is not None else None
+    exit_ = task.status.exit
+    return {
+        "id": task.id,
+        "name": task.name,
+        "key": task.key,
+        "group": task.group,
+        "framework": task.framework,
+        "state": task.state.value,
+        "desired": task.desired.value,
+        "live": task.live,
+        "unreachable": task.unreachable,
+        "node": task.node,
+        "node_name": node.info.name if node is not None else None,
+        "address": node.info.address if node is not None else None,
+        "addresses": task.status.addresses,
+        "ports": task.ports,
+        "healthy": task.healthy,
+        "incarnation": task.status.incarnation,
+        "created": moment(task.created_utc_ms),
+        "not_before": moment(task.not_before_utc_ms),
+        "started": moment(task.started_utc_ms),
+        "ended": moment(task.ended_utc_ms),
+        "outcome": exit_.outcome.value if exit_ is not None else None,
+        "exit_code": exit_.code if exit_ is not None else None,
+        "signal": exit_.signal if exit_ is not None else None,
+        "reason": (exit_.reason if exit_ is not None else "") or task.desired_reason,
+        "message": task.status.message,
+        "role": task.role,
+        "priority": task.priority,
+        "external_id": task.status.external_id,
+        "runtime": spec.runtime,
+        "resources": quantities(spec.resources),
+        "spec": task.spec,
+    }
+
+
+def task_detail(state: State, task: Task) -> Document:
+    """One task with all that is known of it."""
+    return {
+        **task_document(state, task),
+        "cause": task.cause,
+        "labels": dict(task.labels),
+        "environment": dict(task.environment),
+        "probes": [to_plain(probe) for probe in task.status.probes],
+        "specification": specification(state, task),
+    }
+
+
+def specification(state: State, task: Task) -> Document:
+    """What the task is to run: the payload as its framework gave it, quantities with their units."""
+    spec = state.spec_of(task)
+    return {
+        **to_plain(spec),
+        "payload": spec.payload,
+        "resources": quantities(spec.resources),
+    }
+
+
+def task_brief(task: Task) -> Document:
+    """A task where it is mentioned in passing."""
+    return {"id": task.id, "name": task.name, "framework": task.framework, "state": task.state.value}
+
+
+def count_states(tasks: Iterable[Task]) -> dict[str, int]:
+    """State → number of tasks, in the order of states."""
+    counts = Counter(task.state for task in tasks)
+    return {state.value: counts[state] for state in type(next(iter(counts))) if counts[state]} if counts else {}
+
+
+# Nodes
+
+
+def node_document(state: State, node: Node) -> Document:
+    """A node in a list."""
+    info = node.info
+    candidate = state.candidates[node.id]
+    return {
+        "id": node.id,
+        "name": info.name,
+        "address": info.address,
+        "state": node.state.value,
+        "state_since": moment(node.state_since_utc_ms),
+        "drained": node.drained,
+        "attributes": dict(info.attributes),
+        "runtimes": info.runtimes,
+        "os": info.os,
+        "arch": info.arch,
+        "version": info.version,
+        "resources": usage(info.resources, info.resources - candidate.free),
+        "ports": str(info.ports),
+        "free_ports": len(candidate.free_ports),
+        "tasks": len(candidate.tasks),
+    }
+
+
+def node_detail(state: State, node: Node) -> Document:
+    """One node, with the tasks that it holds in the order of their asking."""
+    held = sorted(state.candidates[node.id].tasks.items())
+    return {
+        **node_document(state, node),
+        "boot_id": node.info.boot_id,
+        "held": [task_brief(state.tasks[task_id]) for _, task_id in held],
+        "orphans": sorted(task_id for task_id, holder in state.orphans.items() if holder == node.id),
+    }
+
+
+# The cluster
+
+
+def used_resources(state: State) -> Resources:
+    """What tasks take on ready nodes, whose sum `state.totals` is."""
+    used: Counter[str] = Counter()
+    for candidate in state.candidates.values():
+        if candidate.node.state is NodeState.READY:
+            used.update(dict(candidate.node.info.resources))
+            used.subtract(dict(candidate.free))
+    return Resources.of(used)
+
+
+def cluster_document(state: State) -> Document:
+    """The state's part of `/v1/cluster`."""
+    used = used_resources(state)
+    names = sorted(state.totals.keys() | used.keys())
+    nodes = list(state.nodes())
+    counts = Counter(node.state for node in nodes)
+    return {
+        "id": state.cluster_id,
+        "state_version": state.version,
+        "nodes": {one.value: counts[one] for one in NodeState if counts[one]},
+        "drained": sum(node.drained for node in nodes),
+        "tasks": count_states(state.tasks.values()),
+        "waiting": sum(len(members) for members in state.waiting.values()),
+        "resources": {
+            "total": {name: amount(name, state.totals.get(name)) for name in names},
+            "used": {name: amount(name, used.get(name)) for name in names},
+            "units": {name: unit(name) for name in names},
+        },
+        "orphans": [
+            {"task": task_id, "node": node_id, "node_name": node.info.name if (node := state.node(node_id)) else None}
+            for task_id, node_id in sorted(state.orphans.items())
+        ],
+    }
+
+
+def framework_documents(state: State, statuses: Mapping[str, FrameworkStatus]) -> list[Document]:
+    """All frameworks: those that run here, and those of which only stored things are left."""
+    tasks: dict[str, list[Task]] = {}
+    for task in state.tasks.values():
+        tasks.setdefault(task.framework, []).append(task)
+    return [
+        {
+            **_status_document(statuses.get(name)),
+            "name": name,
+            "tasks": count_states(tasks.get(name, ())),
+            "objects": {kind: len(of_kind) for kind, of_kind in sorted(state.framework(name).objects.items())},
+            "behind": max(0, state.version - state.framework(name).cursor),
+        }
+        for name in sorted(statuses.keys() | state.frameworks.keys())
+    ]
+
+
+def _status_document(status: FrameworkStatus | None) -> Document:
+    if status is None:
+        return {
+            "plugin": "", "state": "missing", "error": "its plugin is not installed here",
+            "failures": 0, "runs": 0, "last_run_ms": 0.0, "retry_at": None,
+        }  # fmt: skip
+    return {
+        "plugin": status.plugin,
+        "state": status.state,
+        "error": status.error,
+        "failures": status.failures,
+        "runs": status.runs,
+        "last_run_ms": round(status.last_run_ms, 3),
+        "retry_at": moment(status.retry_at_utc_ms),
+    }
+
+
+def role_documents(state: State) -> list[Document]:
+    """Every role that has a live task or waits for one. share: the largest part of any one resource (DRF), 0 to 1."""
+    live = Counter(task.role for task in state.tasks.values() if task.live)
+    waiting: Counter[str] = Counter()
+    for key, members in state.waiting.items():
+        waiting[key.role] += len(members)
+    return [
+        {
+            "name": role,
+            "share": round(dominant_share(state.role_usage.get(role, Resources()).items(), state.totals), 6),
+            "used": quantities(state.role_usage.get(role, Resources())),
+            "tasks": live[role],
+            "waiting": waiting[role],
+        }
+        for role in sorted({*live, *waiting, "*"})
+    ]
+
+
+# Explanations and events
+
+
+def explanation_document(explanation: Explanation) -> Document:
+    """Why an ask waits; `text` says all of it in one line."""
+    return {
+        "nodes": explanation.nodes,
+        "fits": explanation.fits,
+        "ruled_out": [
+            {"filter": name, "reason": reason, "nodes": count} for name, reason, count in explanation.ruled_out
+        ],
+        "note": explanation.note,
+        "text": str(explanation),
+    }
+
+
+def event_id(version: int, index: int) -> str:
+    """An event's id, as `Last-Event-ID` and `after` take it."""
+    return f"{version}-{index}"
+
+
+def event_document(version: int, index: int, entry: LogEntry) -> Document:
+    """One entry of the event log."""
+    return {
+        "id": event_id(version, index),
+        "at": moment(entry.utc_ms),
+        "type": entry.type,
+        "subject": entry.subject,
+        "cause": entry.cause,
+        "details": dict(entry.details),
+    }

@@ -1,0 +1,49 @@
+"""Nodes: `/v1/nodes`, and draining them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from orlop.api.documents import node_detail, node_document
+from orlop.api.finding import find_node
+from orlop.api.requests import cause_of, read_body, read_query, server_of, text
+from orlop.api.responses import answer, answer_list
+from orlop.kernel.events import DrainNode
+
+
+async def list_nodes(request: web.Request) -> web.Response:
+    read_query(request)
+    state = server_of(request).state()
+    return await answer_list(state, "nodes", lambda: (node_document(state, node) for node in state.nodes()))
+
+
+async def get_node(request: web.Request) -> web.Response:
+    read_query(request)
+    state = server_of(request).state()
+    node = find_node(state, request.match_info["id"])
+    return await answer(state, lambda: node_detail(state, node))
+
+
+def _draining(drained: bool) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def drain(request: web.Request) -> web.Response:
+        read_query(request)
+        body = await read_body(request, reason=text)
+        server = server_of(request)
+        node = find_node(server.state(), request.match_info["id"])
+        await server.submit(DrainNode(node=node.id, drained=drained, cause=cause_of(request, body["reason"] or "")))
+        state = server.state()
+        now = state.node(node.id) or node
+        return await answer(state, lambda: {"node": node_document(state, now)})
+
+    return drain
+
+
+ROUTES: Final = [
+    web.get("/v1/nodes", list_nodes),
+    web.get("/v1/nodes/{id}", get_node),
+    web.post("/v1/nodes/{id}/drain", _draining(True)),
+    web.post("/v1/nodes/{id}/undrain", _draining(False)),
+]

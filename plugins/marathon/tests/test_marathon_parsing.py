@@ -1,0 +1,673 @@
+"""Reading: canonical and legacy forms, merges, and that any JSON whatsoever gives a model or a MarathonError."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orlop.model.documents import from_bytes, to_bytes
+from orlop_marathon import parsing, wire
+from orlop_marathon.errors import MarathonError
+from orlop_marathon.model import (
+    App,
+    AppRecord,
+    ContainerType,
+    Defaults,
+    NetworkMode,
+    UpgradeStrategy,
+)
+from orlop_marathon.rendering import app_json, counts
+from orlop_marathon.specs import build_spec
+from orlop_marathon.validation import validate_app
+
+VERSION = "2021-07-27T20:40:33.123Z"
+
+
+def record(app: App) -> AppRecord:
+    return AppRecord(app=app, version=VERSION, last_scaling_at=VERSION, last_config_change_at=VERSION)
+
+
+def faults(document: Any, parse: Any = parsing.parse_app) -> tuple[int, str, dict[str, list[str]]]:
+    """Status, message and path → texts of what a document is refused with."""
+    with pytest.raises(MarathonError) as caught:
+        parse(document)
+    details = {detail["path"]: detail["errors"] for detail in caught.value.body["details"]}
+    return caught.value.status, caught.value.message, details
+
+
+# --- what comes out ---
+
+GOLDEN: dict[str, Any] = {
+    "id": "/x",
+    "cmd": "sleep 1",
+    "instances": 1,
+    "cpus": 1,
+    "mem": 128,
+    "disk": 0,
+    "gpus": 0,
+    "executor": "",
+    "role": "*",
+    "labels": {},
+    "backoffSeconds": 1,
+    "backoffFactor": 1.15,
+    "maxLaunchDelaySeconds": 300,
+    "killSelection": "YOUNGEST_FIRST",
+    "unreachableStrategy": {"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0},
+    "upgradeStrategy": {"minimumHealthCapacity": 1, "maximumOverCapacity": 1},
+    "requirePorts": False,
+    "networks": [{"mode": "host"}],
+    "portDefinitions": [{"port": 0, "protocol": "tcp", "name": "default"}],
+}
+
+
+def test_the_smallest_app_is_shown_with_its_defaults_and_nothing_else():
+    assert wire.write(parsing.parse_app({"id": "x", "cmd": "sleep 1"})) == GOLDEN
+
+
+def test_a_bridged_app_of_old_becomes_one_of_today():
+    old = {
+        "id": "/shop/web",
+        "container": {
+            "type": "DOCKER",
+            "docker": {
+                "image": "nginx",
+                "network": "BRIDGE",
+                "portMappings": [{"containerPort": 80, "servicePort": 9000}],
+                "credential": {"principal": "ignored"},
+            },
+        },
+        "uris": ["http://x/a.tar.gz?b=1", "http://x/plain"],
+        "ports": [9000],
+    }
+    shown = wire.write(parsing.parse_app(old))
+    assert shown["networks"] == [{"mode": "container/bridge"}]
+    assert "portDefinitions" not in shown
+    assert shown["container"] == {
+        "type": "DOCKER",
+        "volumes": [],
+        "docker": {"image": "nginx", "forcePullImage": False, "privileged": False, "parameters": []},
+        "portMappings": [
+            {"containerPort": 80, "hostPort": 0, "servicePort": 9000, "protocol": "tcp", "labels": {}},
+        ],
+    }
+    assert [(fetch["uri"], fetch["extract"]) for fetch in shown["fetch"]] == [
+        ("http://x/a.tar.gz?b=1", True),
+        ("http://x/plain", False),
+    ]
+
+
+def test_a_host_network_of_old_drops_the_mappings_that_were_never_used():
+    docker = {"image": "i", "network": "HOST", "portMappings": [{"containerPort": 80}]}
+    app = parsing.parse_app({"id": "x", "container": {"docker": docker}})
+    assert app.host_networking
+    assert app.container is not None
+    assert app.container.port_mappings is None
+    assert len(app.port_entries) == 1
+
+
+def test_legacy_ports_become_definitions():
+    app = parsing.parse_app({"id": "x", "cmd": "x", "ports": [80, 0]})
+    assert app.service_ports == (80, 0)
+    assert parsing.parse_app({"id": "x", "cmd": "x", "ports": []}).port_definitions == ()
+
+
+def test_more_legacy_ports_than_mappings_pad_the_mappings():
+    docker = {"image": "i", "network": "BRIDGE", "portMappings": [{"containerPort": 80}]}
+    app = parsing.parse_app({"id": "x", "container": {"docker": docker}, "ports": [0, 0, 0]})
+    assert [mapping.container_port for mapping in app.port_mappings] == [80, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "name"),
+    [
+        ({}, NetworkMode.CONTAINER, "default-net"),
+        ({"networkName": "blue"}, NetworkMode.CONTAINER, "blue"),
+        ({"networkName": "mesos-bridge"}, NetworkMode.BRIDGE, None),
+    ],
+)
+def test_an_ip_address_of_old_becomes_a_network(address: dict[str, Any], mode: NetworkMode, name: str | None):
+    document = {"id": "x", "cmd": "x", "ipAddress": address}
+    app = parsing.parse_app(document, defaults=Defaults(network_name="default-net"))
+    assert [(network.mode, network.name) for network in app.networks] == [(mode, name)]
+    assert app.container is not None
+    assert app.container.type is ContainerType.MESOS
+
+
+def test_discovery_ports_of_old_become_mappings():
+    ports = [{"number": 80, "name": "http", "protocol": "tcp", "labels": {"a": "b"}}]
+    app = parsing.parse_app({"id": "x", "cmd": "x", "ipAddress": {"networkName": "n", "discovery": {"ports": ports}}})
+    (mapping,) = app.port_mappings
+    assert (mapping.container_port, mapping.name, mapping.host_port) == (80, "http", None)
+
+
+def test_networks_decide_about_ports():
+    bridged = parsing.parse_app({"id": "x", "cmd": "x", "networks": [{"mode": "container/bridge"}]})
+    assert wire.write(bridged)["container"]["portMappings"] == [
+        {
+            "containerPort": 0,
+            "hostPort": 0,
+            "servicePort": 0,
+            "protocol": "tcp",
+            "labels": {},
+            "name": "default",
+        }
+    ]
+    plain = parsing.parse_app({"id": "x", "cmd": "x", "networks": [{"name": "n"}], "requirePorts": True})
+    assert plain.port_mappings[0].host_port is None
+    assert not plain.require_ports
+    none = parsing.parse_app({"id": "x", "networks": [{"name": "n"}], "container": {"portMappings": []}})
+    assert none.port_mappings == ()
+    assert none.container is not None
+    assert none.container.port_mappings == ()
+
+
+def test_enumerations_are_read_in_any_case():
+    app = parsing.parse_app(
+        {"id": "x", "cmd": "x", "killSelection": "oldest_first", "healthChecks": [{"protocol": "tcp"}]}
+    )
+    assert app.kill_selection.value == "OLDEST_FIRST"
+    assert app.health_checks[0].protocol.value == "TCP"
+
+
+def test_null_is_absent_and_unknown_members_are_ignored():
+    document = {"id": "x", "cmd": "x", "args": None, "container": None, "healthChecks": None, "frobnicate": {"a": [1]}}
+    assert parsing.parse_app(document) == parsing.parse_app({"id": "x", "cmd": "x"})
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    assert parsing.parse_app({"id": "x", "cmd": "x", "instances": 2.0}).instances == 2
+
+
+def test_ids_are_made_absolute():
+    app = parsing.parse_app({"id": "web", "cmd": "x", "dependencies": ["../db", "/a", "../db"]}, base="/shop")
+    assert app.id == "/shop/web"
+    assert app.dependencies == ("/a", "/shop/db")
+
+
+def test_strategies_follow_what_the_app_keeps():
+    volume = {"containerPath": "data", "persistent": {"size": 1}}
+    app = parsing.parse_app({"id": "x", "cmd": "x", "container": {"type": "MESOS", "volumes": [volume]}})
+    assert app.upgrade_strategy == UpgradeStrategy(minimum_health_capacity=0.5, maximum_over_capacity=0.0)
+    assert app.unreachable_strategy.disabled
+    shown = wire.write(app)
+    assert shown["unreachableStrategy"] == "disabled"
+    assert shown["residency"] == {"relaunchEscalationTimeoutSeconds": 3600, "taskLostBehavior": "WAIT_FOREVER"}
+    single = parsing.parse_app({"id": "x", "cmd": "x", "labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"}})
+    assert single.upgrade_strategy == UpgradeStrategy(minimum_health_capacity=0.0, maximum_over_capacity=0.0)
+
+
+def test_members_that_old_clients_do_not_know_are_shown_when_they_are_set():
+    document = {
+        "id": "x",
+        "cmd": "x",
+        "tty": True,
+        "check": {"tcp": {"portIndex": 0}},
+        "resourceLimits": {"cpus": "unlimited", "mem": 256},
+        "executorResources": {"cpus": 0.2},
+    }
+    shown = wire.write(parsing.parse_app(document))
+    assert shown["tty"] is True
+    assert shown["check"]["tcp"] == {"portIndex": 0}
+    assert shown["resourceLimits"] == {"cpus": "unlimited", "mem": 256}
+    assert shown["executorResources"] == {"cpus": 0.2, "mem": 32, "disk": 10}
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "text"),
+    [
+        ({"id": 3}, "/id", "error.expected.jsstring"),
+        ({}, "/id", "error.path.missing"),
+        ({"id": "x", "cpus": "2"}, "/cpus", "error.expected.jsnumber"),
+        ({"id": "x", "cpus": True}, "/cpus", "error.expected.jsnumber"),
+        ({"id": "x", "cpus": 0}, "/cpus", "error.min"),
+        ({"id": "x", "instances": 2.5}, "/instances", "error.expected.int"),
+        ({"id": "x", "instances": -1}, "/instances", "error.min"),
+        ({"id": "x", "instances": 2**40}, "/instances", "error.max"),
+        ({"id": "x", "mem": 10**400}, "/mem", "error.max"),
+        ({"id": "x", "requirePorts": 1}, "/requirePorts", "error.expected.jsboolean"),
+        ({"id": "x", "args": "a"}, "/args", "error.expected.jsarray"),
+        ({"id": "x", "args": ["a", None]}, "/args(1)", "error.expected.jsstring"),
+        ({"id": "x", "env": []}, "/env", "error.expected.jsobject"),
+        ({"id": "x", "env": {"A": 1}}, "/env", "error.expected.jsstring"),
+        ({"id": "x", "labels": {"a": 1}}, "/labels/a", "error.expected.jsstring"),
+        ({"id": "x", "cmd": ""}, "/cmd", "error.minLength"),
+        ({"id": "x", "cmd": "\ud800"}, "/cmd", "error.expected.jsstring"),
+        ({"id": "x", "killSelection": "NONE"}, "/killSelection", "error.unknown.enum.literal"),
+        ({"id": "x", "unreachableStrategy": "enabled"}, "/unreachableStrategy", "error.unknown.enum.literal"),
+        ({"id": "x", "fetch": [{"uri": "a" * 1025}]}, "/fetch(0)/uri", "error.maxLength"),
+        (
+            {"id": "x", "container": {"portMappings": [{}, {"hostPort": 70000}]}},
+            "/container/portMappings(1)/hostPort",
+            "error.max",
+        ),
+        ({"id": "x", "healthChecks": [{"portIndex": "a"}]}, "/healthChecks(0)/portIndex", "error.expected.jsnumber"),
+        ([], "/", "error.expected.jsobject"),
+    ],
+)
+def test_wrong_types_are_named_with_their_path(document: Any, path: str, text: str):
+    status, message, details = faults(document)
+    assert (status, message) == (422, "Invalid JSON")
+    assert details == {path: [text]}
+
+
+def test_all_faults_are_told_at_once():
+    _, _, details = faults({"id": 1, "cpus": "a", "container": {"docker": {}, "volumes": [{"mode": "XX"}]}})
+    assert set(details) == {
+        "/id",
+        "/cpus",
+        "/container/docker/image",
+        "/container/volumes(0)/containerPath",
+        "/container/volumes(0)/mode",
+    }
+
+
+DOCKER = {"image": "i"}
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "text"),
+    [
+        ({"id": "/"}, "/id", "must not be root"),
+        ({"id": "A"}, "/id", "must fully match regular expression"),
+        ({"id": "/a/tasks"}, "/id", "must not end with any of the following reserved keywords"),
+        ({"id": "x", "constraints": [["a"]]}, "/constraints(0)", "Each constraint must have either 2 or 3 fields"),
+        ({"id": "x", "uris": ["a"], "fetch": [{"uri": "b"}]}, "/uris", "may not be set in conjunction with fetch"),
+        ({"id": "x", "ports": [1, 1]}, "/", "ports must be unique"),
+        (
+            {"id": "x", "ports": [1], "portDefinitions": [{"port": 2}]},
+            "/",
+            "cannot specify both ports and port definitions",
+        ),
+        ({"id": "x", "ports": [1], "ipAddress": {}}, "/", "cannot specify both an IP address and port"),
+        ({"id": "x", "ipAddress": {}, "networks": [{}]}, "/", "must not specify both networks and ipAddress"),
+        (
+            {"id": "x", "container": {"docker": {**DOCKER, "network": "HOST"}}, "networks": [{"mode": "host"}]},
+            "/",
+            "must not specify both container.docker.network and networks",
+        ),
+        (
+            {"id": "x", "container": {"docker": {**DOCKER, "portMappings": [{}]}, "portMappings": [{}]}},
+            "/container",
+            "cannot specify both portMappings and docker.portMappings",
+        ),
+        (
+            {
+                "id": "x",
+                "container": {"docker": DOCKER},
+                "ipAddress": {"discovery": {"ports": [{"number": 1, "name": "a"}]}},
+            },
+            "/ipAddress",
+            "ipAddress/discovery is not allowed for Docker containers",
+        ),
+        (
+            {"id": "x", "networks": [{"mode": "host"}], "container": {"docker": DOCKER, "portMappings": [{}]}},
+            "/",
+            "portMappings are not allowed with host-networking",
+        ),
+        (
+            {"id": "x", "networks": [{"mode": "container/bridge"}], "portDefinitions": [{}]},
+            "/",
+            "portDefinitions are only allowed with host-networking",
+        ),
+        (
+            {"id": "x", "container": {"volumes": [{"containerPath": "a"}]}},
+            "/container/volumes(0)",
+            "expected exactly one",
+        ),
+        ({"id": "x", "resourceLimits": {"cpus": "much"}}, "/resourceLimits", "'much' is an invalid resource limit"),
+    ],
+)
+def test_contradictions_are_named(document: Any, path: str, text: str):
+    status, message, details = faults(document)
+    assert (status, message) == (422, "Object is not valid")
+    assert list(details) == [path]
+    assert details[path][0].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "Please specify data in JSON format"),
+        (b"  \n", "Please specify data in JSON format"),
+        (b"hello", "Please specify data in JSON format"),
+        (b'{"id": ', "Invalid JSON"),
+        (b'{"id": NaN}', "Invalid JSON"),
+        (b'{"mem": 1e999}', "Invalid JSON"),
+        (b'["\\ud800"]', "Invalid JSON"),
+        (b"[" * 3000, "Invalid JSON"),
+        (b"\xff\xfe", "Please specify data in JSON format"),
+    ],
+)
+def test_bodies_that_are_no_json(body: bytes, message: str):
+    with pytest.raises(MarathonError) as caught:
+        parsing.load_json(body)
+    assert caught.value.status == 400
+    assert caught.value.message == message
+    assert isinstance(caught.value.body["details"], str)
+
+
+# --- updates ---
+
+BRIDGED = {"id": "/x", "container": {"docker": {"image": "i"}}, "networks": [{"mode": "container/bridge"}]}
+
+
+def merged(app: App, **members: Any) -> App:
+    return parsing.merge(app, parsing.parse_app_update(members))
+
+
+def test_a_merge_replaces_given_members_whole():
+    app = parsing.parse_app({"id": "x", "cmd": "a", "env": {"A": "1", "B": "2"}, "labels": {"a": "1"}, "instances": 4})
+    new = merged(app, env={"C": "3"}, cmd="b")
+    assert (new.env, new.cmd) == ({"C": "3"}, "b")
+    assert (new.labels, new.instances) == ({"a": "1"}, 4)
+
+
+def test_null_cannot_unset_anything():
+    app = parsing.parse_app({"id": "x", "cmd": "a", "user": "u"})
+    assert merged(app, user=None, cmd=None) == app
+
+
+def test_limits_and_executor_resources_are_always_those_of_the_update():
+    app = parsing.parse_app(
+        {"id": "x", "cmd": "a", "resourceLimits": {"cpus": "unlimited"}, "executorResources": {"cpus": 1}}
+    )
+    new = merged(app, instances=2)
+    assert (new.resource_limits, new.executor_resources) == (None, None)
+
+
+def test_args_can_be_emptied_but_cmd_beside_args_stays():
+    app = parsing.parse_app({"id": "x", "args": ["a"]})
+    assert merged(app, cmd="b").args == ("a",)
+    assert merged(app, cmd="b", args=[]).args == ()
+
+
+def test_a_whole_update_resets_what_it_does_not_give():
+    app = parsing.parse_app({"id": "x", "cmd": "a", "instances": 4, "labels": {"a": "b"}})
+    new = parsing.merge(app, parsing.parse_app_update({"args": ["b"]}), partial=False)
+    assert new == parsing.parse_app({"id": "x", "args": ["b"]})
+
+
+def test_an_update_can_create():
+    update = parsing.parse_app_update({"cmd": "a", "id": "/ignored"})
+    assert parsing.merge(None, update, id="/g/x") == parsing.parse_app({"id": "/g/x", "cmd": "a"})
+
+
+def test_the_path_wins_over_the_id_in_the_body():
+    app = parsing.parse_app({"id": "x", "cmd": "a"})
+    assert merged(app, id="/other").id == "/x"
+
+
+def test_changing_the_network_drops_ports_of_the_old_kind():
+    host = parsing.parse_app({"id": "x", "cmd": "a", "portDefinitions": [{"port": 80}]})
+    bridge = merged(host, networks=[{"mode": "container/bridge"}])
+    assert bridge.port_definitions is None
+    assert len(bridge.port_mappings) == 1
+    back = merged(bridge, networks=[{"mode": "host"}])
+    assert back.port_mappings == ()
+    assert back.port_definitions == (parsing.DEFAULT_PORT_DEFINITION,)
+
+
+def test_a_version_stands_alone():
+    assert parsing.parse_app_update({"id": "/x", "version": "2021-07-27T22:40:33.123+02:00"}).version == VERSION
+    _, _, details = faults({"version": VERSION, "cmd": "a"}, parsing.parse_app_update)
+    assert details == {"/": ["The 'version' field may only be combined with the 'id' field."]}
+    with pytest.raises(MarathonError) as caught:
+        parsing.parse_app_update({"version": "yesterday"})
+    text = "Invalid timestamp provided 'yesterday'. Expecting ISO-8601 datetime string."
+    assert (caught.value.status, caught.value.body) == (422, {"message": text})
+
+
+def test_arrays_of_updates_need_ids():
+    assert [update.id for update in parsing.parse_app_updates([{"id": "/a"}, {"id": "b"}])] == ["/a", "b"]
+    _, _, details = faults([{"id": "/a"}, {}, {"id": "/c", "cpus": "x"}], parsing.parse_app_updates)
+    assert details == {"(1)/id": ["error.path.missing"], "(2)/cpus": ["error.expected.jsnumber"]}
+
+
+RICH: list[dict[str, Any]] = [
+    {"id": "/x", "cmd": "sleep"},
+    {**BRIDGED, "healthChecks": [{}, {"protocol": "COMMAND", "command": {"value": "true"}}]},
+    {**BRIDGED, "container": {"docker": DOCKER, "portMappings": []}},
+    {"id": "/x", "args": ["a"], "portDefinitions": [], "constraints": [["b", "CLUSTER"], ["a", "LIKE", "r.*"]]},
+    {"id": "/x", "container": {"docker": {**DOCKER, "network": "USER"}}, "ipAddress": {"networkName": "n"}},
+    {"id": "/x", "cmd": "a", "uris": ["x.tgz"], "ports": [80, 81], "dependencies": ["../b", "/a"]},
+    {
+        "id": "/x",
+        "cmd": "a",
+        "container": {
+            "type": "MESOS",
+            "volumes": [
+                {
+                    "containerPath": "d",
+                    "persistent": {"size": 10, "type": "mount", "constraints": [["path", "LIKE", "a"]]},
+                },
+                {"containerPath": "/e", "hostPath": "/f", "mode": "ro"},
+                {
+                    "containerPath": "/g",
+                    "external": {"name": "n", "provider": "dvdi", "options": {"dvdi/driver": "rexray"}},
+                },
+                {"containerPath": "/h", "secret": "s"},
+            ],
+            "linuxInfo": {"seccomp": {"unconfined": True}, "ipcInfo": {"mode": "PRIVATE", "shmSize": 1}},
+        },
+        "secrets": {"s": {"source": "/p"}},
+        "env": {"A": {"secret": "s"}, "B": "c"},
+    },
+    {"id": "/x", "cmd": "a", "readinessChecks": [{"portName": "default"}], "unreachableStrategy": "disabled"},
+    {"id": "/x", "cmd": "a", "taskKillGracePeriodSeconds": 2.5, "acceptedResourceRoles": ["*"], "tty": False},
+]
+
+
+@pytest.mark.parametrize("document", RICH, ids=range(len(RICH)))
+def test_a_reply_put_back_changes_nothing(document: dict[str, Any]):
+    app = parsing.parse_app(document, defaults=Defaults(network_name="n"))
+    reply = app_json(record(app), counts=counts([]), deployments=["d"], tasks=[{"id": "t"}])
+    reply = json.loads(json.dumps(reply)) | {"lastTaskFailure": None, "ports": None, "uris": None, "ipAddress": None}
+    del reply["version"]  # with it, it would ask for a rollback
+    assert parsing.unknown_members(reply) == []
+    for partial in (True, False):
+        assert parsing.merge(app, parsing.parse_app_update(reply), partial) == app
+    assert parsing.parse_app(reply) == app
+
+
+@pytest.mark.parametrize("document", RICH, ids=range(len(RICH)))
+def test_records_survive_being_stored(document: dict[str, Any]):
+    stored = record(parsing.parse_app(document))
+    assert from_bytes(to_bytes(stored), AppRecord, "the app") == stored
+
+
+def test_unknown_members_are_found():
+    document = {
+        "id": "x",
+        "comand": "a",
+        "container": {"docker": {"netwrk": 1, "network": "HOST"}},
+        "healthChecks": [{}, {"prt": 1}],
+        "env": {"anything": "goes"},
+        "tasksRunning": 1,
+    }
+    assert parsing.unknown_members(document) == ["/comand", "/container/docker/netwrk", "/healthChecks(1)/prt"]
+    group = {"id": "/g", "apps": [document], "groups": [{"id": "h", "aps": []}]}
+    found = parsing.unknown_members(group)
+    assert found[0] == "/apps(0)/comand"
+    assert found[-1] == "/groups(0)/aps"
+
+
+# --- groups ---
+
+
+def test_groups_are_read_in_full():
+    update = parsing.parse_group_update(
+        {
+            "id": "shop",
+            "apps": [{"id": "web", "cmd": "a", "dependencies": ["../db"]}],
+            "groups": [
+                {"id": "/shop/inner", "dependencies": ["../web"], "apps": [{"id": "/shop/inner/a", "cmd": "b"}]}
+            ],
+        }
+    )
+    assert update.id == "/shop"
+    assert update.apps is not None
+    assert update.groups is not None
+    assert update.apps[0].id == "/shop/web"
+    assert update.apps[0].dependencies == ("/shop/db",)
+    (inner,) = update.groups
+    assert (inner.id, inner.dependencies) == ("/shop/inner", ("/shop/web",))
+    assert inner.apps is not None
+    assert inner.apps[0].id == "/shop/inner/a"
+
+
+def test_a_group_without_id_is_the_one_of_its_path():
+    assert parsing.parse_group_update({"scaleBy": 2.0}, base="/g").scale_by == 2.0
+    assert parsing.parse_group_update({"scaleBy": 2.0}, base="/g").id == "/g"
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "text"),
+    [
+        ({"id": "/g", "scaleBy": 2, "apps": []}, "/scaleBy", "not allowed in conjunction with other properties."),
+        ({"id": "/g", "version": VERSION, "apps": []}, "/version", "not allowed in conjunction with other properties."),
+        ({"id": "/g", "scaleBy": 0}, "/scaleBy", "error.min"),
+        ({"id": "/g", "apps": [{"id": "/other/a", "cmd": "x"}]}, "/apps(0)/id", "Identifier is not child of '/g'"),
+        ({"id": "/g", "apps": [{"cmd": "x"}]}, "/apps(0)/id", "error.path.missing"),
+        ({"id": "/g", "apps": [None]}, "/apps(0)", "error.expected.jsobject"),
+        ({"id": "/g", "apps": [{"id": "a", "cpus": "x"}]}, "/apps(0)/cpus", "error.expected.jsnumber"),
+        ({"id": "/g", "groups": [{"apps": []}]}, "/groups(0)/id", "error.path.missing"),
+        ({"id": "/g", "groups": [{"id": "/h"}]}, "/groups(0)/id", "Identifier is not child of '/g'"),
+        (
+            {"id": "/g", "groups": [{"id": "h", "enforceRole": True}]},
+            "/groups(0)/enforceRole",
+            "enforceRole can only be set for top-level groups, and /g/h is not top-level",
+        ),
+        (
+            {"id": "/g", "apps": [{"id": "a", "networks": [{"mode": "container/bridge"}], "portDefinitions": [{}]}]},
+            "/apps(0)",
+            "portDefinitions are only allowed with host-networking",
+        ),
+    ],
+)
+def test_faults_in_groups_are_named_with_their_path(document: Any, path: str, text: str):
+    _, _, details = faults(document, parsing.parse_group_update)
+    assert details == {path: [text]}
+
+
+def test_groups_are_not_nested_without_end():
+    document: dict[str, Any] = {"id": "a"}
+    for _ in range(400):
+        document = {"id": "a", "groups": [document]}
+    _, message, details = faults(document, parsing.parse_group_update)
+    assert message == "Object is not valid"
+    (texts,) = details.values()
+    assert "nested at most" in texts[0]
+
+
+def test_apps_of_a_group_that_enforces_its_role_have_it():
+    update = parsing.parse_group_update({"id": "/g", "enforceRole": True, "apps": [{"id": "a", "cmd": "x"}]})
+    assert update.apps is not None
+    assert update.apps[0].role == "g"
+
+
+# --- anything at all ---
+
+OTHER_NAMES = (
+    "uris ports ipAddress version docker network portMappings volumes type image mode apps groups scaleBy enforceRole "
+    "persistent external options hostPath containerPath protocol portIndex command value http tcp exec discovery name "
+    "key parameters"
+)
+NAMES = st.sampled_from([*(wire.camel_case(field.name) for field in attrs.fields(App)), *OTHER_NAMES.split()])
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.sampled_from([10**400, -1, 0, 1, 65536, 2**31, 2**63])
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec=None), max_size=8)
+    | st.sampled_from(["x", "/a/b", "host", "DOCKER", "UNIQUE", "disabled", "unlimited", "\ud800", "\0", "..", "2m"])
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=3), inner, max_size=5),
+    max_leaves=25,
+)
+TEMPLATES = st.sampled_from(RICH)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> Any:
+    """A sound app with some members replaced, at any depth."""
+    document = json.loads(json.dumps(draw(TEMPLATES)))
+    for _ in range(draw(st.integers(1, 3))):
+        here: Any = document
+        while True:
+            places = list(here) if isinstance(here, dict) else list(range(len(here)))
+            if not places:
+                break
+            at = draw(st.sampled_from(places))
+            if isinstance(here[at], dict | list) and here[at] and draw(st.booleans()):
+                here = here[at]
+            else:
+                here[at] = draw(JSON)
+                break
+    return document
+
+
+@settings(max_examples=400, deadline=None)
+@given(JSON | mutated())
+def test_any_json_gives_an_app_or_an_error(document: Any):
+    try:
+        app = parsing.parse_app(document)
+        validate_app(app)
+    except MarathonError as error:
+        assert error.status == 422
+        orjson.dumps(error.body)
+        return
+    shown = wire.write(app)
+    assert parsing.parse_app(json.loads(json.dumps(shown))) == app
+    stored = record(app)
+    assert from_bytes(to_bytes(stored), AppRecord, "the app") == stored
+    to_bytes(build_spec(stored))
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON | mutated(), TEMPLATES, st.booleans())
+def test_any_json_gives_an_update_or_an_error(document: Any, base: Any, partial: bool):
+    app = parsing.parse_app(base)
+    try:
+        update = parsing.parse_app_update(document)
+        new = parsing.merge(app, update, partial)
+    except MarathonError as error:
+        assert error.status == 422
+        return
+    assert new.id == app.id
+    assert parsing.merge(new, parsing.parse_app_update(wire.write(new) | {"version": None})) == new
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON | st.fixed_dictionaries({"id": st.just("/g"), "apps": st.lists(mutated(), max_size=2), "groups": JSON}))
+def test_any_json_gives_a_group_or_an_error(document: Any):
+    try:
+        parsing.parse_group_update(document)
+    except MarathonError as error:
+        assert error.status == 422
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON)
+def test_looking_for_unknown_members_never_fails(document: Any):
+    assert all(isinstance(path, str) for path in parsing.unknown_members(document))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=30) | st.text(max_size=20).map(lambda text: text.encode(errors="replace")))
+def test_any_bytes_give_json_or_an_error(body: bytes):
+    try:
+        parsing.load_json(body)
+    except MarathonError as error:
+        assert error.status == 400

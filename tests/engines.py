@@ -1,0 +1,353 @@
+"""Real Docker Engines for tests, as a pytest plugin that the root `conftest.py` registers.
+
+Each engine is a host of its own: a `dockerd` in a network and mount namespace, with its data below one folder and
+one leg in a bridge, on which the ports that its containers publish can be reached. A session claims a numbered
+*lane* (subnet, bridge, folder, control group) by a file lock, so that sessions run side by side; what a killed
+session left in its lane is swept when the lane is claimed again.
+
+Needed: Linux, root, `dockerd`, `ip`, `iptables`, `nsenter`, `unshare` and a static `busybox` (Debian: docker.io,
+iproute2, iptables, busybox-static). Where that is missing, tests are skipped with the reason; with CI set, they fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+import docker
+import pytest
+import requests
+
+LANES: Final = 100
+READY_WITHIN_S: Final = 60.0
+ENDED_WITHIN_S: Final = 60.0
+POLL_S: Final = 0.05
+NEEDED_PROGRAMS: Final = ("dockerd", "containerd", "busybox", "ip", "iptables", "nsenter", "unshare", "mount")
+
+# A private /run keeps /run/docker apart and a private /etc/docker gives each engine an id of its own. The name
+# server that refuses at once keeps look-ups of absent registries from hanging for 20 s.
+_ENTER: Final = """
+set -eu
+folder=$1 hostname=$2
+shift 2
+if ! grep -q ' /sys/fs/cgroup[^ ]* cgroup' /proc/mounts; then
+  mount -t tmpfs tmpfs /sys/fs/cgroup
+  for controller in $(awk '!/^#/ && $2 != 0 && $4 == 1 { print $1 }' /proc/cgroups); do
+    mkdir "/sys/fs/cgroup/$controller"
+    mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
+  done
+fi
+mount --bind "$folder/run" /run
+mount --bind "$folder/etc" /etc/docker
+mount --bind "$folder/resolv.conf" /etc/resolv.conf
+hostname "$hostname"
+exec "$@"
+"""
+
+
+def missing() -> str:
+    """Why no engine can be started here; empty when one can."""
+    if os.geteuid() != 0:
+        return "needs root, to make network namespaces for real Docker Engines"
+    absent = [name for name in NEEDED_PROGRAMS if shutil.which(name) is None]
+    if absent:
+        return f"needs {', '.join(absent)} (Debian: docker.io iproute2 iptables busybox-static)"
+    return ""
+
+
+def wait_until(
+    condition: Callable[[], Any], what: str, within_s: float = READY_WITHIN_S, every_s: float = POLL_S
+) -> Any:
+    """What `condition` returned when it was first true. Raises AssertionError after `within_s` seconds."""
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {within_s:g} s in vain for {what}")
+        time.sleep(every_s)
+    return found
+
+
+def _run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+@functools.cache
+def busybox_archive() -> bytes:
+    """A root file system with a static busybox and a link for each of its applets, as a tar archive."""
+    program = shutil.which("busybox")
+    assert program is not None
+    content = Path(program).read_bytes()
+    applets = [name for name in _run(program, "--list").split() if name != "busybox"]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for folder in ("bin", "tmp", "etc"):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
+            archive.addfile(entry)
+        binary = tarfile.TarInfo("bin/busybox")
+        binary.size, binary.mode = len(content), 0o755
+        archive.addfile(binary, io.BytesIO(content))
+        for applet in applets:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(link)
+    return packed.getvalue()
+
+
+class Lane:
+    """The part of the machine that one test session has to itself, and the engines in it."""
+
+    def __init__(self) -> None:
+        self.number, self._lock = self._claim()
+        self.name = f"orlop-t{self.number}"
+        self.folder = Path(f"/tmp/orlop-engines-{self.number}")
+        self.subnet = f"10.78.{100 + self.number}"
+        self.engines: list[Engine] = []
+        try:
+            self._sweep()
+            self.folder.mkdir()
+            _run("ip", "link", "add", self.name, "type", "bridge")
+            _run("ip", "addr", "add", f"{self.subnet}.1/24", "dev", self.name)
+            _run("ip", "link", "set", self.name, "up")
+            # An engine on this machine sets the FORWARD policy to DROP, and bridged traffic passes through it.
+            _run("iptables", "-w", "-I", "FORWARD", "1", *self._forward_rule)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _claim() -> tuple[int, IO[str]]:
+        for number in range(LANES):
+            lock = Path(f"/tmp/orlop-engines-{number}.lock").open("w")  # noqa: SIM115 - held for the session
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+            else:
+                return number, lock
+        raise RuntimeError(f"all {LANES} lanes for engines are in use")
+
+    @property
+    def _forward_rule(self) -> tuple[str, ...]:
+        return ("-i", self.name, "-o", self.name, "-j", "ACCEPT")
+
+    def engine(self, name: str, *options: str) -> Engine:
+        """A new engine, running, with `busybox:latest`. `options` go to dockerd."""
+        started = Engine(self, name, f"{self.subnet}.{10 + len(self.engines)}", options)
+        self.engines.append(started)
+        started.start()
+        started.load_busybox()
+        return started
+
+    def close(self) -> None:
+        """Stops all engines and leaves nothing behind."""
+        for engine in self.engines:
+            with contextlib.suppress(Exception):
+                engine.clear()
+            engine.kill()
+        try:
+            self._sweep()
+        finally:
+            self._lock.close()
+
+    def _sweep(self) -> None:
+        for path in self._cgroups():
+            _kill_all(lambda path=path: _pids_of_cgroup(path))
+        for namespace in self._namespaces():
+            _kill_all(lambda ns=namespace: [int(pid) for pid in _run("ip", "netns", "pids", ns).split()])
+            _run("ip", "netns", "del", namespace)
+        for path in self._cgroups():
+            for child in sorted(path.rglob("*/"), reverse=True):
+                child.rmdir()
+            path.rmdir()
+        delete_rule = ["iptables", "-w", "-D", "FORWARD", *self._forward_rule]
+        while subprocess.run(delete_rule, capture_output=True, check=False).returncode == 0:
+            pass
+        _run("ip", "link", "del", self.name, check=False)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def _namespaces(self) -> list[str]:
+        names = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line]
+        return [name for name in names if name.startswith(f"{self.name}-")]
+
+    def _cgroups(self) -> list[Path]:
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup" in line]
+        found = [Path(mount) / self.name for mount in dict.fromkeys(mounted)]
+        return [path for path in found if path.is_dir()]
+
+
+def _pids_of_cgroup(path: Path) -> list[int]:
+    files = [path / "cgroup.procs", *path.rglob("cgroup.procs")]
+    with contextlib.suppress(FileNotFoundError):
+        return [int(pid) for file in files for pid in file.read_text().split()]
+    return []
+
+
+def _kill_all(pids: Callable[[], list[int]]) -> None:
+    def none_left() -> bool:
+        left = pids()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    wait_until(none_left, "the processes of an engine to end", ENDED_WITHIN_S)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+class Engine:
+    """One real Docker Engine.
+
+    url: of its Unix socket. tcp_url: the same API on the bridge. address: where published ports are reached.
+    """
+
+    def __init__(self, lane: Lane, name: str, address: str, options: tuple[str, ...]) -> None:
+        self.name = name
+        self.address = address
+        self.folder = lane.folder / name
+        self.url = f"unix://{self.folder}/docker.sock"
+        self.tcp_url = f"tcp://{address}:2375"
+        self._lane = lane
+        self._namespace = f"{lane.name}-{name}"
+        self._options = options
+        self._daemon: subprocess.Popen[bytes] | None = None
+        for folder in ("run/lock", "run/docker", "etc"):
+            (self.folder / folder).mkdir(parents=True)
+        (self.folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        Path("/etc/docker").mkdir(exist_ok=True)  # only a place to mount the engine's own folder on
+        self._connect()
+
+    def _connect(self) -> None:
+        outer, namespace = f"t{self._lane.number}-{self.address.rpartition('.')[2]}", self._namespace
+        _run("ip", "netns", "add", namespace)
+        _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _run("ip", "link", "set", outer, "master", self._lane.name, "up")
+        _run("ip", "-n", namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        _run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        _run("ip", "-n", namespace, "link", "set", "lo", "up")
+        _run("ip", "-n", namespace, "route", "add", "default", "via", f"{self._lane.subnet}.1")
+
+    def client(self, **options: Any) -> docker.APIClient:
+        """A new low-level client; the caller closes it."""
+        return docker.APIClient(base_url=self.url, version="auto", **options)
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        assert self._daemon is None, "it runs already"
+        folder = str(self.folder)
+        # fmt: off
+        command = [
+            "nsenter", f"--net=/run/netns/{self._namespace}",
+            "unshare", "--mount", "--uts", "--propagation", "private",
+            "sh", "-c", _ENTER, "sh", folder, self.name,
+            "dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec",
+            "--pidfile", f"{folder}/docker.pid", "-H", self.url, "-H", self.tcp_url, "--tls=false",
+            "--cgroup-parent", f"/{self._lane.name}", "--exec-opt", "native.cgroupdriver=cgroupfs",
+            "--label", f"engine={self.name}", *self._options,
+        ]
+        # fmt: on
+        with (self.folder / "dockerd.log").open("ab") as log:
+            self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_until(self._answers, f"the Docker Engine {self.name} to answer; {self.folder}/dockerd.log")
+
+    def _answers(self) -> bool:
+        assert self._daemon is not None
+        if self._daemon.poll() is not None:
+            self._daemon = None
+            raise RuntimeError(f"dockerd has ended:\n{self.log()[-3000:]}")
+        # docker-py leaves its socket open when it cannot connect, so it is only asked when somebody listens.
+        with socket.socket(socket.AF_UNIX) as attempt:
+            if attempt.connect_ex(self.url.removeprefix("unix://")):
+                return False
+        try:
+            self.client().close()
+        except (docker.errors.DockerException, requests.exceptions.RequestException):
+            return False
+        return True
+
+    def stop(self) -> None:
+        """An orderly stop, which stops its containers too."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9 of the daemon, and of its containerd with it: the containers go on, watched by their shims."""
+        self._end(signal.SIGKILL)
+        pid_file = self.folder / "exec/containerd/containerd.pid"
+        if pid_file.exists():
+            # An init process that is slow to reap leaves a zombie, which the next dockerd takes for a living one.
+            wait_until(lambda: _has_ended(int(pid_file.read_text())), "containerd to end", ENDED_WITHIN_S)
+            pid_file.unlink()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._daemon is not None:
+            self._daemon.send_signal(number)
+            self._daemon.wait(ENDED_WITHIN_S)
+            self._daemon = None
+
+    @property
+    def running(self) -> bool:
+        return self._daemon is not None
+
+    def clear(self) -> None:
+        """Removes every container."""
+        with contextlib.closing(self.client()) as client:
+            for container in client.containers(all=True):
+                with contextlib.suppress(docker.errors.NotFound):
+                    client.remove_container(container["Id"], force=True, v=True)
+
+    def load_busybox(self, *tags: str) -> None:
+        """Imports the image under `busybox:latest`, and the same under further names, such as "alpine:3"."""
+        with contextlib.closing(self.client()) as client:
+            client.import_image_from_data(busybox_archive(), "busybox", "latest", changes=['CMD ["sh"]'])
+            for tag in tags:
+                repository, _, version = tag.partition(":")
+                client.tag("busybox:latest", repository, version or "latest", force=True)
+
+    def log(self) -> str:
+        return (self.folder / "dockerd.log").read_text(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[Lane]:
+    """Where engines can be made: `engines.engine("name")`. All of them end with the session."""
+    if reason := missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Docker Engine: {reason}")
+    lane = Lane()
+    try:
+        yield lane
+    finally:
+        lane.close()
+
+
+@pytest.fixture(scope="session")
+def engine(engines: Lane) -> Engine:
+    """One Docker Engine for the whole session; a test that stops it starts it again."""
+    return engines.engine("first")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"engine", "engines"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.docker)

@@ -1,0 +1,170 @@
+"""Runs a real `orlop up` for tests: free ports, a folder of its own, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+DEADLINE_S = 60.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
+    """The condition's first true value; an assertion that names `what` after the deadline."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+class RunningOrlop:
+    """One `orlop up`. `start`, `kill` and `stop` may be called again and again on the same data folder."""
+
+    def __init__(self, folder: Path, docker: str = "unix:///nonexistent/docker.sock", **settings: str) -> None:
+        self.data = folder / "data"
+        self.log = folder / "orlop.log"
+        self.address = f"127.0.0.1:{free_port()}"
+        self.marathon_address = f"127.0.0.1:{free_port()}"
+        self._environment = {
+            **os.environ,
+            "ORLOP_SERVER__LISTEN": self.address,
+            "ORLOP_PLUGINS__MARATHON__LISTEN": self.marathon_address,
+            "ORLOP_AGENT__DOCKER": docker,
+            **settings,
+        }
+        self._folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    @property
+    def marathon(self) -> str:
+        return f"http://{self.marathon_address}"
+
+    def start(self) -> None:
+        """Starts it and waits until both APIs answer."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "orlop", "up", "--data", str(self.data)],
+                cwd=self._folder,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until(self._answers, f"orlop up answers; its log: {self._tail()}")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"orlop up ended: {self._tail()}"
+        try:
+            urllib.request.urlopen(f"{self.marathon}/ping", timeout=5).close()
+        except OSError:
+            return False
+        return bool(self.get(f"{self.url}/v1/nodes")["nodes"])
+
+    def _tail(self) -> str:
+        return self.log.read_text()[-3000:] if self.log.exists() else ""
+
+    def kill(self) -> None:
+        """kill -9 of the whole of Orlop's process."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """A planned stop; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE_S)
+
+    def close(self) -> None:
+        """Ends Orlop, its supervisor, and all tasks."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for pid in processes_naming(str(self.data)) + self.task_processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def task_processes(self) -> list[int]:
+        """Processes whose environment names a task of this data folder."""
+        return processes_with_environment(f"MESOS_SANDBOX={self.data}")
+
+    def get(self, url: str) -> Any:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.load(answer)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """A call to Marathon's API. Raises urllib.error.HTTPError."""
+        data = json.dumps(body).encode() if body is not None else None
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.marathon + path, data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def app(self, app_id: str) -> Any:
+        return self.call("GET", f"/v2/apps{app_id}")["app"]
+
+    def wait_deployed(self, deadline_s: float = DEADLINE_S) -> None:
+        """Until no deployment is under way."""
+        wait_until(lambda: not self.call("GET", "/v2/deployments"), f"deployments end; {self._tail()}", deadline_s)
+
+    def cli(self, *arguments: str, code: int = 0) -> str:
+        """Output of an `orlop` command against this server, which must end with this exit code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "orlop", "--server", self.url, *arguments],
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}, {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+
+def processes_naming(text: str) -> list[int]:
+    """Pids whose command line contains the text, but this process."""
+    return _processes("cmdline", text)
+
+
+def processes_with_environment(text: str) -> list[int]:
+    """Pids whose environment has a variable that begins with the text."""
+    return _processes("environ", text)
+
+
+def _processes(file: str, text: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if text.encode() in (entry / file).read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
