@@ -16,6 +16,7 @@ from orlop.agent.runtimes.docker_container import (
     container_name,
     creation_of,
     exit_of,
+    exit_of_removed,
     identity_of,
     kept_name,
     kept_since,
@@ -161,6 +162,12 @@ def test_bad_payloads_are_named(payload: dict[str, Any], path: str) -> None:
 def test_exits(state: dict[str, Any], outcome: Outcome, code: int | None, number: int | None, reason: str) -> None:
     seen = exit_of(state)
     assert (seen.outcome, seen.code, seen.signal, seen.reason) == (outcome, code, number, reason)
+
+
+def test_a_kill_that_was_not_ours_and_left_no_container_is_a_loss() -> None:
+    assert exit_of_removed(137, killed=False).outcome is Outcome.LOST
+    assert exit_of_removed(137, killed=True).signal == 9
+    assert exit_of_removed(3, killed=False).code == 3
 
 
 @pytest.mark.parametrize(

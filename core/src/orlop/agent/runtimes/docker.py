@@ -55,7 +55,6 @@ _log = logging.getLogger(__name__)
 #: A container that is just being removed holds its name for a moment.
 NAME_FREE_WITHIN_S: Final = 30.0
 NAME_POLL_S: Final = 0.1
-SIGKILL: Final = 9
 _NEVER_STARTED: Final = "killed before it was started"
 _ALIVE: Final = frozenset({Phase.PREPARING, Phase.STARTING, Phase.RUNNING})
 _EVENTS: Final = frozenset({"start", "die", "destroy"})
@@ -216,9 +215,11 @@ class DockerRuntime:
             if action == "start":
                 self._follow_start(record, container, seen)
             elif action == "destroy":
-                self._emit(record, Phase.ENDED, exit=_lost("its container was removed by someone else"))
+                self._emit(record, Phase.ENDED, exit=container_json.REMOVED_BY_OTHERS)
             elif seen is None:
-                self._emit(record, Phase.ENDED, exit=_exit_of_removed(record, labels))
+                code = int(labels.get("exitCode", 0))
+                ended = container_json.exit_of_removed(code, killed=record.killed)
+                self._emit(record, Phase.ENDED, exit=ended)
             else:
                 self._report(record, seen)
 
@@ -506,19 +507,3 @@ class DockerRuntime:
         task = asyncio.get_running_loop().create_task(guarded())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _lost(reason: str) -> Exit:
-    return Exit(outcome=Outcome.LOST, reason=reason)
-
-
-def _exit_of_removed(record: _Record, event: Mapping[str, str]) -> Exit:
-    """Of a container that was gone before it could be inspected.
-
-    One that was to be removed at its end has ended by itself, or by our signal; one that was killed by another
-    hand than ours has been taken away.
-    """
-    ended = container_json.exit_of({"ExitCode": int(event.get("exitCode", 0))})
-    if ended.signal == SIGKILL and not record.killed:
-        return _lost("its container was killed and removed by someone else")
-    return ended

@@ -37,6 +37,8 @@ HIGHEST_SIGNAL: Final = 64
 KEPT_COUNT_MAX: Final = 50
 KEPT_AGE_MAX_S: Final = 24 * 3600
 
+REMOVED_BY_OTHERS: Final = Exit(outcome=Outcome.LOST, reason="its container was removed by someone else")
+
 _KEPT_NAME: Final = re.compile(r"^/?orlop\.ended\.(\d+)\.")
 
 
@@ -189,6 +191,16 @@ def exit_of(state: Mapping[str, Any]) -> Exit:
         reason += f": {one_line(state['Error'])}"
     outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
     return Exit(outcome=outcome, code=code if number is None else None, signal=number, reason=reason)
+
+
+def exit_of_removed(code: int, *, killed: bool) -> Exit:
+    """Of a container that was gone before it could be inspected. killed: by us.
+
+    One that was to be removed at its end has ended by itself, or by our signal; one that was killed by another
+    hand has been taken away.
+    """
+    ended = exit_of({"ExitCode": code})
+    return REMOVED_BY_OTHERS if ended.signal == signal.SIGKILL and not killed else ended
 
 
 def _signal_name(number: int) -> str:
