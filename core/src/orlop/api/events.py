@@ -135,16 +135,15 @@ class _Stream:
                 return
 
     async def _follow(self, queue: asyncio.Queue[Logged | None]) -> None:
+        assert queue.maxsize > 1, "a follower's queue is bounded"
         while not client_is_gone(self._request):
-            # A full queue may have lost its oldest entries; reconnecting reads them from the log.
-            if queue.full():
-                return
             try:
                 logged = await asyncio.wait_for(queue.get(), KEEP_ALIVE_S)
             except TimeoutError:
                 await self._write([b": alive\n\n"])
                 continue
-            if logged is None:
+            # A queue that was full may have lost its oldest entries; whoever reconnects reads them from the log.
+            if logged is None or queue.qsize() >= queue.maxsize - 1:
                 return
             await self._send((logged.version, index, entry) for index, entry in enumerate(logged.entries))
 

@@ -106,10 +106,14 @@ def authentication(authenticate: Authenticate) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            request[PRINCIPAL] = await authenticate(request)
+            principal = await authenticate(request)
         except Problem as problem:
             return problem.response()
-        return await handler(request)
+        token = PRINCIPAL.set(principal)
+        try:
+            return await handler(request)
+        finally:
+            PRINCIPAL.reset(token)
 
     return guard
 

@@ -33,7 +33,7 @@ def _draining(drained: bool) -> Callable[[web.Request], Awaitable[web.Response]]
         body = await read_body(request, reason=text)
         server = server_of(request)
         node = find_node(server.state(), request.match_info["id"])
-        await server.submit(DrainNode(node=node.id, drained=drained, cause=cause_of(request, body["reason"] or "")))
+        await server.submit(DrainNode(node=node.id, drained=drained, cause=cause_of(body["reason"])))
         state = server.state()
         now = state.node(node.id) or node
         return await answer(state, lambda: {"node": node_document(state, now)})

@@ -6,6 +6,7 @@ What is not understood is refused, for a mistyped `?lmit=10` that is silently ig
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -19,8 +20,8 @@ BODY_BYTES_MAX: Final = 2**20
 TEXT_CHARACTERS_MAX: Final = 1_000
 
 SERVER: Final = web.AppKey("server", object)
-#: Who asks, once authentication is on.
-PRINCIPAL: Final = "orlop.principal"
+#: Who asks in the request being handled.
+PRINCIPAL: Final = ContextVar("principal", default="operator")
 
 #: From the text of one parameter to its value; raises ValueError with what was expected.
 Reader = Callable[[str], Any]
@@ -31,9 +32,9 @@ def server_of(request: web.Request) -> OperatorServer:
     return cast(OperatorServer, request.app[SERVER])
 
 
-def cause_of(request: web.Request, reason: str) -> str:
+def cause_of(reason: str | None) -> str:
     """What the event log shall say about who did it and why."""
-    return ": ".join(part for part in (request.get(PRINCIPAL, "operator"), reason) if part)
+    return ": ".join(part for part in (PRINCIPAL.get(), reason) if part)
 
 
 def text(value: str) -> str:

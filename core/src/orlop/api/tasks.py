@@ -78,7 +78,7 @@ async def kill_task(request: web.Request) -> web.Response:
     await read_body(request)
     server = server_of(request)
     task = find_task(server.state(), request.match_info["id"])
-    reason = cause_of(request, asked["reason"] or "")
+    reason = cause_of(asked["reason"])
     changed = await server.submit(KillTask(task=task.id, reason=reason))
     state = server.state()
     now = state.tasks.get(task.id)
