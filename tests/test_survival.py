@@ -46,7 +46,7 @@ def sleepers(orlop: RunningOrlop, app_id: str) -> list[int]:
 
 def create(orlop: RunningOrlop, app_id: str, instances: int, **members: object) -> None:
     document = {"id": app_id, "cmd": "exec sleep 1000", "cpus": 0.001, "mem": 1, "instances": instances, **members}
-    orlop.call("PUT", f"/v2/apps{app_id}", document)
+    orlop.call("PUT", f"/v2/apps{app_id}?force=true", document)
 
 
 def test_a_killed_task_is_replaced(orlop: RunningOrlop) -> None:

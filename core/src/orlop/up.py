@@ -46,7 +46,8 @@ class CannotStart(Exception):
 def run(settings: Settings, data: Path, announce: Callable[[str], None] = print) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code. Raises CannotStart, StoreError, DocumentError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data = data.absolute()
+    data.mkdir(parents=True, exist_ok=True, mode=0o711)  # tasks of other users pass through
     return asyncio.run(_run(settings, data, announce))
 
 

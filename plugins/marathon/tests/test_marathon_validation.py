@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,14 +40,21 @@ def app_of(members: dict[str, Any]) -> App:
     return parse_app({"id": "/x", **base, **members}, defaults=EVERYTHING)
 
 
-def problems(app: App, defaults: Defaults = EVERYTHING) -> dict[str, list[str]]:
+def refused(validate: Callable[..., None], *arguments: Any) -> dict[str, list[str]]:
+    """path → texts of what is refused; empty when nothing is."""
+    error: MarathonError | None = None
     try:
-        validate_app(app, defaults)
-    except MarathonError as error:
-        assert error.status == 422
-        assert error.message == "Object is not valid"
-        return {detail["path"]: detail["errors"] for detail in error.body["details"]}
-    return {}
+        validate(*arguments)
+    except MarathonError as raised:
+        error = raised
+    if error is None:
+        return {}
+    assert (error.status, error.message) == (422, "Object is not valid")
+    return {detail["path"]: detail["errors"] for detail in error.body["details"]}
+
+
+def problems(app: App, defaults: Defaults = EVERYTHING) -> dict[str, list[str]]:
+    return refused(validate_app, app, defaults)
 
 
 @pytest.mark.parametrize(
@@ -366,11 +374,7 @@ def test_expressions_are_bounded():
 
 def tree(*documents: dict[str, Any], groups: dict[str, GroupRecord] | None = None) -> dict[str, list[str]]:
     apps = {app.id: app for app in (parse_app({"cmd": "a", **document}) for document in documents)}
-    try:
-        validate_root(apps, groups or {})
-    except MarathonError as error:
-        return {detail["path"]: detail["errors"] for detail in error.body["details"]}
-    return {}
+    return refused(validate_root, apps, groups or {})
 
 
 def test_a_sound_tree_is_accepted():
@@ -414,11 +418,7 @@ def resident(**members: Any) -> App:
 
 
 def update_problems(old: App | None, new: App) -> dict[str, list[str]]:
-    try:
-        validate_update(old, new)
-    except MarathonError as error:
-        return {detail["path"]: detail["errors"] for detail in error.body["details"]}
-    return {}
+    return refused(validate_update, old, new)
 
 
 def test_apps_that_keep_data_keep_their_shape():

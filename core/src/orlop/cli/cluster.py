@@ -127,7 +127,8 @@ def explain(ctx: click.Context, name: str, output: str) -> None:
 def _explain_one(document: dict[str, Any]) -> None:
     task, explanation = document["task"], document["explanation"]
     click.echo(f"task   {task['id']}  {task['name']}")
-    click.echo(f"state  {task['state']}, wanted {task['desired']}" + (f", on {task['node_name']}" if task["node_name"] else ""))
+    where = f", on {task['node_name']}" if task["node_name"] else ""
+    click.echo(f"state  {task['state']}, wanted {task['desired']}{where}")
     if task.get("outcome"):
         click.echo(f"ended  {task['outcome']}, code {task.get('exit_code')}: {task.get('reason') or '-'}")
     if explanation:

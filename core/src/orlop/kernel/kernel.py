@@ -160,7 +160,17 @@ class _Batch:
             if known is None or known.state is not NodeState.READY:
                 self._draft.note("node.ready", node.id, name=node.info.name)
         self._sessions[node.id] = event.session
+        if known is not None and known.state is not NodeState.READY:
+            self._reachable_again(node.id)
         self._reported(event.session, node.id, hello)
+
+    def _reachable_again(self, node_id: str) -> None:
+        for _, task_id in sorted(self._draft.candidate(node_id).tasks.items()):
+            task = self._draft.task(task_id)
+            if task is not None and task.unreachable:
+                changed = task.changed(unreachable=False)
+                self._draft.put_task(changed)
+                self._draft.touch(changed)
 
     def _reported(self, session: str, node_id: str, hello: Hello) -> None:
         for task_id, where in sorted(self._draft.orphans.items()):

@@ -2,43 +2,59 @@
 
 pluggy stops at the first implementation that raises, and its loader at the first plugin that does not import; so each
 plugin is registered with a manager of its own, and every import and every call runs on a thread with a deadline. What
-raises, exits or hangs is reported and left out; the others go on, and it is tried again after a back-off.
+raises, exits or hangs is reported and left out; the others go on.
+
+A plugin's life: found → `blocked`, when the settings do not want it; else imported and registered, its settings
+checked → `loaded`, `configuration-error`, or `failed`. A loaded one that fails in a hook is `failed` from then on. One
+that failed by what it did (not by what it is) is due for a retry after a back-off, which loads it anew; the server
+asks `due_retries` and decides. A thread that hangs cannot be stopped: it is abandoned, and after `ABANDONED_MAX` of
+them a plugin is not tried again before the next start.
 """
 
 from __future__ import annotations
 
-import inspect
+import importlib
 import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import EntryPoint, distributions
 from typing import Any, Final
 
 import attrs
 import pluggy
 
 from orlop import hookspecs
-from orlop.configuration import ConfigurationError, Settings, structure_plugin
+from orlop.configuration import (
+    ConfigurationError,
+    Problem,
+    Settings,
+    key_text,
+    plugin_table,
+    structure_plugin,
+    unknown_plugin_tables,
+)
+from orlop.server.plugin_checks import NotAPlugin, complete, configuration_of, register
 
 log = logging.getLogger(__name__)
 
-LOAD_TIMEOUT_S: Final = 10.0
+LOAD_TIMEOUT_S: Final = 30.0
 CALL_TIMEOUT_S: Final = 10.0
 RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
-_HOOKS: Final = frozenset(
-    name for name, value in vars(hookspecs).items() if inspect.isfunction(value) and hasattr(value, "orlop_spec")
-)
+ABANDONED_MAX: Final = 3
+#: Hooks that take no settings and are called of plugins whose settings are wrong, too.
+_WITHOUT_SETTINGS: Final = frozenset({"commands"})
+_CONFIGURING: Final = frozenset({"configuration", "frameworks"})
 
 
 @attrs.frozen(kw_only=True)
 class PluginRecord:
     """What is known of a plugin. state: loaded, failed, blocked or configuration-error.
 
-    hooks: those it implements. warnings: e.g. functions marked as hooks that are none. retry_at_s: monotonic.
+    hooks: those it implements. warnings: e.g. functions marked as hooks that are none. failures: in a row.
+    retry_at_s: monotonic; None when trying again is of no use. abandoned: its threads that never returned.
     """
 
     name: str
@@ -52,20 +68,19 @@ class PluginRecord:
     traceback: str = ""
     failures: int = 0
     retry_at_s: float | None = None
+    abandoned: int = 0
 
 
 class PluginTimeout(Exception):
     """A plugin did not return in time; its thread is abandoned."""
 
 
-@attrs.define
-class _Loaded:
-    manager: pluggy.PluginManager
-    settings: Any
-
-
 class PluginHost:
-    """See the module. builtin: (name, module) pairs that are no distributions. found: entry points, for tests."""
+    """See the module.
+
+    builtin: (name, plugin) pairs that are no distributions; a plugin is a module or an object with hooks.
+    found: entry points, instead of those installed. clock: monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -73,149 +88,209 @@ class PluginHost:
         builtin: Iterable[tuple[str, Any]] = (),
         *,
         found: Sequence[EntryPoint] | None = None,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
         timeout_s: float = CALL_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._builtin = dict(builtin)
         self._found = found
+        self._load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
-        self._sources: dict[str, EntryPoint | None] = {}
+        self._clock = clock
+        self._points: dict[str, EntryPoint] = {}
         self._records: dict[str, PluginRecord] = {}
-        self._loaded: dict[str, _Loaded] = {}
+        self._managers: dict[str, pluggy.PluginManager] = {}
+        self._structured: dict[str, Any] = {}
+
+    # Loading
 
     def load(self) -> None:
         """Finds and loads everything. Never raises for a plugin's fault."""
         for name in self._builtin:
-            self._sources[name] = None
             self._load(name)
-        points = entry_points(group=hookspecs.ENTRY_POINT_GROUP) if self._found is None else self._found
-        for point in sorted(points, key=lambda point: point.name):
-            if point.name not in self._sources:
-                self._sources[point.name] = point
-                self._load(point.name)
+        for point in sorted(found_plugins() if self._found is None else self._found, key=lambda point: point.name):
+            if point.name in self._builtin or point.name in self._points:
+                self._warn(point.name, f"its name is used twice; ignored: {_origin(point)}")
+                continue
+            self._points[point.name] = point
+            self._load(point.name)
 
     def retry(self, name: str) -> PluginRecord:
-        """Loads a failed plugin again. Raises KeyError."""
+        """Loads a plugin anew, whatever its state. Raises KeyError for an unknown one."""
+        if name not in self._records:
+            raise KeyError(name)
         self._load(name)
         return self._records[name]
 
     def due_retries(self, now_s: float) -> list[str]:
-        """Failed plugins whose back-off is over at this monotonic time."""
+        """Failed plugins whose back-off is over at this moment of the clock."""
         return [
             name
             for name, record in self._records.items()
             if record.state == "failed" and record.retry_at_s is not None and record.retry_at_s <= now_s
         ]
 
+    # Looking
+
     def records(self) -> list[PluginRecord]:
-        """All plugins, blocked and broken ones included."""
+        """All plugins in the order of loading, blocked and broken ones included."""
         return list(self._records.values())
 
     def describe(self) -> list[dict[str, Any]]:
-        """One JSON object each."""
+        """The records as JSON objects."""
+        hidden = attrs.filters.exclude("retry_at_s")
         return [
-            {
-                "name": record.name,
-                "state": record.state,
-                "distribution": record.distribution,
-                "version": record.version,
-                "builtin": record.builtin,
-                "hooks": list(record.hooks),
-                "warnings": list(record.warnings),
-                "error": record.error,
-                "failures": record.failures,
-            }
-            for record in self._records.values()
+            {key: list(value) if isinstance(value, tuple) else value for key, value in document.items()}
+            for document in (attrs.asdict(record, filter=hidden) for record in self._records.values())
         ]
 
     def names(self) -> list[str]:
         """Loaded plugins, in the order of loading."""
-        return list(self._loaded)
+        return [name for name, record in self._records.items() if record.state == "loaded"]
 
     def settings_of(self, name: str) -> Any:
-        """The plugin's checked settings; None when it has none."""
-        loaded = self._loaded.get(name)
-        return loaded.settings if loaded is not None else None
+        """The plugin's checked settings; None when it has none or is not loaded."""
+        return self._structured.get(name)
+
+    def unknown_tables(self) -> list[Problem]:
+        """`[plugins.NAME]` tables of which there is no plugin."""
+        return unknown_plugin_tables(self._settings, self._records)
+
+    # Calling
 
     def call(self, name: str, hook: str, **arguments: Any) -> Any:
-        """One plugin's answer; None when it does not implement the hook, or failed in it."""
-        loaded = self._loaded.get(name)
-        if loaded is None or hook not in self._records[name].hooks:
+        """One plugin's answer; None when it does not implement the hook, is not loaded, or failed in it."""
+        record = self._records.get(name)
+        if record is None or hook not in record.hooks:
+            return None
+        if record.state != "loaded" and not (record.state == "configuration-error" and hook in _WITHOUT_SETTINGS):
             return None
         try:
-            return _within(self._timeout_s, lambda: _first(getattr(loaded.manager.hook, hook)(**arguments)))
+            answer = self._call(name, hook, **arguments)
         except BaseException as error:  # noqa: BLE001  (SystemExit too: a plugin's fault never spreads)
             self._failed(name, f"in hook {hook}: {_text(error)}", error)
             return None
+        if hook not in _CONFIGURING:
+            self._records[name] = attrs.evolve(self._records[name], failures=0)
+        return answer
 
     def collect(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """(plugin, answer) of all that implement the hook and did not fail."""
-        answers = [(name, self.call(name, hook, **arguments)) for name in self.names()]
+        answers = [(name, self.call(name, hook, **arguments)) for name in list(self._records)]
         return [(name, answer) for name, answer in answers if answer is not None]
 
+    # The machinery
+
+    def _call(self, name: str, hook: str, **arguments: Any) -> Any:
+        caller = getattr(self._managers[name].hook, hook)
+
+        def work() -> Any:
+            answers = caller(**arguments)
+            return complete(hook, answers[0] if answers else None)
+
+        return within(self._timeout_s, work)
+
     def _load(self, name: str) -> None:
-        point = self._sources[name]
-        known = self._records.get(name)
-        record = PluginRecord(name=name, state="loaded", builtin=point is None, failures=known.failures if known else 0)
+        point, known = self._points.get(name), self._records.get(name)
+        record = PluginRecord(
+            name=name,
+            state="loaded",
+            builtin=point is None,
+            failures=known.failures if known else 0,
+            abandoned=known.abandoned if known else 0,
+        )
         if point is not None and point.dist is not None:
             record = attrs.evolve(record, distribution=point.dist.name, version=point.dist.version)
-        self._records[name] = record
-        if self._blocked(name):
-            self._records[name] = attrs.evolve(record, state="blocked", error="not wanted: see [server]")
+        self._managers.pop(name, None)
+        self._structured.pop(name, None)
+        if reason := self._unwanted(name):
+            self._records[name] = attrs.evolve(record, state="blocked", error=reason)
             return
+        # until it is loaded it is not to be called, by another thread either
+        self._records[name] = attrs.evolve(record, state="failed", error="is being loaded")
         try:
-            plugin = self._builtin[name] if point is None else _within(LOAD_TIMEOUT_S, point.load)
-            manager = pluggy.PluginManager("orlop")
-            manager.add_hookspecs(hookspecs)
-            manager.register(plugin, name)
+            self._managers[name], hooks, warnings = within(self._load_timeout_s, lambda: self._import(name))
+            self._records[name] = record = attrs.evolve(self._records[name], hooks=hooks, warnings=warnings)
+            self._structured[name] = self._configure(name, hooks)
+        except ConfigurationError as error:
+            self._records[name] = attrs.evolve(record, state="configuration-error", error=str(error))
         except BaseException as error:  # noqa: BLE001  (SystemExit too)
             self._failed(name, _text(error), error)
-            return
-        hooks, warnings = _examine(manager, plugin)
-        self._records[name] = attrs.evolve(record, hooks=hooks, warnings=warnings)
-        self._loaded[name] = _Loaded(manager, None)
-        self._configure(name)
+        else:
+            self._records[name] = attrs.evolve(record, state="loaded", error="")
 
-    def _configure(self, name: str) -> None:
-        cls = self.call(name, "configuration") or self._framework_config(name)
-        loaded = self._loaded.get(name)
-        if loaded is None or cls is None:
-            return
-        try:
-            loaded.settings = structure_plugin(self._settings, name, cls)
-        except ConfigurationError as error:
-            del self._loaded[name]
-            self._records[name] = attrs.evolve(self._records[name], state="configuration-error", error=str(error))
-        except Exception as error:  # noqa: BLE001  (a class that cannot be used at all)
-            self._failed(name, f"its configuration class cannot be used: {_text(error)}", error)
+    def _import(self, name: str) -> tuple[pluggy.PluginManager, tuple[str, ...], tuple[str, ...]]:
+        point = self._points.get(name)
+        if point is None:
+            return register(name, self._builtin[name])
+        importlib.invalidate_caches()
+        return register(name, point.load())
 
-    def _framework_config(self, name: str) -> type | None:
-        classes = self.call(name, "frameworks") or ()
-        configs = [framework.config for framework in classes if framework.config is not None]
-        return configs[0] if len(configs) == 1 else None
+    def _configure(self, name: str, hooks: tuple[str, ...]) -> Any:
+        cls = self._call(name, "configuration") if "configuration" in hooks else None
+        if cls is None and "frameworks" in hooks:
+            cls = configuration_of(self._call(name, "frameworks") or ())
+        if cls is None:
+            if plugin_table(self._settings, name):
+                source = str(self._settings.source or "configuration")
+                key = key_text(("plugins", name))
+                raise ConfigurationError([Problem(source, key, "expected nothing: this plugin has no settings")])
+            return None
+        if not attrs.has(cls):
+            raise NotAPlugin(f"its configuration must be an attrs class, got {cls!r}")
+        return within(self._timeout_s, lambda: structure_plugin(self._settings, name, cls))
 
-    def _blocked(self, name: str) -> bool:
+    def _unwanted(self, name: str) -> str:
         server = self._settings.server
         if name in self._builtin:
-            return False
-        return name in server.deny_plugins or bool(server.allow_plugins and name not in server.allow_plugins)
+            return ""
+        if name in server.deny_plugins:
+            return "[server] deny_plugins names it"
+        return (
+            "[server] allow_plugins does not name it"
+            if server.allow_plugins and name not in server.allow_plugins
+            else ""
+        )
+
+    def _warn(self, name: str, text: str) -> None:
+        log.warning("plugin %s: %s", name, text)
+        record = self._records[name]
+        self._records[name] = attrs.evolve(record, warnings=(*record.warnings, text))
 
     def _failed(self, name: str, text: str, error: BaseException) -> None:
         log.error("plugin %s: %s", name, text)
-        self._loaded.pop(name, None)
         record = self._records[name]
-        delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**record.failures)
+        abandoned = record.abandoned + isinstance(error, PluginTimeout)
+        curable = not isinstance(error, NotAPlugin) and abandoned < ABANDONED_MAX
+        delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(record.failures, 10))
+        self._structured.pop(name, None)
         self._records[name] = attrs.evolve(
             record,
             state="failed",
             error=text,
             traceback="".join(traceback.format_exception(error)),
             failures=record.failures + 1,
-            retry_at_s=time.monotonic() + delay_s,
+            retry_at_s=self._clock() + delay_s if curable else None,
+            abandoned=abandoned,
         )
 
 
-def _within(timeout_s: float, work: Callable[[], Any]) -> Any:
+def found_plugins() -> Iterator[EntryPoint]:
+    """Installed plugins. A distribution whose metadata cannot be read hides only its own."""
+    seen = set()
+    for distribution in distributions():
+        try:
+            name = distribution.metadata["Name"]
+            points = [] if name in seen else distribution.entry_points.select(group=hookspecs.ENTRY_POINT_GROUP)
+        except Exception as error:  # noqa: BLE001  (whatever broken metadata leads to)
+            log.warning("the metadata of an installed distribution cannot be read: %s", error)
+            continue
+        seen.add(name)  # the first one on the path is the one that is imported
+        yield from points
+
+
+def within(timeout_s: float, work: Callable[[], Any]) -> Any:
     """The result of `work`, on a thread of its own. Raises what it raises, or PluginTimeout."""
     result: list[Any] = []
     failure: list[BaseException] = []
@@ -236,21 +311,11 @@ def _within(timeout_s: float, work: Callable[[], Any]) -> Any:
     return result[0]
 
 
-def _first(results: list[Any]) -> Any:
-    return results[0] if results else None
+def _origin(point: EntryPoint) -> str:
+    return f"{point.value} of {point.dist.name}" if point.dist is not None else point.value
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, NotAPlugin | PluginTimeout):
+        return str(error)
     return "".join(traceback.format_exception_only(error)).strip()
-
-
-def _examine(manager: pluggy.PluginManager, plugin: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    hooks, warnings = [], []
-    for caller in manager.get_hookcallers(plugin) or ():
-        if caller.name in _HOOKS:
-            hooks.append(caller.name)
-        else:
-            close = get_close_matches(caller.name, _HOOKS, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            warnings.append(f"there is no hook {caller.name}{hint}")
-    return tuple(sorted(hooks)), tuple(warnings)

@@ -265,6 +265,10 @@ class Cluster:
 
     def step(self, *events: Event) -> None:
         """One batch through the kernel, committed at once."""
+        for effect in self._commit(*events):
+            self._release(effect)
+
+    def _commit(self, *events: Event) -> tuple[Effect, ...]:
         step = self.kernel.step(self.state, events, self.now, EPOCH)
         invariants.check_step(self.state, step.state)
         self.state = step.state
@@ -273,8 +277,7 @@ class Cluster:
         for key in step.deletes:
             self.documents.pop(key, None)
         invariants.check(self.state)
-        for effect in step.effects:
-            self._release(effect)
+        return step.effects
 
     def _release(self, effect: Effect) -> None:
         match effect:
@@ -312,9 +315,11 @@ class Cluster:
             if utc_ms is not None:
                 self._wakeups[name, token] = utc_ms
         if result.actions is not None:
-            self.step(result.actions)
-        if self._check_idempotence:
-            self._check_run_again(runner)
+            effects = self._commit(result.actions)
+            if self._check_idempotence:
+                self._check_run_again(runner)
+            for effect in effects:
+                self._release(effect)
 
     def _check_run_again(self, runner: FrameworkRunner) -> None:
         name = runner.framework.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -152,7 +153,7 @@ def restart(ctx: click.Context, app_id: str, detach: bool, timeout: float, force
 @click.pass_context
 def rm(ctx: click.Context, app_id: str, yes: bool, detach: bool, timeout: float) -> None:
     """Remove an app and stop its tasks."""
-    if not yes and click.get_text_stream("stdin").isatty():
+    if not yes and sys.stdin.isatty():
         click.confirm(f"Remove {app_id} and stop its tasks?", abort=True)
     client = _client(ctx)
     _follow(client, client.send("DELETE", _path(app_id)), detach, timeout)

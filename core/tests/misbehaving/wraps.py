@@ -1,0 +1,6 @@
+from orlop.hookspecs import hookimpl
+
+
+@hookimpl(wrapper=True)
+def frameworks():
+    return (yield)

@@ -1,0 +1,6 @@
+from orlop.hookspecs import hookimpl
+
+
+@hookimpl
+def frameworks():
+    return ["not a framework"]
