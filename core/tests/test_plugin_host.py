@@ -241,6 +241,7 @@ def test_a_distribution_with_broken_metadata_hides_only_its_own(
     made.load()
     assert record(made, "good").distribution == "good"
     assert record(made, "good").version == "1"
+    assert "cannot be read" in caplog.text
 
 
 def test_an_abandoned_thread_does_not_hold_up_the_end_of_the_process() -> None:
