@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.model.documents import from_bytes, to_bytes
-from orlop_marathon import parsing, wire
+from orlop_marathon import errors, parsing, wire
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.model import (
     App,
@@ -685,3 +685,47 @@ def test_any_bytes_give_json_or_an_error(body: bytes):
         assert value.status == 400
     else:
         assert value == json.loads(body)
+
+
+# --- the rest of the errors, and odd members ---
+
+
+def test_bodies_of_errors():
+    locked = errors.locked(["d1"])
+    assert locked.status == 409
+    assert locked.body == {
+        "message": "App is locked by one or more deployments. Override with the option '?force=true'. "
+        "View details at '/v2/deployments/<DEPLOYMENT_ID>'.",
+        "deployments": [{"id": "d1"}],
+    }
+    assert (errors.app_exists("/x").status, errors.app_exists("/x").message) == (
+        409,
+        "An app with id [/x] already exists.",
+    )
+    assert errors.unknown_app("/x").body == {"message": "App '/x' does not exist"}
+    assert errors.unknown_app("/x", VERSION).message == f"App '/x' does not exist in version {VERSION}"
+    assert errors.scale_and_wipe().status == 400
+    assert errors.too_many_deployments(100).status == 403
+    assert errors.too_many_deployments(100).message.startswith("Max number (100) of running deployments is achieved.")
+
+
+def test_an_answer_names_a_bounded_number_of_faults():
+    _, _, details = faults({"id": "x", "constraints": [["a"]] * 5000})
+    assert len(details) == errors.MOST_DETAILS
+
+
+def test_free_form_options_are_bounded_in_depth():
+    options: Any = {}
+    for _ in range(300):
+        options = {"a": [options]}
+    external = {"provider": "csi", "name": "n", "options": options}
+    _, _, details = faults({"id": "x", "container": {"volumes": [{"containerPath": "a", "external": external}]}})
+    ((path, texts),) = details.items()
+    assert path == "/container/volumes(0)/external/options"
+    assert "nested at most" in texts[0]
+
+
+def test_names_that_the_unreachable_strategy_once_had():
+    old = {"unreachableInactiveAfterSeconds": 1, "unreachableExpungeAfterSeconds": 2}
+    strategy = parsing.parse_app({"id": "x", "unreachableStrategy": old}).unreachable_strategy
+    assert (strategy.inactive_after_seconds, strategy.expunge_after_seconds) == (1, 2)
