@@ -86,7 +86,7 @@ class Faults:
 
 def load_json(body: bytes) -> Any:
     """The JSON value of a request's body. Raises MarathonError (400)."""
-    text = body.strip()
+    text = body.strip(b" \t\r\n")
     if not text:
         raise no_json("No content to map due to end-of-input")
     if text[:1] not in b'{["-0123456789tfn':
