@@ -157,8 +157,9 @@ async function tell(id) {
     $("story-title").textContent = told.task.name;
     $("story-why").textContent = told.explanation.text;
     $("story-filters").replaceChildren(...told.explanation.ruled_out.map((row) => make("tr", {},
-      make("td", {}, row.filter), make("td", {}, row.reason), make("td", {}, `${row.nodes} nodes`))));
+      make("td", {}, row.filter), make("td", {}, row.reason), make("td", {}, row.nodes === 1 ? "1 node" : `${row.nodes} nodes`))));
     $("story-events").replaceChildren(...told.story.map(entry));
+    if (!told.story.length) $("story-events").append(make("li", { class: "quiet" }, "Nothing yet."));
     $("story-spec").textContent = JSON.stringify(told.specification, null, 2);
     if (!$("story").open) $("story").showModal();
   } catch (error) {
