@@ -338,8 +338,13 @@ class Worker:
                 yield from self._missing(record, now)
         for report in snapshot.reports:
             known = self._records.get(report.task)
-            if known is not None and known.live and known.status.state is TaskState.STOPPING:
+            if known is None:
+                continue
+            if known.live and known.status.state is TaskState.STOPPING:
                 yield SetTimer(report.task, known.assignment.spec.policies.kill_grace_ms)
+            elif known.status.state is TaskState.REMOVED:
+                # A crash between the record of the end and its removal would leave it there for ever.
+                yield Remove(snapshot.runtime, report.task)
 
     def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
         if record.to_stop:

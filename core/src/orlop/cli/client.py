@@ -1,73 +1,134 @@
-"""Talks to a server's HTTP API."""
+"""Talks to a server's HTTP API, with the standard library alone: it is imported by each short command."""
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
+import socket
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from orlop.cli.failures import CONFLICT, ERROR, NOT_FOUND, Failure
+from orlop.cli.failures import CONFLICT, ERROR, NOT_FOUND, Failure, Unreachable
 
 TIMEOUT_S: Final = 30.0
+ERROR_BYTES_MAX: Final = 2**20
+PIECE_BYTES: Final = 65_536
+TOKEN_VARIABLE: Final = "ORLOP_TOKEN"  # noqa: S105  (a variable's name)
 _CODES: Final = {404: NOT_FOUND, 409: CONFLICT}
+_HINTS: Final = {401: f"give a token in {TOKEN_VARIABLE}", 403: f"the token in {TOKEN_VARIABLE} does not permit it"}
+_START: Final = "start one with `orlop up`, or name it with --server URL or ORLOP_SERVER"
 
 
 class Client:
-    """base: the server's URL."""
+    """base: the server's URL. token: for servers with authentication; from ORLOP_TOKEN when None."""
 
-    def __init__(self, base: str) -> None:
-        self.base = base
+    def __init__(self, base: str, *, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        self.base = base.rstrip("/")
+        self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+        self._timeout_s = timeout_s
+        parts = urllib.parse.urlsplit(self.base)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Failure(f"--server: expected a URL such as http://127.0.0.1:5050, got {base!r}", code=2)
+        loopback = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
+        # a proxy for the world outside cannot reach this machine's own addresses
+        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if loopback else []))
 
     def get(self, path: str, **query: Any) -> Any:
         """A JSON answer. Raises Failure."""
-        with self._open("GET", path, query, None, TIMEOUT_S) as answer:
-            return json.load(answer)
+        return self._json("GET", path, query, None)
 
     def send(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
         """A request that changes something; its JSON answer, None for an empty one. Raises Failure."""
-        with self._open(method, path, query, body, TIMEOUT_S) as answer:
-            data = answer.read()
-        return json.loads(data) if data else None
+        return self._json(method, path, query, body)
 
     def stream(self, path: str, *, accept: str = "*/*", **query: Any) -> Iterator[bytes]:
-        """Pieces of an answer as they come. Raises Failure."""
+        """Pieces of an answer as they come. Raises Failure; Unreachable when it breaks off."""
         with self._open("GET", path, query, None, None, accept) as answer:
-            while piece := answer.read1(65_536):
-                yield piece
+            try:
+                while piece := answer.read1(PIECE_BYTES):
+                    yield piece
+            except (OSError, http.client.HTTPException) as error:
+                raise Unreachable(f"{self.base} broke off: {error}") from error
+
+    def _json(self, method: str, path: str, query: Mapping[str, Any], body: Any) -> Any:
+        with self._open(method, path, query, body, self._timeout_s) as answer:
+            try:
+                data = answer.read()
+                return json.loads(data) if data else None
+            except ValueError as error:
+                raise Failure(f"{self.base} answered with something that is not JSON", hint="is it Orlop?") from error
+            except (OSError, http.client.HTTPException) as error:
+                raise Unreachable(f"{self.base} broke off: {error}") from error
 
     def _open(
-        self, method: str, path: str, query: dict[str, Any], body: Any, timeout_s: float | None, accept: str = "*/*"
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        body: Any,
+        timeout_s: float | None,
+        accept: str = "application/json",
     ) -> Any:
-        given = {name: str(value) for name, value in query.items() if value not in (None, "", False)}
+        given = {name: _text(value) for name, value in query.items() if value not in (None, "", False)}
         url = self.base + urllib.parse.quote(path, safe="/*%") + (f"?{urllib.parse.urlencode(given)}" if given else "")
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(  # noqa: S310  (the operator says which server)
-            url, data, {"Accept": accept, "Content-Type": "application/json"}, method=method
-        )
+        headers = {"Accept": accept, "Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  (http and https only)
         try:
-            return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
+            # a stream may be silent for long, but connecting may not
+            answer = self._opener.open(request, timeout=self._timeout_s)
+            if timeout_s is None:
+                _never_time_out(answer)
+            return answer
         except urllib.error.HTTPError as error:
             raise _refusal(error) from error
-        except (urllib.error.URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            raise Failure(
-                f"no server at {self.base}: {reason}", hint="start one with `orlop up`, or name it with --server URL"
-            ) from error
+        except TimeoutError as error:
+            raise Unreachable(f"{self.base} did not answer within {self._timeout_s:g} s") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"cannot reach {self.base}: {_reason(error)}", hint=_START) from error
+
+
+def _text(value: Any) -> str:
+    return "true" if value is True else str(value)
+
+
+def _never_time_out(answer: Any) -> None:
+    """Lifts the time limit of an open answer; the socket is where http.client keeps it."""
+    raw = getattr(getattr(answer, "fp", None), "raw", None)
+    connection = getattr(raw, "_sock", None)
+    if isinstance(connection, socket.socket):
+        connection.settimeout(None)
+
+
+def _reason(error: Exception) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLError):
+        return f"TLS: {reason.reason or reason}"
+    return str(getattr(reason, "strerror", None) or reason or type(error).__name__)
 
 
 def _refusal(error: urllib.error.HTTPError) -> Failure:
+    """The server's refusal, in Orlop's form or in Marathon's."""
     try:
-        document = json.load(error)
-    except ValueError:
+        document = json.loads(error.read(ERROR_BYTES_MAX))
+    except (ValueError, OSError):
         document = {}
-    text = document.get("error") or document.get("message") or f"{error.code} {error.reason}"
+    finally:
+        error.close()
+    if not isinstance(document, dict):
+        document = {}
+    text = str(document.get("error") or document.get("message") or f"{error.code} {error.reason}")
     where = f"{document['path']}: " if document.get("path") else ""
     details = document.get("details")
     if isinstance(details, list):
-        text += ": " + "; ".join(f"{row.get('path', '')} {', '.join(row.get('errors', []))}" for row in details)
-    failure = Failure(f"{where}{text}", hint=document.get("hint", ""), code=_CODES.get(error.code, ERROR))
-    failure.document = document  # type: ignore[attr-defined]
-    return failure
+        rows = [row for row in details if isinstance(row, dict)]
+        text += ": " + "; ".join(f"{row.get('path', '')} {', '.join(row.get('errors', []))}" for row in rows)
+    hint = str(document.get("hint") or _HINTS.get(error.code, ""))
+    return Failure(f"{where}{text}", hint=hint, code=_CODES.get(error.code, ERROR), document=document)

@@ -1,240 +1,169 @@
-"""Looking at a cluster and steering it: status, nodes, tasks, explain, events, logs, kill, drain."""
+"""Looking at a cluster and steering it: status, nodes, tasks, kill, drain, undrain."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from orlop.cli.client import Client
-from orlop.cli.output import age, output_option, repeated, show, table, watch_option
-
-
-def _client(ctx: click.Context) -> Client:
-    return Client(ctx.find_root().obj["server"])
+from orlop.cli.options import client_of, json_option, node_argument, output_option, server_options, task_argument
+from orlop.cli.output import age, quantity, repeated, show, show_json, text_of, watch_option
 
 
 @click.command()
-@output_option
+@json_option
 @watch_option
+@server_options
 @click.pass_context
 def status(ctx: click.Context, output: str, watch: bool) -> None:
     """The cluster at a glance."""
 
     def once() -> None:
-        document = _client(ctx).get("/v1/cluster")
+        document = client_of(ctx).get("/v1/cluster")
         if output == "json":
-            click.echo(json.dumps(document, indent=2))
+            show_json(document)
             return
-        tasks = ", ".join(f"{count} {state}" for state, count in document["tasks"].items()) or "none"
-        nodes = ", ".join(f"{count} {state}" for state, count in document["nodes"].items()) or "none"
-        click.echo(f"cluster   {document['name']} ({document['id']}), Orlop {document['version']}")
-        click.echo(f"server    {document['address']}, up {age(document['started'])}, store {document['store']}")
-        click.echo(f"nodes     {nodes}")
-        click.echo(f"tasks     {tasks}")
-        for framework in document["frameworks"]:
-            row = framework if isinstance(framework, dict) else {"name": framework}
-            error = f": {row['error']}" if row.get("error") else ""
-            click.echo(f"framework {row.get('name')} {row.get('state', '')}{error}")
-        if document.get("read_only"):
-            click.echo(f"READ ONLY {document['read_only']}")
-        for orphan in document.get("orphans", []):
-            click.echo(f"orphan    {orphan}")
+        for name, text in _glance(document):
+            click.echo(f"{name:<11}{text}")
 
     repeated(watch, once)
+
+
+def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what, text) lines; what needs attention comes last, where the eye ends up."""
+    yield "cluster", f"{document['name']} ({document['id']}), Orlop {document['version']}"
+    leader = document.get("leader")
+    others = f", leader {leader}" if leader and leader != document["address"] else ""
+    yield "server", f"{document['address']}, up {age(document['started'])}{others}"
+    yield "store", text_of(document.get("store"))
+    yield "nodes", _counted(document["nodes"])
+    yield "tasks", _counted(document["tasks"])
+    resources = document.get("resources", {})
+    for name, total in resources.get("total", {}).items():
+        unit = resources.get("units", {}).get(name, "")
+        used = resources.get("used", {}).get(name)
+        yield name, f"{quantity(used, unit)} of {quantity(total, unit)} used"
+    for framework in document.get("frameworks", []):
+        error = f": {framework['error']}" if framework.get("error") else ""
+        yield "framework", f"{framework['name']} {framework.get('state', '')}{error}"
+    if pending := document["tasks"].get("pending"):
+        yield "waiting", f"{pending} (see: orlop tasks --state pending, orlop explain TASK)"
+    for orphan in document.get("orphans", []):
+        node = orphan.get("node_name") or orphan.get("node")
+        yield "orphan", f"{orphan['task']} runs on {node}, and this cluster's state does not know it"
+    if document.get("read_only"):
+        yield "READ ONLY", document["read_only"]
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
 
 
 @click.command()
 @output_option
 @watch_option
+@server_options
 @click.pass_context
 def nodes(ctx: click.Context, output: str, watch: bool) -> None:
     """The machines of the pool."""
 
     def once() -> None:
-        document = _client(ctx).get("/v1/nodes")
+        document = client_of(ctx).get("/v1/nodes")
         rows = [
-            node
-            | {
-                "cpus": _used(node["resources"].get("cpus")),
-                "mem": _used_bytes(node["resources"].get("mem")),
-                "disk": _used_bytes(node["resources"].get("disk")),
-            }
+            node | {name: _usage(node["resources"].get(name)) for name in ("cpus", "mem", "disk")}
             for node in document["nodes"]
         ]
-        columns = ("id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "runtimes", "ports")
-        show(output, document, rows, columns)
+        columns = ("id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports")
+        wide = ("address", "os", "arch", "runtimes", "attributes", "version")
+        show(output, document, rows, columns, wide=wide)
 
     repeated(watch, once)
 
 
-def _used(row: dict[str, Any] | None) -> str:
-    return f"{row['used']:g}/{row['total']:g}" if row else "-"
-
-
-def _used_bytes(row: dict[str, Any] | None) -> str:
-    return f"{row['used'] / 2**30:.1f}/{row['total'] / 2**30:.1f}GiB" if row else "-"
+def _usage(row: Mapping[str, Any] | None) -> str:
+    """`0.5/4`, `512MiB/16GiB`: used and total."""
+    return f"{quantity(row['used'], row['unit'])}/{quantity(row['total'], row['unit'])}" if row else "-"
 
 
 @click.command()
 @click.option("--all", "everything", is_flag=True, help="Ended ones too.")
-@click.option("--framework", default="")
-@click.option("--state", default="")
+@click.option("--framework", default="", help="Only this framework's.")
+@click.option("--state", default="", help="Only in these states: pending,running.")
 @click.option("--group", default="", help="Tasks that belong together, such as an app's: /my/app.")
+@click.option("--node", default="", help="Only on this node.")
 @output_option
 @watch_option
+@server_options
 @click.pass_context
 def tasks(
-    ctx: click.Context, everything: bool, framework: str, state: str, group: str, output: str, watch: bool
+    ctx: click.Context,
+    everything: bool,
+    framework: str,
+    state: str,
+    group: str,
+    node: str,
+    output: str,
+    watch: bool,
 ) -> None:
     """What runs, and what waits to."""
 
     def once() -> None:
-        query = {"all": "true" if everything else "", "framework": framework, "state": state, "group": group}
-        document = _client(ctx).get("/v1/tasks", **query)
+        query = {"all": everything, "framework": framework, "state": state, "group": group, "node": node}
+        document = client_of(ctx).get("/v1/tasks", **query)
         rows = [
-            task | {"age": age(task.get("started") or task.get("created")), "end": task.get("outcome")}
+            task
+            | {
+                "node": task.get("node_name") or task.get("node"),
+                "age": age(task.get("started") or task.get("created")),
+            }
             for task in document["tasks"]
         ]
-        columns = ["id", "framework", "name", "state", "healthy", "node_name", "ports", "age"]
-        show(output, document, rows, [*columns, "end", "reason"] if everything else columns)
+        columns = ["id", "framework", "name", "state", "healthy", "node", "ports", "age"]
+        columns += ["outcome", "exit_code", "reason"] if everything else []
+        show(output, document, rows, columns, wide=("group", "key", "role", "runtime", "desired", "message"))
 
     repeated(watch, once)
 
 
 @click.command()
-@click.argument("name")
-@output_option
-@click.pass_context
-def explain(ctx: click.Context, name: str, output: str) -> None:
-    """Why a task waits or died, and its story. NAME: a task's id or name, or an app's path."""
-    document = _client(ctx).get(f"/v1/explain/{name}")
-    if output == "json":
-        click.echo(json.dumps(document, indent=2))
-        return
-    if "task" in document:
-        _explain_one(document)
-        return
-    for one in document["asks"]:
-        click.echo(f"{one['count']} waiting since {one['since']}: {one['group'] or one['key']}")
-        _explain_waiting(one["explanation"])
-    if not document["asks"]:
-        click.echo(f"nothing of {name} waits")
-
-
-def _explain_one(document: dict[str, Any]) -> None:
-    task, explanation = document["task"], document["explanation"]
-    click.echo(f"task   {task['id']}  {task['name']}")
-    where = f", on {task['node_name']}" if task["node_name"] else ""
-    click.echo(f"state  {task['state']}, wanted {task['desired']}{where}")
-    if task.get("outcome"):
-        click.echo(f"ended  {task['outcome']}, code {task.get('exit_code')}: {task.get('reason') or '-'}")
-    if explanation:
-        _explain_waiting(explanation)
-    for entry in document.get("story", []):
-        details = " ".join(f"{name}={value}" for name, value in entry.get("details", {}).items() if value)
-        click.echo(f"{entry['at']}  {entry['type']}  {details}")
-
-
-def _explain_waiting(explanation: dict[str, Any]) -> None:
-    click.echo(f"why    {explanation['text']}")
-    if explanation["ruled_out"]:
-        table(explanation["ruled_out"], ("filter", "nodes", "reason"))
-
-
-@click.command()
-@click.option("-f", "--follow", is_flag=True)
-@click.option("--type", "kind", default="", help="Only this type of event.")
-@click.option("--subject", default="", help="Only events about this task, node or app.")
-@click.option("--limit", default=50, show_default=True)
-@output_option
-@click.pass_context
-def events(ctx: click.Context, follow: bool, kind: str, subject: str, limit: int, output: str) -> None:
-    """What happened, to whom, why."""
-    client = _client(ctx)
-    document = client.get("/v1/events", limit=limit, type=kind, subject=subject)
-    for entry in document["events"]:
-        _event(entry, output)
-    if not follow:
-        return
-    last = document["events"][-1]["id"] if document["events"] else None
-    block: dict[str, str] = {}
-    pending = b""
-    try:
-        for piece in client.stream("/v1/events", accept="text/event-stream", after=last, type=kind, subject=subject):
-            *lines, pending = (pending + piece).split(b"\n")
-            for line in lines:
-                name, _, value = line.decode().rstrip("\r").partition(": ")
-                if name:
-                    block[name] = value
-                elif block:
-                    _followed(block, output)
-                    block = {}
-    except KeyboardInterrupt:
-        return
-
-
-def _followed(block: dict[str, str], output: str) -> None:
-    if block.get("event") == "gap":
-        click.echo("-- some events are no longer kept --", err=True)
-    elif "data" in block:
-        _event(json.loads(block["data"]), output)
-
-
-def _event(entry: dict[str, Any], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(entry))
-        return
-    details = " ".join(f"{name}={value}" for name, value in entry.get("details", {}).items() if value)
-    click.echo(f"{entry['at']}  {entry['type']:<24} {entry.get('subject', '')}  {details}")
-
-
-@click.command()
-@click.argument("task")
-@click.option("-f", "--follow", is_flag=True)
-@click.option("--tail", type=int, help="Only the last N lines.")
-@click.option("--stderr", is_flag=True, help="The error output instead.")
-@click.pass_context
-def logs(ctx: click.Context, task: str, follow: bool, tail: int | None, stderr: bool) -> None:
-    """A task's output; kept for a while after its end."""
-    query: dict[str, Any] = {
-        "stream": "stderr" if stderr else "stdout",
-        "follow": "true" if follow else "",
-        "tail": tail,
-    }
-    try:
-        for piece in _client(ctx).stream(f"/v1/tasks/{task}/logs", **query):
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-    except KeyboardInterrupt:
-        return
-
-
-@click.command()
-@click.argument("task")
-@click.option("--reason", default="killed by an operator")
+@task_argument
+@click.option("--reason", default="", help="Why, for the event log.")
+@server_options
 @click.pass_context
 def kill(ctx: click.Context, task: str, reason: str) -> None:
-    """Stop a task. Its framework may start another in its place."""
-    _client(ctx).send("DELETE", f"/v1/tasks/{task}", reason=reason)
-    click.echo(f"stopping {task}")
+    """Stop a task. Its framework may start another in its place.
+
+    TASK: its id, its name, or the beginning of its id.
+    """
+    answer = client_of(ctx).send("DELETE", _path("tasks", task), reason=reason)
+    found = answer.get("task", {}).get("id", task)
+    changed = answer.get("changed", True)
+    click.echo(f"stopping {found}" if changed else f"{found} was stopping already, or has ended")
 
 
 @click.command()
-@click.argument("node")
+@node_argument
+@click.option("--reason", default="", help="Why, for the event log.")
+@server_options
 @click.pass_context
-def drain(ctx: click.Context, node: str) -> None:
-    """Put no new tasks on a node."""
-    _client(ctx).send("POST", f"/v1/nodes/{node}/drain")
-    click.echo(f"{node} takes no new tasks")
+def drain(ctx: click.Context, node: str, reason: str) -> None:
+    """Put no new tasks on a node. What runs there goes on."""
+    answer = client_of(ctx).send("POST", f"{_path('nodes', node)}/drain", {"reason": reason} if reason else None)
+    click.echo(f"{answer['node']['name']} takes no new tasks; it runs {answer['node'].get('tasks', 0)}")
 
 
 @click.command()
-@click.argument("node")
+@node_argument
+@server_options
 @click.pass_context
 def undrain(ctx: click.Context, node: str) -> None:
     """Let a node take tasks again."""
-    _client(ctx).send("POST", f"/v1/nodes/{node}/undrain")
-    click.echo(f"{node} takes tasks again")
+    answer = client_of(ctx).send("POST", f"{_path('nodes', node)}/undrain")
+    click.echo(f"{answer['node']['name']} takes tasks again")
+
+
+def _path(kind: str, name: str) -> str:
+    from urllib.parse import quote
+
+    return f"/v1/{kind}/{quote(name, safe='')}"

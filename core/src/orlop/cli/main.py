@@ -1,64 +1,133 @@
 """`orlop`: the group of all commands, its own and plugins'.
 
-Commands are named in a table and imported when they are used. A plugin's commands come through the `commands` hook,
-and are looked for only when the name is not one of Orlop's own, or help is asked for.
+Commands are named in a table and imported when they are used, so that `orlop --help` imports none of them. A plugin's
+commands come through the `commands` hook: the plugin of the command's own name is asked first, then all the others.
+Each is loaded by the plugin host, so that a broken plugin spoils nobody's command but its own.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import traceback
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
 from orlop.cli.failures import Failure
 
+#: Section of the help → command → (module, what it does).
 _OWN: Final = {
-    "up": "orlop.cli.running",
-    "status": "orlop.cli.cluster",
-    "nodes": "orlop.cli.cluster",
-    "tasks": "orlop.cli.cluster",
-    "explain": "orlop.cli.cluster",
-    "events": "orlop.cli.cluster",
-    "logs": "orlop.cli.cluster",
-    "kill": "orlop.cli.cluster",
-    "drain": "orlop.cli.cluster",
-    "undrain": "orlop.cli.cluster",
-    "plugins": "orlop.cli.setup",
-    "config": "orlop.cli.setup",
-    "completion": "orlop.cli.setup",
-    "version": "orlop.cli.setup",
+    "Clusters": {
+        "up": ("running", "Start a one-machine cluster: server, agent and plugins."),
+        "status": ("cluster", "The cluster at a glance."),
+        "nodes": ("cluster", "The machines of the pool."),
+        "tasks": ("cluster", "What runs, and what waits to."),
+        "explain": ("stories", "Why a task waits or died, and its story."),
+        "events": ("stories", "What happened, to whom, why."),
+        "logs": ("stories", "A task's output."),
+        "kill": ("cluster", "Stop a task."),
+        "drain": ("cluster", "Put no new tasks on a node."),
+        "undrain": ("cluster", "Let a node take tasks again."),
+    },
+    "This installation": {
+        "plugins": ("plugins", "Installed plugins: list, show, check, new."),
+        "config": ("config", "The TOML file: check, show, schema."),
+        "completion": ("shell", "Print a shell's completion script."),
+        "version": ("shell", "Print the version."),
+    },
 }
+_MODULES: Final = {name: module for section in _OWN.values() for name, (module, _) in section.items()}
 
 
 class Commands(click.Group):
     """Loads commands by name."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_OWN, *sorted(_plugin_commands())]
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        from orlop.cli.installed import plugin_names
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _OWN:
-            command: click.Command = getattr(importlib.import_module(_OWN[cmd_name]), cmd_name)
+        return [*_MODULES, *(name for name in plugin_names() if name not in _MODULES)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        module = _MODULES.get(cmd_name)
+        if module is not None:
+            command: click.Command = getattr(importlib.import_module(f"orlop.cli.{module}"), cmd_name)
             return command
-        return _plugin_commands().get(cmd_name)
+        return None if cmd_name.startswith("-") else _plugin_command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        from orlop.cli.installed import plugin_names
+
+        for section, commands in _OWN.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, about) for name, (_, about) in commands.items()])
+        if names := [name for name in plugin_names() if name not in _MODULES]:
+            with formatter.section("Plugins (their commands: orlop NAME --help)"):
+                formatter.write_text(", ".join(names))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from orlop.checked_tables import did_you_mean
+
+            if args[0].startswith("-"):
+                raise
+            if args[0] in self.list_commands(ctx):
+                raise Failure(f"the plugin {args[0]} has no commands") from None
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f'there is no command "{args[0]}"{hint}', ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort, click.UsageError, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.ensure_object(dict).get("debug"):
+                traceback.print_exc(file=sys.stderr)
+            if isinstance(error, click.ClickException):
+                raise
+            raise Failure(
+                f"{type(error).__name__}: {error}", hint="this is a bug; `orlop --debug …` shows where"
+            ) from error
 
 
-def _plugin_commands() -> dict[str, click.Command]:
+def _plugin_command(name: str) -> click.Command | None:
+    """The command of the plugin of this name, else of any plugin. Raises Failure when the plugin is broken."""
+    from orlop.cli.installed import entry_points
     from orlop.configuration import Settings
     from orlop.server.plugin_host import PluginHost
 
-    plugins = PluginHost(Settings())
-    plugins.load()
-    return {
-        command.name: command for _, commands in plugins.collect("commands") for command in commands if command.name
-    }
+    points = entry_points()
+    namesakes = [point for point in points if point.name == name]
+    for found in (namesakes, [point for point in points if point.name != name]):
+        host = PluginHost(Settings(), found=found)
+        host.load()
+        for _, commands in host.collect("commands"):
+            for command in commands:
+                if command.name == name:
+                    found_command: click.Command = command
+                    return found_command
+        for record in host.records():
+            if record.name == name and record.state == "failed":
+                raise Failure(f"the plugin {name} is broken: {record.error}", hint=f"see `orlop plugins show {name}`")
+        if found is namesakes and found:
+            return None
+    return None
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--server", envvar="ORLOP_SERVER", default="http://127.0.0.1:5050", show_default=True, help="Where to ask."
+    "--server",
+    envvar="ORLOP_SERVER",
+    default="http://127.0.0.1:5050",
+    show_default=True,
+    metavar="URL",
+    help="Where to ask; also ORLOP_SERVER.",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @click.pass_context
@@ -67,14 +136,6 @@ def cli(ctx: click.Context, server: str, debug: bool) -> None:
     ctx.obj = {"server": server.rstrip("/"), "debug": debug}
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: Sequence[str] | None = None) -> Any:
     """The entry point. Exit codes: 0 ok, 1 error, 2 usage, 3 not converged, 4 not found, 5 conflict."""
-    try:
-        return cli.main(args=arguments, prog_name="orlop", standalone_mode=True)
-    except Failure as failure:
-        if "--debug" in (arguments or sys.argv):
-            raise
-        click.echo(f"orlop: {failure}", err=True)
-        if failure.hint:
-            click.echo(f"  {failure.hint}", err=True)
-        sys.exit(failure.code)
+    return cli.main(args=arguments, prog_name="orlop")

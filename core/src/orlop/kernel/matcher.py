@@ -21,11 +21,14 @@ import attrs
 from orlop.kernel.placement import Check, NodeFilter, NodeScorer, PlacementView, Score
 from orlop.kernel.state import Candidate
 from orlop.model.asks import Explanation, Request
+from orlop.model.ports import PortSet
 
 SAMPLE_NODES_MIN: Final = 8
 SEARCH_WHOLE_UP_TO_NODES: Final = 100
-#: Where free ports are looked for first: above what people write into configurations.
+#: Where free ports are looked for first: above what people write into configurations. The search starts somewhere
+#: else in this range each time, so that a port which something outside Orlop holds is not tried again and again.
 DYNAMIC_PORTS_FROM: Final = 31_000
+DYNAMIC_PORTS: Final = 1_000
 
 
 class Pool(Protocol):
@@ -109,22 +112,20 @@ def _prepare_filter(one: NodeFilter, request: Request, view: PlacementView) -> P
     return PreparedFilter(one.name, check, getattr(check, "placed", None)) if check is not None else None
 
 
-def choose_ports(request: Request, candidate: Candidate) -> tuple[int, ...]:
+def choose_ports(request: Request, candidate: Candidate, rotation: int = 0) -> tuple[int, ...]:
     """Host ports for the task's port requests, in their order. The ports filter has seen that there are enough."""
     free = candidate.free_ports
     wanted = request.spec.ports
     taken = [port.number for port in wanted if port.number is not None]
     chosen = []
-    at_least = DYNAMIC_PORTS_FROM
+    at_least = DYNAMIC_PORTS_FROM + rotation % DYNAMIC_PORTS
     for port in wanted:
         number = port.number
-        while number is None:
-            found = free.first(at_least)
-            assert found is not None, "the ports filter lets no node pass with too few ports"
-            at_least = found + 1
-            if found not in taken:
-                number = found
-                taken.append(number)
+        if number is None:
+            number = (free - PortSet(taken)).first_from(at_least, DYNAMIC_PORTS_FROM)
+            assert number is not None, "the ports filter lets no node pass with too few ports"
+            at_least = number + 1
+            taken.append(number)
         chosen.append(number)
     return tuple(chosen)
 
@@ -137,7 +138,7 @@ def place(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offs
     if prepared.counting:
         return _place_each(prepared, count, order, pool, offset, len(order))
     if count * sample >= len(order):
-        return _place_ranked(prepared, count, order, pool)
+        return _place_ranked(prepared, count, order, pool, offset)
     limit = len(order) if len(order) <= SEARCH_WHOLE_UP_TO_NODES else sample
     return _place_each(prepared, count, order, pool, offset, limit)
 
@@ -162,11 +163,11 @@ def _place_each(prepared: Prepared, count: int, order: Sequence[str], pool: Pool
                 break
         if best is None:
             return done
-        prepared.placed(pool.take(best.node.id, choose_ports(prepared.request, best)))
+        prepared.placed(pool.take(best.node.id, choose_ports(prepared.request, best, offset + done)))
     return count
 
 
-def _place_ranked(prepared: Prepared, count: int, order: Sequence[str], pool: Pool) -> int:
+def _place_ranked(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offset: int) -> int:
     heap = []
     for position, node_id in enumerate(order):
         candidate = pool.candidate(node_id)
@@ -177,7 +178,7 @@ def _place_ranked(prepared: Prepared, count: int, order: Sequence[str], pool: Po
     while heap and done < count:
         _, position = heap[0]
         before = pool.candidate(order[position])
-        after = pool.take(before.node.id, choose_ports(prepared.request, before))
+        after = pool.take(before.node.id, choose_ports(prepared.request, before, offset + done))
         prepared.placed(after)
         done += 1
         if prepared.refusal(after) is None:

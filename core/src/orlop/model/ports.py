@@ -84,7 +84,10 @@ class PortSet:
     def __sub__(self, other: PortSet) -> PortSet:
         return PortSet._of_bits(self._bits & ~other._bits)
 
-    def first(self, at_least: int = 0) -> int | None:
-        """The lowest port ≥ `at_least`, else the lowest of all; None when empty."""
-        bits = self._bits >> at_least << at_least or self._bits
-        return (bits & -bits).bit_length() - 1 if bits else None
+    def first_from(self, *starts: int) -> int | None:
+        """The lowest port at or above the first start that has one, else the lowest of all; None when empty."""
+        for start in (*starts, 0):
+            bits = self._bits >> start
+            if bits:
+                return start + (bits & -bits).bit_length() - 1
+        return None

@@ -1,0 +1,65 @@
+"""Options that many commands share, and the names that a shell can complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from orlop.cli.client import Client
+from orlop.cli.failures import Failure
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_SERVER: Final = "http://127.0.0.1:5050"
+#: A shell that waits for names must not wait long.
+COMPLETION_TIMEOUT_S: Final = 1.0
+
+OUTPUTS: Final = ("table", "wide", "json", "name")
+output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+json_option = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value and parameter.name:
+        ctx.find_root().ensure_object(dict)[parameter.name] = value
+
+
+def server_options(command: F) -> F:
+    """`--server` and `--debug` behind the command too, where people look for them."""
+    server = click.option("--server", expose_value=False, callback=_remember, metavar="URL", help="Where to ask.")
+    debug = click.option("--debug", is_flag=True, expose_value=False, callback=_remember, hidden=True)
+    return server(debug(command))
+
+
+def client_of(ctx: click.Context) -> Client:
+    """A client of the server that was named."""
+    return Client(ctx.find_root().ensure_object(dict).get("server") or DEFAULT_SERVER)
+
+
+def _completed(path: str, member: str, names: tuple[str, ...], help_from: str) -> Callable[..., list[CompletionItem]]:
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        server = ctx.find_root().params.get("server") or DEFAULT_SERVER
+        try:
+            items = Client(server, timeout_s=COMPLETION_TIMEOUT_S).get(path)[member]
+        except (Failure, KeyError, TypeError):
+            return []
+        words = {str(item[name]): str(item.get(help_from) or "") for item in items for name in names if item.get(name)}
+        return [CompletionItem(word, help=text) for word, text in sorted(words.items()) if word.startswith(incomplete)]
+
+    return complete
+
+
+def _complete_plugin(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from orlop.cli.installed import plugin_names
+
+    return [CompletionItem(name) for name in plugin_names() if name.startswith(incomplete)]
+
+
+task_argument = click.argument(
+    "task", shell_complete=_completed("/v1/tasks?all=true", "tasks", ("id", "name"), "state")
+)
+node_argument = click.argument("node", shell_complete=_completed("/v1/nodes", "nodes", ("id", "name"), "state"))
+plugin_argument = click.argument("name", shell_complete=_complete_plugin)
