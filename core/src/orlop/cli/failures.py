@@ -22,7 +22,7 @@ class Failure(click.ClickException):
         super().__init__(text)
         self.hint = hint
         self.code = code
-        self.exit_code = code
+        self.exit_code = code  # type: ignore[misc]  # click means instances to set it
         self.document = dict(document or {})
 
     def show(self, file: IO[Any] | None = None) -> None:

@@ -17,7 +17,7 @@ def entry_points() -> list[EntryPoint]:
     for distribution in distributions():
         try:
             points = list(distribution.entry_points.select(group=_GROUP))
-        except Exception:  # noqa: BLE001, S112  (broken metadata of something installed)
+        except Exception:  # noqa: BLE001  (broken metadata of something installed)
             continue
         for point in points:
             found.setdefault(point.name, point)

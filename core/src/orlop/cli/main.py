@@ -44,19 +44,19 @@ _MODULES: Final = {name: module for section in _OWN.values() for name, (module, 
 class Commands(click.Group):
     """Loads commands by name."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         from orlop.cli.installed import plugin_names
 
         return [*_MODULES, *(name for name in plugin_names() if name not in _MODULES)]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _MODULES.get(cmd_name)
         if module is not None:
             command: click.Command = getattr(importlib.import_module(f"orlop.cli.{module}"), cmd_name)
             return command
         return None if cmd_name.startswith("-") else _plugin_command(cmd_name)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from orlop.cli.installed import plugin_names
 
         for section, commands in _OWN.items():
@@ -98,10 +98,13 @@ class Commands(click.Group):
 
 def _plugin_command(name: str) -> click.Command | None:
     """The command of the plugin of this name, else of any plugin. Raises Failure when the plugin is broken."""
+    import logging
+
     from orlop.cli.installed import entry_points
     from orlop.configuration import Settings
     from orlop.server.plugin_host import PluginHost
 
+    logging.getLogger("orlop").addHandler(logging.NullHandler())  # what goes wrong is said below
     points = entry_points()
     namesakes = [point for point in points if point.name == name]
     for found in (namesakes, [point for point in points if point.name != name]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -20,6 +21,10 @@ COMPLETION_TIMEOUT_S: Final = 1.0
 OUTPUTS: Final = ("table", "wide", "json", "name")
 output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
 json_option = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="The TOML file. Default: ./orlop.toml, then the user's."
+)
 
 
 def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -24,6 +24,8 @@ RECONNECT_FIRST_S: Final = 0.5
 RECONNECT_MAX_S: Final = 10.0
 #: Pieces of output that are read ahead of a slow terminal.
 PIECES_AHEAD_MAX: Final = 64
+#: Longer lines are shown in parts.
+LINE_BYTES_MAX: Final = 2**20
 
 
 @click.command()
@@ -93,9 +95,7 @@ def _explanation(explanation: Mapping[str, Any]) -> None:
 @json_option
 @server_options
 @click.pass_context
-def events(
-    ctx: click.Context, follow: bool, since: str, kind: str, subject: str, limit: int, output: str
-) -> None:
+def events(ctx: click.Context, follow: bool, since: str, kind: str, subject: str, limit: int, output: str) -> None:
     """What happened, to whom, why. With -o json one object a line."""
     client = client_of(ctx)
     wanted = {"type": kind, "subject": subject}
@@ -142,7 +142,9 @@ def _followed(client: Client, last: str | None, wanted: Mapping[str, str]) -> It
     delay_s = RECONNECT_FIRST_S
     while True:
         try:
-            for event, entry in _server_sent(client.stream("/v1/events", accept="text/event-stream", after=last, **wanted)):
+            for event, entry in _server_sent(
+                client.stream("/v1/events", accept="text/event-stream", after=last, **wanted)
+            ):
                 delay_s = RECONNECT_FIRST_S
                 if event == "gap":
                     _gap()
@@ -260,7 +262,9 @@ def _interleaved(client: Client, task: str, tail: int | None) -> Iterator[tuple[
         try:
             for piece in _output(client, task, stream, True, tail):
                 whole, newline, rest = (rest + piece).rpartition(b"\n")
-                if newline:
+                if len(rest) > LINE_BYTES_MAX:
+                    whole, newline, rest = whole + newline + rest, b"", b""
+                if whole or newline:
                     arrived.put((stream, whole + newline))
         except Failure as failure:
             arrived.put((stream, failure))
