@@ -21,6 +21,7 @@ from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_r
 from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.runtimes.interface import Runtime, RuntimeContext
 from orlop.api.application import make_application, mount_plugin_routes
+from orlop.api.runner import OperatorRunner
 from orlop.configuration import Settings
 from orlop.hookspecs import Routes
 from orlop.model.nodes import NodeInfo
@@ -170,7 +171,7 @@ async def _listen(server: Server, runners: list[web.AppRunner]) -> dict[str, str
 
 async def _bind(application: web.Application, address: str, key: str, runners: list[web.AppRunner]) -> None:
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = OperatorRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     runners.append(runner)
     try:

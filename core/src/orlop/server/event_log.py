@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from orlop.kernel import records
 from orlop.kernel.events import Logged
@@ -18,6 +18,13 @@ RECORDS_IN_MEMORY_MAX: Final = 1_000
 FOLLOWER_QUEUE_MAX: Final = 1_024
 
 Numbered = tuple[int, int, LogEntry]
+
+
+def cut_off(follower: asyncio.Queue[Any]) -> None:
+    """Empties the queue of a follower that is too slow: what it has not seen it must ask for, without a hole."""
+    while not follower.empty():
+        follower.get_nowait()
+    follower.put_nowait(None)
 
 
 class EventLog:
@@ -37,8 +44,7 @@ class EventLog:
                 follower.put_nowait(logged)
             except asyncio.QueueFull:
                 self._followers.discard(follower)
-                follower.get_nowait()
-                follower.put_nowait(None)
+                cut_off(follower)
 
     @contextmanager
     def follow(self) -> Iterator[asyncio.Queue[Logged | None]]:

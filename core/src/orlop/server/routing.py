@@ -11,6 +11,7 @@ from typing import Any, Final
 from orlop.framework import NotAvailable, Task, View
 from orlop.kernel.events import Published
 from orlop.model.clock import Now
+from orlop.server.event_log import cut_off
 from orlop.server.framework_host import FrameworkHost
 
 FOLLOWER_QUEUE_MAX: Final = 1_024
@@ -103,8 +104,7 @@ class Host:
                     queue.put_nowait(item)
                 except asyncio.QueueFull:
                     self._followers[effect.framework].discard(queue)
-                    queue.get_nowait()
-                    queue.put_nowait(None)
+                    cut_off(queue)
                     break
 
     def committed(self) -> None:
