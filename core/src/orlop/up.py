@@ -61,7 +61,7 @@ async def _run(settings: Settings, data: Path, announce: Callable[[str], None]) 
         error = await _one_term(settings, data, announce, stop)
         if error is None:
             return 0
-        log.error("stepping down, and loading the state anew: %s", error)
+        log.warning("a new term begins, with the state loaded anew: %s", error)
         await asyncio.sleep(RELOAD_DELAY_S)
 
 

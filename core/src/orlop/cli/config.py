@@ -95,7 +95,7 @@ def _as_toml(tables: Mapping[str, Any], above: str = "") -> list[str]:
 
 
 def _key(name: str) -> str:
-    return name if _BARE_KEY.match(name) else json.dumps(name)
+    return name if _BARE_KEY.match(name) else _text(name)
 
 
 def _value(value: Any) -> str:
@@ -105,9 +105,13 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_value(one) for one in value)}]"
     if isinstance(value, str):
-        # TOML's basic strings are JSON's, but for the delete character
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _text(value)
     return json.dumps(value)
+
+
+def _text(text: str) -> str:
+    """TOML's basic strings are JSON's, but for the delete character, and for surrogate pairs."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @config.command()

@@ -44,14 +44,16 @@ def client_of(ctx: click.Context) -> Client:
     return Client(ctx.find_root().ensure_object(dict).get("server") or DEFAULT_SERVER)
 
 
-def _completed(path: str, member: str, names: tuple[str, ...], help_from: str) -> Callable[..., list[CompletionItem]]:
+def _completed(
+    path: str, member: str, names: tuple[str, ...], about: str, *, ended: bool = False
+) -> Callable[..., list[CompletionItem]]:
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         server = ctx.find_root().params.get("server") or DEFAULT_SERVER
         try:
-            items = Client(server, timeout_s=COMPLETION_TIMEOUT_S).get(path)[member]
+            items = Client(server, timeout_s=COMPLETION_TIMEOUT_S).get(path, all=ended)[member]
         except (Failure, KeyError, TypeError):
             return []
-        words = {str(item[name]): str(item.get(help_from) or "") for item in items for name in names if item.get(name)}
+        words = {str(item[name]): str(item.get(about) or "") for item in items for name in names if item.get(name)}
         return [CompletionItem(word, help=text) for word, text in sorted(words.items()) if word.startswith(incomplete)]
 
     return complete
@@ -64,7 +66,7 @@ def _complete_plugin(_: click.Context, __: click.Parameter, incomplete: str) -> 
 
 
 task_argument = click.argument(
-    "task", shell_complete=_completed("/v1/tasks?all=true", "tasks", ("id", "name"), "state")
+    "task", shell_complete=_completed("/v1/tasks", "tasks", ("id", "name"), "state", ended=True)
 )
 node_argument = click.argument("node", shell_complete=_completed("/v1/nodes", "nodes", ("id", "name"), "state"))
 plugin_argument = click.argument("name", shell_complete=_complete_plugin)

@@ -56,6 +56,11 @@ from orlop.store.interface import Store
 log = logging.getLogger(__name__)
 
 HANG_CHECK_S: Final = 0.5
+PLUGIN_RETRY_CHECK_S: Final = 0.5
+
+
+class PluginRecovered(Exception):
+    """Not an error: a reason for a new term."""
 
 
 class _Bridge:
@@ -187,7 +192,7 @@ class Server:
         for framework in self._frameworks.values():
             framework.start()
         self._core.submit(Tick())
-        for work in (self._sessions.watch(), self._check_hangs()):
+        for work in (self._sessions.watch(), self._check_hangs(), self._retry_plugins()):
             task = asyncio.get_running_loop().create_task(work)
             self._background.add(task)
 
@@ -213,6 +218,25 @@ class Server:
             await asyncio.sleep(HANG_CHECK_S)
             for framework in self._frameworks.values():
                 framework.check_hang()
+
+    async def _retry_plugins(self) -> None:
+        """Tries failed plugins again; when one has recovered, a new term begins with it (tasks go on)."""
+        while True:
+            await asyncio.sleep(PLUGIN_RETRY_CHECK_S)
+            for name in self.plugins.due_retries(time.monotonic()):
+                if await asyncio.to_thread(self._recovers, name):
+                    self._step_down(PluginRecovered(f"plugin {name} has recovered"))
+
+    def _recovers(self, name: str) -> bool:
+        """Does it load now, and answer all the hooks that a term begins with?"""
+        if self.plugins.retry(name).state != "loaded":
+            return False
+        settings = self.plugins.settings_of(name)
+        self.plugins.call(name, "frameworks")
+        self.plugins.call(name, "node_filters", settings=settings)
+        self.plugins.call(name, "node_scorers", settings=settings)
+        self.plugins.call(name, "routes", host=self.host, settings=settings)
+        return name in self.plugins.names()
 
     def _step_down(self, error: Exception) -> None:
         if not self.failed.done():

@@ -1,0 +1,117 @@
+"""A server with plugins that misbehave: reported, isolated, tried again; a third party's framework runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import RunningOrlop, wait_until
+
+pytestmark = pytest.mark.real
+
+MOODY = """
+from pathlib import Path
+from orlop.framework import Framework
+from orlop.hookspecs import hookimpl
+
+if not Path({cured!r}).exists():
+    raise RuntimeError("not today")
+
+class Moody(Framework):
+    name = "moody"
+    def reconcile(self, view):
+        return ()
+
+@hookimpl
+def frameworks():
+    return [Moody]
+"""
+HANGING = """
+import threading
+from orlop.framework import Framework
+from orlop.hookspecs import hookimpl
+
+class Hanging(Framework):
+    name = "hanging"
+    def reconcile(self, view):
+        threading.Event().wait()
+
+@hookimpl
+def frameworks():
+    return [Hanging]
+"""
+
+
+def install(folder: Path, name: str, source: str) -> None:
+    """A distribution as pip would leave it, in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(source)
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[orlop]\n{name} = {name}\n")
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    return tmp_path / "plugins"
+
+
+@pytest.fixture
+def orlop(tmp_path: Path, plugins: Path) -> Iterator[RunningOrlop]:
+    install(plugins, "moody", MOODY.format(cured=str(tmp_path / "cured")))
+    install(plugins, "hanging", HANGING)
+    cluster = RunningOrlop(
+        tmp_path,
+        PYTHONPATH=str(plugins),
+        ORLOP_SERVER__HANDLER_TIMEOUT_S="0.5",
+        ORLOP_PLUGINS__KEEPALIVE__COMMAND="exec sleep 1000",
+        ORLOP_PLUGINS__KEEPALIVE__COPIES="2",
+    )
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def plugin(orlop: RunningOrlop, name: str) -> dict[str, object]:
+    return next(one for one in orlop.get(f"{orlop.url}/v1/plugins")["plugins"] if one["name"] == name)
+
+
+def framework(orlop: RunningOrlop, name: str) -> dict[str, object] | None:
+    frameworks = orlop.get(f"{orlop.url}/v1/frameworks")["frameworks"]
+    return next((one for one in frameworks if one["name"] == name), None)
+
+
+def test_others_go_on_and_the_sick_recovers(orlop: RunningOrlop, tmp_path: Path) -> None:
+    assert plugin(orlop, "moody")["state"] == "failed"
+    assert "not today" in str(plugin(orlop, "moody")["error"])
+    assert "not today" in orlop.cli("plugins", "list")
+
+    def keeping() -> list[dict[str, object]]:
+        tasks = orlop.get(f"{orlop.url}/v1/tasks?framework=keepalive&state=running")["tasks"]
+        return tasks if len(tasks) == 2 else []
+
+    before = {task["id"] for task in wait_until(keeping, "the third party's framework runs")}
+
+    def given_up() -> bool:
+        found = framework(orlop, "hanging")
+        return found is not None and found["state"] != "running"
+
+    wait_until(given_up, "the hanging framework is quarantined")
+    orlop.call("POST", "/v2/apps", {"id": "/web", "cmd": "exec sleep 1000", "cpus": 0.01, "mem": 8})
+    orlop.wait_deployed()
+
+    (tmp_path / "cured").touch()
+
+    def recovered() -> bool:
+        try:
+            found = framework(orlop, "moody")
+        except OSError:
+            return False
+        return found is not None and found["state"] == "running"
+
+    wait_until(recovered, "the moody plugin is tried again")
+    assert {task["id"] for task in wait_until(keeping, "its tasks went on")} == before
