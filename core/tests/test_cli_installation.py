@@ -1,0 +1,221 @@
+"""Commands that look after an installation: plugins, configuration, and `up`'s options."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orlop import configuration
+from orlop.cli.config import HIDDEN, _as_toml, _without_secrets
+from orlop.cli.failures import Failure
+from orlop.cli.main import cli
+from orlop.cli.running import with_options
+from orlop.cli.scaffold import write_plugin
+from orlop.configuration import Settings
+from orlop.server.plugin_host import PluginHost
+
+MISBEHAVING = Path(__file__).parent / "misbehaving"
+NO_SERVER = ("--server", "http://127.0.0.1:1")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(configuration.platformdirs, "user_config_path", lambda _: tmp_path / "user")
+    monkeypatch.setattr(configuration.platformdirs, "site_config_path", lambda _: tmp_path / "site")
+
+
+@pytest.fixture
+def broken_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distributions of plugins that misbehave, found by this process and by those it starts."""
+    site = tmp_path / "site-packages"
+    for module in ("exits_process", "raises_on_import", "well_behaved", "mistyped_hook"):
+        folder = site / f"{module}-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[orlop]\n{module} = {module}\n")
+    (site / "exits_process.py").write_text(
+        "import os, sys\nsys.stderr.write('goodbye')\nsys.stderr.flush()\nos._exit(7)"
+    )
+    for path in (site, MISBEHAVING):
+        monkeypatch.syspath_prepend(str(path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(MISBEHAVING)]))
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, list(arguments))
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+@pytest.mark.usefixtures("broken_plugins")
+def test_check_finds_out_even_what_ends_the_process(tmp_path: Path) -> None:
+    (tmp_path / "orlop.toml").write_text('[plugins.well_behaved]\ncopies = "two"\n')
+    names = ("exits_process", "raises_on_import", "well_behaved", "mistyped_hook", "keepalive", "orlop")
+    result = run("plugins", "check", *names, code=1)
+    assert result.stdout.splitlines() == [
+        "exits_process: failed",
+        "  it ended its process with code 7: goodbye",
+        "raises_on_import: failed",
+        "  RuntimeError: this plugin cannot be imported",
+        "well_behaved: configuration-error",
+        '  orlop.toml: [plugins.well_behaved] copies: expected a whole number, got "two"',
+        "mistyped_hook: loaded",
+        '  warning: there is no hook framework; did you mean "frameworks"?',
+        "keepalive: loaded",
+        "orlop: loaded",
+    ]
+    failed = "exits_process, raises_on_import, well_behaved"
+    assert result.stderr == f"orlop: 3 of 6 plugins failed: {failed}\n"
+
+
+@pytest.mark.usefixtures("broken_plugins")
+def test_warnings_fail_a_strict_check_only() -> None:
+    run("plugins", "check", "mistyped_hook")
+    run("plugins", "check", "--strict", "mistyped_hook", code=1)
+    run("plugins", "check", "nobody", code=4)
+
+
+def test_plugins_without_a_server_are_those_installed_here() -> None:
+    result = run(*NO_SERVER, "plugins", "list")
+    assert "this is what is installed here" in result.stderr
+    assert "keepalive" in run("plugins", "list", "--local", "-o", "name").stdout.splitlines()
+    shown = json.loads(run("plugins", "show", "keepalive", "--local", "-o", "json").stdout)
+    assert (shown["distribution"], shown["state"], shown["hooks"]) == ("orlop-keepalive", "loaded", ["frameworks"])
+    run("plugins", "show", "nobody", "--local", code=4)
+
+
+def test_a_new_plugin_works_and_its_own_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = run("plugins", "new", "two-words", "--folder", str(tmp_path)).stdout
+    folder = tmp_path / "orlop-two-words"
+    assert str(folder) in out
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 passed" in done.stdout
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"][0] == "orlop>=0.1,<0.2"
+    monkeypatch.syspath_prepend(str(folder / "src"))
+    [(name, module)] = project["entry-points"]["orlop"].items()
+    host = PluginHost(Settings(plugins={name: {"copies": 2}}), found=[EntryPoint(name, module, "orlop")])
+    host.load()
+    [record] = host.records()
+    assert (record.state, record.warnings) == ("loaded", ())
+    assert host.settings_of("two-words").copies == 2
+    del sys.modules[module]
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "1st", "a b", "a_b", "a--b", "../up", "x" * 41, "-x"])
+def test_names_that_a_plugin_cannot_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="NAME: expected"):
+        write_plugin(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_plugin_overwrites_nothing(tmp_path: Path) -> None:
+    assert write_plugin("orlop-mine", tmp_path) == tmp_path / "orlop-mine"
+    assert "exists already" in run("plugins", "new", "mine", code=5).stderr
+
+
+# Configuration
+
+
+def test_config_check_says_all_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "orlop.toml"
+    assert run("config", "check").stdout == "defaults (there is no file): ok\n"
+    path.write_text("[plugins.keepalive]\ncopies = 1\n")
+    assert run("config", "check").stdout == "orlop.toml: ok\n"
+    path.write_text("[plugins.keepalive]\ncopies = -1\n[plugins.keepalife]\n")
+    assert run("config", "check", code=1).stderr.splitlines() == [
+        "orlop: orlop.toml: [plugins.keepalive] copies: must be >= 0: -1",
+        'orlop.toml: [plugins.keepalife]: no plugin keepalife is installed; did you mean "keepalive"?',
+    ]
+    path.write_text('[server]\nlisten = "x"\n[agent]\nresources = { mem = 1 }\n')
+    assert len(run("config", "check", "--config", str(path), code=1).stderr.splitlines()) == 2
+
+
+def test_config_show_is_toml_that_means_the_same_without_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "orlop.toml"
+    path.write_text(
+        '[cluster]\nname = "blue"\n[store]\nurl = "etcd://me:hunter2@host:2379"\n'
+        '[agent]\nresources = { mem = "1GiB" }\nattributes = { "a.b" = "c\\"d", api_token = "hunter3" }\n'
+        '[plugins.keepalive]\ncommand = "echo \\u007f é"\n'
+    )
+    text = run("config", "show").stdout
+    assert "hunter" not in text
+    shown = tomllib.loads(text)
+    assert shown["store"]["url"] == f"etcd://me:{HIDDEN}@host:2379"
+    assert shown["agent"]["attributes"] == {"a.b": 'c"d', "api_token": HIDDEN}
+    assert shown["plugins"]["keepalive"] == {"command": "echo \x7f é", "copies": 0}
+    assert json.loads(run("config", "show", "-o", "json").stdout) == shown
+    secret = tmp_path / "secret"
+    secret.write_text("blue-secret")
+    path.write_text(f'[cluster]\nname_file = "{secret}"\n')
+    assert tomllib.loads(run("config", "show").stdout)["cluster"]["name"] == HIDDEN
+
+
+_KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+_VALUES = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.dictionaries(_KEYS, st.dictionaries(_KEYS, _VALUES, max_size=4), max_size=3))
+def test_what_is_shown_as_toml_is_read_back_the_same(plugins: dict[str, dict[str, object]]) -> None:
+    assert tomllib.loads("\n".join(_as_toml({"plugins": plugins}))).get("plugins", {}) == plugins
+
+
+def test_secrets_are_hidden_wherever_they_stand() -> None:
+    shown = _without_secrets({"a": {"secrets": ["x"], "port": 1, "password": None}, "b": "y"}, {("b",)})
+    assert shown == {"a": {"secrets": [HIDDEN], "port": 1, "password": None}, "b": HIDDEN}
+
+
+def test_the_schema_has_the_tables_of_installed_plugins() -> None:
+    schema = json.loads(run("config", "schema").stdout)
+    assert schema["properties"]["plugins"]["properties"]["keepalive"]["properties"]["copies"]["default"] == 0
+    assert schema["properties"]["server"]["properties"]["auth"]["enum"] == ["on", "off"]
+
+
+# up
+
+
+def test_options_of_up_go_before_the_settings() -> None:
+    changed = with_options(Settings(), "127.0.0.1:1", "blue")
+    assert (changed.server.listen, changed.cluster.name) == ("127.0.0.1:1", "blue")
+    assert with_options(Settings(), None, None) == Settings()
+    with pytest.raises(Failure, match='--listen: expected "host:port"'):
+        with_options(Settings(), "everywhere", None)
+    with pytest.raises(Failure, match="--name: expected 1 to 63"):
+        with_options(Settings(), None, "two words")
+
+
+def test_up_hands_settings_and_folder_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orlop import up
+
+    seen = []
+    monkeypatch.setattr(up, "run", lambda settings, data, announce: seen.append((settings, data, announce)) or 3)
+    run("up", "--data", str(tmp_path / "data"), "--name", "blue", code=3)
+    [(settings, data, _)] = seen
+    assert (settings.cluster.name, data) == ("blue", tmp_path / "data")
+
+
+def test_up_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "orlop.toml").write_text("[server]\nlisten = 5\n")
+    assert run("up", code=1).stderr == "orlop: orlop.toml: [server] listen: expected a text, got 5\n"
