@@ -62,7 +62,8 @@ def _explain_group(document: Mapping[str, Any]) -> None:
 def _explain_task(document: Mapping[str, Any]) -> None:
     task = document["task"]
     where = f", on {task.get('node_name') or task['node']}" if task.get("node") else ""
-    click.echo(f"task     {task['id']}  {task['name']}  ({task['framework']} {task.get('group', '')})")
+    owner = " ".join(filter(None, (task["framework"], task.get("group"))))
+    click.echo(f"task     {task['id']}  {task['name']}  ({owner})")
     click.echo(f"state    {task['state']}, wanted {task['desired']}{where}")
     if task.get("outcome"):
         code = f", exit code {task['exit_code']}" if task.get("exit_code") is not None else ""
