@@ -115,3 +115,4 @@ def test_others_go_on_and_the_sick_recovers(orlop: RunningOrlop, tmp_path: Path)
 
     wait_until(recovered, "the moody plugin is tried again")
     assert {task["id"] for task in wait_until(keeping, "its tasks went on")} == before
+    assert wait_until(lambda: orlop.app("/web")["tasksRunning"], "Marathon's own listener is back too") == 1

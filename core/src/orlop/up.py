@@ -21,6 +21,7 @@ from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_r
 from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.runtimes.interface import Runtime, RuntimeContext
 from orlop.api.application import make_application, mount_plugin_routes
+from orlop.api.guard import is_loopback
 from orlop.api.runner import OperatorRunner
 from orlop.configuration import Settings
 from orlop.hookspecs import Routes
@@ -47,9 +48,23 @@ class CannotStart(Exception):
 def run(settings: Settings, data: Path, announce: Callable[[str], None] = print) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code. Raises CannotStart, StoreError, DocumentError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _check_exposure(settings)
     data = data.absolute()
     data.mkdir(parents=True, exist_ok=True, mode=0o711)  # tasks of other users pass through
     return asyncio.run(_run(settings, data, announce))
+
+
+def _check_exposure(settings: Settings) -> None:
+    """Without authentication Orlop listens on loopback only. Raises CannotStart."""
+    if settings.server.auth == "on":
+        raise CannotStart('[server] auth = "on" is not built yet: only "off", on loopback addresses, is there')
+    _check_loopback(settings.server.listen, "[server] listen")
+
+
+def _check_loopback(address: str, key: str) -> None:
+    host = address.rpartition(":")[0].strip("[]")
+    if not is_loopback(host):
+        raise CannotStart(f"{key} is {address}: without authentication only loopback addresses such as 127.0.0.1 do")
 
 
 async def _run(settings: Settings, data: Path, announce: Callable[[str], None]) -> int:
@@ -162,6 +177,8 @@ async def _listen(server: Server, runners: list[web.AppRunner]) -> dict[str, str
         found = server.plugins.call(plugin, "routes", host=server.host, settings=settings) or []
         mount_plugin_routes(application, found)
         own += [(plugin, one) for one in found if one.listen]
+    for plugin, one in own:
+        _check_loopback(one.listen, f"[plugins.{plugin}] listen")
     await _bind(application, server.address, "[server] listen", runners)
     for plugin, one in own:
         await _bind(one.application, one.listen, f"[plugins.{plugin}] listen", runners)

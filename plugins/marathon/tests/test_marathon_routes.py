@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from orlop.testing.harness import Cluster
 from orlop_marathon import root
 from orlop_marathon.framework import Marathon
-from orlop_marathon.routes import application
+from orlop_marathon.http import application
 from orlop_marathon.settings import Config
 
 collections.Iterable = collections.abc.Iterable  # type: ignore[attr-defined]  # the client is from before 3.10

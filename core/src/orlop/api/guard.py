@@ -28,7 +28,7 @@ Authenticate = Callable[[web.Request], Awaitable[str]]
 PLUGIN_ROUTE: Final = "plugin-"
 
 _FORWARDING: Final = frozenset({"forwarded", "via", "x-real-ip"})
-_HINT: Final = "turn authentication on (--auth) to serve others than programs of this machine"
+_HINT: Final = "without authentication only programs of this machine are served"
 
 
 def is_loopback(host: str) -> bool:

@@ -51,6 +51,7 @@ class AttributesFilter:
     """
 
     name = "attributes"
+    operators = KERNEL_OPERATORS
 
     def prepare(self, request: Request, view: PlacementView) -> Check | None:
         tests = [(one, _test(one)) for one in request.spec.constraints if one.operator in KERNEL_OPERATORS]
@@ -85,6 +86,22 @@ def _test(constraint: Constraint) -> Callable[[str | None], bool]:
     if constraint.operator == "LIKE":
         return lambda found: found is not None and matches(found) is not None
     return lambda found: found is None or matches(found) is None
+
+
+class OperatorsFilter:
+    """Refuses every node for a constraint whose operator no filter decides: better unplaced than misplaced."""
+
+    name = "operators"
+
+    def __init__(self, known: frozenset[str]) -> None:
+        self._known = known
+
+    def prepare(self, request: Request, view: PlacementView) -> Check | None:
+        unknown = [one.operator for one in request.spec.constraints if one.operator not in self._known]
+        if not unknown:
+            return None
+        reason = f"no filter knows {unknown[0]}"
+        return lambda _: reason
 
 
 class ResourcesFilter:

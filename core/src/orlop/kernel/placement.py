@@ -51,7 +51,11 @@ Score = Callable[[Candidate], float]
 
 
 class NodeFilter(Protocol):
-    """Rules out nodes. One that raises refuses."""
+    """Rules out nodes. One that raises refuses.
+
+    A filter that decides operators of constraints names them in an attribute `operators`, a frozenset of texts;
+    constraints with an operator that no filter names match no node.
+    """
 
     name: str
 

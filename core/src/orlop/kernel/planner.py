@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
 from orlop.kernel.draft import Draft, dominant_share
+from orlop.kernel.filters import OperatorsFilter
 from orlop.kernel.matcher import Prepared, explain, place
 from orlop.kernel.placement import Candidate, NodeFilter, NodeScorer, PlacementView
 from orlop.kernel.state import NOTHING, State, WaitingKey
@@ -27,7 +28,8 @@ class Planner:
         scorers: Sequence[NodeScorer],
         role_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self._filters = tuple(filters)
+        known = frozenset(name for one in filters for name in getattr(one, "operators", ()))
+        self._filters = (OperatorsFilter(known), *filters)
         self._scorers = tuple(scorers)
         self._weights = dict(role_weights or {})
 

@@ -37,13 +37,13 @@ def node_filters(settings: Any) -> Sequence[NodeFilter]:  # noqa: ARG001
 @hookimpl
 def routes(host: Host, settings: Any) -> Sequence[Routes]:
     from orlop.hookspecs import Routes
-    from orlop_marathon.routes import application
+    from orlop_marathon.http import application
 
     return [Routes(prefix="marathon", application=application(host, settings), listen=settings.listen)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    from orlop_marathon.commands import marathon
+    from orlop_marathon.command_line import marathon
 
     return [marathon]

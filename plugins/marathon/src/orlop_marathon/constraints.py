@@ -27,6 +27,7 @@ class MarathonConstraints:
     """A node filter for the counting operators, of any framework's asks."""
 
     name = "constraints"
+    operators = COUNTING
 
     def prepare(self, request: Request, view: PlacementView) -> Check | None:
         wanted = [one for one in request.spec.constraints if one.operator in COUNTING]

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from orlop.framework import TaskState, format_utc
 from orlop_marathon import root
-from orlop_marathon.routes.calls import Call, Methods, answer, empty
+from orlop_marathon.http.calls import Call, Methods, answer, empty
 from orlop_marathon.settings import MARATHON_VERSION, Config
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from orlop_marathon import orders, root
 from orlop_marathon.deployments import Deployment, action_json, plan_json
-from orlop_marathon.routes.calls import Call, Methods, answer, deployed, empty
+from orlop_marathon.http.calls import Call, Methods, answer, deployed, empty
 
 
 def resolve(tail: list[str]) -> Methods | None:

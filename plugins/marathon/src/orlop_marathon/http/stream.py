@@ -15,7 +15,7 @@ from orlop.framework import NotAvailable
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.events import event
 from orlop_marathon.framework import Marathon
-from orlop_marathon.routes.calls import Call, Methods, unavailable
+from orlop_marathon.http.calls import Call, Methods, unavailable
 
 #: Between bare line ends that keep an idle connection alive.
 KEEP_ALIVE_S: Final = 10.0

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from orlop.framework import View
 from orlop_marathon import errors, orders, parsing, paths, queries, root
+from orlop_marathon.http.calls import Call, Methods, answer, deployed
+from orlop_marathon.http.reading import ALWAYS, SINGLE, Reader
 from orlop_marathon.model import AppRecord
-from orlop_marathon.routes.calls import Call, Methods, answer, deployed
-from orlop_marathon.routes.reading import ALWAYS, SINGLE, Reader
 
 
 def resolve(tail: list[str]) -> Methods | None:

@@ -15,8 +15,8 @@ from aiohttp import web
 
 from orlop_marathon import errors, paths
 from orlop_marathon.errors import MarathonError
-from orlop_marathon.routes import apps, deployments, groups, stream, system, tasks
-from orlop_marathon.routes.calls import Call, Methods, body_too_large, failed
+from orlop_marathon.http import apps, deployments, groups, stream, system, tasks
+from orlop_marathon.http.calls import Call, Methods, body_too_large, failed
 from orlop_marathon.settings import Config
 
 if TYPE_CHECKING:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from orlop_marathon.routes.dispatching import application
+from orlop_marathon.http.dispatching import application
 
 __all__ = ["application"]

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from orlop_marathon import errors, executing, orders, parsing, paths, queries, wire
 from orlop_marathon.deployments import step_json
-from orlop_marathon.routes.calls import Call, Methods, answer, deployed, empty
-from orlop_marathon.routes.reading import ALWAYS, Reader
+from orlop_marathon.http.calls import Call, Methods, answer, deployed, empty
+from orlop_marathon.http.reading import ALWAYS, Reader
 
 
 def resolve(tail: list[str]) -> Methods | None:

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from orlop.framework import Explanation, Task, TaskState, View, format_utc
 from orlop_marathon import errors, orders, paths, root, wire
-from orlop_marathon.routes.apps import kill
-from orlop_marathon.routes.calls import Call, Methods, answer, empty
-from orlop_marathon.routes.reading import Reader
+from orlop_marathon.http.apps import kill
+from orlop_marathon.http.calls import Call, Methods, answer, empty
+from orlop_marathon.http.reading import Reader
 
 #: Reasons of Mesos' offers in their funnel order, and words in the kernel's reasons that mean them.
 _REASONS: Final = (
