@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ KILLS: Final = 20
 BETWEEN_KILLS_S: Final = 0.2
 KILL_POLL_S: Final = 0.001
 DEADLINE_S: Final = 120.0
+LOG_TAIL_CHARACTERS: Final = 5_000
 SLEEP: Final = {"cmd": "sleep 1000", "cpus": 0.001, "mem": 1, "backoffSeconds": 0}
 
 
@@ -49,6 +51,9 @@ def running_orlop(**options: Any) -> Iterator[TimedOrlop]:
         orlop = TimedOrlop(Path(folder), **options)
         try:
             yield orlop
+        except BaseException:
+            print(f"the end of Orlop's log:\n{orlop.log.read_text()[-LOG_TAIL_CHARACTERS:]}", file=sys.stderr)
+            raise
         finally:
             orlop.close()
 
@@ -109,8 +114,11 @@ def many_figures(orlop: RunningOrlop) -> Iterator[Figure]:
     yield Figure("500 processes: rate over that of 100", rates[500] / rates[100], "x", at_least=1)
 
 
-def sleeping_children(parent: int) -> set[int]:
-    return {pid for pid in children(parent) if command_line(pid).startswith("sleep ")}
+def sleepers(parent: int) -> set[int]:
+    """Pids of the `sleep`s of the supervisor's tasks; a shell that does not replace itself is in between."""
+    tasks = children(parent)
+    below = [child for task in tasks for child in children(task)]
+    return {pid for pid in tasks + below if command_line(pid).startswith("sleep ")}
 
 
 def kill_figures(orlop: RunningOrlop) -> Iterator[Figure]:
@@ -119,12 +127,12 @@ def kill_figures(orlop: RunningOrlop) -> Iterator[Figure]:
     parent = supervisor(orlop)
     took_ms = []
     for _ in range(KILLS):
-        wait_until(lambda: orlop.app("/killed")["tasksRunning"] == 1 and sleeping_children(parent), "it runs")
+        wait_until(lambda: orlop.app("/killed")["tasksRunning"] == 1 and sleepers(parent), "it runs")
         time.sleep(BETWEEN_KILLS_S)
-        (before,) = sleeping_children(parent)
+        (before,) = sleepers(parent)
         began = time.perf_counter()
         os.kill(before, signal.SIGKILL)
-        while not sleeping_children(parent) - {before}:
+        while not sleepers(parent) - {before}:
             assert time.perf_counter() - began < DEADLINE_S, "a killed process runs again"
             time.sleep(KILL_POLL_S)
         took_ms.append(1000 * (time.perf_counter() - began))
