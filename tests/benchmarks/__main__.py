@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--only", choices=MODULES, help="one module alone")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="the file for the figures")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     figures: list[Figure] = []
     skipped: list[str] = []
     failed: list[str] = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from running import RunningOrlop, processes_naming
+from running import RunningOrlop, processes_naming, wait_until
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -70,3 +72,28 @@ def cpu_s(pids: Iterable[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / TICKS_PER_S
+
+
+def control_groups(orlop: RunningOrlop) -> list[Path]:
+    """The folders of this node's control groups; none without a supervisor or without control groups."""
+    for pid in processes_naming(str(orlop.data)):
+        with contextlib.suppress(OSError, ValueError):
+            for argument in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                if argument.startswith("{"):
+                    return [Path(group).parent for group in json.loads(argument).get("groups", [])]
+    return []
+
+
+def remove_control_groups(groups: Iterable[Path]) -> None:
+    """Removes them with all below; waits for the last of their processes to end."""
+
+    def removed(group: Path) -> bool:
+        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        return not group.exists()
+
+    for group in groups:
+        wait_until(lambda group=group: removed(group), f"{group} is empty")

@@ -16,7 +16,16 @@ from typing import Any, Final
 from running import RunningOrlop, wait_until
 
 from .figures import Figure
-from .processes import children, command_line, cpu_s, memory_mb, own_processes, supervisor
+from .processes import (
+    children,
+    command_line,
+    control_groups,
+    cpu_s,
+    memory_mb,
+    own_processes,
+    remove_control_groups,
+    supervisor,
+)
 
 STARTS: Final = 5
 SETTLE_S: Final = 3.0
@@ -55,7 +64,9 @@ def running_orlop(**options: Any) -> Iterator[TimedOrlop]:
             print(f"the end of Orlop's log:\n{orlop.log.read_text()[-LOG_TAIL_CHARACTERS:]}", file=sys.stderr)
             raise
         finally:
+            groups = control_groups(orlop)
             orlop.close()
+            remove_control_groups(groups)
 
 
 def start_s() -> float:
