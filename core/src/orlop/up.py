@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 #: The interpreter's default lets a busy thread keep the others waiting for 5 ms.
 SWITCH_INTERVAL_S: Final = 0.0005
 RELOAD_DELAY_S: Final = 1.0
-BODY_BYTES_MAX: Final = 16 * 2**20
 
 
 class CannotStart(Exception):

@@ -154,9 +154,6 @@ class Draft:
         found = self._candidates.get(node_id)
         return found.node if found is not None else None
 
-    def spec_record(self, spec_id: str) -> SpecRecord:
-        return self._specs[spec_id]
-
     def live_task(self, framework: str, key: str) -> Task | None:
         """The key's live task, if it has one."""
         task_id = self._framework(framework).live.get(key)

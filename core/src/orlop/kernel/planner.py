@@ -15,7 +15,7 @@ from orlop.kernel.filters import OperatorsFilter
 from orlop.kernel.matcher import Prepared, explain, place
 from orlop.kernel.placement import Candidate, NodeFilter, NodeScorer, PlacementView
 from orlop.kernel.state import NOTHING, State, WaitingKey
-from orlop.model.asks import Explanation, Request
+from orlop.model.asks import NOW_OR_NEVER, Explanation, Request
 from orlop.model.tasks import Task
 
 
@@ -154,6 +154,6 @@ def rejected(draft: Draft, keys: Iterable[WaitingKey]) -> list[Task]:
     for key in keys:
         for sequence in sorted(draft.waiting.get(key, ())):
             task = draft.task(draft.waiting[key][sequence])
-            if task is not None and task.wait_ms == 0:
+            if task is not None and task.wait_ms == NOW_OR_NEVER:
                 found.append(task)
     return found
