@@ -46,9 +46,10 @@ def up(
     debug: bool,
 ) -> None:
     """Start a one-machine cluster: server, agent and every installed plugin. Tasks survive it."""
-    from orlop import up as running
     from orlop.configuration import ConfigurationError, load
     from orlop.model.documents import DocumentError
+    from orlop.processes import up as running
+    from orlop.processes.listening import CannotStart
     from orlop.store.interface import StoreError
 
     shared = ctx.find_root().ensure_object(dict)
@@ -58,7 +59,7 @@ def up(
     try:
         settings = with_options(load(config, os.environ), listen, name)
         code = running.run(settings, data or default_data(), lambda text: click.echo(text))
-    except (ConfigurationError, running.CannotStart, StoreError, DocumentError, OSError) as error:
+    except (ConfigurationError, CannotStart, StoreError, DocumentError, OSError) as error:
         raise Failure(str(error)) from error
     ctx.exit(code)
 
