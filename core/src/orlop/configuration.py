@@ -30,8 +30,8 @@ VARIABLE_PREFIX: Final = "ORLOP_"
 VARIABLE_SEPARATOR: Final = "__"
 FILE_BYTES_MAX: Final = 2**20
 
-_LISTEN: Final = re.compile(r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|):(\d{1,5})$")
-_CLUSTER_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+_LISTEN: Final = re.compile(r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|):(\d{1,5})\Z")
+_CLUSTER_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _STORE_URL: Final = re.compile(r"^[a-z][a-z0-9+.-]*:")
 _ENGINE_URL: Final = re.compile(r"^(unix|tcp|http|https|ssh|npipe)://.")
 
