@@ -69,6 +69,9 @@ async def _one_term(
     server = Server(settings, plugins, store, store_url)
     try:
         server.start()
+        await server.ready()
+        if server.failed.done():
+            raise server.failed.result()
         agent = server.agent = make_agent(
             settings, data, plugins, server.state().cluster_id, server.connect_local_agent
         )
