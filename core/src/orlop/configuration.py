@@ -75,6 +75,11 @@ def _check_listen(_: object, __: object, value: str) -> None:
         raise ValueError(f'expected "host:port", such as "127.0.0.1:5050", got "{value}"')
 
 
+def _check_advertise(instance: object, field: object, value: str) -> None:
+    if value:
+        _check_listen(instance, field, value)
+
+
 def _between(low: float, high: float, unit: str) -> Any:
     def check(_: object, __: object, value: float) -> None:
         if not low <= value <= high:
@@ -134,6 +139,11 @@ class ServerSettings:
         default="127.0.0.1:5050",
         validator=_check_listen,
         metadata=about('"host:port" of the operator API, the page and the agents\' sessions.'),
+    )
+    advertise: str = attrs.field(
+        default="",
+        validator=_check_advertise,
+        metadata=about('"host:port" at which other servers and agents reach this one. Default: what `listen` says.'),
     )
     auth: Literal["on", "off"] = attrs.field(
         default="off", metadata=about('"on" asks every client for a token; "off" is for loopback addresses only.')

@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-import attrs
-
 import orlop
 from orlop.agent.agent import Agent, read_clock
 from orlop.agent.session import AgentEnd, LinkClosed
@@ -35,6 +33,7 @@ from orlop.server.framework_host import FrameworkStatus
 from orlop.server.leadership import Leadership, Metrics, Parts
 from orlop.server.loading import LeaderRecord, Term
 from orlop.server.plugin_host import PluginHost
+from orlop.server.role import Role
 from orlop.server.routing import Host
 from orlop.store.interface import Store
 
@@ -48,19 +47,6 @@ class PluginRecovered(Exception):
     """Not an error: a reason to begin anew."""
 
 
-@attrs.frozen(kw_only=True)
-class Role:
-    """What a server is at this moment. leader_url: of who leads; empty when that is not known.
-
-    stale_ms: how old its knowledge may be; 0 for the leader. reason: why it is not newer, where that is known.
-    """
-
-    leads: bool
-    leader_url: str
-    stale_ms: int = 0
-    reason: str = ""
-
-
 class Server:
     """See the module. Make it on the event loop; `start`, `ready`, then `stop`."""
 
@@ -69,7 +55,7 @@ class Server:
         self.plugins = plugins
         self.cluster_name = settings.cluster.name
         self.address = settings.server.listen
-        self.url = f"http://{settings.server.listen}"
+        self.url = f"http://{settings.server.advertise or settings.server.listen}"
         self.version = orlop.__version__
         self.store_url = store_url
         self.started_utc_ms = read_clock().utc_ms
