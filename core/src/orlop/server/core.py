@@ -1,9 +1,7 @@
 """The shell of the commit pipeline: a kernel thread that decides, a writer thread that writes.
 
 `submit` may be called from any thread. Effects are handed to `release` and outcomes to each submission's `done`, both
-on the writer thread; they only enqueue. Every transaction is fenced: it compares the leader's key, which another
-leader would have made anew, and the document that the last committed transaction wrote, so that a second writer of
-whatever origin changes nothing.
+on the writer thread; they only enqueue.
 """
 
 from __future__ import annotations
@@ -11,19 +9,17 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from orlop.kernel import records
 from orlop.kernel.events import Effect, Event
 from orlop.kernel.kernel import Kernel
-from orlop.kernel.loading import encode
 from orlop.kernel.state import State
 from orlop.model.clock import Now
-from orlop.server import redo
-from orlop.server.loading import LEADER_KEY, Term
-from orlop.server.pipeline import Batch, Failure, Pipeline, Submission
-from orlop.store.interface import Compare, Delete, Field, OutcomeUnknown, Put, Store, StoreRefused
+from orlop.server.loading import Term
+from orlop.server.pipeline import Failure, Pipeline, Submission
+from orlop.server.writing import Released, Transaction, Writer
+from orlop.store.interface import OutcomeUnknown, Store, StoreRefused
 
 log = logging.getLogger(__name__)
 
@@ -48,22 +44,19 @@ class Core:
         self.kernel = kernel
         self._store = store
         writes_max = store.limits.operations - RESERVED_OPERATIONS
-        self._pipeline = Pipeline(kernel, term.state, term.epoch, writes_max)
         # Most events change a document or two: such a step fits into one transaction.
         self._events_max = max(1, min(EVENTS_PER_STEP_MAX, writes_max // 2))
-        self._leads = Compare(LEADER_KEY, Field.CREATE_REVISION, term.epoch.revision)
-        self._fence = term.fence
-        self._unfinished: list[tuple[redo.Write, ...]] = []
+        self._lock = threading.Lock()
+        self._pipeline = Pipeline(kernel, term.state, term.epoch, writes_max)
+        self._writer = Writer(self._pipeline, term, store.limits, self._lock)
         self._clock = clock
         self._release = release
         self._failed = failed
         self._events: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
         self._gate = threading.Lock()
         self._closed = False
         self._write_wanted = threading.Event()
         self._stopping = False
-        self._read_only = ""
         self._abandoned = ""
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-kernel", daemon=True),
@@ -78,7 +71,7 @@ class Core:
     @property
     def read_only_reason(self) -> str:
         """Why the store refused the last transaction; empty when it did not."""
-        return self._read_only
+        return self._writer.refusal
 
     def start(self) -> None:
         for thread in self._threads:
@@ -159,77 +152,43 @@ class Core:
         while True:
             self._write_wanted.wait()
             self._write_wanted.clear()
-            while (batch := self._take_batch()) is not None:
-                try:
-                    self._write(batch)
-                except Exception as error:
-                    if not self._abandoned:
-                        log.critical("the store's state is not known", exc_info=True)
-                        self._failed(error)
-                    return
+            try:
+                self._write()
+            except Exception as error:
+                if not self._abandoned:
+                    log.critical("the store's state is not known", exc_info=True)
+                    self._failed(error)
+                return
             if self._stopping and not self._threads[0].is_alive():
                 return
 
-    def _take_batch(self) -> Batch | None:
-        with self._lock:
-            return self._pipeline.take()
+    def _write(self) -> None:
+        """All that can be written now. Raises OutcomeUnknown: nobody knows, or another server leads."""
+        while not self._abandoned and (work := self._writer.next()) is not None:
+            if isinstance(work, Transaction):
+                if not self._transact(work):
+                    return
+            else:
+                self._let_go(work)
 
-    def _write(self, batch: Batch) -> None:
-        if batch.writes:
-            try:
-                self._commit(batch)
-            except StoreRefused as error:
-                self._refuse(str(error))
-                return
-            self._read_only = ""
-        with self._lock:
-            if self._abandoned:
-                return
-            self._pipeline.succeeded()
-        self._release(batch.effects)
-        for submission in batch.submissions:
-            submission.tell(None)
-        self._finish_quietly()
-
-    def _commit(self, batch: Batch) -> None:
-        """Raises StoreRefused: nothing has happened. OutcomeUnknown: nobody knows, or another server leads."""
-        self._finish()
-        writes: list[Put | Delete] = [
-            Put(key, encode(document)) for key, document in batch.puts.items() if key != records.META_KEY
-        ]
-        writes += [Delete(key) for key in sorted(batch.deletes)]
-        meta = Put(records.META_KEY, encode(batch.puts[records.META_KEY]))
-        planned = redo.plan(writes, meta, batch.state.version, self._store.limits)
-        for part in planned.before:
-            self._transact(part)
-        self._fence = self._transact(planned.commit)
-        self._unfinished = list(planned.after)
-
-    def _finish(self) -> None:
-        """Puts the documents of a record that is durable in their places. Raises as `_commit`."""
-        while self._unfinished:
-            self._transact(self._unfinished[0])
-            del self._unfinished[0]
-
-    def _finish_quietly(self) -> None:
-        """Without room it is tried again before the next commit: the record itself is durable."""
+    def _transact(self, transaction: Transaction) -> bool:
+        """False: the store takes nothing now, so wait for the next occasion."""
         try:
-            self._finish()
+            result = self._store.transact(transaction.writes, transaction.compares)
         except StoreRefused as error:
-            log.warning("a change is durable and not in its place yet: %s", error)
-
-    def _transact(self, writes: Sequence[redo.Write]) -> int:
-        """The revision of the transaction. Raises StoreRefused, OutcomeUnknown."""
-        result = self._store.transact(writes, [self._leads, Compare(records.META_KEY, Field.MOD_REVISION, self._fence)])
+            if not self._writer.refusal:
+                log.error("the store refuses writes: %s", error)
+            self._let_go(self._writer.refused(str(error)))
+            return False
         if not result.applied:
             raise OutcomeUnknown("another server has changed the state: this one is not the leader any more")
-        return result.revision
+        released = self._writer.applied(result.revision)
+        if released is not None:
+            self._let_go(released)
+        return True
 
-    def _refuse(self, reason: str) -> None:
-        if not self._read_only:
-            log.error("the store refuses writes: %s", reason)
-        self._read_only = reason
-        with self._lock:
-            forgotten = self._pipeline.refused() if not self._abandoned else []
-        for submission in forgotten:
-            submission.tell(Failure(reason))
+    def _let_go(self, released: Released) -> None:
+        if released.effects:
+            self._release(released.effects)
+        for submission, failure in released.told:
+            submission.tell(failure)

@@ -3,9 +3,9 @@
 Events are decided in steps over the *head*, the newest state that was decided. The documents of steps decided while a
 transaction is under way are written together in the next one, as far as one transaction of the store holds them; a
 single step may need more (`redo.py`). When a transaction is durable, its state becomes the *committed* one and its
-effects are released. When the store definitely refuses it, everything decided
-since is forgotten with it: the head falls back to the committed state, and whoever waits is told why. When the
-outcome is not known there is nothing safe left to do in this life: the shell steps down and loads anew.
+effects are released. When the store definitely refuses it, everything decided since is forgotten with it: the head
+falls back to the committed state, and whoever waits is told why. When the outcome is not known there is nothing safe
+left to do in this term: the shell steps down and loads anew.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Pipeline:
         self.head = state
         self._waiting: deque[Batch] = deque()
         self._in_flight: Batch | None = None
+        self.is_abandoned = False
 
     def decide(self, submissions: Sequence[Submission], now: Now) -> None:
         """Decides the events on the head, as one step."""
@@ -116,21 +117,21 @@ class Pipeline:
         return batch
 
     def refused(self) -> list[Submission]:
-        """The batch under way was not applied: it and all decided after it is forgotten; tell these submitters."""
+        """The store takes nothing now: what is under way and all decided after it is forgotten; tell these."""
         batch = self._in_flight
-        assert batch is not None, "only a batch that was taken can be refused"
-        forgotten = batch.submissions + [one for later in self._waiting for one in later.submissions]
+        forgotten = batch.submissions if batch is not None else []
+        forgotten = forgotten + [one for later in self._waiting for one in later.submissions]
         self._forget()
         return forgotten
 
     def abandoned(self, reason: str) -> list[tuple[Submission, Failure]]:
         """The term ends: what is under way may still become durable, what waits never will; whom to tell what."""
         batch = self._in_flight
-        told = (
-            [(one, Failure(reason, unknown=batch.writes > 0)) for one in batch.submissions] if batch is not None else []
-        )
-        told += [(one, Failure(reason)) for later in self._waiting for one in later.submissions]
+        told = [(one, Failure(reason)) for later in self._waiting for one in later.submissions]
+        if batch is not None:
+            told += [(one, Failure(reason, unknown=batch.writes > 0)) for one in batch.submissions]
         self._forget()
+        self.is_abandoned = True
         return told
 
     def _forget(self) -> None:
