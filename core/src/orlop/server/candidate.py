@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -126,7 +127,14 @@ class Candidate:
     def _copied(self, revision: int, entries: dict[str, Entry]) -> None:
         """The mirror has what the term begins from."""
         try:
-            term = begin_term(self._store, entries, self._classes, revision, self._utc_ms())
+            term = begin_term(
+                self._store,
+                entries,
+                self._classes,
+                revision,
+                new_cluster_id=secrets.token_hex(8),
+                utc_ms=self._utc_ms(),
+            )
         except StoreError as error:
             self.give_up(f"the term could not begin: {error}")
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -96,13 +95,19 @@ def state_of(entries: Mapping[str, Entry], classes: FrameworkClasses) -> State |
 
 
 def begin_term(
-    store: Store, entries: Mapping[str, Entry], classes: FrameworkClasses, leader_revision: int, utc_ms: int
+    store: Store,
+    entries: Mapping[str, Entry],
+    classes: FrameworkClasses,
+    leader_revision: int,
+    *,
+    new_cluster_id: str,
+    utc_ms: int,
 ) -> Term:
     """The term of who has made the leader's key at `leader_revision`, from entries that are at least as new.
 
-    Makes a new cluster where there is none, and finishes what the last leader had not. Raises StoreError (of unknown
-    outcome too: another server leads), DocumentError and NewerVersion (a document of a later version than this
-    program's).
+    Makes a new cluster, of `new_cluster_id`, where there is none, and finishes what the last leader had not. Raises
+    StoreError (of unknown outcome too: another server leads), DocumentError and NewerVersion (a document of a later
+    version than this program's).
     """
     leads = Compare(LEADER_KEY, Field.CREATE_REVISION, leader_revision)
     documents = {key: entry.value for key, entry in entries.items()}
@@ -111,14 +116,16 @@ def begin_term(
             raise OutcomeUnknown("another server leads now")
     state = state_of(entries, classes)
     if state is None:
-        state, fence = _make_cluster(store, classes, leads, utc_ms)
+        state, fence = _make_cluster(store, classes, leads, new_cluster_id, utc_ms)
     else:
         fence = entries[records.META_KEY].mod_revision
     return Term(state=state, epoch=Epoch(generation=state.generation, revision=leader_revision), fence=fence)
 
 
-def _make_cluster(store: Store, classes: FrameworkClasses, leads: Compare, utc_ms: int) -> tuple[State, int]:
-    meta = records.Meta(cluster_id=secrets.token_hex(8), generation=1, version=0, utc_ms=utc_ms, next_sequence=1)
+def _make_cluster(
+    store: Store, classes: FrameworkClasses, leads: Compare, cluster_id: str, utc_ms: int
+) -> tuple[State, int]:
+    meta = records.Meta(cluster_id=cluster_id, generation=1, version=0, utc_ms=utc_ms, next_sequence=1)
     data = to_bytes(meta)
     absent = Compare(records.META_KEY, Field.CREATE_REVISION, 0)
     result = store.transact([Put(records.META_KEY, data)], [leads, absent])
