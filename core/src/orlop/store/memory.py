@@ -55,7 +55,7 @@ class MemoryStore:
         self._leases = LeaseTable(clock, itertools.count(1).__next__)
         self._hub = WatchHub(self._changes_after, self._leases.until_next_s)
 
-    def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+    def get(self, key: str, *, revision: int | None = None, stale: bool = False) -> Entry | None:
         """See `interface.Store.get`."""
         requests.check_key(key)
         requests.check_revision(revision)
@@ -64,7 +64,13 @@ class MemoryStore:
             return self._state(key, self._readable(revision))
 
     def range(
-        self, prefix: str, *, revision: int | None = None, after: str | None = None, limit: int | None = None
+        self,
+        prefix: str,
+        *,
+        revision: int | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        stale: bool = False,
     ) -> RangeResult:
         """See `interface.Store.range`."""
         requests.check_range(prefix, after, limit)

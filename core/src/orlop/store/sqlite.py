@@ -108,7 +108,7 @@ class SqliteStore:
             raise
         self._prepare_to_read()
 
-    def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+    def get(self, key: str, *, revision: int | None = None, stale: bool = False) -> Entry | None:
         """See `interface.Store.get`."""
         requests.check_key(key)
         requests.check_revision(revision)
@@ -125,7 +125,13 @@ class SqliteStore:
         return self._read(read)
 
     def range(
-        self, prefix: str, *, revision: int | None = None, after: str | None = None, limit: int | None = None
+        self,
+        prefix: str,
+        *,
+        revision: int | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        stale: bool = False,
     ) -> RangeResult:
         """See `interface.Store.range`."""
         requests.check_range(prefix, after, limit)
