@@ -31,6 +31,7 @@ from orlop.model.resources import Resources
 from orlop.server import builtin
 from orlop.server.plugin_host import PluginHost
 from orlop.server.server import Server
+from orlop.store.etcd_address import StoreAccess
 from orlop.store.opening import open_store
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ async def _one_term(
     plugins.load()
     store_url = settings.store.url or f"sqlite://{(data / 'state.db').absolute()}"
     schemes = {scheme: make for _, stores in plugins.collect("stores") for scheme, make in stores.items()}
-    store = open_store(store_url, schemes)
+    store = open_store(store_url, schemes, _store_access(settings))
     runners: list[web.AppRunner] = []
     agent_task: asyncio.Task[None] | None = None
     server = Server(settings, plugins, store, store_url)
@@ -105,6 +106,19 @@ async def _one_term(
             await asyncio.gather(agent_task, return_exceptions=True)
         await server.stop()
         store.close()
+
+
+def _store_access(settings: Settings) -> StoreAccess:
+    store = settings.store
+    return StoreAccess(
+        cluster=settings.cluster.name,
+        ca_file=store.ca_file,
+        cert_file=store.cert_file,
+        key_file=store.key_file,
+        user=store.user,
+        password=store.password,
+        timeout_s=store.timeout_s,
+    )
 
 
 async def _wait(stop: asyncio.Event, server: Server, agent: asyncio.Task[None]) -> Exception | None:
