@@ -178,11 +178,11 @@ class EtcdCluster:
         for member in self.members:
             member.wait()
 
-    def url(self, prefix: str = "", **query: object) -> str:
-        """Of all members, as Orlop takes it."""
+    def url(self, prefix: str = "", *members: EtcdMember, **query: object) -> str:
+        """Of all members, or of those that are named, as Orlop takes it."""
         scheme = "etcds" if self.tls else "etcd"
         asked = "&".join(f"{key}={value}" for key, value in query.items())
-        endpoints = ",".join(member.endpoint for member in self.members)
+        endpoints = ",".join(member.endpoint for member in members or self.members)
         return f"{scheme}://{endpoints}/{prefix}{'?' if asked else ''}{asked}"
 
     def leader(self) -> EtcdMember:
