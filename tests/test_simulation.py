@@ -67,7 +67,9 @@ def test_the_same_seed_gives_the_same_history_byte_for_byte() -> None:
     outputs = set()
     for hash_seed in ("0", "1", "4242"):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-        outputs.add(subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True).stdout)
+        outputs.add(
+            subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True).stdout
+        )
     (output,) = outputs
     digests = output.split()
     assert len(set(digests)) == 3
