@@ -107,6 +107,11 @@ class Candidate:
         """Does this server lead, at this moment?"""
         return self._election.leads(self._clock())
 
+    @property
+    def led_until_ms(self) -> int:
+        """Monotonic milliseconds: until when this server was certain to lead, the last time it did."""
+        return self._election.certain_until_ms
+
     def give_up(self, reason: str) -> None:
         """The term cannot go on."""
         self._events.put(GiveUp(reason))
