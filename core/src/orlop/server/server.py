@@ -35,11 +35,12 @@ from orlop.server.loading import LeaderRecord, Term
 from orlop.server.plugin_host import PluginHost
 from orlop.server.role import Role
 from orlop.server.routing import Host
-from orlop.store.interface import Store
+from orlop.store.interface import Store, StoreError
 
 log = logging.getLogger(__name__)
 
 PLUGIN_RETRY_CHECK_S: Final = 0.5
+MAKE_ROOM_AGAIN_S: Final = 5.0
 NO_LEADER: Final = "no server leads at the moment"
 
 
@@ -65,6 +66,7 @@ class Server:
         self._last_led: tuple[State, int] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
+        self._making_room: asyncio.Task[None] | None = None
         kernel = self._make_kernel()
         classes = self._framework_classes()
         self.host = Host(
@@ -122,6 +124,7 @@ class Server:
             begin=lambda term: bridge.call(lambda: self._begin(term)),
             end=lambda reason: bridge.call(lambda: self._end(reason)),
             fatal=lambda error: bridge.call(lambda: self._fail(error)),
+            no_room=lambda reason: bridge.call(lambda: self._no_room(reason)),
         )
 
     # Its life
@@ -144,7 +147,7 @@ class Server:
 
     async def stop(self) -> None:
         """Writes what was decided, and gives the lead away. Tasks go on."""
-        for task in self._background:
+        for task in self._background | ({self._making_room} if self._making_room is not None else set()):
             task.cancel()
         leadership, self._leadership = self._leadership, None
         if leadership is not None:
@@ -168,6 +171,19 @@ class Server:
         self._leadership = leadership
         self._candidate.mirror.forget()
         self._changed.set()
+
+    def _no_room(self, reason: str) -> None:
+        """Nobody can lead in a full store, so whoever would makes room, one at a time."""
+        if self._making_room is None or self._making_room.done():
+            log.warning("no server can lead (%s): this one gives up the store's history", reason)
+            self._making_room = asyncio.get_running_loop().create_task(self._make_room())
+
+    async def _make_room(self) -> None:
+        try:
+            await asyncio.to_thread(self._parts.store.make_room)
+        except StoreError as error:
+            log.warning("there is no more room yet: %s", error)
+        await asyncio.sleep(MAKE_ROOM_AGAIN_S)
 
     def _term_failed(self, error: Exception) -> None:
         self._candidate.give_up(str(error))

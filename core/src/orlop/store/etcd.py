@@ -12,6 +12,7 @@ needs space, new leases included; leases are kept alive, and deletions and compa
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Sequence
@@ -43,11 +44,14 @@ from orlop.store.interface import (
     OutcomeUnknown,
     Put,
     RangeResult,
+    Room,
     StoreError,
     StoreRefused,
     TransactionResult,
 )
 from orlop.store.leases import HeldLease
+
+log = logging.getLogger(__name__)
 
 #: etcd's own defaults: 128 operations, 1.5 MiB. The second counts prefixes and numbers too: 256 of up to 256 bytes.
 LIMITS: Final = Limits(operations=128, bytes=1_572_864 - 256 * 256)
@@ -63,6 +67,7 @@ class EtcdStore:
     def __init__(self, address: EtcdAddress, *, limits: Limits = LIMITS) -> None:
         self.limits = limits
         self.exclusive = False
+        self._quota_bytes = address.access.quota_bytes
         self.members = Members(address)
         self.maintenance = EtcdMaintenance(self.members)
         self._keys = KeySpace(address.prefix.encode())
@@ -154,6 +159,24 @@ class EtcdStore:
             raise self._about_revision(refused, revision) from refused
         with self._lock:
             self._compacted_to = max(self._compacted_to, revision)
+
+    def room(self) -> Room | None:
+        """See `interface.Store.room`: of the member whose file is the largest."""
+        found = [one for one in self.maintenance.status() if not one.error]
+        if not found:
+            raise StoreError("no etcd member says how full it is")
+        largest = max(found, key=lambda one: one.size_bytes)
+        return Room(used_bytes=largest.size_bytes, limit_bytes=largest.quota_bytes or self._quota_bytes)
+
+    def make_room(self) -> None:
+        """See `interface.Store.make_room`: compacts, defragments member by member, takes back the alarm."""
+        revision = self._read(self._look()).header.revision
+        self.maintenance.compact(revision)
+        with self._lock:
+            self._compacted_to = max(self._compacted_to, revision)
+        for status in self.maintenance.defragment():
+            log.info("etcd member %s was defragmented: it has %d bytes", status.endpoint, status.size_bytes)
+        self.maintenance.disarm()
 
     def close(self) -> None:
         """See `interface.Store.close`. Leases are left to end by themselves."""
