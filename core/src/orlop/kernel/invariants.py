@@ -82,7 +82,7 @@ def _check_indexes(state: State) -> None:
     for name, part in made.frameworks.items():
         own = state.framework(name)
         stripped = attrs.evolve(own, cursor=0, objects=Map())
-        if (stripped.latest, stripped.live, stripped.groups) != (part.latest, part.live, part.groups):
+        if any(getattr(stripped, index) != getattr(part, index) for index in ("latest", "live", "groups", "spread")):
             raise InvariantBroken(f"indexes of framework {name} are wrong: {stripped} should be {part}")
     if {task_id for _, task_id in state.ended.values()} != {task_id for _, task_id in made.ended.values()}:
         raise InvariantBroken("the list of ended tasks is wrong")

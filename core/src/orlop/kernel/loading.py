@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from immutables import Map
@@ -94,7 +95,7 @@ def _assemble(
         version=meta.version,
         utc_ms=meta.utc_ms,
         node_order=tuple(sorted(nodes)),
-        candidates=Map({node_id: _candidate(node, in_order, specs) for node_id, node in nodes.items()}),
+        candidates=_candidates(nodes, in_order, specs),
         totals=_sum(node.info.resources for node in nodes.values() if node.state is NodeState.READY),
         tasks=Map(tasks),
         next_sequence=meta.next_sequence,
@@ -124,8 +125,15 @@ def _sum(bags: Iterable[Resources]) -> Resources:
     return total
 
 
-def _candidate(node: Node, tasks: Iterable[Task], specs: Mapping[str, Spec]) -> Candidate:
-    held = [task for task in tasks if _holds(task) and task.node == node.id]
+def _candidates(nodes: Mapping[str, Node], tasks: Iterable[Task], specs: Mapping[str, Spec]) -> Map[str, Candidate]:
+    held: dict[str, list[Task]] = {node_id: [] for node_id in nodes}
+    for task in tasks:
+        if task.placement is not None and _holds(task) and task.placement.node in held:
+            held[task.placement.node].append(task)
+    return Map({node_id: _candidate(node, held[node_id], specs) for node_id, node in nodes.items()})
+
+
+def _candidate(node: Node, held: Sequence[Task], specs: Mapping[str, Spec]) -> Candidate:
     used = _sum(specs[task.spec].resources for task in held)
     ports = PortSet(port for task in held for port in task.ports)
     return Candidate(
@@ -165,9 +173,12 @@ def _frameworks(
 ) -> dict[str, FrameworkState]:
     latest: dict[str, dict[str, Task]] = {}
     names: dict[str, dict[str, str]] = {}
+    spread: dict[str, dict[str, Counter[str]]] = {}
     for task in tasks:
         latest.setdefault(task.framework, {})[task.key] = task
         names.setdefault(task.framework, {})[task.name] = task.id
+        if task.placement is not None and _holds(task):
+            spread.setdefault(task.framework, {}).setdefault(task.group, Counter())[task.placement.node] += 1
     made = {}
     for name in {*cursors, *objects, *latest}:
         own = latest.get(name, {})
@@ -181,6 +192,7 @@ def _frameworks(
             latest=Map({key: task.id for key, task in own.items()}),
             live=Map({key: task.id for key, task in own.items() if task.live}),
             groups=Map({group: Map(keys) for group, keys in groups.items()}),
+            spread=Map({group: Map(counts) for group, counts in spread.get(name, {}).items()}),
             names=Map(names.get(name, {})),
         )
     return made

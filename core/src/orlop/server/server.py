@@ -26,6 +26,7 @@ from orlop.configuration import Settings
 from orlop.framework import Framework, NotAvailable, Task
 from orlop.kernel.events import (
     Answer,
+    Assign,
     DrainNode,
     Effect,
     KillTask,
@@ -257,7 +258,7 @@ class Server:
     def _carry_out(self, effect: Effect) -> None:
         self._effects_total.labels(type(effect).__name__).inc()
         match effect:
-            case ToNode():
+            case ToNode() | Assign():
                 self._sessions.send(effect)
             case Logged():
                 self._log.add(effect)
