@@ -62,6 +62,15 @@ def test_port_sets_are_sets(one: frozenset[int], other: frozenset[int]) -> None:
     assert len(a) == len(one)
 
 
+@given(ports, st.lists(st.integers(0, 65_535), max_size=5))
+def test_a_port_set_without_some_ports(one: frozenset[int], taken: list[int]) -> None:
+    left = PortSet(one)
+    for port in taken:
+        left = left.without(port)
+        assert len(left) == sum(1 for _ in left)
+    assert set(left) == one - set(taken)
+
+
 @given(ports, st.integers(0, 65_535))
 def test_the_first_port_from_somewhere(one: frozenset[int], start: int) -> None:
     above = [port for port in one if port >= start]

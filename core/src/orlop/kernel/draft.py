@@ -261,12 +261,11 @@ class Draft:
         """Puts a pending task on a node; the caller takes it out of the waiting."""
         before = self._candidates[node_id]
         needs = self._specs[task.spec].spec.resources
-        after = Candidate(
-            before.node,
-            before.free - needs,
-            before.free_ports - PortSet(ports) if ports else before.free_ports,
-            before.tasks.set(task.sequence, task.id),
-        )
+        free_ports = before.free_ports
+        for port in ports:
+            free_ports = free_ports.without(port)
+        held = before.tasks.set(task.sequence, task.id)
+        after = Candidate(before.node, before.free - needs, free_ports, held)
         self._candidates[node_id] = after
         self.taken.append(node_id)
         usage = self.usage(task.role)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from immutables import Map
@@ -11,7 +12,6 @@ from immutables import Map
 from orlop.kernel import records
 from orlop.kernel.draft import waiting_key
 from orlop.kernel.state import (
-    NOTHING,
     Candidate,
     FrameworkState,
     SpecRecord,
@@ -23,7 +23,7 @@ from orlop.model.documents import from_bytes, plain_to_bytes, split_version, to_
 from orlop.model.nodes import Node, NodeState
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
-from orlop.model.tasks import Spec, Task
+from orlop.model.tasks import Spec, Task, TaskState
 
 #: Reads one framework object: (framework, kind, id, document bytes) → stored object.
 ReadObject = Callable[[str, str, str, bytes], StoredObject]
@@ -79,57 +79,51 @@ def _assemble(
     cursors: Mapping[str, int],
     objects: Mapping[str, Mapping[str, Mapping[str, StoredObject]]],
 ) -> State:
-    in_order = sorted(tasks.values(), key=lambda task: task.sequence)
+    in_order = sorted(tasks.values(), key=attrgetter("sequence"))
+    pending = [task for task in in_order if task.placement is None and task.live]
+    holding = [task for task in in_order if task.placement is not None and task.state is not TaskState.REMOVED]
     ended = sorted(
-        (task for task in in_order if not task.live and task.state.value == "removed"),
+        (task for task in in_order if task.state is TaskState.REMOVED),
         key=lambda task: (task.ended_utc_ms or 0, task.sequence),
     )
     delayed = {
-        task.sequence: (task.not_before_utc_ms, task.id)
-        for task in in_order
-        if _pending(task) and task.not_before_utc_ms > meta.utc_ms
+        task.sequence: (task.not_before_utc_ms, task.id) for task in pending if task.not_before_utc_ms > meta.utc_ms
     }
+    ready = (node.info.resources for node in nodes.values() if node.state is NodeState.READY)
     return State(
         cluster_id=meta.cluster_id,
         generation=meta.generation,
         version=meta.version,
         utc_ms=meta.utc_ms,
         node_order=tuple(sorted(nodes)),
-        candidates=_candidates(nodes, in_order, specs),
-        totals=_sum(node.info.resources for node in nodes.values() if node.state is NodeState.READY),
+        candidates=_candidates(nodes, holding, specs),
+        totals=_sum(ready),
         tasks=Map(tasks),
         next_sequence=meta.next_sequence,
         specs=Map(_spec_records(specs, in_order)),
-        frameworks=Map(_frameworks(in_order, cursors, objects)),
-        waiting=_waiting(task for task in in_order if _pending(task) and task.sequence not in delayed),
+        frameworks=Map(_frameworks(in_order, holding, cursors, objects)),
+        waiting=_waiting(task for task in pending if task.sequence not in delayed),
         delayed=Map(delayed),
         next_due_utc_ms=min((due for due, _ in delayed.values()), default=0),
         ended=Map({number: (meta.version, task.id) for number, task in enumerate(ended, 1)}),
         ended_next=len(ended) + 1,
-        role_usage=Map(_role_usage(in_order, specs)),
+        role_usage=Map(_role_usage(holding, specs)),
     )
 
 
-def _pending(task: Task) -> bool:
-    return task.live and task.placement is None
-
-
-def _holds(task: Task) -> bool:
-    return task.placement is not None and task.state.value != "removed"
-
-
 def _sum(bags: Iterable[Resources]) -> Resources:
-    total = NOTHING
+    total: dict[str, int] = {}
     for bag in bags:
-        total = total + bag
-    return total
+        for kind, amount in bag.units.items():
+            total[kind] = total.get(kind, 0) + amount
+    return Resources.of(total)
 
 
-def _candidates(nodes: Mapping[str, Node], tasks: Iterable[Task], specs: Mapping[str, Spec]) -> Map[str, Candidate]:
-    held: dict[str, list[Task]] = {node_id: [] for node_id in nodes}
-    for task in tasks:
-        if task.placement is not None and _holds(task) and task.placement.node in held:
-            held[task.placement.node].append(task)
+def _candidates(nodes: Mapping[str, Node], holding: Iterable[Task], specs: Mapping[str, Spec]) -> Map[str, Candidate]:
+    held: dict[str | None, list[Task]] = {node_id: [] for node_id in nodes}
+    for task in holding:
+        if task.node in held:
+            held[task.node].append(task)
     return Map({node_id: _candidate(node, held[node_id], specs) for node_id, node in nodes.items()})
 
 
@@ -158,16 +152,16 @@ def _waiting(tasks: Iterable[Task]) -> Map[WaitingKey, Map[int, str]]:
     return Map({key: Map(members) for key, members in groups.items()})
 
 
-def _role_usage(tasks: Iterable[Task], specs: Mapping[str, Spec]) -> dict[str, Resources]:
-    usage: dict[str, Resources] = {}
-    for task in tasks:
-        if _holds(task):
-            usage[task.role] = usage.get(task.role, NOTHING) + specs[task.spec].resources
-    return usage
+def _role_usage(holding: Iterable[Task], specs: Mapping[str, Spec]) -> dict[str, Resources]:
+    needs: dict[str, list[Resources]] = {}
+    for task in holding:
+        needs.setdefault(task.role, []).append(specs[task.spec].resources)
+    return {role: _sum(bags) for role, bags in needs.items()}
 
 
 def _frameworks(
     tasks: Iterable[Task],
+    holding: Iterable[Task],
     cursors: Mapping[str, int],
     objects: Mapping[str, Mapping[str, Mapping[str, StoredObject]]],
 ) -> dict[str, FrameworkState]:
@@ -177,7 +171,8 @@ def _frameworks(
     for task in tasks:
         latest.setdefault(task.framework, {})[task.key] = task
         names.setdefault(task.framework, {})[task.name] = task.id
-        if task.placement is not None and _holds(task):
+    for task in holding:
+        if task.placement is not None:
             spread.setdefault(task.framework, {}).setdefault(task.group, Counter())[task.placement.node] += 1
     made = {}
     for name in {*cursors, *objects, *latest}:

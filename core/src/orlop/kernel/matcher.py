@@ -21,7 +21,6 @@ from typing import Any, Final, Protocol
 from orlop.kernel.placement import Check, NodeFilter, NodeScorer, PlacementView, Score
 from orlop.kernel.state import Candidate
 from orlop.model.asks import Explanation, Request
-from orlop.model.ports import PortSet
 
 SAMPLE_NODES_MIN: Final = 8
 RANK_UP_TO_NODES: Final = 100
@@ -140,16 +139,18 @@ def choose_ports(request: Request, candidate: Candidate, rotation: int = 0) -> t
     if not wanted:
         return ()
     free = candidate.free_ports
-    taken = [port.number for port in wanted if port.number is not None]
+    for port in wanted:
+        if port.number is not None:
+            free = free.without(port.number)
     chosen = []
     at_least = DYNAMIC_PORTS_FROM + rotation % DYNAMIC_PORTS
     for port in wanted:
         number = port.number
         if number is None:
-            number = (free - PortSet(taken)).first_from(at_least, DYNAMIC_PORTS_FROM)
+            number = free.first_from(at_least, DYNAMIC_PORTS_FROM)
             assert number is not None, "the ports filter lets no node pass with too few ports"
+            free = free.without(number)
             at_least = number + 1
-            taken.append(number)
         chosen.append(number)
     return tuple(chosen)
 
