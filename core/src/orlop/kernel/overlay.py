@@ -129,7 +129,8 @@ class WaitingOverlay:
     def oldest(self, key: WaitingKey) -> int:
         """Sequence of the one that waits longest. Raises ValueError when none does."""
         older: Map[int, str] = self._older.look(key)
-        return min(chain(older, self.fresh.get(key, ())))
+        fresh = self.fresh.get(key)
+        return min(chain(older, fresh)) if fresh else min(older)
 
     def task_id(self, key: WaitingKey, sequence: int) -> str:
         """The id of one that waits. Raises KeyError."""

@@ -49,7 +49,7 @@ class Planner:
         if older:
             freed = _Area(draft, tuple(draft.freed_nodes), len(older))
             candidates = (_Round(key, draft, freed, self._prepare) for key in older)
-            rounds += [one for one in candidates if one.may_have_room()]
+            rounds += [one for one in candidates if one.room.may_be_left()]
         if len(rounds) > 1:
             rounds.sort(key=lambda one: one.rank)
         if len({one.key.role for one in rounds}) <= 1:
@@ -104,26 +104,15 @@ class _Area:
         self._shared: dict[tuple[Any, ...], tuple[Prepared, Search]] = {}
         #: A filter that counts may open nodes outside the area, see `search`.
         self._all = order if order is draft.node_order else (*order, *draft.node_order)
-        self._looks_left = groups * LOOKS_FOR_ROOM_PER_GROUP
-        #: needs → (place of the first node with room for them, how many were placed when that was seen)
-        self._with_room: dict[Resources, tuple[int, int]] = {}
+        self._rooms: dict[Resources, _Room] = {}
+        self.looks_left = groups * LOOKS_FOR_ROOM_PER_GROUP
 
-    def may_have_room(self, needs: Resources) -> bool:
-        """Is so much free on any node? In a full cluster this sorts out most of a long queue without preparing it.
-
-        Placing leaves less and less room, so no node is looked at twice in vain. When looking has cost as much as
-        preparing would, the answer is yes.
-        """
-        position, as_of = self._with_room.get(needs, (0, -1))
-        taken = len(self._draft.taken)
-        if as_of != taken:
-            while position < len(self._all) and self._looks_left > 0:
-                if needs.shortage(self._draft.candidate(self._all[position]).free) is None:
-                    break
-                self._looks_left -= 1
-                position += 1
-            self._with_room[needs] = (position, taken)
-        return position < len(self._all)
+    def room(self, needs: Resources) -> _Room:
+        """Whether so much is free on any node."""
+        found = self._rooms.get(needs)
+        if found is None:
+            found = self._rooms[needs] = _Room(self, self._draft, self._all, needs)
+        return found
 
     def search(self, prepared: Prepared) -> Search | EveryNode:
         """The group's own search, or one that it may share."""
@@ -138,10 +127,39 @@ class _Area:
         return found[1]
 
 
+class _Room:
+    """Whether any node has so much free. In a full cluster this sorts out most of a long queue without preparing it.
+
+    Placing leaves less and less room, so no node is looked at twice in vain.
+    """
+
+    __slots__ = ("_area", "_as_of", "_draft", "_needs", "_order", "_position")
+
+    def __init__(self, area: _Area, draft: Draft, order: Sequence[str], needs: Resources) -> None:
+        self._area = area
+        self._draft = draft
+        self._order = order
+        self._needs = needs
+        self._position = 0
+        self._as_of = -1
+
+    def may_be_left(self) -> bool:
+        """When looking has cost as much as preparing would, the answer is yes."""
+        taken = len(self._draft.taken)
+        if self._as_of != taken:
+            self._as_of = taken
+            while self._position < len(self._order) and self._area.looks_left > 0:
+                if self._needs.shortage(self._draft.candidate(self._order[self._position]).free) is None:
+                    break
+                self._area.looks_left -= 1
+                self._position += 1
+        return self._position < len(self._order)
+
+
 class _Round:
     """One group's turn: its oldest tasks first. What costs anything is done when the turn has come."""
 
-    __slots__ = ("_area", "_begun", "_draft", "_needs", "_prepare", "_queue", "key")
+    __slots__ = ("_area", "_begun", "_draft", "_prepare", "_queue", "key", "room")
 
     def __init__(
         self, key: WaitingKey, draft: Draft, area: _Area, prepare: Callable[[Request, PlacementView], Prepared]
@@ -152,11 +170,7 @@ class _Round:
         self._prepare = prepare
         self._begun: tuple[Prepared, Search | EveryNode] | None = None
         self._queue: list[int] = []
-        self._needs = draft.spec(key.spec).resources
-
-    def may_have_room(self) -> bool:
-        """Is it worth while to begin?"""
-        return self._area.may_have_room(self._needs)
+        self.room = area.room(draft.spec(key.spec).resources)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -166,7 +180,7 @@ class _Round:
     def place(self, at_most: int | None) -> int:
         """Places tasks while there is room for them, and says how many."""
         waiting = self._draft.waiting
-        left = waiting.count(self.key) if self.may_have_room() else 0
+        left = waiting.count(self.key) if self.room.may_be_left() else 0
         if not left:
             return 0
         prepared, search = self._begun or self._begin()
