@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orlop import configuration
@@ -177,6 +177,7 @@ _VALUES = st.recursive(
 )  # fmt: skip
 
 
+@example({"0": {}, "0\n": {}})
 @given(st.dictionaries(_KEYS, st.dictionaries(_KEYS, _VALUES, max_size=4), max_size=3))
 def test_what_is_shown_as_toml_is_read_back_the_same(plugins: dict[str, dict[str, object]]) -> None:
     assert tomllib.loads("\n".join(_as_toml({"plugins": plugins}))).get("plugins", {}) == plugins
@@ -196,6 +197,12 @@ def test_the_schema_has_the_tables_of_installed_plugins() -> None:
 # up
 
 
+def test_a_line_break_is_no_part_of_a_setting() -> None:
+    for options in (("127.0.0.1:1\n", None), (None, "blue\n")):
+        with pytest.raises(Failure):
+            with_options(Settings(), *options)
+
+
 def test_options_of_up_go_before_the_settings() -> None:
     changed = with_options(Settings(), "127.0.0.1:1", "blue")
     assert (changed.server.listen, changed.cluster.name) == ("127.0.0.1:1", "blue")
@@ -207,7 +214,7 @@ def test_options_of_up_go_before_the_settings() -> None:
 
 
 def test_up_hands_settings_and_folder_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orlop import up
+    from orlop.processes import up
 
     seen = []
     monkeypatch.setattr(up, "run", lambda settings, data, announce: seen.append((settings, data, announce)) or 3)

@@ -123,3 +123,8 @@ def test_removed_is_final() -> None:
     assert not later.advances(removed)
     assert removed.advances(later) is False
     assert Status(task="t", state=TaskState.RUNNING, incarnation=3).advances(later)
+
+
+def test_a_line_break_is_no_part_of_a_name() -> None:
+    with pytest.raises(ResourceError, match="expected a name"):
+        Resources(**{"cpus\n": 1})

@@ -30,8 +30,8 @@ VARIABLE_PREFIX: Final = "ORLOP_"
 VARIABLE_SEPARATOR: Final = "__"
 FILE_BYTES_MAX: Final = 2**20
 
-_LISTEN: Final = re.compile(r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|):(\d{1,5})$")
-_CLUSTER_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+_LISTEN: Final = re.compile(r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|):(\d{1,5})\Z")
+_CLUSTER_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _STORE_URL: Final = re.compile(r"^[a-z][a-z0-9+.-]*:")
 _ENGINE_URL: Final = re.compile(r"^(unix|tcp|http|https|ssh|npipe)://.")
 
@@ -73,6 +73,11 @@ def _check_listen(_: object, __: object, value: str) -> None:
     found = _LISTEN.match(value)
     if found is None or int(found[1]) > HIGHEST_PORT:
         raise ValueError(f'expected "host:port", such as "127.0.0.1:5050", got "{value}"')
+
+
+def _check_advertise(instance: object, field: object, value: str) -> None:
+    if value:
+        _check_listen(instance, field, value)
 
 
 def _between(low: float, high: float, unit: str) -> Any:
@@ -134,6 +139,11 @@ class ServerSettings:
         default="127.0.0.1:5050",
         validator=_check_listen,
         metadata=about('"host:port" of the operator API, the page and the agents\' sessions.'),
+    )
+    advertise: str = attrs.field(
+        default="",
+        validator=_check_advertise,
+        metadata=about('"host:port" at which other servers and agents reach this one. Default: what `listen` says.'),
     )
     auth: Literal["on", "off"] = attrs.field(
         default="off", metadata=about('"on" asks every client for a token; "off" is for loopback addresses only.')

@@ -1,21 +1,24 @@
 """The operator API as an aiohttp application.
 
 Every error is one JSON object {"error", "hint"?, "path"?}. From the outside in, a request passes: errors made JSON;
-who may speak here; the limit of its body; its resource.
+who may speak here; whether it is for the leader; the limit of its body; its resource.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
+import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from orlop.api import cluster, events, explain, metrics, nodes, page, plugins, tasks
+from orlop.api.forwarding import client_session, forwarding
 from orlop.api.guard import Authenticate, Handler, add_security_headers, authentication, is_own, loopback_guard
 from orlop.api.interface import OperatorServer
 from orlop.api.mounting import mount
@@ -27,6 +30,8 @@ from orlop.hookspecs import Routes
 
 log = logging.getLogger(__name__)
 
+SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
+FORWARDING: Final = web.AppKey("forwarding", partial)
 _GUARD: Final = web.AppKey[Middleware]("guard", object)  # type: ignore[arg-type]
 _MODULES: Final = (cluster, nodes, tasks, explain, events, plugins, metrics, page)
 
@@ -41,6 +46,9 @@ def make_application(server: OperatorServer, authenticate: Authenticate | None =
     application[SERVER] = server
     application[STREAMS] = set()
     application[_GUARD] = guard
+    application[FORWARDING] = partial(forwarding, server, lambda: application[SESSION])
+    application.middlewares.insert(2, application[FORWARDING]())
+    application.cleanup_ctx.append(_with_session)
     for module in _MODULES:
         application.router.add_routes(module.ROUTES)
     application.on_response_prepare.append(add_security_headers)
@@ -53,7 +61,14 @@ def mount_plugin_routes(application: web.Application, routes: Iterable[Routes]) 
 
     May be called several times, before the application starts. Raises ValueError when a prefix cannot be used.
     """
-    mount(application, routes, application[_GUARD])
+    mount(application, routes, application[_GUARD], application[FORWARDING])
+
+
+async def _with_session(application: web.Application) -> AsyncIterator[None]:
+    """Connections to the leader, while this server stands by."""
+    application[SESSION] = client_session()
+    yield
+    await application[SESSION].close()
 
 
 @web.middleware

@@ -17,7 +17,7 @@ from orlop.cli.output import show_json
 HIDDEN: Final = "(hidden)"
 _SECRET_KEY: Final = re.compile(r"password|passwd|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
 _PASSWORD_IN_URL: Final = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]*)@")
-_BARE_KEY: Final = re.compile(r"^[A-Za-z0-9_-]+$")
+_BARE_KEY: Final = re.compile(r"^[A-Za-z0-9_-]+\Z")
 
 
 @click.group()

@@ -21,6 +21,7 @@ from orlop.cli.failures import Failure
 _OWN: Final = {
     "Clusters": {
         "up": ("running", "Start a one-machine cluster: server, agent and plugins."),
+        "server": ("running", "Start a server of a cluster."),
         "status": ("cluster", "The cluster at a glance."),
         "nodes": ("cluster", "The machines of the pool."),
         "tasks": ("cluster", "What runs, and what waits to."),

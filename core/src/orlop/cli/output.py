@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 WATCH_INTERVAL_S: Final = 2.0
-_DURATION: Final = re.compile(r"^(\d{1,9}(?:\.\d+)?)\s*([smhd])$")
+_DURATION: Final = re.compile(r"^(\d{1,9}(?:\.\d+)?)\s*([smhd])\Z")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _COLOURS: Final = {
     "green": {"running", "ready", "loaded", "finished"},

@@ -1,11 +1,12 @@
-"""`orlop up`."""
+"""`orlop up` and `orlop server`."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import click
@@ -16,6 +17,8 @@ from orlop.cli.options import config_option
 if TYPE_CHECKING:
     from orlop.configuration import Settings
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 def default_data() -> Path:
     """The user's data folder."""
@@ -24,20 +27,51 @@ def default_data() -> Path:
     return Path(platformdirs.user_data_dir("orlop"))
 
 
+def _running_options(command: F) -> F:
+    """What both long-running commands with a server take."""
+    for option in (
+        click.option("--debug", is_flag=True, help="Log everything, and show a traceback with an error."),
+        click.option("--verbose", is_flag=True, help="Log what is going on."),
+        click.option("--name", help="The cluster's name, instead of [cluster] name."),
+        click.option("--listen", help="host:port of the operator API, instead of [server] listen."),
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            help="Where state, logs and tasks' folders are kept. Default: the user's.",
+        ),
+        config_option,
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
-@config_option
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Where state, logs and tasks' folders are kept. Default: the user's.",
-)
-@click.option("--listen", help="host:port of the operator API, instead of [server] listen.")
-@click.option("--name", help="The cluster's name, instead of [cluster] name.")
-@click.option("--verbose", is_flag=True, help="Log what is going on.")
-@click.option("--debug", is_flag=True, help="Log everything, and show a traceback with an error.")
+@_running_options
 @click.pass_context
-def up(
+def up(ctx: click.Context, **options: Any) -> None:
+    """Start a one-machine cluster: server, agent and every installed plugin. Tasks survive it."""
+    from orlop.processes import up as running
+
+    _run(ctx, running.run, **options)
+
+
+@click.command()
+@_running_options
+@click.pass_context
+def server(ctx: click.Context, **options: Any) -> None:
+    """Start a server of a cluster: it leads, or stands by for the one that does. Agents join it.
+
+    Several servers share an etcd, which [store] url names; one alone may use the embedded store.
+    """
+    from orlop.processes import server as running
+
+    _run(ctx, running.run, **options)
+
+
+def _run(
     ctx: click.Context,
+    running: Callable[..., int],
+    *,
     config: Path | None,
     data: Path | None,
     listen: str | None,
@@ -45,10 +79,9 @@ def up(
     verbose: bool,
     debug: bool,
 ) -> None:
-    """Start a one-machine cluster: server, agent and every installed plugin. Tasks survive it."""
-    from orlop import up as running
     from orlop.configuration import ConfigurationError, load
     from orlop.model.documents import DocumentError
+    from orlop.processes.listening import CannotStart
     from orlop.store.interface import StoreError
 
     shared = ctx.find_root().ensure_object(dict)
@@ -57,8 +90,8 @@ def up(
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = with_options(load(config, os.environ), listen, name)
-        code = running.run(settings, data or default_data(), lambda text: click.echo(text))
-    except (ConfigurationError, running.CannotStart, StoreError, DocumentError, OSError) as error:
+        code = running(settings, data or default_data(), lambda text: click.echo(text))
+    except (ConfigurationError, CannotStart, StoreError, DocumentError, OSError) as error:
         raise Failure(str(error)) from error
     ctx.exit(code)
 

@@ -11,7 +11,7 @@ from typing import Final
 import orlop
 from orlop.cli.failures import CONFLICT, Failure
 
-_NAME: Final = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+_NAME: Final = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 NAME_CHARACTERS_MAX: Final = 40
 #: Template → where it goes.
 _FILES: Final = {

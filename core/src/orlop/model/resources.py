@@ -21,8 +21,8 @@ _BYTE_UNITS: Final = {
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "PIB": 2**50,
 }  # fmt: skip
 _BIT_UNITS: Final = {"BIT/S": 1, "KBIT/S": 10**3, "MBIT/S": 10**6, "GBIT/S": 10**9}
-_WITH_UNIT: Final = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z/]+)\s*$")
-_NAME: Final = re.compile(r"^[a-z][a-z0-9_.-]{0,62}$")
+_WITH_UNIT: Final = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z/]+)\s*\Z")
+_NAME: Final = re.compile(r"^[a-z][a-z0-9_.-]{0,62}\Z")
 
 
 class ResourceError(ValueError):

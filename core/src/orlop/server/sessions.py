@@ -68,6 +68,11 @@ class Sessions:
             case Heartbeat():
                 pass
 
+    def close(self, reason: str) -> None:
+        """Ends all sessions: agents look for the leader."""
+        for link in list(self._by_session.values()):
+            link.close(reason)
+
     def send(self, effect: ToNode | Assign) -> None:
         """To the node's current session; dropped when there is none or it is another one."""
         session, link = self._links.get(effect.node, ("", None))

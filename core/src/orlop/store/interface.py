@@ -162,9 +162,13 @@ class Lease(Protocol):
 
 
 class Store(Protocol):
-    """See the module."""
+    """See the module.
+
+    exclusive: no other process can have this store open at the same time.
+    """
 
     limits: Limits
+    exclusive: bool
 
     def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """The key now, or at a past revision. Raises Compacted, FutureRevision, StoreError."""

@@ -45,6 +45,7 @@ class MemoryStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
+        self.exclusive = True
         self._lock = threading.RLock()
         self._closed = False
         self._revision = 1

@@ -88,6 +88,7 @@ class SqliteStore:
         """Raises StoreError: the file cannot be opened, is in use, not ours, or of a newer version."""
         path = Path(path).absolute()
         self.limits = limits
+        self.exclusive = True
         self._write_lock = threading.RLock()
         self._read_lock = threading.Lock()
         self._closed = False

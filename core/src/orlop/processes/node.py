@@ -1,0 +1,65 @@
+"""This machine as a node: who it is, what it offers, and the agent that runs its tasks."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+
+import orlop
+from orlop.agent.agent import Agent, Connect
+from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_resources, operating_system
+from orlop.agent.records import AgentRecords, NodeIdentity
+from orlop.agent.runtimes.interface import Runtime, RuntimeContext
+from orlop.configuration import Settings
+from orlop.model.nodes import NodeInfo
+from orlop.model.ports import PortSet
+from orlop.model.resources import Resources
+from orlop.server.plugin_host import PluginHost
+
+
+def make_agent(settings: Settings, data: Path, plugins: PluginHost, cluster_id: str, connect: Connect) -> Agent:
+    """The agent of this node, its folders made. connect: dials the leader."""
+    records = AgentRecords(data / "agent" / "agent.db")
+    identity = records.identity()
+    if identity is None:
+        identity = NodeIdentity(node_id=secrets.token_hex(6))
+        records.save_identity(identity)
+    context = RuntimeContext(
+        cluster_id=cluster_id,
+        node_id=identity.node_id,
+        data=data / "agent",
+        tasks=data / "tasks",
+        docker=settings.agent.docker,
+    )
+    context.tasks.mkdir(parents=True, exist_ok=True)
+    wanted = settings.agent.runtimes
+    made: list[Runtime] = []
+    for _, runtimes in plugins.collect("runtimes", context=context):
+        made += [runtime for runtime in runtimes if runtime.name in wanted]
+    return Agent(
+        info=_node_info(settings, data, identity.node_id),
+        records=records,
+        identity=identity,
+        context=context,
+        runtimes=made,
+        connect=connect,
+    )
+
+
+def _node_info(settings: Settings, data: Path, node_id: str) -> NodeInfo:
+    configured = dict(settings.agent.resources)
+    ports = PortSet.parse(str(configured.pop("ports", DEFAULT_PORTS)))
+    resources = dict(detect_resources(data)) | dict(Resources(**configured))
+    return NodeInfo(
+        id=node_id,
+        name=settings.agent.name or socket.gethostname(),
+        address=settings.agent.address or "127.0.0.1",
+        resources=Resources.of(resources),
+        ports=ports,
+        attributes=dict(settings.agent.attributes),
+        os=operating_system(),
+        arch=architecture(),
+        boot_id=boot_id(),
+        version=orlop.__version__,
+    )
