@@ -100,6 +100,14 @@ class Draft:
             next_due_utc_ms=self.next_due_utc_ms,
         )
 
+    def _finish_usage(self) -> Map[str, Resources]:
+        usage_of = self._role_usage.mutate()
+        for role, usage in self._usage.items():
+            usage_of[role] = Resources.of(usage)
+            if not usage_of[role]:
+                del usage_of[role]
+        return usage_of.finish()
+
     # Reading
 
     def task(self, task_id: str) -> Task | None:
@@ -184,11 +192,6 @@ class Draft:
             self.assign.setdefault(task.placement.node, {})[task.id] = None
 
     # Tasks
-
-    def _finish_usage(self) -> Map[str, Resources]:
-        for role, usage in self._usage.items():
-            self._role_usage = self._role_usage.set(role, Resources.of(usage))
-        return self._role_usage
 
     def put_task(self, task: Task) -> None:
         """Stores a changed task that keeps its place in all indexes."""

@@ -156,7 +156,8 @@ def _role_usage(holding: Iterable[Task], specs: Mapping[str, Spec]) -> dict[str,
     needs: dict[str, list[Resources]] = {}
     for task in holding:
         needs.setdefault(task.role, []).append(specs[task.spec].resources)
-    return {role: _sum(bags) for role, bags in needs.items()}
+    usage = {role: _sum(bags) for role, bags in needs.items()}
+    return {role: bag for role, bag in usage.items() if bag}
 
 
 def _frameworks(

@@ -166,11 +166,11 @@ class EveryNode:
     def best(self, wanted: int) -> Candidate | None:
         """The best node for one more task; None when none is feasible."""
         found: Candidate | None = None
-        found_score = -1.0
+        found_score = 0.0
         for node_id in self._order:
             candidate = self._nodes.candidate(node_id)
             score = self._rate(candidate)
-            if score is not None and score > found_score:
+            if score is not None and (found is None or score > found_score):
                 found, found_score = candidate, score
         return found
 
@@ -198,7 +198,7 @@ class Search:
 
     def _best_of_sample(self, size: int) -> Candidate | None:
         found: Candidate | None = None
-        found_score = -1.0
+        found_score = 0.0
         feasible = looked_at = 0
         while looked_at < size and feasible < self._sample:
             candidate = self._nodes.candidate(self._order[(self._next + looked_at) % size])
@@ -206,7 +206,7 @@ class Search:
             score = self._rate(candidate)
             if score is not None:
                 feasible += 1
-                if score > found_score:
+                if found is None or score > found_score:
                     found, found_score = candidate, score
         self._next = (self._next + looked_at) % size
         self._looked_at += looked_at

@@ -31,7 +31,7 @@ class Nested:
         return inner
 
     def look(self, name: Any) -> Map[Any, Any]:
-        """The inner map as it is now."""
+        """The inner map as it is now. What `change` gave before is not to be used any more."""
         inner = self._touched.get(name)
         if inner is None:
             return self._base.get(name, _EMPTY)
