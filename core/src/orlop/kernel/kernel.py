@@ -223,9 +223,9 @@ class _Batch:
             if event.gone:
                 exit_ = Exit(outcome=Outcome.LOST, reason=f"node {node.info.name} is gone")
                 status = attrs.evolve(task.status, state=TaskState.REMOVED, exit=exit_)
-                self._draft.finish_task(attrs.evolve(task, status=status))
+                self._draft.finish_task(task.changed(status=status))
             else:
-                changed = attrs.evolve(task, unreachable=True)
+                changed = task.changed(unreachable=True)
                 self._draft.put_task(changed)
                 self._draft.touch(changed)
 
