@@ -8,10 +8,11 @@ from typing import Any, Final
 import pytest
 
 from orlop.agent.worker import TaskRecord, Worker
-from orlop.kernel import kernel
-from orlop.kernel.state import State
+from orlop.kernel.assignments import assignments
+from orlop.kernel.events import Assign
 from orlop.model.messages import Assignments, Epoch
 from orlop.server.writing import Released, Transaction, Writer
+from orlop.testing.simulation import server
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -58,10 +59,12 @@ def effects_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 def no_resync(patch: pytest.MonkeyPatch) -> None:
     """A new session does not begin with the full truth."""
 
-    def nothing(state: State, node_id: str, epoch: Epoch) -> Assignments:
-        return Assignments(epoch=epoch, revision=state.version)
+    def deltas_only(effect: Assign) -> Assignments:
+        if effect.tasks is None:
+            return Assignments(epoch=effect.epoch, revision=effect.state.version)
+        return assignments(effect)
 
-    patch.setattr(kernel, "all_assignments", nothing)
+    patch.setattr(server, "assignments", deltas_only)
 
 
 def no_check_on_return(patch: pytest.MonkeyPatch) -> None:

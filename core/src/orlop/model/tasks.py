@@ -248,8 +248,22 @@ class Task:
     wait_ms: int | None = None
 
     def changed(self, **changes: Any) -> Task:
-        """A copy with other values; what `attrs.evolve` does, in a third of the time."""
-        return Task(**(dict(zip(_TASK_FIELDS, _task_values(self), strict=True)) | changes))
+        """A copy with other values: what `attrs.evolve` does, in half the time. Raises KeyError for what is no field.
+
+        It writes the slots themselves, while the constructor of a frozen class looks each of them up by its name.
+        """
+        copy = object.__new__(Task)
+        for write, value in zip(_WRITE_SLOT.values(), _read_slots(self), strict=True):
+            write(copy, value)
+        for name, value in changes.items():
+            _WRITE_SLOT[name](copy, value)
+        return copy
+
+    def complete(self, placement: Placement, status: Status) -> None:
+        """Places the task in this very record. Only for who has just made it and has not shown it to anyone: most
+        tasks are placed in the step that makes them, and copying a record takes twice the time of making one."""
+        object.__setattr__(self, "placement", placement)
+        object.__setattr__(self, "status", status)
 
     @property
     def state(self) -> TaskState:
@@ -286,5 +300,5 @@ class Task:
         return True if seen and all(seen) else None
 
 
-_TASK_FIELDS: Final = tuple(field.name for field in attrs.fields(Task))
-_task_values: Final = attrgetter(*_TASK_FIELDS)
+_WRITE_SLOT: Final = {field.name: getattr(Task, field.name).__set__ for field in attrs.fields(Task)}
+_read_slots: Final = attrgetter(*_WRITE_SLOT)

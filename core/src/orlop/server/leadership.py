@@ -25,6 +25,7 @@ from orlop.framework import Framework, NotAvailable
 from orlop.kernel import records
 from orlop.kernel.events import (
     Answer,
+    Assign,
     DrainNode,
     Effect,
     KillTask,
@@ -225,7 +226,7 @@ class Leadership:
     def _carry_out(self, effect: Effect) -> None:
         self._parts.metrics.effects.labels(type(effect).__name__).inc()
         match effect:
-            case ToNode():
+            case ToNode() | Assign():
                 self._sessions.send(effect)
             case Logged():
                 self.log.add(effect)

@@ -9,10 +9,12 @@ from typing import Any, Final
 import attrs
 
 from orlop.framework import EVERYTHING, Changed, Framework, NotAvailable
+from orlop.kernel.assignments import assignments
 from orlop.kernel.events import (
     AgentHello,
     AgentStatuses,
     Answer,
+    Assign,
     Effect,
     Event,
     Logged,
@@ -395,10 +397,10 @@ class Leading:
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case ToNode():
+            case ToNode() | Assign():
                 session, link = self._sessions.get(effect.node, ("", None))
                 if link is not None and effect.session in ("", session):
-                    link.send(effect.message)
+                    link.send(assignments(effect) if isinstance(effect, Assign) else effect.message)
             case Notify():
                 if effect.framework in self._frameworks:
                     self._frameworks[effect.framework].notify(effect)
