@@ -176,6 +176,19 @@ def test_enumerations_are_read_in_any_case():
     assert app.health_checks[0].protocol.value == "TCP"
 
 
+def test_health_checks_keep_what_their_protocol_uses():
+    given = {"path": "/a", "portIndex": 0}
+    checks = [
+        {"protocol": "COMMAND", "command": {"value": "true"}, **given},
+        {"protocol": "TCP", **given},
+        {"protocol": "HTTP", **given, "ignoreHttp1xx": True},
+        {"protocol": "MESOS_HTTP", **given, "ignoreHttp1xx": True},
+    ]
+    shown = wire.write(parsing.parse_app({"id": "x", "cmd": "x", "healthChecks": checks}))["healthChecks"]
+    used = [{"path", "portIndex", "ignoreHttp1xx", "command"} & check.keys() for check in shown]
+    assert used == [{"command"}, {"portIndex"}, {"path", "portIndex", "ignoreHttp1xx"}, {"path", "portIndex"}]
+
+
 def test_null_is_absent_and_unknown_members_are_ignored():
     document = {"id": "x", "cmd": "x", "args": None, "container": None, "healthChecks": None, "frobnicate": {"a": [1]}}
     assert parsing.parse_app(document) == parsing.parse_app({"id": "x", "cmd": "x"})
@@ -188,7 +201,20 @@ def test_whole_numbers_may_be_written_as_floats():
 def test_ids_are_made_absolute():
     app = parsing.parse_app({"id": "web", "cmd": "x", "dependencies": ["../db", "/a", "../db"]}, base="/shop")
     assert app.id == "/shop/web"
-    assert app.dependencies == ("/a", "/shop/db")
+    assert app.dependencies == ("/a", "/db")
+
+
+def test_dependencies_are_relative_to_the_group_and_not_to_the_app():
+    members = {"cmd": "x", "dependencies": ["db", "../cache", "./db"]}
+    expected = ("/cache", "/shop/db")
+    assert parsing.parse_app({"id": "web", **members}, base="/shop").dependencies == expected
+    group = parsing.parse_group_update({"id": "/shop", "apps": [{"id": "/shop/web", **members}]})
+    assert group.apps is not None
+    assert group.apps[0].dependencies == expected
+    app = parsing.parse_app({"id": "/shop/web", **members})
+    assert app.dependencies == ("/cache", "/db")
+    update = parsing.parse_app_update({"dependencies": ["db"]})
+    assert parsing.merge(app, update).dependencies == ("/db",)
 
 
 def test_strategies_follow_what_the_app_keeps():
@@ -238,7 +264,32 @@ def test_members_that_old_clients_do_not_know_are_shown_when_they_are_set():
         ({"id": "x", "args": "a"}, "/args", "error.expected.jsarray"),
         ({"id": "x", "args": ["a", None]}, "/args(1)", "error.expected.jsstring"),
         ({"id": "x", "env": []}, "/env", "error.expected.jsobject"),
-        ({"id": "x", "env": {"A": 1}}, "/env", "error.expected.jsstring"),
+        ({"id": "x", "env": {"A": 1}}, "/env/A", "error.expected.jsstring"),
+        ({"id": "x", "env": {"A": {"secret": 1}}}, "/env/A", "error.expected.jsstring"),
+        ({"id": ""}, "/id", "error.minLength"),
+        ({"id": "A"}, "/id", "error.pattern"),
+        ({"id": "/a//b-/c"}, "/id", "error.pattern"),
+        ({"id": "x", "dependencies": ["/a", "/A"]}, "/dependencies(1)", "error.pattern"),
+        ({"id": "/a" * 600}, "/id", "error.maxLength"),
+        ({"id": "x", "executor": "//other"}, "/executor", "error.pattern"),
+        ({"id": "x", "portDefinitions": [{"name": "a=b"}]}, "/portDefinitions(0)/name", "error.pattern"),
+        ({"id": "x", "portDefinitions": [{"name": ""}]}, "/portDefinitions(0)/name", "error.pattern"),
+        (
+            {"id": "x", "container": {"portMappings": [{"name": "Web"}]}},
+            "/container/portMappings(0)/name",
+            "error.pattern",
+        ),
+        ({"id": "x", "networks": [{"name": "a b"}]}, "/networks(0)/name", "error.pattern"),
+        ({"id": "x", "networks": [{"name": "a" * 64}]}, "/networks(0)/name", "error.maxLength"),
+        ({"id": "x", "ports": [80, 70000]}, "/ports(1)", "error.max"),
+        ({"id": "x", "uris": [""]}, "/uris(0)", "error.minLength"),
+        ({"id": "x", "readinessChecks": [{"portName": "A"}]}, "/readinessChecks(0)/portName", "error.pattern"),
+        (
+            {"id": "x", "readinessChecks": [{"httpStatusCodesForReady": [200, 99]}]},
+            "/readinessChecks(0)/httpStatusCodesForReady(1)",
+            "error.min",
+        ),
+        ({"id": "x", "healthChecks": [{"portIndex": -1}]}, "/healthChecks(0)/portIndex", "error.min"),
         ({"id": "x", "labels": {"a": 1}}, "/labels/a", "error.expected.jsstring"),
         ({"id": "x", "cmd": ""}, "/cmd", "error.minLength"),
         ({"id": "x", "cmd": "\ud800"}, "/cmd", "error.expected.jsstring"),
@@ -278,7 +329,7 @@ DOCKER = {"image": "i"}
     ("document", "path", "text"),
     [
         ({"id": "/"}, "/id", "must not be root"),
-        ({"id": "A"}, "/id", "must fully match regular expression"),
+        ({"id": "x", "acceptedResourceRoles": []}, "/acceptedResourceRoles", "must not be empty"),
         ({"id": "/a/tasks"}, "/id", "must not end with any of the following reserved keywords"),
         ({"id": "x", "constraints": [["a"]]}, "/constraints(0)", "Each constraint must have either 2 or 3 fields"),
         ({"id": "x", "uris": ["a"], "fetch": [{"uri": "b"}]}, "/uris", "may not be set in conjunction with fetch"),
@@ -519,7 +570,7 @@ def test_groups_are_read_in_full():
     assert update.apps is not None
     assert update.groups is not None
     assert update.apps[0].id == "/shop/web"
-    assert update.apps[0].dependencies == ("/shop/db",)
+    assert update.apps[0].dependencies == ("/db",)
     (inner,) = update.groups
     assert (inner.id, inner.dependencies) == ("/shop/inner", ("/shop/web",))
     assert inner.apps is not None
@@ -537,6 +588,8 @@ def test_a_group_without_id_is_the_one_of_its_path():
         ({"id": "/g", "scaleBy": 2, "apps": []}, "/scaleBy", "not allowed in conjunction with other properties."),
         ({"id": "/g", "version": VERSION, "apps": []}, "/version", "not allowed in conjunction with other properties."),
         ({"id": "/g", "scaleBy": 0}, "/scaleBy", "error.min"),
+        ({"id": "/G"}, "/id", "error.pattern"),
+        ({"id": "/g", "dependencies": ["/a b"]}, "/dependencies(0)", "error.pattern"),
         ({"id": "/g", "apps": [{"id": "/other/a", "cmd": "x"}]}, "/apps(0)/id", "Identifier is not child of '/g'"),
         ({"id": "/g", "apps": [{"cmd": "x"}]}, "/apps(0)/id", "error.path.missing"),
         ({"id": "/g", "apps": [None]}, "/apps(0)", "error.expected.jsobject"),
