@@ -295,8 +295,13 @@ def test_killing_tasks(server):
     both = server.call("DELETE", f"/v2/apps/a/tasks/{tasks[1]['id']}?scale=true&wipe=true")
     assert (both.status_code, both.json()) == (400, {"message": "You cannot use scale and wipe at the same time."})
     assert server.call("DELETE", "/v2/apps/a/tasks/nothing").status_code == 404
-    ids = {"ids": [tasks[1]["id"], "unknown"]}
+    ids = {"ids": [tasks[1]["id"], "a.instance-5a9f1f3e-0000-4000-8000-000000000000._app.1"]}
     assert [task["id"] for task in server.ok("POST", "/v2/tasks/delete", ids)["tasks"]] == [tasks[1]["id"]]
+    unreadable = server.call("POST", "/v2/tasks/delete", {"ids": ["unreadable"]})
+    assert unreadable.status_code == 400
+    assert unreadable.json()["message"].startswith("Invalid task id 'unreadable'. [")
+    assert server.call("DELETE", "/v2/apps/nothing/tasks").status_code == 404
+    assert server.call("DELETE", "/v2/apps/*/tasks").status_code == 404
 
 
 def test_deleting_an_app(server):
@@ -304,6 +309,44 @@ def test_deleting_an_app(server):
     server.ok("DELETE", "/v2/apps/a")
     missing = server.call("DELETE", "/v2/apps/a")
     assert (missing.status_code, missing.json()) == (404, {"message": "App '/a' does not exist"})
+
+
+def test_apps_below_a_group(server):
+    server.ok("POST", "/v2/apps", app("/x/one"), status=201)
+    server.ok("POST", "/v2/apps", app("/x/y/two"), status=201)
+    server.ok("POST", "/v2/groups", {"id": "/empty"}, status=201)
+    found = server.ok("GET", "/v2/apps/x/*")["*"]
+    assert [(one["id"], len(one["tasks"])) for one in found] == [("/x/one", 1), ("/x/y/two", 1)]
+    assert len(server.ok("GET", "/v2/apps/x/*/tasks")["tasks"]) == 2
+    assert server.ok("GET", "/v2/apps/empty/*/tasks") == {"tasks": []}
+    for path in ("/v2/apps/nothing/*", "/v2/apps/nothing/*/tasks"):
+        missing = server.call("GET", path)
+        assert (missing.status_code, missing.json()) == (404, {"message": "Group '/nothing' does not exist"})
+
+
+def test_tasks_are_listed_by_their_state(server):
+    server.ok("POST", "/v2/apps", app("/a"), status=201)
+    server.ok("POST", "/v2/apps", app("/big", cpus=1000), status=201)
+    (task,) = server.ok("GET", "/v2/tasks")["tasks"]
+    assert task["appId"] == "/a"  # what has no place yet is no task of Mesos
+    assert len(server.ok("GET", "/v2/tasks?status=Running")["tasks"]) == 1
+    assert server.ok("GET", "/v2/tasks?status[]=staging")["tasks"] == []
+    assert len(server.ok("GET", "/v2/tasks?status=staging&status[]=running")["tasks"]) == 1
+    assert len(server.ok("GET", "/v2/tasks?status=nonsense")["tasks"]) == 1
+    server.ok("DELETE", "/v2/apps/big")
+
+
+def test_what_is_wrong_is_said_before_what_exists(server):
+    server.ok("POST", "/v2/apps", app("/a"), status=201)
+    invalid = server.call("POST", "/v2/apps", app("/a", constraints=[["hostname", "NEAR"]]))
+    assert invalid.status_code == 422
+    again = server.call("POST", "/v2/apps", app("/a"))
+    assert (again.status_code, again.json()) == (409, {"message": "An app with id [/a] already exists."})
+    missing = server.call("GET", "/v2/apps/b/versions/2001-01-01T00:00:00.000Z")
+    text = "App '/b' does not exist in version 2001-01-01T00:00:00.000Z"
+    assert (missing.status_code, missing.json()) == (404, {"message": text})
+    restart = server.call("DELETE", "/v2/apps/a/restart")
+    assert (restart.status_code, restart.json()) == (404, {"message": "App '/a/restart' does not exist"})
 
 
 # --- groups, deployments, queue ---
@@ -328,6 +371,8 @@ def test_groups(server):
     assert versions
     at = server.ok("GET", f"/v2/groups/shop/versions/{versions[0]}")
     assert [one["id"] for one in at["apps"]] == ["/shop/web"]
+    at = server.ok("GET", f"/v2/groups/shop/versions/{versions[0]}?embed=group.groups")
+    assert (at["apps"], [one["id"] for one in at["groups"]]) == ([], ["/shop/db"])
     server.ok("PUT", "/v2/groups/shop", {"scaleBy": 2.0})
     assert server.ok("GET", "/v2/apps/shop/web")["app"]["instances"] == 2
     dry = server.ok("PUT", "/v2/groups/shop?dryRun=True", {"apps": []})
@@ -335,7 +380,13 @@ def test_groups(server):
     patched = server.call("PATCH", "/v2/groups/shop", {"enforceRole": True})
     assert (patched.status_code, patched.content) == (200, b"")
     assert server.call("PATCH", "/v2/groups/shop/db", {"enforceRole": True}).status_code == 422
-    server.ok("PATCH", "/v2/groups/shop", {"enforceRole": False})
+    assert server.ok("GET", "/v2/groups/shop")["enforceRole"] is True
+    server.ok("PATCH", "/v2/groups/shop", {})
+    assert server.ok("GET", "/v2/groups/shop")["enforceRole"] is False
+    assert server.call("PATCH", "/v2/groups/shop", {"enforceRole": "x"}).status_code == 422
+    unnamed = server.call("POST", "/v2/groups", {"apps": []})
+    text = "Group / is already created. Use PUT to change this group."
+    assert (unnamed.status_code, unnamed.json()) == (409, {"message": text})
     server.ok("DELETE", "/v2/groups/shop/db")
     assert server.call("GET", "/v2/groups/shop/db").status_code == 404
     missing = server.call("DELETE", "/v2/groups/nothing")
@@ -371,6 +422,7 @@ def test_a_blocked_deployment(server):
 def test_every_answer_has_the_headers(server):
     for path in ("/ping", "/v2/apps", "/v2/nothing", "/v2/apps/nothing"):
         headers = server.call("GET", path).headers
+        assert headers["Content-Type"] == ("text/plain" if path == "/ping" else "application/json")
         assert headers["Cache-Control"] == "no-cache, no-store, must-revalidate"
         assert headers["Pragma"] == "no-cache"
         assert headers["Expires"] == "0"

@@ -107,9 +107,9 @@ def info_json(settings: Config, leader: str, cluster: str, cluster_id: str) -> d
 async def _ping(call: Call) -> web.Response:
     accepted = [part.partition(";")[0].strip() for part in call.request.headers.get("Accept", "*/*").split(",")]
     if "text/html" in accepted:
-        return web.Response(text="pong", content_type="text/html")
+        return web.Response(body=b"pong", content_type="text/html")
     if any(one in ("", "*/*") or one.startswith("text/") for one in accepted):
-        return web.Response(text="pong", content_type="text/plain")
+        return web.Response(body=b"pong", content_type="text/plain")
     if any(one in ("application/json", "application/*") for one in accepted):
         return answer("pong")
     return empty(204)
