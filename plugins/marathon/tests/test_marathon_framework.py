@@ -886,3 +886,19 @@ def test_whatever_happens_ends_as_wanted(history):
     assert world.objects(root.HISTORY).keys() == apps.keys()
     assert world.objects(root.BACKOFF).keys() <= apps.keys()
     assert world.objects(root.FAILURE).keys() <= apps.keys()
+
+
+def test_tasks_are_told_whether_their_group_enforces_its_role(world):
+    def said() -> list[str]:
+        view = world.cluster.view(NAME)
+        specs = [view.spec(task) for task in sorted(world.live(), key=lambda task: task.sequence)]
+        return [spec.payload["environment"]["MARATHON_APP_ENFORCE_GROUP_ROLE"] for spec in specs]
+
+    world.put_group({"id": "/g", "apps": [member("a")]})
+    world.create(id="/alone")
+    world.settle()
+    assert said() == ["FALSE", "FALSE"]
+    world.give(orders.EnforceRole(path="/g", enforce=True))
+    world.update("/g/a", instances=2)
+    world.settle()
+    assert said() == ["FALSE", "FALSE", "TRUE"]

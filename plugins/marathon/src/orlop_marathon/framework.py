@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import attrs
 
 from orlop.framework import Action, Ask, Changed, Delete, Framework, Kill, Put, Refused, Reply, Spec, View, WakeAt
-from orlop_marathon import backoff, events, executing, failures, reconciling, root, specs
+from orlop_marathon import backoff, events, executing, failures, paths, reconciling, root, specs
 from orlop_marathon.deployments import ActionKind, Deployment, Original, PlannedAction, original_id
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.model import AppRecord, GroupRecord
@@ -85,7 +85,7 @@ class Marathon(Framework):
         self._tracks: dict[str, _Track] = {}
         self._owners: dict[str, _Track] = {}
         self._away: set[str] = set()
-        self._specs: dict[str, tuple[AppRecord, Spec]] = {}
+        self._specs: dict[str, tuple[AppRecord, bool, Spec]] = {}
         self._said: dict[str, tuple[str, str, bool | None]] = {}
 
     def command(self, view: View, command: Any) -> Iterable[Action]:
@@ -152,13 +152,17 @@ class Marathon(Framework):
         """The running deployment that acts upon the app."""
         return self._owners.get(path)
 
-    def spec(self, record: AppRecord) -> Spec:
-        """The app's spec; the same object for the same record, which makes it cheap to ask again."""
+    def spec(self, record: AppRecord, enforced: bool) -> Spec:
+        """The app's spec; the same object for the same record, which makes it cheap to ask again.
+
+        enforced: does its top-level group enforce its role?
+        """
         known = self._specs.get(record.app.id)
-        if known is None or known[0].app != record.app or known[0].version != record.version:
-            known = record, specs.build_spec(record, env_vars_prefix=self.settings.env_vars_prefix)
+        if known is None or known[0].app != record.app or known[0].version != record.version or known[1] != enforced:
+            built = specs.build_spec(record, env_vars_prefix=self.settings.env_vars_prefix, enforce_group_role=enforced)
+            known = record, enforced, built
             self._specs[record.app.id] = known
-        return known[1]
+        return known[2]
 
     def note(self, path: str, away: bool) -> None:
         """Remembers apps with tasks on unreachable nodes: they are looked at when nodes change."""
@@ -309,15 +313,19 @@ class _Run:
             instance = self._view.unique("instance", path, str(position))
             keys.append((reconciling.instance_key(path, str(instance)), 1))
         delay, stored = self._backoff(record, found, {key for key, _ in keys})
+        if not keys:
+            return [], stored
         not_before = delay.not_before_utc_ms if delay is not None else 0
-        asks: list[Action] = [self._ask(record, key, number, not_before) for key, number in keys]
+        group: GroupRecord | None = self._view.objects(root.GROUP).get(paths.top_level(path))
+        spec = self._framework.spec(record, group is not None and bool(group.enforce_role))
+        asks: list[Action] = [self._ask(record, spec, key, number, not_before) for key, number in keys]
         return asks, stored
 
-    def _ask(self, record: AppRecord, key: str, number: int, not_before: int) -> Ask:
+    def _ask(self, record: AppRecord, spec: Spec, key: str, number: int, not_before: int) -> Ask:
         name = reconciling.task_name(key, number)
         return Ask(
             key,
-            self._framework.spec(record),
+            spec,
             group=record.app.id,
             role=record.app.role,
             name=name,
