@@ -136,7 +136,7 @@ def _delete_app(order: orders.DeleteApp, view: View, settings: Config) -> Execut
     apps = root.definitions()
     del apps[path]
     wanted = Wanted(apps=apps, groups=root.groups, scope=paths.parent(path), force=order.force)
-    return _executed(deploy(view, settings, wanted), events.app_terminated(view, path))
+    return _executed(deploy(view, settings, wanted))
 
 
 @execute.register

@@ -145,7 +145,7 @@ def _planned(
         *_cancelled(view, conflicts.values()),
         *_stored(view, settings, before, after),
         events.group_changed(view, wanted.scope, version),
-        *_begun(view, before, deployment),
+        *_begun(view, before, after, deployment),
     ]
     touched = affected | {path for one in conflicts.values() for path in one.affected}
     return Deployed(deployment=deployment, root=after, actions=tuple(actions), affected=frozenset(touched))
@@ -263,7 +263,7 @@ def _forgotten(view: View, path: str) -> Iterator[Action]:
             yield Delete(kind, path)
 
 
-def _begun(view: View, before: Root, deployment: Deployment) -> Iterator[Action]:
+def _begun(view: View, before: Root, after: Root, deployment: Deployment) -> Iterator[Action]:
     if not deployment.steps:
         yield events.deployment_ended(view, deployment, success=True)
         return
@@ -273,7 +273,7 @@ def _begun(view: View, before: Root, deployment: Deployment) -> Iterator[Action]
         subject=deployment.id,
         details={"version": deployment.version, "apps": ", ".join(deployment.affected[:10])},
     )
-    yield events.deployment_info(view, deployment)
+    yield from events.step_begins(view, deployment, before.apps, after.apps)
     for path in deployment.affected:
         if path in before.apps:
             yield Put(ORIGINAL, original_id(deployment.id, APP, path), Original(app=before.apps[path]))
