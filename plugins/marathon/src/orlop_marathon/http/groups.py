@@ -8,7 +8,7 @@ from aiohttp import web
 
 from orlop_marathon import errors, executing, orders, parsing, paths, queries, wire
 from orlop_marathon.deployments import step_json
-from orlop_marathon.http.calls import Call, Methods, answer, deployed, empty
+from orlop_marathon.http.calls import Call, Handler, Methods, answer, deployed, empty
 from orlop_marathon.http.reading import ALWAYS, Reader
 
 
@@ -20,13 +20,13 @@ def resolve(tail: list[str]) -> Methods | None:
     if len(tail) > 1 and tail[-2] == "versions":
         return {"GET": partial(_version, path=paths.join(tail[:-2]), version=tail[-1])}
     path = paths.join(tail)
-    return {
+    methods: dict[str, Handler] = {
         "GET": partial(_get, path=path),
         "POST": partial(_create, path=path),
         "PUT": partial(_update, path=path),
-        "PATCH": partial(_patch, path=path),
         "DELETE": partial(_delete, path=path),
     }
+    return methods | ({"PATCH": partial(_patch, path=path)} if tail else {})
 
 
 # --- reading ---
