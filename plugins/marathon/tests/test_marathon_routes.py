@@ -320,7 +320,13 @@ def test_ping_info_leader_metrics(server):
     assert server.call("GET", "/ping", headers={"Accept": "application/json"}).json() == "pong"
     assert server.call("GET", "/ping", headers={"Accept": "image/png"}).status_code == 204
     assert server.ok("GET", "/v2/leader") == {"leader": "127.0.0.1:8080"}
-    assert {"marathon_config", "zookeeper_config", "http_config"} <= set(server.ok("GET", "/v2/info"))
+    info = server.ok("GET", "/v2/info")
+    assert set(info) == {
+        "name", "version", "buildref", "elected", "leader", "frameworkId",
+        "marathon_config", "zookeeper_config", "http_config",
+    }  # fmt: skip
+    assert info["marathon_config"]["features"] == ["external_volumes", "gpu_resources"]
+    assert info["marathon_config"]["reconciliation_interval"] is None
     assert set(server.ok("GET", "/metrics")) >= {"version", "gauges", "counters"}
 
 
@@ -340,6 +346,7 @@ def test_the_event_stream(server):
     assert server.call("GET", "/v2/events").status_code == 405
     with server.call("GET", "/v2/events", headers={"Accept": "text/event-stream"}, stream=True) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
+        assert stream.headers["X-Marathon-Leader"] == "http://127.0.0.1:8080"
         lines = stream.iter_lines(chunk_size=1, delimiter=b"\r\n")
         server.ok("POST", "/v2/apps", app("/a"), status=201)
         kinds = []

@@ -231,6 +231,8 @@ def test_checks_keep_their_order_one_probe_each():
     assert [(probe.port_index, probe.port) for probe in probes] == [(None, None), (1, None), (None, 8443)]
     assert [probe.delay_ms for probe in probes] == [7000, 15_000, 5000]
     assert probes[0].command == "true"
+    (at_once,) = spec_of({"cmd": "a", "healthChecks": [{**checks[0], "delaySeconds": 0}]}).probes
+    assert at_once.delay_ms == 1
     assert probes[2].path == "/"
 
 

@@ -138,7 +138,8 @@ def _probe(app: App, check: HealthCheck) -> Probe:
         interval_ms=interval_s * 1000,
         timeout_ms=max(1, check.timeout_seconds) * 1000,
         grace_ms=check.grace_period_seconds * 1000,
-        delay_ms=(min(interval_s, LONGEST_FIRST_DELAY_S) if own else check.delay_seconds) * 1000,
+        # At least 1: without a delay the agent would choose one.
+        delay_ms=max(1, (min(interval_s, LONGEST_FIRST_DELAY_S) if own else check.delay_seconds) * 1000),
         # The failure that kills is the one after `maxConsecutiveFailures` (Marathon 1.11).
         report_after=check.max_consecutive_failures + 1,
         ignore_1xx=bool(check.ignore_http1xx),
