@@ -888,6 +888,28 @@ def test_whatever_happens_ends_as_wanted(history):
     assert world.objects(root.FAILURE).keys() <= apps.keys()
 
 
+def test_apps_of_a_group_that_enforces_its_role_have_it(world):
+    def role(path: str) -> str:
+        return world.objects(root.APP)[path].app.role
+
+    world.put_group({"id": "/g", "apps": [member("old")]})
+    world.settle()
+    world.give(orders.EnforceRole(path="/g", enforce=True))
+    world.create(id="/g/new")
+    world.update("/g/put", cmd="sleep 1")
+    world.put_group({"id": "/g", "groups": [{"id": "inner", "apps": [member("deep")]}]})
+    world.update("/g/old", instances=2)
+    world.settle()
+    assert [role(path) for path in ("/g/old", "/g/new", "/g/put", "/g/inner/deep")] == ["*", "g", "g", "g"]
+    with pytest.raises(MarathonError) as refused:
+        world.create(id="/g/other", role="*")
+    assert refused.value.body["details"] == [{"path": "/role", "errors": ["got *, expected one of: g"]}]
+    world.update("/g/old", role="g", force=True)
+    assert role("/g/old") == "g"
+    world.put_group({"id": "/h", "enforceRole": True, "apps": [member("a")]})
+    assert role("/h/a") == "h"
+
+
 def test_tasks_are_told_whether_their_group_enforces_its_role(world):
     def said() -> list[str]:
         view = world.cluster.view(NAME)

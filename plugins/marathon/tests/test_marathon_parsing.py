@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.model.documents import from_bytes, to_bytes
-from orlop_marathon import errors, parsing, wire
+from orlop_marathon import errors, parsing, roles, wire
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.model import (
     App,
     AppRecord,
     ContainerType,
     Defaults,
+    GroupRecord,
     NetworkMode,
     UpgradeStrategy,
 )
@@ -32,6 +33,12 @@ VERSION = "2021-07-27T20:40:33.123Z"
 
 def record(app: App) -> AppRecord:
     return AppRecord(app=app, version=VERSION, last_scaling_at=VERSION, last_config_change_at=VERSION)
+
+
+def whole(document: Any, **options: Any) -> App:
+    """The app as it is once it is deployed, with a role."""
+    app = parsing.parse_app(document, **options)
+    return roles.filled_in({app.id: app}, {}, "*")[app.id]
 
 
 def faults(document: Any, parse: Any = parsing.parse_app) -> tuple[int, str, dict[str, list[str]]]:
@@ -68,7 +75,7 @@ GOLDEN: dict[str, Any] = {
 
 
 def test_the_smallest_app_is_shown_with_its_defaults_and_nothing_else():
-    assert wire.write(parsing.parse_app({"id": "x", "cmd": "sleep 1"})) == GOLDEN
+    assert wire.write(whole({"id": "x", "cmd": "sleep 1"})) == GOLDEN
 
 
 def test_a_bridged_app_of_old_becomes_one_of_today():
@@ -271,6 +278,7 @@ def test_members_that_old_clients_do_not_know_are_shown_when_they_are_set():
         ({"id": "/a//b-/c"}, "/id", "error.pattern"),
         ({"id": "x", "dependencies": ["/a", "/A"]}, "/dependencies(1)", "error.pattern"),
         ({"id": "/a" * 600}, "/id", "error.maxLength"),
+        ({"id": "x", "role": ""}, "/role", "error.minLength"),
         ({"id": "x", "executor": "//other"}, "/executor", "error.pattern"),
         ({"id": "x", "portDefinitions": [{"name": "a=b"}]}, "/portDefinitions(0)/name", "error.pattern"),
         ({"id": "x", "portDefinitions": [{"name": ""}]}, "/portDefinitions(0)/name", "error.pattern"),
@@ -521,7 +529,7 @@ RICH: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("document", RICH, ids=range(len(RICH)))
 def test_a_reply_put_back_changes_nothing(document: dict[str, Any]):
-    app = parsing.parse_app(document, defaults=Defaults(network_name="n"))
+    app = whole(document, defaults=Defaults(network_name="n"))
     reply = app_json(record(app), counts=counts([]), deployments=["d"], tasks=[{"id": "t"}])
     reply = json.loads(json.dumps(reply)) | {"lastTaskFailure": None, "ports": None, "uris": None, "ipAddress": None}
     del reply["version"]  # with it, it would ask for a rollback
@@ -623,10 +631,15 @@ def test_groups_are_not_nested_without_end():
     assert "nested at most" in texts[0]
 
 
-def test_apps_of_a_group_that_enforces_its_role_have_it():
-    update = parsing.parse_group_update({"id": "/g", "enforceRole": True, "apps": [{"id": "a", "cmd": "x"}]})
-    assert update.apps is not None
-    assert update.apps[0].role == "g"
+def test_an_app_gets_its_role_when_it_is_deployed():
+    app = parsing.parse_app({"id": "/g/a", "cmd": "x"})
+    enforcing = {"/g": GroupRecord(id="/g", enforce_role=True)}
+    assert app.role == roles.NOT_SAID
+    assert roles.filled_in({"/g/a": app}, {}, "main")["/g/a"].role == "main"
+    assert roles.filled_in({"/g/a": app}, enforcing, "main")["/g/a"].role == "g"
+    assert roles.filled_in({"/a": app}, enforcing, "main")["/a"].role == "main"
+    said = parsing.parse_app({"id": "/g/a", "cmd": "x", "role": "own"})
+    assert roles.filled_in({"/g/a": said}, enforcing, "main") == {"/g/a": said}
 
 
 # --- anything at all ---
@@ -695,6 +708,7 @@ def test_any_json_gives_an_app_or_an_error(document: Any):
         assert app.status == 422
         orjson.dumps(app.body)
         return
+    app = attrs.evolve(app, role=app.role or "*")
     shown = wire.write(app)
     assert parsing.parse_app(json.loads(json.dumps(shown))) == app
     stored = record(app)
@@ -705,12 +719,13 @@ def test_any_json_gives_an_app_or_an_error(document: Any):
 @settings(max_examples=300, deadline=None)
 @given(JSON | mutated(), TEMPLATES, st.booleans())
 def test_any_json_gives_an_update_or_an_error(document: Any, base: Any, partial: bool):
-    app = parsing.parse_app(base)
+    app = whole(base)
     new = attempt(lambda: parsing.merge(app, parsing.parse_app_update(document), partial))
     if isinstance(new, MarathonError):
         assert new.status == 422
         return
     assert new.id == app.id
+    new = attrs.evolve(new, role=new.role or "*")
     assert parsing.merge(new, parsing.parse_app_update(wire.write(new))) == new
 
 

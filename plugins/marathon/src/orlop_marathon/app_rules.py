@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from orlop_marathon import docker_parameters, paths
+from orlop_marathon import docker_parameters, paths, roles
 from orlop_marathon.errors import Problem
 from orlop_marathon.model import (
     UNLIMITED,
@@ -147,14 +147,15 @@ def _is_uri(text: str) -> bool:
 
 def _role_rules(app: App, _: Defaults) -> Iterator[Problem]:
     for path, role in (("/role", app.role), *_positions("/acceptedResourceRoles", app.accepted_resource_roles)):
-        if role in ("", ".", ".."):
+        if role in (".", ".."):
             yield Problem(path, f'A role name must not be "{role}".')
         if role.startswith("-"):
             yield Problem(path, "A role name must not start with a '-'.")
         if found := re.search(r"[\x00-\x20/\x7f]", role):
             yield Problem(path, f"A role name must not include a {_named_character(found[0])} character.")
-    if not set(app.accepted_resource_roles) <= {"*", app.role}:
-        text = f"acceptedResourceRoles can only contain {' and '.join(sorted({'*', app.role}))}"
+    known = {"*", app.role} - {roles.NOT_SAID}
+    if not set(app.accepted_resource_roles) <= known:
+        text = f"acceptedResourceRoles can only contain {' and '.join(sorted(known))}"
         yield Problem("/acceptedResourceRoles", text)
 
 

@@ -38,7 +38,7 @@ from orlop.framework import (
     View,
     WakeAt,
 )
-from orlop_marathon import backoff, events, executing, failures, paths, reconciling, root, specs
+from orlop_marathon import backoff, events, executing, failures, reconciling, roles, root, specs
 from orlop_marathon.deployments import ActionKind, Deployment, Original, PlannedAction, original_id
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.model import AppRecord, GroupRecord
@@ -363,8 +363,7 @@ class _Run:
         if not keys:
             return [], stored
         not_before = delay.not_before_utc_ms if delay is not None else 0
-        group: GroupRecord | None = self._view.objects(root.GROUP).get(paths.top_level(path))
-        spec = self._framework.spec(record, group is not None and bool(group.enforce_role))
+        spec = self._framework.spec(record, roles.enforced(path, self._view.objects(root.GROUP)))
         asks: list[Action] = [self._ask(record, spec, key, number, not_before) for key, number in keys]
         return asks, stored
 

@@ -425,7 +425,7 @@ class ReadinessCheck:
 class App:
     """One app definition, canonical. Sizes in MiB, durations in seconds, as in the API.
 
-    id: absolute. role: whom its resources are accounted to. env: texts, or `{"secret": name}`.
+    id: absolute. role: whom its resources are accounted to (see `roles`). env: texts, or `{"secret": name}`.
     port_definitions: None without host networking; `container.port_mappings`: None with it.
     task_kill_grace_period_seconds: None leaves it to the node.
     """
@@ -447,7 +447,7 @@ class App:
     fetch: tuple[Fetch, ...] = _omitted(())
     constraints: tuple[Constraint, ...] = _omitted(())
     accepted_resource_roles: tuple[str, ...] = _omitted(())
-    role: str = "*"
+    role: str = attrs.field(default="*", metadata={MIN_LENGTH: 1})
     dependencies: tuple[str, ...] = _omitted((), **PATH)
     labels: Mapping[str, str] = attrs.field(factory=dict)
     backoff_seconds: float = _seconds(1.0)
@@ -541,13 +541,12 @@ class GroupRecord:
 class Defaults:
     """What the server's settings say about apps.
 
-    role: of apps that name none. network_name: of container networks that have none. bridge_name: the network name
-    of a legacy `ipAddress` that means a bridge. accepted_resource_roles: of apps that name none.
+    network_name: of container networks that have none. bridge_name: the network name of a legacy `ipAddress` that
+    means a bridge. accepted_resource_roles: of apps that name none.
     features: those that are on, of `gpu_resources`, `external_volumes`, `secrets` and `persistent_volumes`. The last
     two are off: nothing resolves secrets yet, and nothing brings a task back to its data.
     """
 
-    role: str = "*"
     network_name: str = ""
     bridge_name: str = "mesos-bridge"
     accepted_resource_roles: tuple[str, ...] = ()

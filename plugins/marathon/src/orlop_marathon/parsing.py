@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 import attrs
 
-from orlop_marathon import legacy, paths, wire
+from orlop_marathon import legacy, paths, roles, wire
 from orlop_marathon.errors import MarathonError, Problem, bad_timestamp, not_valid_at
 from orlop_marathon.model import (
     PATH,
@@ -180,11 +180,11 @@ def _translated(
         faults.types.append(Problem(path or "/", wire.EXPECTED_OBJECT))
         return None
     own = wire.Faults()
-    filled = {"networks": [], "role": defaults.role} | {
-        name: value for name, value in document.items() if value is not None
-    }
+    filled = {"networks": []} | {name: value for name, value in document.items() if value is not None}
     app = wire.collect(App, {"id": paths.ROOT} | filled, own, path)
     given = _given(document)
+    if app is not None and "role" not in given:
+        app = attrs.evolve(app, role=roles.NOT_SAID)
     if app is not None and "accepted_resource_roles" in given and not app.accepted_resource_roles:
         own.rules.append(Problem(f"{path}/acceptedResourceRoles", "must not be empty"))
     new = legacy.translate(document, app or _NOTHING, given, defaults, own, path) if app or own else None
@@ -398,7 +398,6 @@ def _group_update(
         texts.append(f"Identifier is not child of '{base}'")
     faults.rules.extend(Problem(f"{path}/id", text) for text in texts)
     _check_alone(read, group, faults, path)
-    defaults = attrs.evolve(defaults, role=_role(read, group, defaults))
     apps = _each(read.apps, lambda one, at: _app(one, group, defaults, faults, f"{path}/apps({at})", nested=True))
     groups = _each(
         read.groups,
@@ -416,13 +415,6 @@ def _group_update(
         version=timestamp(read.version) if read.version is not None else None,
         enforce_role=read.enforce_role,
     )
-
-
-def _role(read: _GroupDocument, group: str, defaults: Defaults) -> str:
-    """The default role of the apps below: the top-level group's name where it enforces its role."""
-    if read.enforce_role and group != paths.ROOT and paths.parent(group) == paths.ROOT:
-        return group.removeprefix("/")
-    return defaults.role
 
 
 def _check_alone(read: _GroupDocument, group: str, faults: wire.Faults, path: str) -> None:
