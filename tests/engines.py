@@ -325,6 +325,19 @@ class Engine:
                 repository, _, version = tag.partition(":")
                 client.tag("busybox:latest", repository, version or "latest", force=True)
 
+    @contextlib.contextmanager
+    def reachable(self, subnet: str) -> Iterator[None]:
+        """Meanwhile containers of this subnet of the engine's can be reached from here, as from the engine's host."""
+        inside = ("nsenter", f"--net=/run/netns/{self._namespace}", "iptables", "-w")
+        rule = ("FORWARD", "-d", subnet, "-j", "ACCEPT")
+        _run(*inside, "-I", *rule)
+        _run("ip", "route", "add", subnet, "via", self.address)
+        try:
+            yield
+        finally:
+            _run("ip", "route", "del", subnet)
+            _run(*inside, "-D", *rule)
+
     def log(self) -> str:
         return (self.folder / "dockerd.log").read_text(errors="replace")
 

@@ -57,7 +57,7 @@ json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-OWN_MEMBERS = {"Image", "Env", "Labels", "HostConfig", "ExposedPorts", "orlop_pull"}
+OWN_MEMBERS = {"Image", "Env", "Labels", "HostConfig", "ExposedPorts", "orlop_pull", "orlop_labels"}
 
 
 @given(st.dictionaries(st.text().filter(lambda name: name not in OWN_MEMBERS), json, max_size=5))
@@ -76,6 +76,16 @@ def test_the_identity_is_read_back_and_only_ours_is() -> None:
     for other in ({"orlop.cluster": "x"}, {"orlop.node": "x"}, {"orlop.incarnation": "x"}):
         assert identity_of({**labels, **other}, CONTEXT) is None
     assert identity_of(None, CONTEXT) is None
+
+
+def test_variables_of_the_task_may_be_labels_too() -> None:
+    payload = {"Labels": {"own": "1", "NAME": "forged"}, "orlop_labels": ["NAME", "ABSENT"]}
+    body = body_of(payload, environment={"NAME": "web.1", "OTHER": "x"})
+    assert "orlop_labels" not in body
+    assert {name: value for name, value in body["Labels"].items() if not name.startswith("orlop.")} == {
+        "own": "1",
+        "NAME": "web.1",
+    }
 
 
 def test_the_payloads_environment_wins() -> None:
@@ -136,6 +146,8 @@ def test_the_log_is_bounded_unless_the_payload_has_its_own() -> None:
         ({"Env": {"A": "1"}}, "payload.Env"),
         ({"Env": [1]}, "payload.Env"),
         ({"Labels": ["a"]}, "payload.Labels"),
+        ({"orlop_labels": "NAME"}, "payload.orlop_labels"),
+        ({"orlop_labels": [1]}, "payload.orlop_labels"),
         ({"HostConfig": "x"}, "payload.HostConfig"),
         ({"HostConfig": {"LogConfig": 1}}, "payload.HostConfig.LogConfig"),
         ({"HostConfig": {"PortBindings": 1}}, "payload.HostConfig.PortBindings"),

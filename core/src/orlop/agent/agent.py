@@ -259,6 +259,7 @@ class Agent:
                 effect.status.at_utc_ms,
                 self._info.address,
                 effect.status.probes,
+                effect.status.addresses,
             )
 
     def _set_timer(self, effect: decisions.SetTimer) -> None:

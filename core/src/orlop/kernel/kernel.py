@@ -287,7 +287,9 @@ class _Batch:
         self._kernel.planner.run(self._draft)
         self._reject()
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
-        if not self._draft.puts and not self._draft.deletes:
+        # Delayed tasks whose time has come are in no document, but must not be waited for again.
+        woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
+        if not self._draft.puts and not self._draft.deletes and not woken:
             return self._unchanged()
         self._write_log()
         draft = self._draft

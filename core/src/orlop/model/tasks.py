@@ -95,6 +95,8 @@ class Probe:
     """A health check that the agent runs against its own task. It counts and reports; it never kills.
 
     port_index: which of the task's ports to connect to; `port` is a fixed number instead.
+    own_address: connect to the task's own address (its container's), which its runtime tells, and not to the node's.
+    ipv6: of several own addresses, the first of this version.
     failures ignored during `grace_ms` after the start, until the first success.
     report_after: consecutive failures are reported one by one up to this count, then only the recovery is.
     """
@@ -102,6 +104,8 @@ class Probe:
     kind: ProbeKind
     port_index: int | None = None
     port: int | None = None
+    own_address: bool = False
+    ipv6: bool = False
     path: str = "/"
     command: str = ""
     interval_ms: int = 10_000

@@ -103,8 +103,9 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     image = body.get("Image")
     if not isinstance(image, str) or not image:
         raise InvalidPayload(f"payload.Image: expected the name of an image, got {image!r}")
+    variables = _variable_labels(launch, body.pop("orlop_labels", ()))
     body["Env"] = _environment(launch, body.get("Env"))
-    body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | _labels(launch.assignment, context)
+    body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
     host = _mapping("payload.HostConfig", body.get("HostConfig"))
     body["HostConfig"] = host
     _limit(host, launch.assignment)
@@ -133,6 +134,13 @@ def _environment(launch: Launch, own: object) -> list[str]:
     taken = {item.partition("=")[0] for item in own}
     added = [f"{name}={value}" for name, value in launch.environment.items() if name not in taken]
     return [*added, *own]
+
+
+def _variable_labels(launch: Launch, names: object) -> dict[str, str]:
+    """Variables of this task alone that shall be labels too: a payload is shared by many tasks."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InvalidPayload(f"payload.orlop_labels: expected a list of names of variables, got {names!r}")
+    return {name: launch.environment[name] for name in names if name in launch.environment}
 
 
 def _labels(assignment: Assignment, context: RuntimeContext) -> dict[str, str]:
