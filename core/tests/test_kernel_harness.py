@@ -6,6 +6,10 @@ import attrs
 import pytest
 
 from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Resources, View
+from orlop.kernel import records
+from orlop.kernel.events import DrainNode
+from orlop.kernel.kernel import KernelSettings
+from orlop.model.tasks import ProbeResult
 from orlop.testing.harness import Cluster, NotIdempotent
 
 
@@ -96,3 +100,16 @@ def test_a_handler_that_wants_something_else_each_time_is_found() -> None:
     cluster = Cluster(Restless())
     with pytest.raises(NotIdempotent, match="copy-1"):
         cluster.settle()
+
+
+def test_the_event_log_is_kept_by_count_though_some_transactions_log_nothing() -> None:
+    kept = 10
+    cluster = make()
+    cluster.kernel.settings = KernelSettings(log_records_kept=kept)
+    for round_number in range(4 * kept):
+        cluster.step(DrainNode(node="n0", drained=round_number % 2 == 0))
+        for _ in range(round_number % 3):
+            cluster.report_probes(cluster.running()[0], ProbeResult(consecutive_failures=cluster.state.version))
+    versions = [int(key.removeprefix(records.LOG)) for key in cluster.documents if key.startswith(records.LOG)]
+    assert versions
+    assert min(versions) > cluster.state.version - kept

@@ -320,6 +320,9 @@ class _Batch:
 
     def _write_log(self) -> None:
         draft = self._draft
+        beyond = draft.version - self._kernel.settings.log_records_kept
+        if beyond > 0:
+            draft.deletes.add(records.log_key(beyond))  # it may have a record although this version has none
         if not draft.log:
             return
         if len(draft.log) > LOG_ENTRIES_PER_RECORD_MAX:
@@ -329,9 +332,6 @@ class _Batch:
                 LogEntry(type="log.truncated", utc_ms=self._now.utc_ms, details={"left_out": str(left_out)})
             )
         draft.puts[records.log_key(draft.version)] = LogRecord(entries=tuple(draft.log))
-        beyond = draft.version - self._kernel.settings.log_records_kept
-        if beyond > 0:
-            draft.deletes.add(records.log_key(beyond))
 
     def _effects(self, state: State) -> Iterable[Effect]:
         yield from self._answers
