@@ -157,9 +157,10 @@ class Lane:
     def close(self) -> None:
         """Stops all engines and leaves nothing behind."""
         for engine in self.engines:
-            with contextlib.suppress(Exception):
-                engine.clear()
-            engine.kill()
+            if engine.running:
+                with contextlib.suppress(Exception):
+                    engine.clear()
+                engine.kill()
         try:
             self._sweep()
         finally:
@@ -299,6 +300,15 @@ class Engine:
             # An init process that is slow to reap leaves a zombie, which the next dockerd takes for a living one.
             wait_until(lambda: _has_ended(int(pid_file.read_text())), "containerd to end", ENDED_WITHIN_S)
             pid_file.unlink()
+
+    def hang(self) -> None:
+        """SIGSTOP: it takes connections and answers nothing, until `go_on`."""
+        assert self._daemon is not None, "it does not run"
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self._daemon is not None:
+            self._daemon.send_signal(signal.SIGCONT)
 
     def _end(self, number: signal.Signals) -> None:
         if self._daemon is not None:

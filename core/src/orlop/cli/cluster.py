@@ -49,6 +49,8 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "framework", f"{framework['name']} {framework.get('state', '')}{error}"
     if pending := document["tasks"].get("pending"):
         yield "waiting", f"{pending} (see: orlop tasks --state pending, orlop explain TASK)"
+    for one in document.get("unavailable", []):
+        yield "runtime", f"{one['runtime']} on {one['node_name']}: {one['reason']}"
     for orphan in document.get("orphans", []):
         node = orphan.get("node_name") or orphan.get("node")
         yield "orphan", f"{orphan['task']} runs on {node}, and this cluster's state does not know it"
@@ -71,10 +73,13 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
     def once() -> None:
         document = client_of(ctx).get("/v1/nodes")
         rows = [
-            node | {name: _usage(node["resources"].get(name)) for name in ("cpus", "mem", "disk")}
+            node
+            | {name: _usage(node["resources"].get(name)) for name in ("cpus", "mem", "disk")}
+            | {"unavailable": "; ".join(f"{name}: {why}" for name, why in node.get("unavailable", {}).items())}
             for node in document["nodes"]
         ]
-        columns = ("id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports")
+        columns = ["id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports"]
+        columns += ["unavailable"] if any(row["unavailable"] for row in rows) else []
         wide = ("address", "os", "arch", "runtimes", "attributes", "version")
         show(output, document, rows, columns, wide=wide)
 
