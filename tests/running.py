@@ -76,18 +76,22 @@ class RunningOrlop:
     def marathon(self) -> str:
         return f"http://{self.marathon_address}"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Starts it and waits until both APIs answer."""
+        self.launch(*options)
+        wait_until(self._answers, f"orlop up answers; its log: {self._tail()}")
+
+    def launch(self, *options: str) -> None:
+        """Starts it, whatever comes of it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "orlop", "up", "--data", str(self.data)],
+                [sys.executable, "-m", "orlop", "up", "--data", str(self.data), *options],
                 cwd=self._folder,
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._answers, f"orlop up answers; its log: {self._tail()}")
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -281,9 +281,20 @@ def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     assert "mem        1.5GiB of 16GiB used" in lines
     assert "framework  marathon quarantined: KeyError: 'x'" in lines
     assert "runtime    docker on alpha: the engine does not answer" in lines
-    assert "orphan     t-9 runs on alpha, and this cluster's state does not know it" in lines
+    assert lines[-3:-1] == [
+        "orphans    1 task runs and is not in this cluster's state: it is left alone",
+        "           t-9 on alpha",
+    ]
     assert lines[-1] == "READ ONLY  the disk is full"
     assert json.loads(run(fake, "status", "-o", "json").stdout) == CLUSTER
+
+
+def test_of_many_orphans_the_first_are_shown(fake: Fake) -> None:
+    orphans = [{"task": f"t-{number:03}", "node": "n-1", "node_name": "alpha"} for number in range(200)]
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"orphans": orphans, "read_only": ""}
+    lines = run(fake, "status").stdout.splitlines()
+    assert "orphans    200 tasks run and are not in this cluster's state: they are left alone" in lines
+    assert lines[-1] == "           and 180 more (see: orlop status -o json)"
 
 
 def test_tables_are_aligned_json_is_the_document_and_names_are_bare(fake: Fake) -> None:

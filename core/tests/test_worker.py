@@ -156,6 +156,15 @@ def test_what_a_restored_state_does_not_know_is_an_orphan_and_goes_on() -> None:
     assert worker.records["t1"].orphan
 
 
+def test_an_orphan_stays_one_however_far_the_restored_state_goes() -> None:
+    worker = make(assigned(assignment(), revision=5), running(), assigned(full=True, revision=3))
+    for revision in (5, 6, 700):
+        assert not of(worker.handle(assigned(full=True, revision=revision), NOW), Signal)
+    assert not worker.handle(assigned(assignment(), revision=701), NOW), "a state that names it has it back"
+    assert not worker.records["t1"].orphan
+    assert of(worker.handle(assigned(full=True, revision=702), NOW), Signal)
+
+
 def test_a_snapshot_without_a_running_task_means_that_it_is_lost() -> None:
     worker = make(assigned(assignment()), running())
     (status,) = told(worker.handle(Snapshot(runtime="process", reports=()), NOW))
