@@ -177,6 +177,15 @@ def test_a_snapshot_without_a_task_that_never_started_starts_it_again() -> None:
     assert of(worker.handle(Snapshot(runtime="process", reports=()), NOW), Start)
 
 
+def test_a_snapshot_of_a_task_that_was_made_and_never_started_starts_it() -> None:
+    made = Report(task="t1", incarnation=1, phase=Phase.PREPARING, external_id="42")
+    for known in (Phase.PREPARING, Phase.STARTING):
+        worker = make(assigned(assignment()), attrs.evolve(made, phase=known))
+        assert of(worker.handle(Snapshot(runtime="process", reports=(made,)), NOW), Start) == [Start(assignment())]
+    stopping = make(assigned(assignment()), made, assigned(assignment(desired=Desired.STOPPED)))
+    assert not of(stopping.handle(Snapshot(runtime="process", reports=(made,)), NOW), Start)
+
+
 def test_an_unknown_runtime_is_an_error_of_the_task() -> None:
     spec = attrs.evolve(SPEC, runtime="wasm")
     (status,) = told(make().handle(assigned(assignment(spec=spec)), NOW))

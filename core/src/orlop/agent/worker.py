@@ -353,6 +353,9 @@ class Worker:
             elif known.status.state is TaskState.REMOVED:
                 # A crash between the record of the end and its removal would leave it there for ever.
                 yield Remove(snapshot.runtime, report.task)
+            elif known.live and report.phase is Phase.PREPARING:
+                # As would one between the making of a container and its start.
+                yield Start(known.assignment)
 
     def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
         if record.to_stop:
