@@ -321,11 +321,20 @@ class Engine:
         return self._daemon is not None
 
     def clear(self) -> None:
-        """Removes every container."""
-        with contextlib.closing(self.client()) as client:
-            for container in client.containers(all=True):
-                with contextlib.suppress(docker.errors.NotFound):
+        """Removes every container. Some may be removing themselves, which takes a moment."""
+
+        def none_left(client: docker.APIClient) -> bool:
+            left = client.containers(all=True)
+            for container in left:
+                try:
                     client.remove_container(container["Id"], force=True, v=True)
+                except docker.errors.APIError as error:
+                    if error.status_code not in (404, 409):
+                        raise
+            return not left
+
+        with contextlib.closing(self.client()) as client:
+            wait_until(lambda: none_left(client), f"the containers of {self.name} to be gone")
 
     def load_busybox(self, *tags: str) -> None:
         """Imports the image under `busybox:latest`, and the same under further names, such as "alpine:3"."""
