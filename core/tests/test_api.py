@@ -104,6 +104,29 @@ def test_nodes_by_id_and_beginning_and_their_draining() -> None:
     with_client(work, server)
 
 
+def test_a_runtime_that_cannot_be_used_is_shown_with_the_reason() -> None:
+    server = make_server()
+    node = server.cluster.nodes["n1"]
+    node.info = attrs.evolve(node.info, runtimes=("process",), unavailable={"docker": "the engine does not answer"})
+    server.cluster.return_node("n1")
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        assert (await read(client, "/v1/nodes/n1"))["unavailable"] == {"docker": "the engine does not answer"}
+        assert (await read(client, "/v1/cluster"))["unavailable"] == [
+            {"runtime": "docker", "node": "n1", "node_name": "n1", "reason": "the engine does not answer"}
+        ]
+        noted = (await read(client, "/v1/events?type=node.runtimes"))["events"]
+        assert [(one["subject"], one["details"]["reason"]) for one in noted] == [
+            ("n1", "docker: the engine does not answer")
+        ]
+        async with client.get("/metrics") as response:
+            metrics = await response.text()
+        assert 'orlop_nodes_without_runtime{runtime="docker"} 1.0' in metrics
+        assert 'orlop_nodes_without_runtime{runtime="process"} 0.0' in metrics
+
+    with_client(work, server)
+
+
 def test_tasks_are_filtered_and_found() -> None:
     server = make_server()
     ended = server.cluster.running()[0]
@@ -677,6 +700,8 @@ def test_output_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "deleted by age" in (await problem(client.get(f"/v1/tasks/{task}/logs"), 404))["error"]
         monkeypatch.setattr(server, "task_output", lambda *_, **__: raising(NotAvailable("its node is away")))
         assert "its node is away" in (await problem(client.get(f"/v1/tasks/{task}/logs?follow"), 503))["error"]
+        monkeypatch.setattr(server, "task_output", lambda *_, **__: raising(ConnectionError("the engine hangs")))
+        assert "the engine hangs" in (await problem(client.get(f"/v1/tasks/{task}/logs"), 503))["error"]
 
     with_client(work, server)
 

@@ -6,6 +6,10 @@ import attrs
 import pytest
 
 from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Resources, View
+from orlop.kernel import records
+from orlop.kernel.events import DrainNode
+from orlop.kernel.kernel import KernelSettings
+from orlop.model.tasks import ProbeResult
 from orlop.testing.harness import Cluster, NotIdempotent
 
 
@@ -133,3 +137,16 @@ def test_a_time_that_has_come_is_not_waited_for_again(killed: bool) -> None:
         cluster.add_node("large", cpus=100)
         cluster.settle()
         assert [task.node for task in cluster.running()] == ["large"]
+
+
+def test_the_event_log_is_kept_by_count_though_some_transactions_log_nothing() -> None:
+    kept = 10
+    cluster = make()
+    cluster.kernel.settings = KernelSettings(log_records_kept=kept)
+    for round_number in range(4 * kept):
+        cluster.step(DrainNode(node="n0", drained=round_number % 2 == 0))
+        for _ in range(round_number % 3):
+            cluster.report_probes(cluster.running()[0], ProbeResult(consecutive_failures=cluster.state.version))
+    versions = [int(key.removeprefix(records.LOG)) for key in cluster.documents if key.startswith(records.LOG)]
+    assert versions
+    assert min(versions) > cluster.state.version - kept

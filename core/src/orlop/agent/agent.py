@@ -82,6 +82,7 @@ class Agent:
         self._connect = connect
         self._runtimes = {runtime.name: runtime for runtime in runtimes}
         self._available: set[str] = set()
+        self._unavailable: dict[str, str] = {}
         self._worker = Worker(self._runtimes, records.tasks(), records.epoch())
         self._inbox: asyncio.Queue[decisions.Event] = asyncio.Queue()
         self._link: Link[ToServer, ToAgent] | None = None
@@ -118,18 +119,21 @@ class Agent:
     async def _open(self, runtime: Runtime) -> None:
         try:
             await runtime.open(self._runtime_event)
-        except Exception:
+        except Exception as error:
             log.exception("the %s runtime cannot be opened", runtime.name)
+            self._unavailable[runtime.name] = f"it cannot be opened: {type(error).__name__}: {error}"
 
     def _runtime_event(self, event: RuntimeEvent) -> None:
-        before = frozenset(self._available)
+        before = dict(self._unavailable), frozenset(self._available)
         if isinstance(event, Snapshot):
             self._available.add(event.runtime)
+            self._unavailable.pop(event.runtime, None)
         elif isinstance(event, Unavailable):
             self._available.discard(event.runtime)
+            self._unavailable[event.runtime] = event.reason
             log.warning("the %s runtime is not available: %s", event.runtime, event.reason)
         self._inbox.put_nowait(event)
-        if self._available != before and self._link is not None:
+        if (self._unavailable, self._available) != before and self._link is not None:
             self._hello(self._link)
 
     # The session
@@ -155,7 +159,9 @@ class Agent:
             beat.cancel()
 
     def _hello(self, link: Link[ToServer, ToAgent]) -> None:
-        info = attrs.evolve(self._info, runtimes=tuple(sorted(self._available)))
+        info = attrs.evolve(
+            self._info, runtimes=tuple(sorted(self._available)), unavailable=dict(sorted(self._unavailable.items()))
+        )
         hello = Hello(node=info, cluster_id=self._identity.cluster_id, statuses=self._worker.statuses())
         try:
             link.send(hello)

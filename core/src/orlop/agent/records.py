@@ -15,7 +15,7 @@ import attrs
 
 from orlop.agent.worker import TaskRecord
 from orlop.model.documents import from_bytes, to_bytes
-from orlop.model.messages import Epoch
+from orlop.model.messages import Epoch, Seen
 
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID"
 _TASK: Final = "task/"
@@ -47,6 +47,24 @@ class AgentRecords:
     def epoch(self) -> Epoch | None:
         data = self._get("epoch")
         return from_bytes(data, Epoch, "agent record epoch") if data is not None else None
+
+    def seen(self) -> Seen | None:
+        """None before the first session. Raises DocumentError, NewerVersion."""
+        epoch, identity = self.epoch(), self.identity()
+        if epoch is None or identity is None:
+            return None
+        versions = (record.revision for record in self.tasks() if record.generation == epoch.generation)
+        return Seen(cluster_id=identity.cluster_id, epoch=epoch, version=max(versions, default=0))
+
+    def rejoin(self) -> None:
+        """Lets the node join any cluster. What it runs goes on as orphans there."""
+        identity = self.identity()
+        if identity is None or not identity.cluster_id:
+            return
+        orphans = [attrs.evolve(record, orphan=True) for record in self.tasks()]
+        puts = [(_TASK + record.assignment.task, to_bytes(record)) for record in orphans]
+        puts.append(("identity", to_bytes(attrs.evolve(identity, cluster_id=""))))
+        self._write(puts, ["epoch"])
 
     def identity(self) -> NodeIdentity | None:
         data = self._get("identity")

@@ -252,14 +252,14 @@ class Worker:
             yield Start(item)
 
     def _unnamed(self, record: TaskRecord, message: Assignments, now: Now) -> Iterator[Effect]:
-        if record.status.state is TaskState.REMOVED:
-            return  # reported in the hello; its acknowledgement drops it
+        if record.status.state is TaskState.REMOVED or record.orphan:
+            return  # reported in the hello; its acknowledgement drops it, if it has ended
         if record.generation == message.epoch.generation and record.revision <= message.revision:
             stopped = attrs.evolve(record.assignment, desired=Desired.REMOVED, reason="it is no longer wanted")
             changed = attrs.evolve(record, assignment=stopped)
             yield from self._keep(changed)
             yield from self._stop(changed, now)
-        elif not record.orphan:
+        else:
             yield from self._keep(attrs.evolve(record, orphan=True))
 
     def _stop(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
@@ -353,6 +353,9 @@ class Worker:
             elif known.status.state is TaskState.REMOVED:
                 # A crash between the record of the end and its removal would leave it there for ever.
                 yield Remove(snapshot.runtime, report.task)
+            elif known.live and report.phase is Phase.PREPARING:
+                # As would one between the making of a container and its start.
+                yield Start(known.assignment)
 
     def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
         if record.to_stop:

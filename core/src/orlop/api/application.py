@@ -84,6 +84,9 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return of_http(request, error).response()
     except NotAvailable as error:
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)).response()
+    except web.RequestPayloadError as error:
+        detail = " ".join(str(error).split())[:200]
+        return Problem(HTTPStatus.BAD_REQUEST, f"the body cannot be read: {detail}", path="body").response()
     except (ConnectionError, asyncio.CancelledError):
         raise
     except Exception as error:

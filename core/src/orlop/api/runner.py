@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from aiohttp import web, web_protocol
+from aiohttp import web
 
 from orlop.api.application import of_http
+from orlop.api.connections import IDLE_S, BoundedProtocol
 from orlop.api.guard import is_own
 from orlop.api.problems import Problem
 
 log = logging.getLogger(__name__)
 
 
-class _Protocol(web_protocol.RequestHandler):
+class _Protocol(BoundedProtocol):
     """A connection that answers in JSON what it cannot parse."""
 
     __slots__ = ()
@@ -50,6 +51,7 @@ class _Server(web.Server):
 
         super().__init__(handle, request_factory=plain.request_factory, **options)
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
+        self._options.setdefault("keepalive_timeout", IDLE_S)
 
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._options)

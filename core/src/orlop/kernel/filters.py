@@ -50,8 +50,15 @@ class RuntimeFilter:
 
 @lru_cache(CHECKS_REMEMBERED)
 def _runtime_check(wanted: str) -> Check:
-    reason = f"no {wanted} runtime"
-    return lambda candidate: None if wanted in candidate.node.info.runtimes else reason
+    absent, away = f"no {wanted} runtime", f"its {wanted} runtime cannot be used now"
+
+    def check(candidate: Candidate) -> str | None:
+        info = candidate.node.info
+        if wanted in info.runtimes:
+            return None
+        return away if wanted in info.unavailable else absent
+
+    return check
 
 
 class AttributesFilter:

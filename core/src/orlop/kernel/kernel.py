@@ -159,10 +159,17 @@ class _Batch:
             self._draft.put_node(node)
             if known is None or known.state is not NodeState.READY:
                 self._draft.note("node.ready", node.id, name=node.info.name)
+            if known is not None and known.info.runtimes != node.info.runtimes:
+                self._note_runtimes(node)
         self._sessions[node.id] = event.session
         if known is not None and known.state is not NodeState.READY:
             self._reachable_again(node.id)
         self._reported(event.session, node.id, hello)
+
+    def _note_runtimes(self, node: Node) -> None:
+        reason = "; ".join(f"{runtime}: {why}" for runtime, why in node.info.unavailable.items())
+        runtimes = ", ".join(node.info.runtimes)
+        self._draft.note("node.runtimes", node.id, name=node.info.name, runtimes=runtimes, reason=reason)
 
     def _reachable_again(self, node_id: str) -> None:
         for _, task_id in sorted(self._draft.candidate(node_id).tasks.items()):
@@ -321,15 +328,15 @@ class _Batch:
 
     def _write_log(self) -> None:
         draft = self._draft
+        beyond = draft.version - self._kernel.settings.log_records_kept
+        if beyond > 0:
+            draft.deletes.add(records.log_key(beyond))  # it may have a record although this version has none
         if not draft.log:
             return
         if draft.log_left_out:
             left_out = {"left_out": str(draft.log_left_out)}
             draft.log.append(LogEntry(type="log.truncated", utc_ms=self._now.utc_ms, details=left_out))
         draft.puts[records.log_key(draft.version)] = LogRecord(entries=tuple(draft.log))
-        beyond = draft.version - self._kernel.settings.log_records_kept
-        if beyond > 0:
-            draft.deletes.add(records.log_key(beyond))
 
     def _effects(self, state: State) -> Iterable[Effect]:
         yield from self._answers

@@ -18,9 +18,14 @@ from orlop.model.resources import Resources
 from orlop.server.plugin_host import PluginHost
 
 
+def open_records(data: Path) -> AgentRecords:
+    """What this node remembers."""
+    return AgentRecords(data / "agent" / "agent.db")
+
+
 def make_agent(settings: Settings, data: Path, plugins: PluginHost, cluster_id: str, connect: Connect) -> Agent:
     """The agent of this node, its folders made. connect: dials the leader."""
-    records = AgentRecords(data / "agent" / "agent.db")
+    records = open_records(data)
     identity = records.identity()
     if identity is None:
         identity = NodeIdentity(node_id=secrets.token_hex(6))

@@ -17,6 +17,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from orlop.configuration import Settings
+from orlop.model.messages import Seen
 from orlop.processes.listening import CannotStart, check_loopback, listen
 from orlop.processes.stores import open_configured_store, store_url
 from orlop.server import builtin
@@ -40,11 +41,11 @@ def run(
     data: Path,
     announce: Callable[[str], None] = print,
     companion: Companion | None = None,
-    check: Callable[[Store], None] = lambda _: None,
+    check: Callable[[Store], Seen | None] = lambda _: None,
 ) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code. Raises CannotStart, StoreError, DocumentError.
 
-    check: of the opened store; may raise CannotStart.
+    check: of the opened store: what this machine's own node has seen of its history; may raise CannotStart.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _check_exposure(settings)
@@ -65,7 +66,7 @@ async def _run(
     data: Path,
     announce: Callable[[str], None],
     companion: Companion | None,
-    check: Callable[[Store], None],
+    check: Callable[[Store], Seen | None],
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -84,7 +85,7 @@ async def _one_life(
     data: Path,
     announce: Callable[[str], None],
     companion: Companion | None,
-    check: Callable[[Store], None],
+    check: Callable[[Store], Seen | None],
     stop: asyncio.Event,
 ) -> Exception | None:
     """None: it was told to stop. Otherwise why to begin anew; what cannot go on at all is raised."""
@@ -95,8 +96,7 @@ async def _one_life(
     beside: asyncio.Task[None] | None = None
     server: Server | None = None
     try:
-        check(store)
-        server = Server(settings, plugins, store, store_url(settings, data))
+        server = Server(settings, plugins, store, store_url(settings, data), check(store))
         server.start()
         await _ready(server, store)
         if companion is not None:

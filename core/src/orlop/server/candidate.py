@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from orlop.model.documents import to_bytes
+from orlop.model.messages import Seen
 from orlop.server.election import (
     BeginTerm,
     Campaign,
@@ -48,6 +49,7 @@ class Candidate:
 
     begin: called with each term that begins, to return quickly. end: with the reason for which the last one ended.
     no_room: the store refused a campaign for lack of room, with the reason. clock: monotonic milliseconds.
+    seen: see `begin_term`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Candidate:
         end: Callable[[str], None],
         fatal: Callable[[Exception], None],
         no_room: Callable[[str], None] = lambda _: None,
+        seen: Seen | None = None,
     ) -> None:
         self._store = store
         self._classes = classes
@@ -74,6 +77,7 @@ class Candidate:
         self._end = end
         self._fatal = fatal
         self._no_room = no_room
+        self._seen = seen
         self._election = Election(settings)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -140,6 +144,7 @@ class Candidate:
                     revision,
                     new_cluster_id=secrets.token_hex(8),
                     utc_ms=self._utc_ms(),
+                    seen=self._seen,
                 )
         except StoreError as error:
             self.give_up(f"the term could not begin: {error}")

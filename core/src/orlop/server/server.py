@@ -26,6 +26,7 @@ from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
+from orlop.model.messages import Seen
 from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
@@ -49,9 +50,11 @@ class PluginRecovered(Exception):
 
 
 class Server:
-    """See the module. Make it on the event loop; `start`, `ready`, then `stop`."""
+    """See the module. Make it on the event loop; `start`, `ready`, then `stop`. seen: by this machine's own node."""
 
-    def __init__(self, settings: Settings, plugins: PluginHost, store: Store, store_url: str) -> None:
+    def __init__(
+        self, settings: Settings, plugins: PluginHost, store: Store, store_url: str, seen: Seen | None = None
+    ) -> None:
         self.settings = settings
         self.plugins = plugins
         self.cluster_name = settings.cluster.name
@@ -88,7 +91,8 @@ class Server:
             handler_timeout_s=settings.server.handler_timeout_s,
         )
         self.metrics = self._parts.metrics.registry
-        self._candidate = self._make_candidate(store, {name: framework for name, (_, framework) in classes.items()})
+        own_classes = {name: framework for name, (_, framework) in classes.items()}
+        self._candidate = self._make_candidate(store, own_classes, seen)
 
     def _framework_classes(self) -> dict[str, tuple[str, type[Framework]]]:
         found: dict[str, tuple[str, type[Framework]]] = {}
@@ -109,7 +113,7 @@ class Server:
             scorers += self.plugins.call(plugin, "node_scorers", settings=settings) or []
         return Kernel(filters, scorers)
 
-    def _make_candidate(self, store: Store, classes: Mapping[str, type[Framework]]) -> Candidate:
+    def _make_candidate(self, store: Store, classes: Mapping[str, type[Framework]], seen: Seen | None) -> Candidate:
         shared = not store.exclusive
         bridge = self._parts.bridge
         return Candidate(
@@ -125,6 +129,7 @@ class Server:
             end=lambda reason: bridge.call(lambda: self._end(reason)),
             fatal=lambda error: bridge.call(lambda: self._fail(error)),
             no_room=lambda reason: bridge.call(lambda: self._no_room(reason)),
+            seen=seen,
         )
 
     # Its life

@@ -55,6 +55,8 @@ _log = logging.getLogger(__name__)
 #: A container that is just being removed holds its name for a moment.
 NAME_FREE_WITHIN_S: Final = 30.0
 NAME_POLL_S: Final = 0.1
+#: The node does not wait longer for an engine before it begins its other work.
+OPEN_WITHIN_S: Final = 5.0
 _NEVER_STARTED: Final = "killed before it was started"
 _ALIVE: Final = frozenset({Phase.PREPARING, Phase.STARTING, Phase.RUNNING})
 _EVENTS: Final = frozenset({"start", "die", "destroy"})
@@ -117,10 +119,10 @@ class DockerRuntime:
             with contextlib.suppress(RuntimeError):  # the loop may have been closed meanwhile
                 loop.call_soon_threadsafe(function, *arguments)
 
-        def connected(client: Any, listing: list[dict[str, Any]]) -> None:
+        def connected(client: Any, looking: Any, listing: list[dict[str, Any]]) -> None:
             mark = self._changes
-            on_loop(self._on_connected, client, self._reports_of(client, listing), mark)
-            remove_surplus(client, listing)
+            on_loop(self._on_connected, client, self._reports_of(looking, listing), mark)
+            on_loop(self._remove_surplus, client, listing)
 
         self._follower = Follower(
             self._context.docker,
@@ -130,7 +132,11 @@ class DockerRuntime:
             on_lost=functools.partial(on_loop, self._on_lost),
         )
         self._follower.start()
-        await self._first_event.wait()
+        try:
+            async with asyncio.timeout(OPEN_WITHIN_S):
+                await self._first_event.wait()
+        except TimeoutError:
+            self._on_lost(f"the Docker Engine at {self._context.docker} has not answered yet")
 
     async def close(self) -> None:
         """See `Runtime`."""
@@ -182,11 +188,19 @@ class DockerRuntime:
         self._engine.client = client
         self._engine.unavailable = ""
         self._report_to(Snapshot(runtime=self.name, reports=tuple(reports)))
+        self._engine.lost.clear()
         self._engine.connected.set()
         self._first_event.set()
 
+    def _remove_surplus(self, client: Any, listing: list[dict[str, Any]]) -> None:
+        self._spawn(self._engine.in_thread(self._engine.pools.control, remove_surplus, client, listing))
+
     def _on_lost(self, reason: str) -> None:
         self._engine.connected.clear()
+        if not self._engine.lost.is_set():
+            self._engine.lost.set()
+            self._pulls.clear()
+            self._engine.pools.renew_pull()
         if reason != self._engine.unavailable:
             self._engine.unavailable = reason
             self._report_to(Unavailable(runtime=self.name, reason=reason))
@@ -362,10 +376,11 @@ class DockerRuntime:
             pulling = loop.run_in_executor(self._engine.pools.pull, pull, self._engine.client, image, progress)
             self._pulls[image] = pulling
             pulling.add_done_callback(lambda done: self._pulled(image, done))
-        await self._unless_abandoned(record, asyncio.shield(pulling))
+        await self._unless_abandoned(record, self._engine.unless_lost(pulling))
 
     def _pulled(self, image: str, done: asyncio.Future[None]) -> None:
-        self._pulls.pop(image, None)
+        if self._pulls.get(image) is done:
+            del self._pulls[image]
         if not done.cancelled():
             done.exception()  # seen by those who still wait, if any
 
