@@ -107,6 +107,9 @@ class StubServer:
         self.cluster.step(event)
         return True
 
+    async def backup(self) -> bytes:
+        return b"backup"
+
     async def log_entries(
         self, *, after: tuple[int, int] | None, limit: int, subject: str | None = None
     ) -> tuple[list[tuple[int, int, LogEntry]], bool]:

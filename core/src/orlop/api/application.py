@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from orlop.api import cluster, events, explain, metrics, nodes, page, plugins, tasks
+from orlop.api import backup, cluster, events, explain, metrics, nodes, page, plugins, tasks
 from orlop.api.forwarding import client_session, forwarding
 from orlop.api.guard import Authenticate, Handler, add_security_headers, authentication, is_own, loopback_guard
 from orlop.api.interface import OperatorServer
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
 FORWARDING: Final = web.AppKey("forwarding", partial)
 _GUARD: Final = web.AppKey[Middleware]("guard", object)  # type: ignore[arg-type]
-_MODULES: Final = (cluster, nodes, tasks, explain, events, plugins, metrics, page)
+_MODULES: Final = (backup, cluster, nodes, tasks, explain, events, plugins, metrics, page)
 
 
 def make_application(server: OperatorServer, authenticate: Authenticate | None = None) -> web.Application:

@@ -36,7 +36,7 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(what, text) lines; what needs attention comes last, where the eye ends up."""
     yield "cluster", f"{document['name']} ({document['id']}), Orlop {document['version']}"
     leader = document.get("leader")
-    others = f", leader {leader}" if leader and leader != document["address"] else ""
+    others = f", leader {leader}" if leader and leader.partition("://")[2] != document["address"] else ""
     yield "server", f"{document['address']}, up {age(document['started'])}{others}"
     yield "store", text_of(document.get("store"))
     yield "nodes", _counted(document["nodes"])

@@ -8,6 +8,7 @@ does not.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import secrets
 import time
@@ -27,6 +28,7 @@ from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
 from orlop.model.messages import Seen
+from orlop.server import archive
 from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
@@ -275,6 +277,19 @@ class Server:
         if self._leadership is None:
             raise NotAvailable(f"nothing was changed: {NO_LEADER}")
         return self._leadership
+
+    async def backup(self) -> bytes:
+        """A backup's file. Raises NotAvailable."""
+        self._leading()
+        try:
+            return await asyncio.to_thread(self._backup)
+        except (StoreError, archive.BackupError) as error:
+            raise NotAvailable(f"the state cannot be read: {error}") from error
+
+    def _backup(self) -> bytes:
+        file = io.BytesIO()
+        archive.write(archive.take(self._parts.store, utc_ms=read_clock().utc_ms, orlop_version=self.version), file)
+        return file.getvalue()
 
     async def log_entries(
         self, *, after: tuple[int, int] | None, limit: int, subject: str | None = None
