@@ -56,10 +56,13 @@ def counts(tasks: Iterable[Task]) -> Counts:
     """Of tasks that have a node. One that starts, is being killed or is unreachable is neither staged nor running."""
     staged = running = healthy = unhealthy = 0
     for task in tasks:
-        staged += mesos_state(task) == "TASK_STAGING"
-        running += task.running and not task.unreachable
-        healthy += task.running and task.healthy is True
-        unhealthy += task.running and task.healthy is False
+        if task.running:
+            running += not task.unreachable
+            health = task.healthy
+            healthy += health is True
+            unhealthy += health is False
+        else:
+            staged += mesos_state(task) == "TASK_STAGING"
     return Counts(staged=staged, running=running, healthy=healthy, unhealthy=unhealthy)
 
 
