@@ -72,18 +72,17 @@ def test_from_an_embedded_store_to_an_etcd_and_back(orlop: RunningOrlop, tmp_pat
     orlop.wait_deployed()
     orlop.stop()
     with contextlib.closing(etcds.cluster()) as etcd:
-        url = etcd.url
+        url = etcd.url()
         data = ("--data", str(orlop.data))
         assert "generation 2" in orlop.cli("store", "migrate", "--to", url, *data)
         assert "--replace gives it up" in orlop.cli("store", "migrate", "--to", url, *data, code=5)
-        status = orlop.cli("store", "status", "--data", str(tmp_path / "elsewhere"))
-        assert status.startswith("revision")
+        settings = tmp_path / "of-etcd.toml"
+        settings.write_text(f'[store]\nurl = "{url}"\n')
+        of_etcd = ("--config", str(settings))
+        assert "member " in orlop.cli("store", "status", *of_etcd)
         file = tmp_path / "of-etcd"
-        environment = {"ORLOP_STORE__URL": url}
-        os.environ.update(environment)
-        try:
-            assert "etcd" not in orlop.cli("backup", str(file), "--offline", *data)
-        finally:
-            del os.environ["ORLOP_STORE__URL"]
+        orlop.cli("backup", str(file), "--offline", *of_etcd)
+        assert "defragmented" in orlop.cli("store", "compact", *of_etcd)
+    assert "generation 3" in orlop.cli("restore", str(file), "--replace", *data)
     orlop.start()
     assert len(orlop.running("/moved")) == 2
