@@ -164,12 +164,12 @@ class TestSizes:
 class TestCompaction:
     def test_a_deletion_at_the_compacted_revision_is_not_missed_in_silence(self, etcd, opened):
         """etcd itself would serve this watch, without the deletion."""
-        store = opened(etcd)
-        before = put(store, "a")
-        deleted = store.transact([Delete("a")]).revision
-        put(store, "b")
-        store.compact(deleted)
-        watch = store.watch("", after_revision=before)
+        writing, watching = opened(etcd, "tombstones"), opened(etcd, "tombstones")
+        before = put(writing, "a")
+        deleted = writing.transact([Delete("a")]).revision
+        put(writing, "b")
+        writing.maintenance.compact(deleted)
+        watch = watching.watch("", after_revision=before)
         with pytest.raises(Compacted) as gone:
             watch.next(DEADLINE_S)
         assert gone.value.oldest == deleted

@@ -47,10 +47,11 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # A frozen peer keeps its sockets open; only pings tell. Without the third option the kernel's patience counts.
+    # While no call is under way there are none: etcd closes connections that are pinged for nothing.
     ("grpc.keepalive_time_ms", _PING_EVERY_MS),
     ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
-    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
     # Back quickly after an outage.
     ("grpc.initial_reconnect_backoff_ms", 100),
