@@ -59,6 +59,7 @@ LIMITS: Final = Limits(operations=128, bytes=1_572_864 - 256 * 256)
 PAGE_KEYS: Final = 5_000
 #: How often a listing of the present begins anew, when its revision was compacted between two pages.
 LISTINGS_MAX: Final = 3
+FIRST_IS_OLDEST_AFTER_S: Final = 0.5
 
 
 class EtcdStore:
@@ -156,7 +157,8 @@ class EtcdStore:
         try:
             self._write(protocol.COMPACT, messages.CompactionRequest(revision=revision))
         except EtcdRefused as refused:
-            raise self._about_revision(refused, revision) from refused
+            self._raise_about_revision(refused, revision)
+            raise
         with self._lock:
             self._compacted_to = max(self._compacted_to, revision)
 
@@ -229,7 +231,8 @@ class EtcdStore:
         try:
             return self.members.ask(protocol.RANGE, request, needs_leader=not request.serializable)
         except EtcdRefused as refused:
-            raise self._about_revision(refused, request.revision) from refused
+            self._raise_about_revision(refused, request.revision)
+            raise
 
     def _write(self, method: protocol.Method, request: Any) -> Any:
         """Raises StoreRefused, OutcomeUnknown."""
@@ -239,18 +242,15 @@ class EtcdStore:
             kind = StoreRefused if error.surely_not_applied else OutcomeUnknown
             raise kind(str(error)) from error
 
-    def _about_revision(self, refused: EtcdRefused, revision: int) -> StoreError:
-        """What the interface calls it."""
-        if is_about_compaction(refused):
-            # Only a compaction to the first revision can be repeated there.
-            oldest = oldest_revision(self.members, self._keys) if revision > 1 else max(1, self._oldest_or_first())
-            return Compacted(revision, oldest)
+    def _raise_about_revision(self, refused: EtcdRefused, revision: int) -> None:
+        """Raises what the interface calls it, if it was refused for its revision."""
         if is_about_the_future(refused):
-            return FutureRevision(f"revision {revision} has not happened yet")
-        return refused
-
-    def _oldest_or_first(self) -> int:
-        try:
-            return oldest_revision(self.members, self._keys)
-        except StoreError:
-            return 1
+            raise FutureRevision(f"revision {revision} has not happened yet") from refused
+        if not is_about_compaction(refused):
+            return
+        # The first revision can be the oldest only when it is compacted once more; then nobody says so.
+        within_s = self.members.timeout_s if revision > 1 else FIRST_IS_OLDEST_AFTER_S
+        oldest = oldest_revision(self.members, self._keys, within_s)
+        if oldest is None and revision > 1:
+            raise StoreError(f"revision {revision} is compacted, and etcd does not say to where") from refused
+        raise Compacted(revision, oldest or revision) from refused
