@@ -77,7 +77,7 @@ class Leader:
 def take_the_lead(store: MemoryStore) -> Term:
     store.transact([Delete(LEADER_KEY)])
     revision = store.transact([Put(LEADER_KEY, b'{"v":1,"server":"s","url":"","since_utc_ms":0}')]).revision
-    return begin_term(store, list_entries(store)[0], {}, revision, 1)
+    return begin_term(store, list_entries(store)[0], {}, revision, new_cluster_id="c", utc_ms=1)
 
 
 def loaded(store: MemoryStore) -> State:

@@ -129,6 +129,18 @@ class StoreSettings:
         validator=_matching(_STORE_URL, 'a URL such as "etcd://10.0.0.1:2379" or "sqlite:///path"', empty=True),
         metadata=about("Where the state lives. Default: an SQLite file in the data folder."),
     )
+    ca_file: str = attrs.field(
+        default="", metadata=about("etcds: certificates of the authority that has signed those of etcd's members.")
+    )
+    cert_file: str = attrs.field(default="", metadata=about("etcds: this server's certificate, if etcd asks for one."))
+    key_file: str = attrs.field(default="", metadata=about("etcds: the private key of `cert_file`."))
+    user: str = attrs.field(default="", metadata=about("etcd: the user, if etcd asks for one."))
+    password: str = attrs.field(default="", repr=False, metadata=about("etcd: the user's password."))
+    timeout_s: float = attrs.field(
+        default=5.0,
+        validator=_between(0.1, 60, "seconds"),
+        metadata=about("etcd: seconds until a call that no member answers has failed."),
+    )
 
 
 @attrs.frozen(kw_only=True)

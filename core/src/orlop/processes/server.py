@@ -18,11 +18,11 @@ from aiohttp import web
 
 from orlop.configuration import Settings
 from orlop.processes.listening import CannotStart, check_loopback, listen
+from orlop.processes.stores import open_configured_store, store_url
 from orlop.server import builtin
 from orlop.server.plugin_host import PluginHost
 from orlop.server.server import PluginRecovered, Server
 from orlop.store.interface import Store
-from orlop.store.opening import open_store
 
 log = logging.getLogger(__name__)
 
@@ -90,15 +90,13 @@ async def _one_life(
     """None: it was told to stop. Otherwise why to begin anew; what cannot go on at all is raised."""
     plugins = PluginHost(settings, [("orlop", builtin)])
     plugins.load()
-    store_url = settings.store.url or f"sqlite://{data / 'state.db'}"
-    schemes = {scheme: make for _, stores in plugins.collect("stores") for scheme, make in stores.items()}
-    store = open_store(store_url, schemes)
+    store = open_configured_store(settings, data, plugins)
     runners: list[web.AppRunner] = []
     beside: asyncio.Task[None] | None = None
     server: Server | None = None
     try:
         check(store)
-        server = Server(settings, plugins, store, store_url)
+        server = Server(settings, plugins, store, store_url(settings, data))
         server.start()
         await _ready(server, store)
         if companion is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -31,7 +32,7 @@ from orlop.server.election import (
     Revoke,
     Tick,
 )
-from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, Term, begin_term
+from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, Term, begin_term, collector_paused
 from orlop.server.mirror import Mirror, MirrorNews
 from orlop.store.interface import Compare, Delete, Entry, Field, Lease, Put, Store, StoreError, StoreRefused
 
@@ -106,6 +107,11 @@ class Candidate:
         """Does this server lead, at this moment?"""
         return self._election.leads(self._clock())
 
+    @property
+    def led_until_ms(self) -> int:
+        """Monotonic milliseconds: until when this server was certain to lead, the last time it did."""
+        return self._election.certain_until_ms
+
     def give_up(self, reason: str) -> None:
         """The term cannot go on."""
         self._events.put(GiveUp(reason))
@@ -126,7 +132,15 @@ class Candidate:
     def _copied(self, revision: int, entries: dict[str, Entry]) -> None:
         """The mirror has what the term begins from."""
         try:
-            term = begin_term(self._store, entries, self._classes, revision, self._utc_ms())
+            with collector_paused():
+                term = begin_term(
+                    self._store,
+                    entries,
+                    self._classes,
+                    revision,
+                    new_cluster_id=secrets.token_hex(8),
+                    utc_ms=self._utc_ms(),
+                )
         except StoreError as error:
             self.give_up(f"the term could not begin: {error}")
             return

@@ -98,7 +98,7 @@ class Core:
         for submission, failure in told:
             submission.tell(failure)
 
-    def submit(self, event: Event, done: Callable[[Failure | None], None] | None = None) -> None:
+    def submit(self, event: Event, done: Callable[[Failure | None], object] | None = None) -> None:
         """Queues an event."""
         submission = Submission(event, done)
         with self._gate:

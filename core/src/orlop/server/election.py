@@ -165,6 +165,8 @@ class Election:
         self._renew_at_ms = 0
         self._campaign_at_ms = 0
         self._stopped = False
+        #: When the store last confirmed that this server leads, counted from before it was asked.
+        self.certain_until_ms = 0
 
     def leads(self, monotonic_ms: int) -> bool:
         """Does this server lead at this moment, as far as it can know?"""
@@ -260,6 +262,7 @@ class Election:
         return self._end("its lease has ended", monotonic_ms)
 
     def _extend(self, asked_ms: int) -> None:
+        self.certain_until_ms = asked_ms
         if self._settings.lease_ms is None:
             return
         self._valid_until_ms = asked_ms + self._settings.lease_ms - self._settings.margin_ms

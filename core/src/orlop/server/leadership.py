@@ -53,6 +53,7 @@ from orlop.store.interface import Store
 log = logging.getLogger(__name__)
 
 HANG_CHECK_S: Final = 0.5
+TICK_AGAIN_MS: Final = 1_000
 
 
 class Metrics:
@@ -104,7 +105,7 @@ class Leadership:
         self._timers = TimerService(loop)
         self._frameworks = self._make_frameworks()
         liveness = Liveness(LivenessSettings(), iter(term.state.node_order), read_clock().monotonic_ms)
-        self._sessions = Sessions(self._core, liveness, read_clock)
+        self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
         self.log = EventLog(parts.store, parts.kernel.settings.log_records_kept)
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._tokens = itertools.count(1)
@@ -201,13 +202,22 @@ class Leadership:
             case Published():
                 self._parts.host.published(effect)
             case TickAt():
-                self._timers.set("kernel", effect.utc_ms, lambda: self._core.submit(Tick()))
+                self._timers.set("kernel", effect.utc_ms, self._tick)
             case Answer():
                 future = self._answers.pop(effect.token, None)
                 if future is not None and not future.done():
                     future.set_result(effect.value)
                 else:
                     self._sessions.refuse(effect)
+
+    def _tick(self) -> None:
+        """What is due happens, or is tried again."""
+
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                self._timers.set("kernel", read_clock().utc_ms + TICK_AGAIN_MS, self._tick)
+
+        self._core.submit(Tick(), done)
 
     # What the operator API uses
 

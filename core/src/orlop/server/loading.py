@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -97,37 +96,17 @@ def state_of(entries: Mapping[str, Entry], classes: FrameworkClasses) -> State |
     return load(documents.items(), read)
 
 
-def begin_term(
-    store: Store, entries: Mapping[str, Entry], classes: FrameworkClasses, leader_revision: int, utc_ms: int
-) -> Term:
-    """The term of who has made the leader's key at `leader_revision`, from entries that are at least as new.
-
-    Makes a new cluster where there is none, and finishes what the last leader had not. Raises StoreError (of unknown
-    outcome too: another server leads), DocumentError and NewerVersion (a document of a later version than this
-    program's).
-    """
-    leads = Compare(LEADER_KEY, Field.CREATE_REVISION, leader_revision)
-    documents = {key: entry.value for key, entry in entries.items()}
-    for writes in redo.finishing(documents, store.limits):
-        if not store.transact(writes, [leads]).applied:
-            raise OutcomeUnknown("another server leads now")
-    with collector_paused():
-        state = state_of(entries, classes)
-    if state is None:
-        state, fence = _make_cluster(store, classes, leads, utc_ms)
-    else:
-        fence = entries[records.META_KEY].mod_revision
-    return Term(state=state, epoch=Epoch(generation=state.generation, revision=leader_revision), fence=fence)
-
-
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Spares the garbage collector what is loaded, while it is loaded and after.
+    """Spares the garbage collector what is loaded meanwhile: while it is loaded, and after.
 
     A state has no cycles, so there is nothing in it to find; but with 100,000 tasks the collector takes two fifths of
     the time of loading, and holds everything up for most of a second each time that it goes through them again.
+    For the shell of a process that begins few terms.
     """
-    gc.unfreeze()  # what an earlier term left
+    if gc.get_freeze_count():  # an earlier term's, and what was in its way
+        gc.unfreeze()
+        gc.collect()
     gc.disable()
     try:
         yield
@@ -136,8 +115,38 @@ def collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _make_cluster(store: Store, classes: FrameworkClasses, leads: Compare, utc_ms: int) -> tuple[State, int]:
-    meta = records.Meta(cluster_id=secrets.token_hex(8), generation=1, version=0, utc_ms=utc_ms, next_sequence=1)
+def begin_term(
+    store: Store,
+    entries: Mapping[str, Entry],
+    classes: FrameworkClasses,
+    leader_revision: int,
+    *,
+    new_cluster_id: str,
+    utc_ms: int,
+) -> Term:
+    """The term of who has made the leader's key at `leader_revision`, from entries that are at least as new.
+
+    Makes a new cluster, of `new_cluster_id`, where there is none, and finishes what the last leader had not. Raises
+    StoreError (of unknown outcome too: another server leads), DocumentError and NewerVersion (a document of a later
+    version than this program's).
+    """
+    leads = Compare(LEADER_KEY, Field.CREATE_REVISION, leader_revision)
+    documents = {key: entry.value for key, entry in entries.items()}
+    for writes in redo.finishing(documents, store.limits):
+        if not store.transact(writes, [leads]).applied:
+            raise OutcomeUnknown("another server leads now")
+    state = state_of(entries, classes)
+    if state is None:
+        state, fence = _make_cluster(store, classes, leads, new_cluster_id, utc_ms)
+    else:
+        fence = entries[records.META_KEY].mod_revision
+    return Term(state=state, epoch=Epoch(generation=state.generation, revision=leader_revision), fence=fence)
+
+
+def _make_cluster(
+    store: Store, classes: FrameworkClasses, leads: Compare, cluster_id: str, utc_ms: int
+) -> tuple[State, int]:
+    meta = records.Meta(cluster_id=cluster_id, generation=1, version=0, utc_ms=utc_ms, next_sequence=1)
     data = to_bytes(meta)
     absent = Compare(records.META_KEY, Field.CREATE_REVISION, 0)
     result = store.transact([Put(records.META_KEY, data)], [leads, absent])

@@ -39,7 +39,7 @@ class Submission:
     """An event and who wants to know: `done(None)` when it is durable, `done(failure)` when it is not."""
 
     event: Event
-    done: Callable[[Failure | None], None] | None = None
+    done: Callable[[Failure | None], object] | None = None
 
     def tell(self, failure: Failure | None) -> None:
         if self.done is not None:

@@ -62,6 +62,7 @@ class Server:
         self.failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self.agent: Agent | None = None
         self._leadership: Leadership | None = None
+        self._last_led: tuple[State, int] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         kernel = self._make_kernel()
@@ -175,6 +176,7 @@ class Server:
         leadership, self._leadership = self._leadership, None
         if leadership is not None:
             log.warning("this server leads no more: %s", reason)
+            self._last_led = (leadership.state(), self._candidate.led_until_ms)
             leadership.abandon(reason)
 
     async def _retry_plugins(self) -> None:
@@ -213,20 +215,24 @@ class Server:
         mirror = self._candidate.mirror
         leader = mirror.leader()
         own = leader is not None and leader.url == self.url
+        led_until_ms = self._last_led[1] if self._last_led is not None else self._candidate.led_until_ms
         return Role(
             leads=False,
             leader_url=leader.url if leader is not None and not own else "",
-            stale_ms=mirror.age_ms(),
-            reason=mirror.error or (NO_LEADER if leader is None else ""),
+            stale_ms=mirror.age_ms() if mirror.loaded else max(0, read_clock().monotonic_ms - led_until_ms),
+            reason=mirror.error or (NO_LEADER if leader is None or own else ""),
         )
 
     def state(self) -> State:
         """The newest durable state that this server knows. Raises NotAvailable before it knows any."""
         if self._leadership is not None:
             return self._leadership.state()
-        state = self._candidate.mirror.state()
+        mirror = self._candidate.mirror
+        if not mirror.loaded and self._last_led is not None:
+            return self._last_led[0]  # the store cannot be read since this server has led
+        state = mirror.state()
         if state is None:
-            raise NotAvailable(f"this server has no state yet: {self._candidate.mirror.error or NO_LEADER}")
+            raise NotAvailable(f"this server has no state yet: {mirror.error or NO_LEADER}")
         return state
 
     def framework_status(self) -> Mapping[str, FrameworkStatus]:

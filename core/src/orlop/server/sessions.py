@@ -10,11 +10,13 @@ from typing import Final
 
 from orlop.agent.session import Link, LinkClosed
 from orlop.kernel.assignments import assignments
-from orlop.kernel.events import AgentHello, AgentStatuses, Answer, Assign, ToNode
+from orlop.kernel.events import AgentHello, AgentStatuses, Answer, Assign, NodeSilent, ToNode
 from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
+from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.liveness import Liveness
+from orlop.server.pipeline import Failure
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +26,17 @@ ServerLink = Link[ToAgent, ToServer]
 
 
 class Sessions:
-    """Lives on the event loop. A node's newest session is the one that counts."""
+    """Lives on the event loop. A node's newest session is the one that counts.
 
-    def __init__(self, core: Core, liveness: Liveness, clock: Callable[[], Now]) -> None:
+    A hello that does not become durable ends its session, for a session begins with the full truth or not at all;
+    statuses are repeated by the agent until they are acknowledged.
+    """
+
+    def __init__(self, core: Core, liveness: Liveness, clock: Callable[[], Now], bridge: Bridge) -> None:
         self._core = core
         self._liveness = liveness
         self._clock = clock
+        self._bridge = bridge
         self._links: dict[str, tuple[str, ServerLink]] = {}
         self._by_session: dict[str, ServerLink] = {}
         self._numbers = itertools.count(1)
@@ -62,7 +69,8 @@ class Sessions:
         self._liveness.heard(node, monotonic_ms)
         match message:
             case Hello():
-                self._core.submit(AgentHello(session=session, hello=message))
+                failed = self._if_it_fails(lambda: self._end(session, "the hello did not become durable"))
+                self._core.submit(AgentHello(session=session, hello=message), failed)
             case Statuses():
                 self._core.submit(AgentStatuses(session=session, node=node, statuses=message.items))
             case Heartbeat():
@@ -97,4 +105,19 @@ class Sessions:
         while True:
             await asyncio.sleep(LIVENESS_TICK_S)
             for event in self._liveness.tick(self._clock().monotonic_ms):
-                self._core.submit(event)
+                self._tell_silent(event)
+
+    def _tell_silent(self, event: NodeSilent) -> None:
+        self._core.submit(event, self._if_it_fails(lambda: self._liveness.refused(event)))
+
+    def _if_it_fails(self, call: Callable[[], None]) -> Callable[[Failure | None], None]:
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                self._bridge.call(call)
+
+        return done
+
+    def _end(self, session: str, reason: str) -> None:
+        link = self._by_session.get(session)
+        if link is not None:
+            link.close(reason)
