@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import attrs
 import pytest
 
 from orlop.agent.worker import TaskRecord, Worker
-from orlop.kernel.assignments import assignments
+from orlop.kernel import assignments
 from orlop.kernel.events import Assign
 from orlop.model.messages import Assignments, Epoch
 from orlop.server.writing import Released, Transaction, Writer
@@ -59,12 +60,11 @@ def effects_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 def no_resync(patch: pytest.MonkeyPatch) -> None:
     """A new session does not begin with the full truth."""
 
-    def deltas_only(effect: Assign) -> Assignments:
-        if effect.tasks is None:
-            return Assignments(epoch=effect.epoch, revision=effect.state.version)
-        return assignments(effect)
+    def nothing(effect: Assign) -> Assignments:
+        made = assignments.assignments(effect)
+        return attrs.evolve(made, full=False, items=()) if made.full else made
 
-    patch.setattr(server, "assignments", deltas_only)
+    patch.setattr(server, "assignments", nothing)
 
 
 def no_check_on_return(patch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,25 @@ def state_of(entries: Mapping[str, Entry], classes: FrameworkClasses) -> State |
     return load(documents.items(), read)
 
 
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Spares the garbage collector what is loaded meanwhile: while it is loaded, and after.
+
+    A state has no cycles, so there is nothing in it to find; but with 100,000 tasks the collector takes two fifths of
+    the time of loading, and holds everything up for most of a second each time that it goes through them again.
+    For the shell of a process that begins few terms.
+    """
+    if gc.get_freeze_count():  # an earlier term's, and what was in its way
+        gc.unfreeze()
+        gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def begin_term(
     store: Store,
     entries: Mapping[str, Entry],
@@ -133,22 +152,6 @@ def begin_term(
             state = attrs.evolve(state, generation=seen.epoch.generation + 1)
             fence = _write_meta(store, state, leads, fence)
     return Term(state=state, epoch=Epoch(generation=state.generation, revision=leader_revision), fence=fence)
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Spares the garbage collector what is loaded, while it is loaded and after.
-
-    A state has no cycles, so there is nothing in it to find; but with 100,000 tasks the collector takes two fifths of
-    the time of loading, and holds everything up for most of a second each time that it goes through them again.
-    """
-    gc.unfreeze()  # what an earlier term left
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def is_older(state: State, leader_revision: int, seen: Seen) -> bool:
