@@ -79,7 +79,7 @@ class RunningOrlop:
     def start(self, *options: str) -> None:
         """Starts it and waits until both APIs answer."""
         self.launch(*options)
-        wait_until(self._answers, f"orlop up answers; its log: {self._tail()}")
+        wait_until(self.answers, f"orlop up answers; its log: {self._tail()}")
 
     def launch(self, *options: str) -> None:
         """Starts it, whatever comes of it."""
@@ -93,7 +93,7 @@ class RunningOrlop:
                 start_new_session=True,
             )
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"orlop up ended: {self._tail()}"
         try:

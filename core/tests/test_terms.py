@@ -75,7 +75,7 @@ def test_a_node_remembers_what_it_has_seen_until_it_joins_another_cluster(tmp_pa
     records.save_identity(NodeIdentity(node_id="n", cluster_id="c"))
     records.save([record("a", 1, 900), record("b", 2, 7), record("c", 2, 5)], [], Epoch(2, 40))
     assert records.seen() == Seen(cluster_id="c", epoch=Epoch(2, 40), version=7)
-    records.rejoin()
+    records.leave_cluster()
     assert records.identity() == NodeIdentity(node_id="n")
     assert records.seen() is None
     assert [one.orphan for one in records.tasks()] == [True, True, True]

@@ -29,6 +29,10 @@ class NodeIdentity:
     cluster_id: str = ""
 
 
+class CannotSave(Exception):
+    """The environment's fault, such as a full disk: nothing was written, and it may work later."""
+
+
 class AgentRecords:
     """Opens or makes the file. All methods are synchronous and take well under a millisecond."""
 
@@ -56,8 +60,8 @@ class AgentRecords:
         versions = (record.revision for record in self.tasks() if record.generation == epoch.generation)
         return Seen(cluster_id=identity.cluster_id, epoch=epoch, version=max(versions, default=0))
 
-    def rejoin(self) -> None:
-        """Lets the node join any cluster. What it runs goes on as orphans there."""
+    def leave_cluster(self) -> None:
+        """Lets the node join any other cluster. What it runs goes on as orphans there."""
         identity = self.identity()
         if identity is None or not identity.cluster_id:
             return
@@ -74,7 +78,7 @@ class AgentRecords:
         self._write([("identity", to_bytes(identity))], ())
 
     def save(self, records: Iterable[TaskRecord], dropped: Iterable[str], epoch: Epoch | None) -> None:
-        """One step of the worker: all of it or nothing."""
+        """One step of the worker: all of it or nothing. Raises CannotSave."""
         puts = [(_TASK + record.assignment.task, to_bytes(record)) for record in records]
         if epoch is not None:
             puts.append(("epoch", to_bytes(epoch)))
@@ -88,7 +92,10 @@ class AgentRecords:
         return row[0] if row is not None else None
 
     def _write(self, puts: Iterable[tuple[str, bytes]], deletes: Iterable[str]) -> None:
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?)", puts)
-            self._connection.executemany("DELETE FROM documents WHERE key = ?", [(key,) for key in deletes])
+        try:
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?)", puts)
+                self._connection.executemany("DELETE FROM documents WHERE key = ?", [(key,) for key in deletes])
+        except sqlite3.OperationalError as error:
+            raise CannotSave(f"the node's records cannot be written: {error}") from error

@@ -52,7 +52,7 @@ def _check_membership(store: Store, data: Path, rejoin: bool) -> Seen | None:
         if identity is None or identity.cluster_id in ("", cluster_id):
             return records.seen()
         if rejoin:
-            records.rejoin()
+            records.leave_cluster()
             return None
     found = f"of cluster {cluster_id}" if cluster_id else "empty"
     raise CannotStart(

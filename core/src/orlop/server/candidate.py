@@ -84,6 +84,7 @@ class Candidate:
         self._leases: dict[int, Lease] = {}
         self._turn = threading.Lock()
         self._revision = 0
+        self._trouble = ""
         self.mirror = Mirror(store, classes, clock, self._mirrored)
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-election", daemon=True),
@@ -213,10 +214,12 @@ class Candidate:
             won = self._create_key(lease)
             error = ""
         except StoreError as failure:
-            log.warning("this server could not campaign: %s", failure)
+            if str(failure) != self._trouble:  # said once, however often it is tried
+                log.warning("this server cannot campaign, and tries again: %s", failure)
             won, error = 0, str(failure)
             if isinstance(failure, StoreRefused):
                 self._no_room(str(failure))
+        self._trouble = error
         self._events.put(
             CampaignEnded(won=won, lease=lease.id if lease is not None else 0, asked_ms=asked_ms, error=error)
         )
