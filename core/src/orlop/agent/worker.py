@@ -44,6 +44,11 @@ class TaskRecord:
         return STATE_ORDER[self.status.state] < STATE_ORDER[TaskState.ENDED]
 
     @property
+    def unacknowledged(self) -> bool:
+        """Has the server yet to confirm its last status?"""
+        return self.status.sequence > self.acknowledged
+
+    @property
     def to_stop(self) -> bool:
         return self.assignment.desired in (Desired.STOPPED, Desired.REMOVED)
 
@@ -153,6 +158,7 @@ class Worker:
     def __init__(self, runtimes: Iterable[str], records: Iterable[TaskRecord] = (), epoch: Epoch | None = None) -> None:
         self._runtimes = frozenset(runtimes)
         self._records = {record.assignment.task: record for record in records}
+        self._unacknowledged = {task: None for task, record in self._records.items() if record.unacknowledged}
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
         #: What each runtime had in its last snapshot, while that can be relied on.
@@ -170,11 +176,11 @@ class Worker:
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """What to do about it, in this order."""
         effects = list(self._dispatch(event, now))
-        statuses = tuple(effect.record.status for effect in effects if isinstance(effect, Save))
-        news = tuple(status for status in statuses if status.sequence > self._records_acknowledged(status.task))
+        saved = (effect.record for effect in effects if isinstance(effect, Save))
+        news = tuple(record.status for record in saved if record.unacknowledged)
         if news:
             effects.append(Tell(news))
-        if self._unacknowledged() and not self._resend_set:
+        if self._unacknowledged and not self._resend_set:
             self._resend_set = True
             effects.append(SetTimer(RESEND, REPORT_AGAIN_MS))
         return effects
@@ -225,7 +231,7 @@ class Worker:
             orphan=False,
         )
         if record.assignment.desired is known.assignment.desired or not known.live:
-            self._records[item.task] = record
+            self._remember(record)
             return
         yield from self._keep(record)
         if record.to_stop:
@@ -382,16 +388,16 @@ class Worker:
                 continue
             if record.status.state is TaskState.REMOVED and sequence == record.status.sequence:
                 del self._records[task]
+                self._unacknowledged.pop(task, None)
                 yield Drop(task)
             else:
-                self._records[task] = attrs.evolve(record, acknowledged=sequence)
+                self._remember(attrs.evolve(record, acknowledged=sequence))
 
     def _timer(self, event: TimerDue) -> Iterator[Effect]:
         if event.token == RESEND:
             self._resend_set = False
-            waiting = self._unacknowledged()
-            if waiting:
-                yield Tell(waiting)
+            if self._unacknowledged:
+                yield Tell(tuple(self._records[task].status for task in self._unacknowledged))
             return
         record = self._records.get(event.token)
         if record is not None and record.live and record.to_stop:
@@ -415,12 +421,12 @@ class Worker:
             yield Remove(record.assignment.spec.runtime, record.assignment.task)
 
     def _keep(self, record: TaskRecord) -> Iterator[Effect]:
-        self._records[record.assignment.task] = record
+        self._remember(record)
         yield Save(record)
 
-    def _records_acknowledged(self, task: str) -> int:
-        record = self._records.get(task)
-        return record.acknowledged if record is not None else 0
-
-    def _unacknowledged(self) -> tuple[Status, ...]:
-        return tuple(record.status for record in self._records.values() if record.status.sequence > record.acknowledged)
+    def _remember(self, record: TaskRecord) -> None:
+        self._records[record.assignment.task] = record
+        if record.unacknowledged:
+            self._unacknowledged[record.assignment.task] = None
+        else:
+            self._unacknowledged.pop(record.assignment.task, None)
