@@ -40,12 +40,12 @@ from orlop.agent.runtimes.process_command import run_beside
 from orlop.agent.runtimes.process_folders import (
     CannotPrepare,
     mark_removed,
-    prepare,
     prune,
     read_facts,
 )
 from orlop.agent.runtimes.process_logs import LogStream
 from orlop.agent.runtimes.process_payload import parse_payload
+from orlop.agent.runtimes.process_preparing import Preparer
 from orlop.agent.supervisor.journal import Entry
 from orlop.agent.supervisor.journal import Exit as ProcessExit
 from orlop.agent.supervisor_client import SupervisorClient
@@ -133,6 +133,7 @@ class ProcessRuntime:
         self._report: Callable[[RuntimeEvent], None] = lambda _: None
         self._client: SupervisorClient | None = None
         self._control_groups: ControlGroups | None = None
+        self._preparer = Preparer(None)
         self._entries: dict[str, Entry] = {}
         self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Report] = {}
@@ -149,6 +150,7 @@ class ProcessRuntime:
             self._control_groups = await asyncio.to_thread(ControlGroups.open, self._context.node_id)
         except NoControlGroups as error:
             _log.warning("process tasks run without resource limits: %s", error)
+        self._preparer = Preparer(self._control_groups)
         self._context.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._client = SupervisorClient(
             data=self._context.data,
@@ -162,6 +164,7 @@ class ProcessRuntime:
         await self._told.wait()
 
     async def close(self) -> None:
+        await self._preparer.close()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -182,17 +185,20 @@ class ProcessRuntime:
         self._report(pending.report())
         try:
             payload = parse_payload(launch.assignment.spec.payload)
-            request = await asyncio.to_thread(prepare, launch, payload, self._control_groups)
+            request = await self._preparer.prepare(launch, payload)
         except (InvalidPayload, CannotPrepare) as error:
             self._fail(pending, Exit(outcome=Outcome.ERROR, reason=str(error)))
             return
+        except Exception:  # a bug, and the agent's to report
+            if self._pending.get(task) is pending:
+                del self._pending[task]
+            raise
         if self._pending.get(task) is not pending:
             return  # a later incarnation has overtaken it, or the supervisor turned out to have it
         pending.request = request
         if pending.killed:
             self._fail_killed(pending)
             return
-        self._report(pending.report())
         self._ask_to_start(pending)
 
     async def signal(self, task: str, signal_name: str) -> None:
@@ -379,10 +385,9 @@ class ProcessRuntime:
     async def _keep_house(self) -> None:
         next_prune_s = 0.0
         while True:
-            for task in list(self._entries):
-                if self._is_running(task):
-                    streams = [self._stream(task, stream) for stream in STREAMS]
-                    await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
+            streams = [self._stream(task, name) for task in self._entries if self._is_running(task) for name in STREAMS]
+            if streams:
+                await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
             if self._listed.is_set() and time.monotonic() >= next_prune_s:
                 next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
                 known = self._entries.keys() | self._pending.keys() | self._failed.keys()
