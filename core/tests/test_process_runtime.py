@@ -608,6 +608,33 @@ def test_a_command_that_hangs_is_killed_with_all_it_has_started(context: Runtime
     run(context, story)
 
 
+def test_what_a_killed_supervisor_has_left_is_swept(context: RuntimeContext) -> None:
+    async def story(agent: Agent) -> None:
+        groups = agent.runtime._control_groups
+        if groups is None:
+            pytest.skip("control groups cannot be made here")
+        await agent.start("a", "sleep 1000")
+        pid = await agent.running("a")
+        used = agent.runtime._entries["a"].groups
+        left = groups.create("left", 1, Resources())
+        other_node = ControlGroups.open(f"{context.node_id}-other")
+        others = other_node.create("left", 1, Resources())
+        try:
+            supervisor = agent.supervisor()
+            os.kill(supervisor, signal.SIGKILL)
+            await wait_until(lambda: agent.supervisor() != supervisor, "there is a new supervisor")
+            await wait_until(lambda: not any(map(os.path.exists, left)), "what nobody uses is removed")
+            assert all(map(os.path.exists, (*used, *others)))
+            assert await agent.running("a") == pid
+        finally:
+            for group in (*others, *other_node.supervisor()):
+                os.rmdir(group)
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.dirname(group))
+
+    run(context, story)
+
+
 @settings(deadline=None)
 @given(st.lists(st.text("ab\n", max_size=20)), st.integers(1, 40), st.integers(0, 12))
 def test_a_stream_loses_nothing_that_is_kept_and_finds_its_last_lines(

@@ -154,9 +154,10 @@ class ControlGroups:
         """Removes empty groups of tasks that are not among the kept (as `create` has returned them)."""
         keep = {path for paths in kept for path in paths} | set(self.supervisor())
         for folder in self._folders:
-            for found in list(os.scandir(folder)):
-                if found.is_dir() and found.path not in keep:
-                    remove((found.path,))
+            with contextlib.suppress(OSError):  # somebody has removed the node's own group
+                for found in list(os.scandir(folder)):
+                    if found.is_dir() and found.path not in keep:
+                        remove((found.path,))
 
 
 def remove(groups: Collection[str]) -> None:

@@ -140,6 +140,7 @@ class ProcessRuntime:
         self._kills: set[str] = set()
         self._forgets: set[str] = set()
         self._streams: dict[tuple[str, str], LogStream] = {}
+        self._sweep_due = False
         self._listed = asyncio.Event()
         self._told = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -273,9 +274,9 @@ class ProcessRuntime:
         self._kills = {task for task in self._kills if self._is_running(task)}
         for task in self._kills:
             self._send({"do": "kill", "task": task})
-        if not self._listed.is_set():
-            self._listed.set()
-            self._sweep()
+        self._listed.set()
+        self._sweep_due = True
+        self._sweep()
         self._report(self._snapshot())
         self._told.set()
 
@@ -374,17 +375,22 @@ class ProcessRuntime:
         return known
 
     def _sweep(self) -> None:
-        if self._control_groups is not None:
-            kept = [tuple(entry.groups) for entry in self._entries.values()]
-            kept += [tuple(p.request["groups"]) for p in self._pending.values() if p.request is not None]
-            if not any(pending.request is None for pending in self._pending.values()):
-                self._control_groups.sweep(kept)
+        """A supervisor that dies leaves control groups behind: once per connection, when no launch is making its own,
+        those that no known task uses are removed."""
+        preparing = any(pending.request is None for pending in self._pending.values())
+        if not self._sweep_due or preparing or self._control_groups is None:
+            return
+        self._sweep_due = False
+        kept = [tuple(entry.groups) for entry in self._entries.values()]
+        kept += [tuple(p.request["groups"]) for p in self._pending.values() if p.request is not None]
+        self._control_groups.sweep(kept)
 
     # --- housekeeping ---
 
     async def _keep_house(self) -> None:
         next_prune_s = 0.0
         while True:
+            self._sweep()
             streams = [self._stream(task, name) for task in self._entries if self._is_running(task) for name in STREAMS]
             if streams:
                 await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
