@@ -311,11 +311,17 @@ class Engine:
         return self._daemon is not None
 
     def clear(self) -> None:
-        """Removes every container."""
+        """Removes every container. Others may be at it too, so that the engine refuses some at first."""
         with contextlib.closing(self.client()) as client:
-            for container in client.containers(all=True):
-                with contextlib.suppress(docker.errors.NotFound):
-                    client.remove_container(container["Id"], force=True, v=True)
+
+            def none_left() -> bool:
+                listed = client.containers(all=True)
+                for container in listed:
+                    with contextlib.suppress(docker.errors.APIError):
+                        client.remove_container(container["Id"], force=True, v=True)
+                return not listed
+
+            wait_until(none_left, f"the containers of {self.name} to be gone")
 
     def load_busybox(self, *tags: str) -> None:
         """Imports the image under `busybox:latest`, and the same under further names, such as "alpine:3"."""

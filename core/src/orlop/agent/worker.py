@@ -8,7 +8,8 @@ thing is harmless, because starting is idempotent per incarnation and stopping p
 
 The worker never kills because a server is gone, and never because a task is unhealthy. It stops a task when its
 desired state says so, or when a full list of assignments, made within the lineage that the task was assigned in,
-does not name it any more.
+does not name it any more. What a runtime still has of an ended task of which neither the node nor such a list knows
+is removed: the node went down after the record was dropped and before it was.
 """
 
 from __future__ import annotations
@@ -159,6 +160,7 @@ class Worker:
         self._runtimes = frozenset(runtimes)
         self._records = {record.assignment.task: record for record in records}
         self._unacknowledged = {task: None for task, record in self._records.items() if record.unacknowledged}
+        self._strangers: dict[str, str] = {}
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
         #: What each runtime had in its last snapshot, while that can be relied on.
@@ -217,6 +219,9 @@ class Worker:
             named = {item.task for item in message.items}
             for record in [one for task, one in self._records.items() if task not in named]:
                 yield from self._unnamed(record, message, now)
+            strangers, self._strangers = self._strangers, {}
+            for task in strangers.keys() - named:
+                yield Remove(strangers[task], task)
 
     def _wanted(self, item: Assignment, message: Assignments, now: Now) -> Iterator[Effect]:
         known = self._records.get(item.task)
@@ -350,9 +355,13 @@ class Worker:
             task = record.assignment.task
             if record.assignment.spec.runtime == snapshot.runtime and task not in found and record.live:
                 yield from self._missing(record, now)
+        self._strangers = {task: name for task, name in self._strangers.items() if name != snapshot.runtime}
         for report in snapshot.reports:
             known = self._records.get(report.task)
             if known is None:
+                # Its end is durable at the server, or it has lost its record: the next full list tells.
+                if report.phase is Phase.ENDED:
+                    self._strangers[report.task] = snapshot.runtime
                 continue
             if known.live and known.status.state is TaskState.STOPPING:
                 yield SetTimer(report.task, known.assignment.spec.policies.kill_grace_ms)
