@@ -56,10 +56,13 @@ def counts(tasks: Iterable[Task]) -> Counts:
     """Of tasks that have a node."""
     staged = running = healthy = unhealthy = 0
     for task in tasks:
-        running += task.running
-        staged += task.live and not task.running
-        healthy += task.running and task.healthy is True
-        unhealthy += task.running and task.healthy is False
+        if task.running:
+            running += 1
+            health = task.healthy
+            healthy += health is True
+            unhealthy += health is False
+        elif task.live:
+            staged += 1
     return Counts(staged=staged, running=running, healthy=healthy, unhealthy=unhealthy)
 
 
