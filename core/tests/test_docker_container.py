@@ -16,6 +16,7 @@ from orlop.agent.runtimes.docker_container import (
     container_name,
     creation_of,
     exit_of,
+    exit_of_event,
     exit_of_removed,
     identity_of,
     kept_name,
@@ -23,6 +24,7 @@ from orlop.agent.runtimes.docker_container import (
     report_of,
     surplus,
 )
+from orlop.agent.runtimes.docker_record import Record
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, RuntimeContext
 from orlop.model.messages import Assignment
 from orlop.model.resources import Resources
@@ -180,6 +182,55 @@ def test_a_kill_that_was_not_ours_and_left_no_container_is_a_loss() -> None:
     assert exit_of_removed(137, killed=False).outcome is Outcome.LOST
     assert exit_of_removed(137, killed=True).signal == 9
     assert exit_of_removed(3, killed=False).code == 3
+
+
+def test_an_event_tells_the_exit_unless_the_engine_may_not_know_it() -> None:
+    ended = exit_of_event({"exitCode": "3"}, out_of_memory=False)
+    assert ended is not None
+    assert (ended.outcome, ended.code) == (Outcome.FAILED, 3)
+    killed = exit_of_event({"exitCode": "137"}, out_of_memory=True)
+    assert killed is not None
+    assert (killed.signal, killed.reason) == (9, "ended by SIGKILL, out of memory")
+    assert exit_of_event({"exitCode": "255"}, out_of_memory=False) is None
+    assert exit_of_event({"exitCode": "x"}, out_of_memory=False) is None
+    assert exit_of_event({}, out_of_memory=False) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "stays"),
+    [
+        ({}, True),
+        ({"RestartPolicy": {"Name": ""}}, True),
+        ({"RestartPolicy": {"Name": "no"}}, True),
+        ({"RestartPolicy": {"Name": "on-failure"}}, False),
+        ({"RestartPolicy": {"Name": "always"}}, False),
+        ({"AutoRemove": True}, False),
+    ],
+)
+def test_what_the_engine_leaves_as_it_ends(host: dict[str, Any], stays: bool) -> None:
+    assert creation_of(launch({"Image": "i", "HostConfig": host}), CONTEXT).stays_ended is stays
+
+
+def test_who_has_addresses_of_its_own() -> None:
+    for mode, own in (("host", False), ("none", False), ("bridge", True), ("", True), ("container:x", True)):
+        assert creation_of(launch({"Image": "i", "HostConfig": {"NetworkMode": mode}}), CONTEXT).own_network is own
+
+
+@pytest.mark.parametrize(
+    ("events", "undisturbed"),
+    [
+        ([("start", {}), ("oom", {})], True),
+        ([("start", {}), ("kill", {"signal": "15"})], False),
+        ([("start", {}), ("update", {})], False),
+        ([("start", {"exitCode": "a label"})], False),
+    ],
+)
+async def test_what_disturbs_a_record(events: list[tuple[str, dict[str, str]]], undisturbed: bool) -> None:
+    record = Record(task="t", incarnation=1, undisturbed=True)
+    for action, attributes in events:
+        record.note(action, attributes)
+    assert record.undisturbed is undisturbed
+    assert record.out_of_memory is any(action == "oom" for action, _ in events)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -184,6 +186,38 @@ async def test_signals_reach_the_task(context: RuntimeContext) -> None:
         assert first.exit.code == 7
         assert second.exit is not None
         assert (second.exit.code, second.exit.signal, second.exit.reason) == (None, 9, "ended by SIGKILL")
+
+
+async def test_an_end_of_which_the_event_tells_all_needs_no_inspection(
+    context: RuntimeContext, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(context) as driver:
+        one = launch(context, payload={"HostConfig": {"NetworkMode": "host"}})
+        two = launch(context, ["sh", "-c", "exit 4"], payload={"HostConfig": {"NetworkMode": "host"}})
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("an inspection")
+
+        monkeypatch.setattr(driver.runtime._engine.client, "inspect_container", refuse)
+        for each in (one, two):
+            await driver.runtime.start(each)
+            await driver.phase(each.task, Phase.RUNNING)
+        os.kill(client.inspect_container(f"orlop-{one.task}")["State"]["Pid"], signal.SIGKILL)
+        killed, ended = [await driver.phase(each.task, Phase.ENDED) for each in (one, two)]
+        assert killed.exit is not None
+        assert (killed.exit.outcome, killed.exit.signal) == (Outcome.FAILED, 9)
+        assert ended.exit is not None
+        assert (ended.exit.outcome, ended.exit.code) == (Outcome.FAILED, 4)
+        assert driver.phases(two.task) == [Phase.STARTING, Phase.RUNNING, Phase.ENDED]
+
+
+async def test_a_label_is_not_taken_for_the_exit_code(context: RuntimeContext) -> None:
+    async with opened(context) as driver:
+        one = launch(context, ["sh", "-c", "exit 5"], payload={"Labels": {"exitCode": "3"}})
+        await driver.runtime.start(one)
+        ended = await driver.phase(one.task, Phase.ENDED)
+        assert ended.exit is not None
+        assert ended.exit.code == 5
 
 
 async def test_kill_ends_even_what_is_paused_or_to_be_restarted(context: RuntimeContext, client: Any) -> None:
@@ -371,6 +405,8 @@ async def test_a_second_runtime_adopts_what_it_finds(context: RuntimeContext, cl
             await driver.runtime.start(each)
         running = await driver.phase(runs.task, Phase.RUNNING)
         ended = await driver.phase(ends.task, Phase.ENDED)
+    # The engine tells of an end before its listing shows it; whoever connects in between is told again.
+    wait_until(lambda: client.containers(all=True, filters={"status": "exited"}), "the end to be listed")
     made = launch(context)
     creation = docker_container.creation_of(made, context)
     client.create_container_from_config(creation.body, creation.name)

@@ -172,6 +172,14 @@ def test_a_snapshot_without_a_running_task_means_that_it_is_lost() -> None:
     assert status.exit.outcome is Outcome.LOST
 
 
+def test_what_is_left_of_an_ended_task_is_removed_when_nobody_knows_it_any_more() -> None:
+    named, unknown, alive = ended("t1"), ended("t2"), running("t3")
+    worker = make(Snapshot(runtime="process", reports=(named, unknown, alive)))
+    assert not of(worker.handle(assigned(), NOW), Remove), "not a full list"
+    assert of(worker.handle(assigned(assignment("t1"), full=True), NOW), Remove) == [Remove("process", "t2")]
+    assert not of(worker.handle(assigned(assignment("t1"), full=True), NOW), Remove)
+
+
 def test_a_snapshot_without_a_task_that_never_started_starts_it_again() -> None:
     worker = make(assigned(assignment()))
     assert of(worker.handle(Snapshot(runtime="process", reports=()), NOW), Start)

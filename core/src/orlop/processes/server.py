@@ -7,6 +7,7 @@ store that says so. It begins anew, in the same process, when a plugin that had 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: The interpreter's default lets a busy thread keep the others waiting for 5 ms.
 SWITCH_INTERVAL_S: Final = 0.0005
+#: The garbage collector looks for cycles after so many new objects. Values here have none, so that a look is in vain.
+COLLECT_AFTER_OBJECTS: Final = 10_000
 BEGIN_ANEW_DELAY_S: Final = 1.0
 READY_S: Final = 3.0
 
@@ -91,6 +94,7 @@ async def _one_life(
     """None: it was told to stop. Otherwise why to begin anew; what cannot go on at all is raised."""
     plugins = PluginHost(settings, [("orlop", builtin)])
     plugins.load()
+    _keep_what_is_loaded()
     store = open_configured_store(settings, data, plugins)
     runners: list[web.AppRunner] = []
     beside: asyncio.Task[None] | None = None
@@ -113,6 +117,14 @@ async def _one_life(
         if server is not None:
             await server.stop()
         store.close()
+
+
+def _keep_what_is_loaded() -> None:
+    """Modules and classes stay for good: the garbage collector need not go through them again and again, which takes
+    it long enough for every request to feel. Once: what a later life finds may be the last one's garbage."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER_OBJECTS)
 
 
 async def _ready(server: Server, store: Store) -> None:

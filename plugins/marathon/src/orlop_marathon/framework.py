@@ -249,6 +249,7 @@ class _Run:
         self._doomed = doomed
         self._apps = view.objects(root.APP)
         self._originals = view.objects(root.ORIGINAL)
+        self._surveys: dict[str, tuple[AppRecord | None, Instances]] = {}
 
     # Deployments
 
@@ -292,15 +293,20 @@ class _Run:
     def _finished(self, track: _Track, action: PlannedAction) -> bool:
         if action.action is ActionKind.START:
             return True
-        if not self._view.group(action.app) and action.app not in self._apps:
+        if action.app not in self._apps and not self._view.group(action.app):
             return True
         record = self._record(action.app, track)
-        return self._decide(action.app, record, self._survey(action.app, record), track).settled
+        found = reconciling.without_sick(self._survey(action.app, record))
+        return self._decide(action.app, record, found, track).settled
 
     # Apps
 
     def _survey(self, path: str, record: AppRecord | None) -> Instances:
-        return reconciling.without_sick(reconciling.survey(self._view, path, record, self._doomed))
+        """All of the app's tasks are looked at, so once per run will do."""
+        known = self._surveys.get(path)
+        if known is None or known[0] is not record:
+            known = self._surveys[path] = record, reconciling.survey(self._view, path, record, self._doomed)
+        return known[1]
 
     def _record(self, path: str, track: _Track | None) -> AppRecord | None:
         """What the app shall be at present: before its step in a deployment has begun, what it was."""
@@ -320,7 +326,7 @@ class _Run:
         """What to do for one app now."""
         track = self._framework.owner(path)
         record = self._record(path, track)
-        surveyed = reconciling.survey(self._view, path, record, self._doomed)
+        surveyed = self._survey(path, record)
         found = reconciling.without_sick(surveyed)
         decision = self._decide(path, record, found, track)
         self._framework.note(path, found.away)

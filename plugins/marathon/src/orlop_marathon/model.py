@@ -12,6 +12,7 @@ read, never where stored objects are, because what was once accepted must stay r
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -469,7 +470,7 @@ class App:
     check: Check | None = None
     readiness_checks: tuple[ReadinessCheck, ...] = _omitted(())
 
-    @property
+    @functools.cached_property
     def host_networking(self) -> bool:
         """Do its tasks share the node's network?"""
         return all(network.mode is NetworkMode.HOST for network in self.networks)
@@ -483,7 +484,7 @@ class App:
         """What port indices count: definitions with host networking, mappings without."""
         return (self.port_definitions or ()) if self.host_networking else self.port_mappings
 
-    @property
+    @functools.cached_property
     def service_ports(self) -> tuple[int, ...]:
         """One per port entry; 0 where none is assigned yet."""
         if self.host_networking:

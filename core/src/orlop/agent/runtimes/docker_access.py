@@ -73,10 +73,13 @@ class Access:
                 await self.call(self.pools.control, "remove_container", inspected["Id"], v=True, force=True)
 
     async def keep(self, container: str, identity: Identity) -> None:
-        """Keeps an ended container for its output only, and removes those kept for too long. Raises EngineLost."""
+        """Keeps an ended container for its output only. Raises EngineLost."""
         name = container_json.kept_name(identity.task, identity.incarnation, int(time.time()))
         with contextlib.suppress(EngineRefused):  # it is gone
             await self.call(self.pools.control, "rename", container, name)
+
+    async def sweep(self) -> None:
+        """Removes containers that are kept for too long. Raises EngineLost."""
         filters = {"label": [self._node_label], "name": r"orlop\.ended\."}
         listing = await self.call(self.pools.control, "containers", all=True, filters=filters)
         await self.in_thread(self.pools.control, remove_surplus, self.client, listing)
