@@ -36,8 +36,8 @@ READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 #: About this very server, so never handed on.
 OWN_PATHS: Final = frozenset({"/health", "/metrics"})
 
-#: Set while a request is handled whose way was decided, for applications that are mounted in others.
-_DECIDED: Final = ContextVar("decided", default=False)
+#: What this server is, while it handles a request that it does not hand on: for applications mounted in others.
+_STANDBY: Final[ContextVar[Role | None]] = ContextVar("standby", default=None)
 
 _HOP_BY_HOP: Final = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
@@ -57,7 +57,7 @@ def forwarding(server: Forwards, session: Callable[[], aiohttp.ClientSession], p
     @web.middleware
     async def forward(request: web.Request, handler: Handler) -> web.StreamResponse:
         role = server.role()
-        if role.leads or _DECIDED.get() or (not prefix and request.path in OWN_PATHS):
+        if role.leads or _STANDBY.get() is not None or (not prefix and request.path in OWN_PATHS):
             return await _led(request, handler, server)
         if role.leader_url and FORWARDED not in request.headers:
             target = URL(role.leader_url + prefix + request.raw_path, encoded=True)
@@ -69,11 +69,11 @@ def forwarding(server: Forwards, session: Callable[[], aiohttp.ClientSession], p
                 return response
         if request.method not in READING:
             return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was changed: {_reason(role)}").response()
-        token = _DECIDED.set(True)
+        token = _STANDBY.set(role)
         try:
             return _marked_stale(await handler(request), role)
         finally:
-            _DECIDED.reset(token)
+            _STANDBY.reset(token)
 
     return forward
 
@@ -82,7 +82,7 @@ async def _led(request: web.Request, handler: Handler, server: Forwards) -> web.
     """A read is an effect too: it counts as the leader's if this server still leads when it is answered."""
     response = await handler(request)
     role = server.role()
-    if not role.leads and request.method in READING and not _DECIDED.get() and request.path not in OWN_PATHS:
+    if not role.leads and request.method in READING and _STANDBY.get() is None and request.path not in OWN_PATHS:
         return _marked_stale(response, role)
     return response
 
@@ -91,6 +91,13 @@ def _reason(role: Role) -> str:
     if role.leader_url:
         return f"the leader at {role.leader_url} cannot be reached"
     return role.reason or "no server leads at the moment"
+
+
+def mark_if_stale(response: web.StreamResponse) -> None:
+    """For applications that send the answers of others."""
+    role = _STANDBY.get()
+    if role is not None:
+        _marked_stale(response, role)
 
 
 def _marked_stale(response: web.StreamResponse, role: Role) -> web.StreamResponse:
