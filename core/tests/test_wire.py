@@ -56,7 +56,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if origin is not None and issubclass(origin, Mapping):
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=3)
     if kind is Resources:
-        return st.dictionaries(st.sampled_from(["cpus", "mem", "disk", "gpus"]), st.integers(0, 2**50)).map(Resources.of)
+        kinds = st.sampled_from(["cpus", "mem", "disk", "gpus"])
+        return st.dictionaries(kinds, st.integers(0, 2**50)).map(Resources.of)
     if kind is PortSet:
         return st.lists(st.integers(1, 65535), max_size=5).map(PortSet)
     if kind is type(None):
@@ -100,9 +101,11 @@ SPEC = Spec(runtime="docker", payload={"Image": "busybox", "HostConfig": {"Memor
 VERSION_1 = [
     (
         Hello(node=NODE, cluster_id="c1", statuses=(Status(task="t1", state=TaskState.RUNNING, sequence=3),)),
-        b'{"v":1,"type":"hello","node":{"id":"n1","name":"node7","address":"10.0.0.7",'
-        b'"resources":{"cpus":4000,"mem":8589934592}},"cluster_id":"c1",'
-        b'"statuses":[{"task":"t1","state":"running","sequence":3}]}',
+        (
+            b'{"v":1,"type":"hello","node":{"id":"n1","name":"node7","address":"10.0.0.7",'
+            b'"resources":{"cpus":4000,"mem":8589934592}},"cluster_id":"c1",'
+            b'"statuses":[{"task":"t1","state":"running","sequence":3}]}'
+        ),
     ),
     (Heartbeat(), b'{"v":1,"type":"heartbeat"}'),
     (Goodbye(), b'{"v":1,"type":"goodbye"}'),
@@ -119,9 +122,11 @@ VERSION_1 = [
             full=True,
             items=(Assignment(task="t1", framework="f", key="k", name="a.b", spec=SPEC, desired=Desired.RUNNING),),
         ),
-        b'{"v":1,"type":"assignments","epoch":{"generation":1,"revision":77},"revision":5,"full":true,'
-        b'"items":[{"task":"t1","framework":"f","key":"k","name":"a.b",'
-        b'"spec":{"runtime":"docker","payload":{"Image":"busybox","HostConfig":{"Memory":5}}},"desired":"running"}]}',
+        (
+            b'{"v":1,"type":"assignments","epoch":{"generation":1,"revision":77},"revision":5,"full":true,'
+            b'"items":[{"task":"t1","framework":"f","key":"k","name":"a.b",'
+            b'"spec":{"runtime":"docker","payload":{"Image":"busybox","HostConfig":{"Memory":5}}},"desired":"running"}]}'
+        ),
     ),
 ]
 
