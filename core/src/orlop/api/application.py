@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from orlop.api import cluster, events, explain, metrics, nodes, page, plugins, tasks
+from orlop.api.agents import add_agents
 from orlop.api.guard import Authenticate, Handler, add_security_headers, authentication, is_own, loopback_guard
 from orlop.api.interface import OperatorServer
 from orlop.api.mounting import mount
@@ -24,6 +25,7 @@ from orlop.api.requests import BODY_BYTES_MAX, SERVER, too_large
 from orlop.api.streams import STREAMS, end_streams
 from orlop.framework import NotAvailable
 from orlop.hookspecs import Routes
+from orlop.server.remote_agents import RemoteAgents
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +33,13 @@ _GUARD: Final = web.AppKey[Middleware]("guard", object)  # type: ignore[arg-type
 _MODULES: Final = (cluster, nodes, tasks, explain, events, plugins, metrics, page)
 
 
-def make_application(server: OperatorServer, authenticate: Authenticate | None = None) -> web.Application:
+def make_application(
+    server: OperatorServer, authenticate: Authenticate | None = None, agents: RemoteAgents | None = None
+) -> web.Application:
     """The API of this server, to be run on the loop that the server lives on.
 
     authenticate: gives a request's principal, or raises Problem. Without it, only this machine is served.
+    agents: of other machines; without it none are served.
     """
     guard: Middleware = loopback_guard if authenticate is None else authentication(authenticate)
     application = web.Application(middlewares=[errors_as_json, guard, limit_body], client_max_size=BODY_BYTES_MAX)
@@ -43,6 +48,8 @@ def make_application(server: OperatorServer, authenticate: Authenticate | None =
     application[_GUARD] = guard
     for module in _MODULES:
         application.router.add_routes(module.ROUTES)
+    if agents is not None:
+        add_agents(application, agents)
     application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(end_streams)
     return application

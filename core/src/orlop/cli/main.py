@@ -21,6 +21,7 @@ from orlop.cli.failures import Failure
 _OWN: Final = {
     "Clusters": {
         "up": ("running", "Start a one-machine cluster: server, agent and plugins."),
+        "agent": ("running", "Make this machine a node of a cluster."),
         "status": ("cluster", "The cluster at a glance."),
         "nodes": ("cluster", "The machines of the pool."),
         "tasks": ("cluster", "What runs, and what waits to."),
@@ -30,6 +31,7 @@ _OWN: Final = {
         "kill": ("cluster", "Stop a task."),
         "drain": ("cluster", "Put no new tasks on a node."),
         "undrain": ("cluster", "Let a node take tasks again."),
+        "token": ("tokens", "Tokens that let machines join: create, list, revoke."),
     },
     "This installation": {
         "plugins": ("plugins", "Installed plugins: list, show, check, new."),
@@ -123,6 +125,12 @@ def _plugin_command(name: str) -> click.Command | None:
     return None
 
 
+def _trust(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    from orlop.cli.options import trust
+
+    trust(ctx, parameter, value)
+
+
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--server",
@@ -132,10 +140,20 @@ def _plugin_command(name: str) -> click.Command | None:
     metavar="URL",
     help="Where to ask; also ORLOP_SERVER.",
 )
+@click.option(
+    "--ca",
+    expose_value=False,
+    callback=_trust,
+    metavar="FILE",
+    help="The certificate authority of an https server; also ORLOP_CA. Default: the system's.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @click.pass_context
 def cli(ctx: click.Context, server: str, debug: bool) -> None:
-    """The lowest deck of a datacenter: pools machines, and carries schedulers installed as plugins."""
+    """The lowest deck of a datacenter: pools machines, and carries schedulers installed as plugins.
+
+    A server that asks for a token finds it in ORLOP_TOKEN.
+    """
     ctx.obj = {"server": server.rstrip("/"), "debug": debug}
 
 

@@ -73,13 +73,13 @@ def encode(message: ToServer | ToAgent) -> bytes:
 
 def decode_to_server(data: bytes) -> ToServer:
     """What an agent says. Raises WireError, WrongVersion."""
-    message: ToServer = _decode(data, _TO_SERVER, _TO_AGENT, "an agent")
+    message: ToServer = decode(data, _TO_SERVER, _TO_AGENT, "an agent")
     return message
 
 
 def decode_to_agent(data: bytes) -> ToAgent:
     """What a server says. Raises WireError, WrongVersion."""
-    message: ToAgent = _decode(data, _TO_AGENT, _TO_SERVER, "a server")
+    message: ToAgent = decode(data, _TO_AGENT, _TO_SERVER, "a server")
     return message
 
 
@@ -114,7 +114,11 @@ def _slices(items: tuple[Assignment, ...], bytes_max: int) -> list[tuple[Assignm
     return [tuple(part) for part in slices]
 
 
-def _decode(data: bytes, ours: Mapping[str, type], others: Mapping[str, type], sender: str) -> Any:
+def decode(data: bytes, ours: Mapping[str, type], others: Mapping[str, type], sender: str) -> Any:
+    """A message of one of these kinds. others: what is known, and not for the sender to say.
+
+    Raises WireError, WrongVersion.
+    """
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import orlop
-from orlop.agent.agent import Agent, Connect
+from orlop.agent.agent import Agent, Connect, DialStream
 from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_resources, operating_system
 from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.runtimes.interface import Runtime, RuntimeContext
@@ -18,13 +18,26 @@ from orlop.model.resources import Resources
 from orlop.server.plugin_host import PluginHost
 
 
-def make_agent(settings: Settings, data: Path, plugins: PluginHost, cluster_id: str, connect: Connect) -> Agent:
-    """The agent of this node, its folders made. connect: dials the leader."""
+def open_records(data: Path) -> tuple[AgentRecords, NodeIdentity]:
+    """What this node remembers, and who it is, which is made up at its first start. Raises InUse, DocumentError."""
     records = AgentRecords(data / "agent" / "agent.db")
     identity = records.identity()
     if identity is None:
         identity = NodeIdentity(node_id=secrets.token_hex(6))
         records.save_identity(identity)
+    return records, identity
+
+
+def make_agent(
+    settings: Settings,
+    data: Path,
+    plugins: PluginHost,
+    cluster_id: str,
+    connect: Connect,
+    dial_stream: DialStream | None = None,
+) -> Agent:
+    """The agent of this node, its folders made; see `Agent`. Raises InUse, DocumentError."""
+    records, identity = open_records(data)
     context = RuntimeContext(
         cluster_id=cluster_id,
         node_id=identity.node_id,
@@ -44,6 +57,7 @@ def make_agent(settings: Settings, data: Path, plugins: PluginHost, cluster_id: 
         context=context,
         runtimes=made,
         connect=connect,
+        dial_stream=dial_stream,
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from orlop.configuration import Settings
-from orlop.processes.listening import CannotStart, check_loopback, listen
+from orlop.processes.exposure import check_exposure
+from orlop.processes.listening import Listening, listen
 from orlop.processes.node import make_agent
 from orlop.server import builtin
 from orlop.server.plugin_host import PluginHost
@@ -30,17 +31,10 @@ RELOAD_DELAY_S: Final = 1.0
 def run(settings: Settings, data: Path, announce: Callable[[str], None] = print) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code. Raises CannotStart, StoreError, DocumentError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    _check_exposure(settings)
+    check_exposure(settings, settings.server.listen, "[server] listen")
     data = data.absolute()
     data.mkdir(parents=True, exist_ok=True, mode=0o711)  # tasks of other users pass through
     return asyncio.run(_run(settings, data, announce))
-
-
-def _check_exposure(settings: Settings) -> None:
-    """Without authentication Orlop listens on loopback only. Raises CannotStart."""
-    if settings.server.auth == "on":
-        raise CannotStart('[server] auth = "on" is not built yet: only "off", on loopback addresses, is there')
-    check_loopback(settings.server.listen, "[server] listen")
 
 
 async def _run(settings: Settings, data: Path, announce: Callable[[str], None]) -> int:
@@ -65,23 +59,26 @@ async def _one_term(
     schemes = {scheme: make for _, stores in plugins.collect("stores") for scheme, make in stores.items()}
     store = open_store(store_url, schemes)
     runners: list[web.AppRunner] = []
-    agent_task: asyncio.Task[None] | None = None
+    tasks: list[asyncio.Task[None]] = []
     server = Server(settings, plugins, store, store_url)
     try:
         server.start()
         agent = server.agent = make_agent(
             settings, data, plugins, server.state().cluster_id, server.connect_local_agent
         )
-        agent_task = asyncio.create_task(agent.run())
-        addresses = await listen(server, runners)
-        announce(_welcome(server, addresses))
-        return await _wait(stop, server, agent_task)
+        server.remote.streams.attach_local(agent.node_id, agent.serve_stream)
+        tasks.append(asyncio.create_task(agent.run()))
+        listening = await listen(server, data, agent.node_id, runners)
+        if listening.door is not None:
+            tasks.append(asyncio.create_task(listening.door.keep_fresh()))
+        announce(_welcome(server, listening))
+        return await _wait(stop, server, tasks[0])
     finally:
         for runner in runners:
             await runner.cleanup()
-        if agent_task is not None:
-            agent_task.cancel()
-            await asyncio.gather(agent_task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop()
         store.close()
 
@@ -99,12 +96,18 @@ async def _wait(stop: asyncio.Event, server: Server, agent: asyncio.Task[None]) 
     return server.failed.result()
 
 
-def _welcome(server: Server, addresses: dict[str, str]) -> str:
+def _welcome(server: Server, listening: Listening) -> str:
+    scheme = "https" if listening.door is not None else "http"
     lines = [f"Orlop {server.version} is up: cluster {server.cluster_name!r}, state in {server.store_url}"]
-    width = max(map(len, addresses))
-    lines += [f"  {name:<{width}}  http://{address}" for name, address in addresses.items()]
+    width = max(map(len, listening.addresses))
+    lines += [f"  {name:<{width}}  {scheme}://{address}" for name, address in listening.addresses.items()]
     for record in server.plugins.records():
         if record.error:
             lines.append(f"  plugin {record.name}: {record.error} (see: orlop plugins list)")
-    lines.append("  open to programs on this machine only; Ctrl-C stops Orlop, and its tasks go on")
+    if listening.door is not None:
+        data = listening.door.data
+        lines.append(f"  asks for a token: ORLOP_TOKEN=$(cat {data}/admin.token) ORLOP_CA={data}/ca.pem")
+        lines.append("  Ctrl-C stops Orlop, and its tasks go on")
+    else:
+        lines.append("  open to programs on this machine only; Ctrl-C stops Orlop, and its tasks go on")
     return "\n".join(lines)

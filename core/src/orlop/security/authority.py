@@ -10,6 +10,7 @@ Keys and certificates are PEM. Times are UTC milliseconds.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -31,6 +32,7 @@ BACKDATED: Final = timedelta(hours=1)
 RENEWED_AFTER: Final = 2 / 3
 
 _URI: Final = "orlop://{cluster}/node/{node}"
+_NODE_URI: Final = re.compile(r"orlop://(?P<cluster>[^/]+)/node/(?P<node>[^/]+)")
 _CURVE_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -108,14 +110,19 @@ def fingerprint(certificate: bytes) -> str:
 
 def node_of(certificate: bytes, cluster_id: str) -> str | None:
     """The node that a certificate (DER, its signature checked already) speaks for in this cluster; else None."""
+    found = speaks_for(certificate)
+    return found[1] if found is not None and found[0] == cluster_id else None
+
+
+def speaks_for(certificate: bytes) -> tuple[str, str] | None:
+    """(cluster, node) of an agent's certificate (DER); None for any other."""
     try:
         found = x509.load_der_x509_certificate(certificate)
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
         return None
-    prefix = _URI.format(cluster=cluster_id, node="")
-    nodes = [uri.removeprefix(prefix) for uri in _uris(names) if uri.startswith(prefix)]
-    return nodes[0] if len(nodes) == 1 and nodes[0] else None
+    uris = [match for uri in _uris(names) if (match := _NODE_URI.fullmatch(uri))]
+    return (uris[0]["cluster"], uris[0]["node"]) if len(uris) == 1 else None
 
 
 def key_fingerprint_of(certificate: bytes) -> str:

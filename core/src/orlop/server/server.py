@@ -48,6 +48,7 @@ from orlop.server.framework_run import FrameworkRunner
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term, begin_term
 from orlop.server.plugin_host import PluginHost
+from orlop.server.remote_agents import RemoteAgents
 from orlop.server.routing import Host
 from orlop.server.sessions import Sessions
 from orlop.server.timers import TimerService
@@ -120,6 +121,7 @@ class Server:
         )
         liveness = Liveness(LivenessSettings(), iter(term.state.node_order), read_clock().monotonic_ms)
         self._sessions = Sessions(self._core, liveness, read_clock)
+        self.remote = RemoteAgents(self.state, self.host.command, self._sessions.serve, read_clock)
         self._log = EventLog(store, self._kernel.settings.log_records_kept)
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._tokens = itertools.count(1)
@@ -328,7 +330,9 @@ class Server:
 
     def task_output(self, task: Task, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """Raises NotAvailable when the task's node cannot be reached from here."""
-        if self.agent is None or task.placement is None:
+        if task.placement is None:
             raise NotAvailable("the task is not on a node yet, so it has no output")
         runtime = self.state().spec_of(task).runtime
-        return self.agent.output(task.id, runtime, stream, follow=follow, tail=tail)
+        if self.agent is not None and self.agent.node_id == task.placement.node:
+            return self.agent.output(task.id, runtime, stream, follow=follow, tail=tail)
+        return self.remote.output(task, runtime, stream, follow=follow, tail=tail)
