@@ -79,6 +79,7 @@ class Core:
         self._events.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
+            self._write_wanted.set()  # the writer may have looked just before the kernel's thread was gone
 
     def submit(self, event: Event, done: Callable[[str | None], None] | None = None) -> None:
         """Queues an event."""
