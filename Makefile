@@ -14,7 +14,7 @@ $(VENV)/ready: requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyp
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-# Real parts for the tests: a Docker Engine, an image for it, network namespaces. Needs root and apt.
+# Real parts for the tests: a Docker Engine, an image for it, network namespaces, etcd. Needs root and apt.
 system:
 	./scripts/install-test-parts
 

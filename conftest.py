@@ -1,4 +1,4 @@
-"""What every package's tests share: the real Docker Engines, and tests that are coroutines."""
+"""What every package's tests share: the real Docker Engines and etcds, and tests that are coroutines."""
 
 import asyncio
 import inspect
@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
-pytest_plugins = ["engines"]
+pytest_plugins = ["engines", "etcd_members"]
 
 
 @pytest.hookimpl(tryfirst=True)

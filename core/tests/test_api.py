@@ -4,9 +4,8 @@ import asyncio
 import io
 import json
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -15,139 +14,22 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter
+from operator_stub import StubServer, make_server
+from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from orlop.api.application import make_application, mount_plugin_routes
 from orlop.api.events import KEEP_ALIVE_S, LISTED_EVENTS_MAX
-from orlop.api.interface import FrameworkStatus
 from orlop.api.problems import Problem
 from orlop.api.requests import BODY_BYTES_MAX
 from orlop.api.runner import OperatorRunner
-from orlop.framework import Action, Ask, Framework, Kill, NotAvailable, PortRequest, Process, Resources, Task, View
+from orlop.framework import NotAvailable
 from orlop.hookspecs import Routes
-from orlop.kernel import records
-from orlop.kernel.events import DrainNode, Effect, KillTask, Logged
+from orlop.kernel.events import DrainNode
 from orlop.kernel.state import State
-from orlop.model.asks import Explanation
-from orlop.model.events import LogEntry
-from orlop.server.event_log import EventLog
-from orlop.store.interface import Put
-from orlop.store.memory import MemoryStore
-from orlop.testing.harness import Cluster
 
 DEADLINE_S = 30
-
-
-@attrs.frozen
-class Config:
-    copies: int = 3
-    cpus: float = 0.5
-
-
-class KeepAlive(Framework):
-    name = "keepalive"
-    config = Config
-
-    def reconcile(self, view: View) -> Iterator[Action]:
-        wanted = {f"copy-{number}" for number in range(self.settings.copies)}
-        for key in sorted(wanted - view.live.keys()):
-            needs = Resources(cpus=self.settings.cpus, mem="32MiB")
-            run = Process("sleep 1000")
-            yield Ask(key, run=run, needs=needs, ports=(PortRequest(),), group="/my/app", name=f"app.{key}")
-        for key in sorted(view.live.keys() - wanted):
-            yield Kill(key)
-
-
-class LoggedCluster(Cluster):
-    """The harness, with the server's event log beside it."""
-
-    def __init__(self, *frameworks: Framework, log_kept: int = 10_000) -> None:
-        self.store = MemoryStore()
-        self.event_log = EventLog(self.store, log_kept)
-        super().__init__(*frameworks)
-
-    def _release(self, effect: Effect) -> None:
-        if isinstance(effect, Logged):
-            key = records.log_key(effect.version)
-            self.store.transact([Put(key, self.documents[key])])
-            self.event_log.add(effect)
-        super()._release(effect)
-
-
-class Plugins:
-    def describe(self) -> list[dict[str, Any]]:
-        return [{"name": "keepalive", "version": "1.0", "state": "loaded", "error": ""}]
-
-
-class StubServer:
-    """An `OperatorServer` whose writes commit at once."""
-
-    cluster_name = "blue"
-    address = "127.0.0.1:5050"
-    version = "0.1"
-    store_url = "etcd://root:secret@10.0.0.1:2379"
-
-    def __init__(self, cluster: LoggedCluster) -> None:
-        self.cluster = cluster
-        self.started_utc_ms = round(time.time() * 1000) - 5000
-        self.metrics = CollectorRegistry()
-        self.plugins = Plugins()
-        self.read_only = ""
-        self.status = FrameworkStatus(name="keepalive", plugin="keepalive", state="running", runs=7, last_run_ms=1.5)
-        self.output: list[bytes | Exception] = []
-        self.output_ends = True
-
-    def state(self) -> State:
-        return self.cluster.state
-
-    def framework_status(self) -> Mapping[str, FrameworkStatus]:
-        return {self.status.name: self.status}
-
-    def read_only_reason(self) -> str:
-        return self.read_only
-
-    def explain(self, task: Task) -> Explanation:
-        return self.cluster.explain(task)
-
-    async def submit(self, event: DrainNode | KillTask) -> Any:
-        if self.read_only:
-            raise NotAvailable(f"nothing was changed: {self.read_only}")
-        if isinstance(event, KillTask):
-            return self.cluster.kill_task(event.task, event.reason)
-        self.cluster.step(event)
-        return True
-
-    async def log_entries(
-        self, *, after: tuple[int, int] | None, limit: int, subject: str | None = None
-    ) -> tuple[list[tuple[int, int, LogEntry]], bool]:
-        return await self.cluster.event_log.entries(
-            after=after,
-            limit=limit,
-            wanted=lambda entry: subject in (None, entry.subject),
-            version=self.state().version,
-        )
-
-    def follow_log(self) -> AbstractContextManager[asyncio.Queue[Logged | None]]:
-        return self.cluster.event_log.follow()
-
-    async def task_output(self, task: Task, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
-        yield f"{stream} follow={follow} tail={tail}\n".encode() if not self.output else b""
-        for piece in self.output:
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
-        if not self.output_ends:
-            await asyncio.Event().wait()
-
-
-def make_server(copies: int = 3, cpus: float = 0.5, nodes: int = 2, log_kept: int = 10_000) -> StubServer:
-    cluster = LoggedCluster(KeepAlive(Config(copies=copies, cpus=cpus)), log_kept=log_kept)
-    for number in range(nodes):
-        cluster.add_node(f"n{number}", rack=f"r{number}")
-    cluster.settle()
-    return StubServer(cluster)
 
 
 def with_client(work: Callable[[TestClient[Any, Any]], Awaitable[None]], server: StubServer, *mounted: Routes) -> None:
@@ -317,7 +199,7 @@ def test_health_and_metrics() -> None:
     Counter("orlop_test", "Of the server itself", registry=server.metrics).inc(5)
 
     async def work(client: TestClient[Any, Any]) -> None:
-        assert await read(client, "/health") == {"status": "ok"}
+        assert await read(client, "/health") == {"status": "ok", "role": "leader"}
         async with client.get("/metrics") as response:
             families = text_string_to_metric_families(await response.text())
         samples = {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}

@@ -17,8 +17,8 @@ NOW = Now(1, 1)
 SPEC = Spec(runtime="process", payload={})
 
 
-def make() -> Pipeline:
-    return Pipeline(Kernel(), State(cluster_id="c"), Epoch(1, 1))
+def make(writes_max: int = 1_000) -> Pipeline:
+    return Pipeline(Kernel(), State(cluster_id="c"), Epoch(1, 1), writes_max)
 
 
 def ask(key: str) -> Submission:
@@ -55,6 +55,24 @@ def test_steps_decided_during_a_write_are_written_together() -> None:
     assert batch is not None
     assert sorted(task.key for task in batch.state.tasks.values()) == ["a", "b"]
     assert [one.event.replies for one in batch.submissions] == [{"a": "done"}, {"b": "done"}]
+
+
+def test_steps_that_no_transaction_holds_together_are_written_one_after_the_other() -> None:
+    pipeline = make(writes_max=8)
+    pipeline.decide([hello()], NOW)
+    pipeline.take()
+    for key in "abcdef":
+        pipeline.decide([ask(key)], NOW)
+    pipeline.succeeded()
+    seen = []
+    while (batch := pipeline.take()) is not None:
+        assert batch.writes <= 8 or len(batch.submissions) == 1
+        seen.append(batch)
+        pipeline.succeeded()
+    assert len(seen) > 1
+    assert [list(one.event.replies) for batch in seen for one in batch.submissions] == [[key] for key in "abcdef"]
+    assert pipeline.committed is pipeline.head
+    assert len(pipeline.committed.tasks) == 6
 
 
 def test_a_refusal_forgets_all_that_was_decided_since() -> None:

@@ -3,6 +3,7 @@
 Revisions are compared with those seen before, never with fixed numbers: a shared backend may have a history.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import attrs
 import pytest
+from etcd_members import EtcdCluster
 
+from orlop.store.etcd import EtcdStore
+from orlop.store.etcd_address import StoreAccess, parse_address
 from orlop.store.interface import (
     Change,
     Compacted,
@@ -51,22 +55,36 @@ class FakeClock:
         self.now += seconds
 
 
-def memory_backend(folder: Path) -> Backend:
+def memory_backend(request: pytest.FixtureRequest) -> Backend:
     clock = FakeClock()
     return Backend(MemoryStore(limits=LIMITS, clock=clock), clock.advance)
 
 
-def sqlite_backend(folder: Path) -> Backend:
+def sqlite_backend(request: pytest.FixtureRequest) -> Backend:
     clock = FakeClock()
+    folder: Path = request.getfixturevalue("tmp_path")
     return Backend(SqliteStore(folder / "store.db", limits=LIMITS, clock=clock), clock.advance)
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"memory": memory_backend, "sqlite": sqlite_backend}
+def etcd_backend(request: pytest.FixtureRequest) -> Backend:
+    """One etcd for all tests, a prefix for each; leases that a test has left would end in another one."""
+    etcd: EtcdCluster = request.getfixturevalue("etcd")
+    etcd.end_leases()
+    store = EtcdStore(parse_address(etcd.url(f"test-{next(numbers)}"), StoreAccess()), limits=LIMITS)
+    return Backend(store, time.sleep)
+
+
+numbers = itertools.count()
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Backend]] = {
+    "memory": memory_backend,
+    "sqlite": sqlite_backend,
+    "etcd": etcd_backend,
+}
 
 
 @pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made = request.param(tmp_path)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    made = request.param(request)
     yield made
     made.store.close()
 

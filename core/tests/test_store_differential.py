@@ -1,19 +1,29 @@
 """Every backend gives the same answers to the same history, errors included.
 
 Revisions are compared relative to where each store began, leases by the order in which they were granted.
+
+etcd runs for real, beside two things that a test cannot have of it: time that passes when the test says so (its leases
+are long, and revoked when their time is over on the test's clock), and changes that are watched the moment they are
+made (what must come is waited for).
 """
 
+import itertools
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
+from etcd_members import EtcdCluster
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from running import wait_until
 
+from orlop.store.etcd import EtcdStore
+from orlop.store.etcd_address import StoreAccess, parse_address
 from orlop.store.interface import (
     Change,
     Compacted,
@@ -27,18 +37,25 @@ from orlop.store.interface import (
     RangeResult,
     Store,
     StoreError,
+    StoreRefused,
     TransactionResult,
     Watch,
 )
+from orlop.store.leases import HeldLease, LeaseTable
 from orlop.store.memory import MemoryStore
+from orlop.store.requests import check_ttl
 from orlop.store.sqlite import SqliteStore
 
 LIMITS = Limits(operations=4, bytes=40)
+DEADLINE_S = 20.0
+LONG_LEASE_S = 3600
 MOST_WATCHES = 4
 MOST_LEASES = 5
 
+Clock = Callable[[], float]
+
 #: Opens an empty store in a folder of its own, with the given clock for its leases.
-BACKENDS: tuple[Callable[[Path, Callable[[], float]], Store], ...] = (
+LOCAL_BACKENDS: tuple[Callable[[Path, Clock], Store], ...] = (
     lambda folder, clock: MemoryStore(limits=LIMITS, clock=clock),
     lambda folder, clock: SqliteStore(folder / "store.db", limits=LIMITS, clock=clock),
 )
@@ -46,6 +63,56 @@ BACKENDS: tuple[Callable[[Path, Callable[[], float]], Store], ...] = (
 KEYS = ("a", "a/1", "a/2", "b\U0010ffff", "b\U0010ffffc", "\ud7ff")
 PREFIXES = ("", "a", "a/", "b\U0010ffff", "\ud7ff", "c")
 AGES_CHECKED = (1, 2, 3, 6)
+
+
+class EtcdOnTestTime(EtcdStore):
+    """See the module. A watch in it is known to be served before anything is compacted."""
+
+    def __init__(self, etcd: EtcdCluster, prefix: str, clock: Clock) -> None:
+        super().__init__(parse_address(etcd.url(prefix), StoreAccess()), limits=LIMITS)
+        self._etcd = etcd
+        self._terms = LeaseTable(clock, lambda: super(EtcdOnTestTime, self).lease(LONG_LEASE_S).id)
+
+    def end_due_leases(self) -> None:
+        for lease in self._terms.due():
+            self.revoke_now(lease)
+
+    def revoke_now(self, lease: int) -> None:
+        self._terms.drop(lease)
+        super().revoke_lease(lease)
+
+    def get(self, key: str, **where: Any) -> Entry | None:
+        self.end_due_leases()
+        return super().get(key, **where)
+
+    def range(self, prefix: str, **where: Any) -> RangeResult:
+        self.end_due_leases()
+        return super().range(prefix, **where)
+
+    def transact(self, writes, compares=()) -> TransactionResult:
+        self.end_due_leases()
+        return super().transact(writes, compares)
+
+    def lease(self, ttl_s: int) -> HeldLease:
+        check_ttl(ttl_s)
+        return HeldLease(self._terms.grant(ttl_s), self)
+
+    def keep_lease_alive(self, lease: int) -> bool:
+        self.end_due_leases()
+        return self._terms.extend(lease) and super().keep_lease_alive(lease)
+
+    def revoke_lease(self, lease: int) -> None:
+        self.end_due_leases()
+        self.revoke_now(lease)
+
+    def compact(self, revision: int) -> None:
+        self.end_due_leases()
+        wait_until(self.watches_are_served, "all watches to be served", DEADLINE_S)
+        super().compact(revision)
+
+    def watches_are_served(self) -> bool:
+        opened = all(watch.established or watch.failed for watch in self._watches)
+        return opened and self._etcd.members[0].metric("etcd_debugging_mvcc_slow_watcher_total") == 0
 
 
 @attrs.define
@@ -57,6 +124,17 @@ class Contestant:
     witness: Watch
     watches: list[Watch] = attrs.field(factory=list)
     leases: list[Lease] = attrs.field(factory=list)
+
+    def next(self, watch: Watch, expected: Any) -> Any:
+        """expected: the first contestant's answer, for one that may bring it a little later."""
+        patience_s = 0.0
+        if isinstance(self.store, EtcdOnTestTime):
+            self.store.end_due_leases()
+            patience_s = DEADLINE_S if expected else 0.0
+        try:
+            return watch.next(patience_s)
+        except Compacted as gone:  # from where on is each backend's own affair
+            return ("Compacted", gone.oldest - self.base)
 
     def plain(self, answer: Any) -> Any:
         match answer:
@@ -72,6 +150,8 @@ class Contestant:
                 return (answer.key, self.plain(answer.entry), answer.revision - self.base)
             case Compacted():
                 return ("Compacted", answer.revision - self.base, answer.oldest - self.base)
+            case StoreRefused():
+                return "StoreRefused"
             case StoreError() | ValueError():
                 return type(answer).__name__
             case tuple():
@@ -95,20 +175,26 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.first: Any = None
         self.folder = Path(tempfile.mkdtemp(prefix="orlop-differential-"))
         self.contestants: list[Contestant] = []
 
-    @initialize()
-    def open(self) -> None:
-        for number, opened in enumerate(BACKENDS):
+    def stores(self) -> Iterator[Store]:
+        for number, opened in enumerate(LOCAL_BACKENDS):
             folder = self.folder / str(number)
             folder.mkdir()
-            store = opened(folder, lambda: self.now)
+            yield opened(folder, lambda: self.now)
+
+    @initialize()
+    def open(self) -> None:
+        for store in self.stores():
             base = store.range("").revision
             self.contestants.append(Contestant(store, base, store.watch("", after_revision=base)))
 
     def teardown(self) -> None:
         for contestant in self.contestants:
+            for lease in contestant.leases:
+                lease.revoke()
             contestant.store.close()
         shutil.rmtree(self.folder)
 
@@ -121,11 +207,17 @@ class Histories(RuleBasedStateMachine):
             except (StoreError, ValueError) as error:
                 answer = error
             answers.append(contestant.plain(answer))
+            self.first = answers[0]
         assert all(answer == answers[0] for answer in answers), answers
         return answers[0]
 
+    def same_next(self, watch: Callable[[Contestant], Watch]) -> Any:
+        self.first = None
+        return self.same(lambda one: one.next(watch(one), self.first))
+
     def at(self, contestant: Contestant, age: int | None) -> int | None:
-        return None if age is None else contestant.store.range("", limit=1).revision - age
+        """A revision of now or before, not from before the history began: what is there differs."""
+        return None if age is None else max(contestant.base, contestant.store.range("", limit=1).revision - age)
 
     @rule(drawn=writes, comparing=compares)
     def transact(self, drawn, comparing) -> None:
@@ -168,15 +260,13 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.contestants and len(self.contestants[0].watches) < MOST_WATCHES)
     @rule(prefix=prefixes, age=st.integers(-2, 12))
     def watch(self, prefix, age) -> None:
-        self.same(
-            lambda one: one.watches.append(one.store.watch(prefix, after_revision=max(one.base, self.at(one, age))))
-        )
+        self.same(lambda one: one.watches.append(one.store.watch(prefix, after_revision=self.at(one, age))))
 
     @precondition(lambda self: self.contestants and self.contestants[0].watches)
     @rule(index=st.integers(0, MOST_WATCHES - 1), close=st.sampled_from([False, False, False, True]))
     def next(self, index, close) -> None:
         number = index % len(self.contestants[0].watches)
-        self.same(lambda one: one.watches[number].next(0))
+        self.same_next(lambda one: one.watches[number])
         if close:
             self.same(lambda one: one.watches[number].close())
             self.same(lambda one: one.watches[number].next(0))
@@ -202,7 +292,7 @@ class Histories(RuleBasedStateMachine):
     def same_everything(self) -> None:
         if not self.contestants:
             return
-        while self.same(lambda one: one.witness.next(0)):
+        while self.same_next(lambda one: one.witness):
             pass
         present = self.same(lambda one: one.store.range(""))
         for age in AGES_CHECKED:
@@ -211,10 +301,39 @@ class Histories(RuleBasedStateMachine):
             self.same(lambda one, key=key: one.store.range("", after=key, limit=1))
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(
+class HistoriesWithEtcd(Histories):
+    etcd: EtcdCluster
+    numbers = itertools.count()
+
+    def stores(self) -> Iterator[Store]:
+        yield from super().stores()
+        prefix = f"history-{next(self.numbers)}"
+        store = EtcdOnTestTime(self.etcd, prefix, lambda: self.now)
+        # What an earlier history has compacted must not be the revision at which this one begins.
+        store.transact([Put("a", b"")])
+        store.transact([Delete("a")])
+        yield store
+
+
+SETTINGS = settings(
     max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+class TestHistories(Histories.TestCase):
+    settings = SETTINGS
+
+
+@pytest.fixture(scope="module")
+def shared_etcd(etcd: EtcdCluster) -> None:
+    HistoriesWithEtcd.etcd = etcd
+
+
+@pytest.mark.usefixtures("shared_etcd")
+class TestHistoriesWithEtcd(HistoriesWithEtcd.TestCase):
+    """Fewer: each call goes to another process and to its disk."""
+
+    settings = settings(SETTINGS, max_examples=25)

@@ -41,7 +41,7 @@ def test_a_plugin_adds_a_scheme_and_gets_the_whole_url():
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("etcdd://10.0.0.1", "no store has the scheme 'etcdd'; there are cloud, memory, sqlite"),
+        ("etcdd://10.0.0.1", "no store has the scheme 'etcdd'; there are cloud, etcd, etcds, memory, sqlite"),
         ("/var/lib/orlop.db", "has no scheme"),
         ("", "has no scheme"),
         ("sqlite://relative.db", "sqlite:///absolute"),

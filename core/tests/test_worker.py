@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from orlop.agent.runtimes.interface import Phase, Report, Snapshot
+from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
 from orlop.agent.worker import (
     Drop,
     Effect,
@@ -71,6 +71,24 @@ def test_a_record_is_saved_before_the_task_is_started() -> None:
     kinds = [type(effect) for effect in effects]
     assert kinds.index(Save) < kinds.index(Start)
     assert [status.state for status in told(effects)] == [TaskState.PREPARING]
+
+
+def test_a_task_that_was_stopped_before_its_node_heard_of_it_is_gone_at_once() -> None:
+    worker = make(Snapshot(runtime="process", reports=()))
+    effects = worker.handle(assigned(assignment(desired=Desired.STOPPED), full=True), NOW)
+    assert not of(effects, Start)
+    assert [(status.state, status.exit and status.exit.outcome) for status in told(effects)] == [
+        (TaskState.REMOVED, Outcome.KILLED)
+    ]
+
+
+def test_one_that_the_runtime_may_have_is_stopped_until_it_is_known_that_it_has_not() -> None:
+    worker = make(Snapshot(runtime="process", reports=()), Unavailable(runtime="process", reason="restarting"))
+    effects = worker.handle(assigned(assignment(desired=Desired.STOPPED), full=True), NOW)
+    assert [status.state for status in told(effects)][-1] is TaskState.STOPPING
+    assert of(effects, Signal)
+    effects = worker.handle(Snapshot(runtime="process", reports=()), NOW)
+    assert [status.state for status in told(effects)] == [TaskState.REMOVED]
 
 
 def test_the_same_assignment_again_starts_nothing() -> None:

@@ -16,11 +16,11 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `running` and `engines`
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `running`, `engines` and `etcd_members`
 
 from .figures import Figure, table
 
-MODULES: Final = ("kernel", "services", "containers")
+MODULES: Final = ("kernel", "etcd", "services", "containers")
 
 
 def main() -> int:

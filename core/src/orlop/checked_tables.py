@@ -3,7 +3,8 @@
 A table's keys are the class's attributes. Types are strict: a text is no number, a whole number may stand for a
 number, a list for a tuple. Each attribute's converter and validators run one by one, so that an error is that key's;
 what a class checks as a whole (`__attrs_post_init__`) is the table's. Unknown keys are errors. A key of type text
-may also be given as `KEY_file`: the name of a file that holds the value, without its last line break.
+may also be given as `KEY_file`: the name of a file that holds the value, without its last line break; not one that
+is called `…_file` itself.
 """
 
 from __future__ import annotations
@@ -165,6 +166,8 @@ class _Reader:
         for key in table:
             target = key.removesuffix(FILE_SUFFIX)
             if key in fields or target == key or target not in fields or not _takes_text(fields[target].type):
+                continue
+            if target.endswith(FILE_SUFFIX):  # the key names a file already
                 continue
             name = read.pop(key)
             if target in table:

@@ -91,6 +91,11 @@ def _each(check: Any) -> Any:
     return check_all
 
 
+def _check_advertise(instance: object, field: object, value: str) -> None:
+    if value:
+        _check_listen(instance, field, value)
+
+
 def _between(low: float, high: float, unit: str) -> Any:
     def check(_: object, __: object, value: float) -> None:
         if not low <= value <= high:
@@ -140,6 +145,18 @@ class StoreSettings:
         validator=_matching(_STORE_URL, 'a URL such as "etcd://10.0.0.1:2379" or "sqlite:///path"', empty=True),
         metadata=about("Where the state lives. Default: an SQLite file in the data folder."),
     )
+    ca_file: str = attrs.field(
+        default="", metadata=about("etcds: certificates of the authority that has signed those of etcd's members.")
+    )
+    cert_file: str = attrs.field(default="", metadata=about("etcds: this server's certificate, if etcd asks for one."))
+    key_file: str = attrs.field(default="", metadata=about("etcds: the private key of `cert_file`."))
+    user: str = attrs.field(default="", metadata=about("etcd: the user, if etcd asks for one."))
+    password: str = attrs.field(default="", repr=False, metadata=about("etcd: the user's password."))
+    timeout_s: float = attrs.field(
+        default=5.0,
+        validator=_between(0.1, 60, "seconds"),
+        metadata=about("etcd: seconds until a call that no member answers has failed."),
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -151,13 +168,18 @@ class ServerSettings:
         validator=_check_listen,
         metadata=about('"host:port" of the operator API, the page and the agents\' sessions.'),
     )
+    advertise: str = attrs.field(
+        default="",
+        validator=_check_advertise,
+        metadata=about('"host:port" at which other servers and agents reach this one. Default: what `listen` says.'),
+    )
     auth: Literal["on", "off"] = attrs.field(
         default="off", metadata=about('"on" asks every client for a token; "off" is for loopback addresses only.')
     )
-    advertise: tuple[str, ...] = attrs.field(
+    names: tuple[str, ...] = attrs.field(
         default=(),
         validator=_each(_matching(_HOST, 'a host name or an address without a port, such as "orlop.example"')),
-        metadata=about("Host names and addresses under which this server is reached; they stand in its certificate."),
+        metadata=about("Further host names and addresses of this server, for its certificate."),
     )
     deny_plugins: tuple[str, ...] = attrs.field(default=(), metadata=about("Plugins installed but not wanted."))
     allow_plugins: tuple[str, ...] = attrs.field(

@@ -40,7 +40,7 @@ def _table(cls: Any) -> dict[str, Any]:
         elif not isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]
             schema |= _default(field.default)
         properties[key] = schema
-        if schema.get("type") == "string" and f"{key}{FILE_SUFFIX}" not in properties:
+        if schema.get("type") == "string" and not key.endswith(FILE_SUFFIX) and f"{key}{FILE_SUFFIX}" not in properties:
             properties[f"{key}{FILE_SUFFIX}"] = {"type": "string", "description": f"The file that holds {key}."}
     schema = {"type": "object", "additionalProperties": False, "properties": properties}
     if (cls.__doc__ or "").strip():

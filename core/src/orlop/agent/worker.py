@@ -155,6 +155,8 @@ class Worker:
         self._records = {record.assignment.task: record for record in records}
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
+        #: What each runtime had in its last snapshot, while that can be relied on.
+        self._present: dict[str, set[str]] = {}
 
     @property
     def records(self) -> dict[str, TaskRecord]:
@@ -192,7 +194,8 @@ class Worker:
             case TimerDue():
                 yield from self._timer(event)
             case Unavailable():
-                pass  # nothing is known until the next snapshot; running tasks stay what they are
+                # Nothing is known until the next snapshot; running tasks stay what they are.
+                self._present.pop(event.runtime, None)
 
     # What the server wants
 
@@ -234,6 +237,10 @@ class Worker:
             assignment=item, generation=message.epoch.generation, revision=message.revision, status=status
         )
         if item.desired in (Desired.STOPPED, Desired.REMOVED):
+            if item.task not in self._present.get(item.spec.runtime, {item.task}):
+                exit_ = Exit(outcome=Outcome.KILLED, reason=item.reason)
+                yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
+                return
             # It may have been started by an earlier life of this node, before its records were lost.
             yield from self._keep(record)
             yield from self._stop(record, now)
@@ -330,6 +337,7 @@ class Worker:
 
     def _snapshot(self, snapshot: Snapshot, now: Now) -> Iterator[Effect]:
         found = {report.task for report in snapshot.reports}
+        self._present[snapshot.runtime] = found
         for report in snapshot.reports:
             yield from self._reported(report, now)
         for record in list(self._records.values()):

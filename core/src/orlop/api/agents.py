@@ -22,9 +22,11 @@ from aiohttp import hdrs, web
 from orlop.agent.websocket import WebSocketLink, look_after
 from orlop.api.documents import moment
 from orlop.api.finding import find_node
+from orlop.api.forwarding import AGENTS_PREFIX
 from orlop.api.problems import Problem, not_found
 from orlop.api.requests import PRINCIPAL, Reader, read_body, read_query, server_of, text, whole
 from orlop.api.responses import plain
+from orlop.framework import NotAvailable
 from orlop.framework import Refused as CommandRefused
 from orlop.model.documents import VERSION
 from orlop.model.messages import Hello, Refused, ToAgent, ToServer
@@ -37,7 +39,7 @@ from orlop.server.streams import DialledStream
 log = logging.getLogger(__name__)
 
 #: What the paths of resources for agents begin with; they have their own guard.
-PREFIX: Final = "/v1/agents/"
+PREFIX: Final = AGENTS_PREFIX
 #: Sessions and streams, used and idle, at once.
 CONNECTIONS_MAX: Final = 20_000
 FIRST_MESSAGE_WITHIN_S: Final = 10.0
@@ -65,6 +67,8 @@ async def get_cluster(request: web.Request) -> web.Response:
     read_query(request)
     agents = request.app[AGENTS]
     authority = agents.authority
+    if agents.auth and authority is None:
+        raise NotAvailable("this server does not know the cluster's authority yet")
     return plain(
         {
             "cluster": agents.cluster_id,
@@ -78,6 +82,7 @@ async def get_cluster(request: web.Request) -> web.Response:
 
 async def join(request: web.Request) -> web.Response:
     read_query(request)
+    _leading(request)
     body = await read_body(request, token=text, node=text, certificate_request=_long_text)
     agents = request.app[AGENTS]
     try:
@@ -90,6 +95,7 @@ async def join(request: web.Request) -> web.Response:
 
 async def renew(request: web.Request) -> web.Response:
     read_query(request)
+    _leading(request)
     body = await read_body(request, certificate_request=_long_text)
     agents = request.app[AGENTS]
     try:
@@ -97,6 +103,16 @@ async def renew(request: web.Request) -> web.Response:
     except NotAdmitted as error:
         raise _refused(request, str(error)) from None
     return _certificate(agents, certificate)
+
+
+def _leading(request: web.Request) -> None:
+    """Sends agents on to the leader. Raises HTTPTemporaryRedirect, or Problem (503) where there is none."""
+    role = server_of(request).role()
+    if role.leads:
+        return
+    if role.leader_url:
+        raise web.HTTPTemporaryRedirect(role.leader_url + request.raw_path)
+    raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, role.reason or "no server leads at the moment")
 
 
 def _certificate(agents: RemoteAgents, certificate: bytes) -> web.Response:
@@ -112,6 +128,7 @@ def _certificate(agents: RemoteAgents, certificate: bytes) -> web.Response:
 
 async def session(request: web.Request) -> web.StreamResponse:
     read_query(request)
+    _leading(request)
     node = _admitted(request)
     async with _connection(request):
         socket = await _upgraded(request, MESSAGE_BYTES_MAX)
@@ -149,6 +166,7 @@ def _checker(node: str | None) -> Any:
 
 async def stream(request: web.Request) -> web.StreamResponse:
     read_query(request)
+    _leading(request)
     node = _admitted(request)
     agents = request.app[AGENTS]
     claimed = agents.streams.claim(request.match_info["id"], node)

@@ -1,22 +1,26 @@
 """The operator API as an aiohttp application.
 
 Every error is one JSON object {"error", "hint"?, "path"?}. From the outside in, a request passes: errors made JSON;
-who may speak here; the limit of its body; its resource.
+who may speak here; whether it is for the leader; the limit of its body; its resource.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
+import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from orlop.api import cluster, events, explain, metrics, nodes, page, plugins, tasks
 from orlop.api.agents import add_agents
+from orlop.api.forwarding import client_session, forwarding
 from orlop.api.guard import Authenticate, Handler, add_security_headers, authentication, is_own, loopback_guard
 from orlop.api.interface import OperatorServer
 from orlop.api.mounting import mount
@@ -29,23 +33,31 @@ from orlop.server.remote_agents import RemoteAgents
 
 log = logging.getLogger(__name__)
 
+SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
+FORWARDING: Final = web.AppKey("forwarding", partial)
 _GUARD: Final = web.AppKey[Middleware]("guard", object)  # type: ignore[arg-type]
 _MODULES: Final = (cluster, nodes, tasks, explain, events, plugins, metrics, page)
 
 
 def make_application(
-    server: OperatorServer, authenticate: Authenticate | None = None, agents: RemoteAgents | None = None
+    server: OperatorServer,
+    authenticate: Authenticate | None = None,
+    agents: RemoteAgents | None = None,
+    trust: ssl.SSLContext | None = None,
 ) -> web.Application:
     """The API of this server, to be run on the loop that the server lives on.
 
     authenticate: gives a request's principal, or raises Problem. Without it, only this machine is served.
-    agents: of other machines; without it none are served.
+    agents: of other machines; without it none are served. trust: for connections to the leader over TLS.
     """
     guard: Middleware = loopback_guard if authenticate is None else authentication(authenticate)
     application = web.Application(middlewares=[errors_as_json, guard, limit_body], client_max_size=BODY_BYTES_MAX)
     application[SERVER] = server
     application[STREAMS] = set()
     application[_GUARD] = guard
+    application[FORWARDING] = partial(forwarding, server, lambda: application[SESSION], trust=trust)
+    application.middlewares.insert(2, application[FORWARDING]())
+    application.cleanup_ctx.append(_with_session)
     for module in _MODULES:
         application.router.add_routes(module.ROUTES)
     if agents is not None:
@@ -60,7 +72,14 @@ def mount_plugin_routes(application: web.Application, routes: Iterable[Routes]) 
 
     May be called several times, before the application starts. Raises ValueError when a prefix cannot be used.
     """
-    mount(application, routes, application[_GUARD])
+    mount(application, routes, application[_GUARD], application[FORWARDING])
+
+
+async def _with_session(application: web.Application) -> AsyncIterator[None]:
+    """Connections to the leader, while this server stands by."""
+    application[SESSION] = client_session()
+    yield
+    await application[SESSION].close()
 
 
 @web.middleware

@@ -18,12 +18,13 @@ async def get_cluster(request: web.Request) -> web.Response:
     read_query(request)
     server = server_of(request)
     state = server.state()
+    role = server.role()
     statuses = dict(server.framework_status())
     about = {
         "name": server.cluster_name,
         "version": server.version,
         "address": server.address,
-        "leader": server.address,
+        "leader": role.leader_url,
         "store": without_password(server.store_url),
         "started": moment(server.started_utc_ms),
         "uptime_s": max(0, round(time.time() - server.started_utc_ms / 1000)),
@@ -49,11 +50,16 @@ async def list_roles(request: web.Request) -> web.Response:
 
 
 async def get_health(request: web.Request) -> web.Response:
-    """503 when writes are refused. A quarantined framework is a warning: taking this server away would not help it."""
+    """503 when writes are refused. A quarantined framework is a warning: taking this server away would not help it.
+
+    A standby is well when it knows a leader: then it serves everything.
+    """
     read_query(request)
     server = server_of(request)
-    server.state()
-    reason = server.read_only_reason()
+    role = server.role()
+    if not role.leads and role.leader_url:
+        return plain({"status": "ok", "role": "standby", "leader": role.leader_url, "stale_ms": role.stale_ms})
+    reason = server.read_only_reason() if role.leads else role.reason
     if reason:
         return plain(
             {"status": "degraded", "reasons": [f"writes are refused: {reason}"]}, HTTPStatus.SERVICE_UNAVAILABLE
@@ -63,7 +69,7 @@ async def get_health(request: web.Request) -> web.Response:
         for name, one in sorted(server.framework_status().items())
         if one.state != "running"
     ]
-    return plain({"status": "ok", "warnings": warnings} if warnings else {"status": "ok"})
+    return plain({"status": "ok", "role": "leader", **({"warnings": warnings} if warnings else {})})
 
 
 def without_password(store_url: str) -> str:

@@ -15,6 +15,7 @@ from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
 from orlop.model.tasks import Task
 from orlop.server.framework_host import FrameworkStatus
+from orlop.server.role import Role
 
 __all__ = ["FrameworkStatus", "OperatorServer", "PluginHost"]
 
@@ -43,8 +44,11 @@ class OperatorServer(Protocol):
     def plugins(self) -> PluginHost:
         """What is installed."""
 
+    def role(self) -> Role:
+        """Whether it leads, who does, and how old its knowledge may be."""
+
     def state(self) -> State:
-        """The committed state now."""
+        """The newest committed state that it knows. Raises orlop.framework.NotAvailable before it knows any."""
 
     def framework_status(self) -> Mapping[str, FrameworkStatus]:
         """By the framework's name."""

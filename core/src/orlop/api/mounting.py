@@ -27,8 +27,10 @@ _PREFIX: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _RESERVED: Final = frozenset({"v1", "metrics", "health", "page"})
 
 
-def mount(application: web.Application, routes: Iterable[Routes], guard: Middleware) -> None:
-    """Hands on `/<prefix>/…`. guard: the middleware for applications that have a listener of their own.
+def mount(
+    application: web.Application, routes: Iterable[Routes], guard: Middleware, forwarding: Callable[[str], Middleware]
+) -> None:
+    """Hands on `/<prefix>/…`. guard, and forwarding of a prefix: middlewares for applications with own listeners.
 
     Raises ValueError when a prefix cannot be used. To be called before the application starts.
     """
@@ -45,7 +47,7 @@ def mount(application: web.Application, routes: Iterable[Routes], guard: Middlew
         resource = application.router.add_resource(f"/{prefix}{{rest:(?:/.*)?}}", name=name)
         resource.add_route("*", _handing_on(prefix, one.application), expect_handler=_leave_to_plugin)
         if one.listen:
-            one.application.middlewares.insert(0, guard)
+            one.application.middlewares[:0] = [guard, forwarding(f"/{prefix}")]
         else:
             application.cleanup_ctx.append(_living_with(one.application))
 

@@ -22,6 +22,7 @@ _OWN: Final = {
     "Clusters": {
         "up": ("running", "Start a one-machine cluster: server, agent and plugins."),
         "agent": ("running", "Make this machine a node of a cluster."),
+        "server": ("running", "Start a server of a cluster."),
         "status": ("cluster", "The cluster at a glance."),
         "nodes": ("cluster", "The machines of the pool."),
         "tasks": ("cluster", "What runs, and what waits to."),

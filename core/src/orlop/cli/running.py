@@ -1,11 +1,12 @@
-"""The long-running processes: `orlop up`, `orlop agent`."""
+"""The long-running processes: `orlop up`, `orlop server`, `orlop agent`."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import click
@@ -16,6 +17,8 @@ from orlop.cli.options import config_option
 if TYPE_CHECKING:
     from orlop.configuration import Settings
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 def default_data() -> Path:
     """The user's data folder."""
@@ -24,33 +27,57 @@ def default_data() -> Path:
     return Path(platformdirs.user_data_dir("orlop"))
 
 
-data_option = click.option(
+_debug = click.option("--debug", is_flag=True, help="Log everything, and show a traceback with an error.")
+_verbose = click.option("--verbose", is_flag=True, help="Log what is going on.")
+_data = click.option(
     "--data",
     type=click.Path(path_type=Path),
     help="Where state, logs and tasks' folders are kept. Default: the user's.",
 )
-verbose_option = click.option("--verbose", is_flag=True, help="Log what is going on.")
-debug_option = click.option("--debug", is_flag=True, help="Log everything, and show a traceback with an error.")
 
 
-def _begin_logging(ctx: click.Context, verbose: bool, debug: bool) -> None:
-    shared = ctx.find_root().ensure_object(dict)
-    shared["debug"] = debug = debug or shared.get("debug", False)
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def _running_options(command: F) -> F:
+    """What both long-running commands with a server take."""
+    for option in (
+        _debug,
+        _verbose,
+        click.option("--auth", is_flag=True, help='Ask every client for a token, over TLS: [server] auth = "on".'),
+        click.option("--name", help="The cluster's name, instead of [cluster] name."),
+        click.option("--listen", help="host:port of the operator API, instead of [server] listen."),
+        _data,
+        config_option,
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
-@config_option
-@data_option
-@click.option("--listen", help="host:port of the operator API, instead of [server] listen.")
-@click.option("--name", help="The cluster's name, instead of [cluster] name.")
-@click.option("--auth", is_flag=True, help='Ask every client for a token, over TLS: [server] auth = "on".')
-@verbose_option
-@debug_option
+@_running_options
 @click.pass_context
-def up(
+def up(ctx: click.Context, **options: Any) -> None:
+    """Start a one-machine cluster: server, agent and every installed plugin. Tasks survive it."""
+    from orlop.processes import up as running
+
+    _run(ctx, running.run, **options)
+
+
+@click.command()
+@_running_options
+@click.pass_context
+def server(ctx: click.Context, **options: Any) -> None:
+    """Start a server of a cluster: it leads, or stands by for the one that does. Agents join it.
+
+    Several servers share an etcd, which [store] url names; one alone may use the embedded store.
+    """
+    from orlop.processes import server as running
+
+    _run(ctx, running.run, **options)
+
+
+def _run(
     ctx: click.Context,
+    running: Callable[..., int],
+    *,
     config: Path | None,
     data: Path | None,
     listen: str | None,
@@ -59,11 +86,9 @@ def up(
     verbose: bool,
     debug: bool,
 ) -> None:
-    """Start a one-machine cluster: server, agent and every installed plugin. Tasks survive it."""
     from orlop.agent.records import InUse
     from orlop.configuration import ConfigurationError, load
     from orlop.model.documents import DocumentError
-    from orlop.processes import up as running
     from orlop.processes.exposure import CannotStart
     from orlop.store.interface import StoreError
 
@@ -72,10 +97,17 @@ def up(
         settings = with_options(load(config, os.environ), listen, name)
         if auth:
             settings = attrs.evolve(settings, server=attrs.evolve(settings.server, auth="on"))
-        code = running.run(settings, data or default_data(), lambda text: click.echo(text))
+        code = running(settings, data or default_data(), lambda text: click.echo(text))
     except (ConfigurationError, CannotStart, InUse, StoreError, DocumentError, OSError) as error:
         raise Failure(str(error)) from error
     ctx.exit(code)
+
+
+def _begin_logging(ctx: click.Context, verbose: bool, debug: bool) -> None:
+    shared = ctx.find_root().ensure_object(dict)
+    shared["debug"] = debug = debug or shared.get("debug", False)
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def with_options(settings: Settings, listen: str | None, name: str | None) -> Settings:
@@ -95,7 +127,7 @@ def with_options(settings: Settings, listen: str | None, name: str | None) -> Se
 
 @click.command()
 @config_option
-@data_option
+@_data
 @click.option("--join", "servers", multiple=True, metavar="URL", help="A server of the cluster; may be given again.")
 @click.option("--token", help="The join token; needed at the first start, where servers ask for it.")
 @click.option(
@@ -103,8 +135,8 @@ def with_options(settings: Settings, listen: str | None, name: str | None) -> Se
 )
 @click.option("--name", help="The node's name, instead of [agent] name.")
 @click.option("--rejoin", is_flag=True, help="Leave the cluster that this node belongs to. Its tasks become orphans.")
-@verbose_option
-@debug_option
+@_verbose
+@_debug
 @click.pass_context
 def agent(
     ctx: click.Context,

@@ -13,6 +13,8 @@ SPECS: Final = "specs/"
 FRAMEWORKS: Final = "frameworks/"
 OBJECTS: Final = "objects/"
 LOG: Final = "log/"
+#: Records of changes that are larger than one transaction, see `orlop.server.redo`.
+REDO: Final = "redo/"
 
 
 @attrs.frozen(kw_only=True)

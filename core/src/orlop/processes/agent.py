@@ -26,7 +26,7 @@ from orlop.agent.remote import RemoteServers, ServerRefused, Unreachable, WrongC
 from orlop.configuration import Settings
 from orlop.processes.exposure import CannotStart
 from orlop.processes.node import make_agent, open_records
-from orlop.processes.up import SWITCH_INTERVAL_S
+from orlop.processes.server import SWITCH_INTERVAL_S
 from orlop.security import authority as signing
 from orlop.security.files import UnsafeFile
 from orlop.security.tokens import InvalidToken, Purpose, Token, parse_token

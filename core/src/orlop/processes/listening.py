@@ -28,8 +28,8 @@ class Listening:
     door: Door | None
 
 
-async def listen(server: Server, data: Path, local_node: str, runners: list[web.AppRunner]) -> Listening:
-    """Binds every listener. local_node: of the agent in this process. Raises CannotStart."""
+async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Listening:
+    """Binds every listener. With authentication it waits until the cluster's authority is known. Raises CannotStart."""
     addresses = {"orlop": server.address}
     found: list[Routes] = []
     own: list[tuple[str, Routes]] = []
@@ -43,8 +43,10 @@ async def listen(server: Server, data: Path, local_node: str, runners: list[web.
     door = None
     if server.settings.server.auth == "on":
         hosts = [host_of(address) for address in (server.address, *(one.listen for _, one in own))]
-        door = await secure(server, server.settings, data, hosts, local_node)
-    application = make_application(server, door.authenticate if door else None, server.remote)
+        door = await secure(server, data, hosts)
+    application = make_application(
+        server, door.authenticate if door else None, server.remote, door.trust if door else None
+    )
     mount_plugin_routes(application, found)
     await _bind(application, server.address, "[server] listen", runners, door)
     for plugin, one in own:

@@ -19,12 +19,12 @@ from typing import Final
 
 import attrs
 
+from orlop.agent.credentials import trusting
 from orlop.api.authentication import by_token
 from orlop.api.guard import Authenticate
-from orlop.configuration import Settings
 from orlop.framework import NotAvailable
 from orlop.framework import Refused as CommandRefused
-from orlop.processes.exposure import CannotStart
+from orlop.processes.exposure import CannotStart, host_of
 from orlop.security import authority as signing
 from orlop.security.authority import Authority
 from orlop.security.files import UnsafeFile, read_or_make_key, read_private, write_private
@@ -41,38 +41,59 @@ ADMIN_TOKEN: Final = "admin.token"  # noqa: S105  (a file's name)
 AUTHORITY_FILE: Final = "ca.pem"
 SERVER_FILE: Final = "server.pem"
 RENEW_CHECK_S: Final = 600.0
+KEEP_CHECK_S: Final = 5.0
+AUTHORITY_CHECK_S: Final = 0.1
+SAID_AFTER_S: Final = 5.0
+SAID_AGAIN_S: Final = 60.0
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  (what they mean in a setting)
 
 
 @attrs.frozen
 class Door:
-    """How clients are let in. context: of TLS. authenticate: of requests. data: where the files are."""
+    """How clients are let in. context: of TLS. authenticate: of requests. trust: for connections to other servers.
+
+    data: where the files are.
+    """
 
     context: ssl.SSLContext
     authenticate: Authenticate
+    trust: ssl.SSLContext
     authority: Authority = attrs.field(repr=False)
     names: frozenset[str]
     data: Path
 
-    async def keep_fresh(self) -> None:
-        """For ever: a new certificate for this server in time. Connections that are open keep theirs."""
+    async def keep(self, server: Server) -> None:
+        """For ever: a token for whoever owns this server's data, once it leads, and new certificates in time.
+
+        Connections that are open keep the certificate that they began with.
+        """
+        renew_at_s = time.monotonic() + RENEW_CHECK_S
         while True:
-            await asyncio.sleep(RENEW_CHECK_S)
             try:
-                await asyncio.to_thread(_load_certificate, self.context, self.authority, self.names, self.data)
-            except (OSError, ssl.SSLError, UnsafeFile):
-                log.exception("this server's certificate cannot be renewed")
+                if server.role().leads:
+                    await _admin_token(server, self.data)
+                if time.monotonic() >= renew_at_s:
+                    renew_at_s = time.monotonic() + RENEW_CHECK_S
+                    await asyncio.to_thread(_load_certificate, self.context, self.authority, self.names, self.data)
+            except NotAvailable as error:
+                log.info("the token of this server waits: %s", error)
+            except (OSError, ssl.SSLError, UnsafeFile, CommandRefused):
+                log.exception("this server's token or certificate cannot be made")
+            await asyncio.sleep(KEEP_CHECK_S)
 
 
-async def secure(server: Server, settings: Settings, data: Path, hosts: Iterable[str], local_node: str) -> Door:
-    """Everything for a server that decides already. hosts: what its listeners are bound to. Raises CannotStart."""
+async def secure(server: Server, data: Path, hosts: Iterable[str]) -> Door:
+    """What a running server needs. hosts: what its listeners are bound to.
+
+    Returns when the cluster's authority is known, which the first leader makes. Raises CannotStart.
+    """
     try:
-        authority = await _authority(server, data)
-        server.remote.authority = authority
-        await server.remote.admit_local(local_node)
-        await _admin_token(server, data)
-        names = _names(settings.server.advertise, hosts)
+        authority = server.remote.authority = await _authority(server, data)
+        if server.role().leads:
+            await _admin_token(server, data)
+        own = server.settings.server
+        names = _names([*own.names, *([host_of(own.advertise)] if own.advertise else [])], hosts)
         return await asyncio.to_thread(_door, server, authority, names, data)
     except (UnsafeFile, CannotUnseal, OSError) as error:
         raise CannotStart(str(error)) from error
@@ -81,13 +102,30 @@ async def secure(server: Server, settings: Settings, data: Path, hosts: Iterable
 
 
 async def _authority(server: Server, data: Path) -> Authority:
-    """The cluster's, unsealed; made where there is none. Raises CannotUnseal, UnsafeFile, OSError, NotAvailable."""
-    stored = stored_authority(server.state())
+    """The cluster's, unsealed. Raises CannotUnseal, UnsafeFile, OSError."""
+    said_at_s = time.monotonic() + SAID_AFTER_S
+    why = ""
+    while True:
+        try:
+            state = server.state()
+            stored = stored_authority(state)
+            if stored is not None or server.role().leads:
+                return await _unsealed(server, state.cluster_id, stored, data)
+            why = "the leader has not made one yet"
+        except NotAvailable as error:
+            why = str(error)
+        if time.monotonic() >= said_at_s:
+            said_at_s += SAID_AGAIN_S
+            log.warning("this server listens as soon as it knows the cluster's authority: %s", why)
+        await asyncio.sleep(AUTHORITY_CHECK_S)
+
+
+async def _unsealed(server: Server, cluster_id: str, stored: StoredAuthority | None, data: Path) -> Authority:
+    """Makes the authority where there is none. Raises CannotUnseal, UnsafeFile, OSError, NotAvailable."""
     path = data / CLUSTER_KEY
     if stored is not None and not path.exists():
         raise UnsafeFile(f"{path} is missing: copy it from another server of this cluster, or from where it was kept")
     key = await asyncio.to_thread(read_or_make_key, path, secrets.token_bytes(KEY_BYTES))
-    cluster_id = server.state().cluster_id
     if stored is None:
         made = await asyncio.to_thread(
             signing.make_authority,
@@ -149,7 +187,7 @@ def _door(server: Server, authority: Authority, names: frozenset[str], data: Pat
     # Agents have certificates and operators have tokens: each resource asks for its own.
     context.verify_mode = ssl.CERT_OPTIONAL
     _load_certificate(context, authority, names, data)
-    return Door(context, by_token(server.state), authority, names, data)
+    return Door(context, by_token(server.state), trusting(authority.certificate), authority, names, data)
 
 
 def _load_certificate(context: ssl.SSLContext, authority: Authority, names: frozenset[str], data: Path) -> None:

@@ -1,8 +1,7 @@
 """The shell of the commit pipeline: a kernel thread that decides, a writer thread that writes.
 
 `submit` may be called from any thread. Effects are handed to `release` and outcomes to each submission's `done`, both
-on the writer thread; they only enqueue. A transaction is fenced: it compares the document that the last committed
-transaction wrote, so that a second writer, should there ever be one, changes nothing.
+on the writer thread; they only enqueue.
 """
 
 from __future__ import annotations
@@ -13,19 +12,21 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from orlop.kernel import records
 from orlop.kernel.events import Effect, Event
 from orlop.kernel.kernel import Kernel
-from orlop.kernel.loading import encode
 from orlop.kernel.state import State
 from orlop.model.clock import Now
-from orlop.model.messages import Epoch
-from orlop.server.pipeline import Batch, Pipeline, Submission
-from orlop.store.interface import Compare, Delete, Field, OutcomeUnknown, Put, Store, StoreRefused
+from orlop.server.loading import Term
+from orlop.server.pipeline import Failure, Pipeline, Submission
+from orlop.server.writing import Released, Transaction, Writer
+from orlop.store.interface import OutcomeUnknown, Store, StoreRefused
 
 log = logging.getLogger(__name__)
 
 EVENTS_PER_STEP_MAX: Final = 200
+#: Of a transaction, for the state's own document.
+RESERVED_OPERATIONS: Final = 1
+JOIN_S: Final = 10.0
 
 
 class Core:
@@ -35,25 +36,28 @@ class Core:
         self,
         kernel: Kernel,
         store: Store,
-        state: State,
-        epoch: Epoch,
+        term: Term,
         clock: Callable[[], Now],
         release: Callable[[Iterable[Effect]], None],
         failed: Callable[[Exception], None],
-        fence: int,
     ) -> None:
         self.kernel = kernel
         self._store = store
-        self._pipeline = Pipeline(kernel, state, epoch)
+        writes_max = store.limits.operations - RESERVED_OPERATIONS
+        # Most events change a document or two: such a step fits into one transaction.
+        self._events_max = max(1, min(EVENTS_PER_STEP_MAX, writes_max // 2))
+        self._lock = threading.Lock()
+        self._pipeline = Pipeline(kernel, term.state, term.epoch, writes_max)
+        self._writer = Writer(self._pipeline, term, store.limits, self._lock)
         self._clock = clock
         self._release = release
         self._failed = failed
-        self._fence = fence
         self._events: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._gate = threading.Lock()
+        self._closed = False
         self._write_wanted = threading.Event()
         self._stopping = False
-        self._read_only = ""
+        self._abandoned = ""
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-kernel", daemon=True),
             threading.Thread(target=self._write_forever, name="orlop-store", daemon=True),
@@ -67,7 +71,7 @@ class Core:
     @property
     def read_only_reason(self) -> str:
         """Why the store refused the last transaction; empty when it did not."""
-        return self._read_only
+        return self._writer.refusal
 
     def start(self) -> None:
         for thread in self._threads:
@@ -78,33 +82,65 @@ class Core:
         self._stopping = True
         self._events.put(None)
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(timeout=JOIN_S)
             self._write_wanted.set()  # the writer may have looked just before the kernel's thread was gone
 
-    def submit(self, event: Event, done: Callable[[str | None], None] | None = None) -> None:
+    def abandon(self, reason: str) -> None:
+        """Ends without writing anything more: whoever waits is told that nothing was changed, or that nobody knows.
+
+        Returns at once; a transaction that is under way may still reach the store, and nothing is released for it.
+        """
+        with self._lock:
+            self._abandoned = self._abandoned or reason
+            told = self._pipeline.abandoned(reason)
+        self._stopping = True
+        self._events.put(None)
+        self._write_wanted.set()
+        for submission, failure in told:
+            submission.tell(failure)
+
+    def submit(self, event: Event, done: Callable[[Failure | None], object] | None = None) -> None:
         """Queues an event."""
-        self._events.put(Submission(event, done))
+        submission = Submission(event, done)
+        with self._gate:
+            if not self._closed:
+                self._events.put(submission)
+                return
+        submission.tell(Failure(self._abandoned or "this server stops"))
 
     def _decide_forever(self) -> None:
-        while True:
+        while not self._close_when_done():
             submissions = self._take_events()
             if submissions:
+                self._decide(submissions)
+                self._write_wanted.set()
+        self._write_wanted.set()
+
+    def _close_when_done(self) -> bool:
+        with self._gate:
+            self._closed = self._stopping and self._events.empty()
+            return self._closed
+
+    def _decide(self, submissions: list[Submission]) -> None:
+        with self._lock:
+            failed: Exception | None = None
+            if not self._abandoned:
                 try:
-                    with self._lock:
-                        self._pipeline.decide(submissions, self._clock())
+                    self._pipeline.decide(submissions, self._clock())
+                    return
                 except Exception as error:
                     log.critical("the kernel failed; nothing of this step happened", exc_info=True)
-                    self._failed(error)
-                    return
-                self._write_wanted.set()
-            if self._stopping and self._events.empty():
-                self._write_wanted.set()
-                return
+                    self._abandoned = f"a bug in the kernel: {type(error).__name__}"
+                    failed = error
+        for submission in submissions:
+            submission.tell(Failure(self._abandoned))
+        if failed is not None:
+            self._failed(failed)
 
     def _take_events(self) -> list[Submission]:
         first = self._events.get()
         taken = [first] if first is not None else []
-        while len(taken) < EVENTS_PER_STEP_MAX:
+        while len(taken) < self._events_max:
             try:
                 submission = self._events.get_nowait()
             except queue.Empty:
@@ -117,47 +153,43 @@ class Core:
         while True:
             self._write_wanted.wait()
             self._write_wanted.clear()
-            while (batch := self._take_batch()) is not None:
-                try:
-                    self._write(batch)
-                except Exception as error:
+            try:
+                self._write()
+            except Exception as error:
+                if not self._abandoned:
                     log.critical("the store's state is not known", exc_info=True)
                     self._failed(error)
-                    return
+                return
             if self._stopping and not self._threads[0].is_alive():
                 return
 
-    def _take_batch(self) -> Batch | None:
-        with self._lock:
-            return self._pipeline.take()
+    def _write(self) -> None:
+        """All that can be written now. Raises OutcomeUnknown: nobody knows, or another server leads."""
+        while not self._abandoned and (work := self._writer.next()) is not None:
+            if isinstance(work, Transaction):
+                if not self._transact(work):
+                    return
+            else:
+                self._let_go(work)
 
-    def _write(self, batch: Batch) -> None:
-        if batch.writes:
-            writes: list[Put | Delete] = [Put(key, encode(document)) for key, document in batch.puts.items()]
-            writes += [Delete(key) for key in sorted(batch.deletes)]
-            fence = Compare(records.META_KEY, Field.MOD_REVISION, self._fence)
-            try:
-                result = self._store.transact(writes, [fence])
-            except StoreRefused as error:
-                self._refuse(str(error))
-                return
-            if not result.applied:
-                raise OutcomeUnknown("another writer has changed the state: this server is not the leader any more")
-            self._fence = result.revision
-            self._read_only = ""
-        with self._lock:
-            self._pipeline.succeeded()
-        self._release(batch.effects)
-        for submission in batch.submissions:
-            if submission.done is not None:
-                submission.done(None)
+    def _transact(self, transaction: Transaction) -> bool:
+        """False: the store takes nothing now, so wait for the next occasion."""
+        try:
+            result = self._store.transact(transaction.writes, transaction.compares)
+        except StoreRefused as error:
+            if not self._writer.refusal:
+                log.error("the store refuses writes: %s", error)
+            self._let_go(self._writer.refused(str(error)))
+            return False
+        if not result.applied:
+            raise OutcomeUnknown("another server has changed the state: this one is not the leader any more")
+        released = self._writer.applied(result.revision)
+        if released is not None:
+            self._let_go(released)
+        return True
 
-    def _refuse(self, reason: str) -> None:
-        if not self._read_only:
-            log.error("the store refuses writes: %s", reason)
-        self._read_only = reason
-        with self._lock:
-            forgotten = self._pipeline.refused()
-        for submission in forgotten:
-            if submission.done is not None:
-                submission.done(reason)
+    def _let_go(self, released: Released) -> None:
+        if released.effects:
+            self._release(released.effects)
+        for submission, failure in released.told:
+            submission.tell(failure)

@@ -46,6 +46,12 @@ class EventLog:
                 self._followers.discard(follower)
                 cut_off(follower)
 
+    def close(self) -> None:
+        """No follower hears any more: they ask the next leader, from where they are."""
+        followers, self._followers = self._followers, set()
+        for follower in followers:
+            cut_off(follower)
+
     @contextmanager
     def follow(self) -> Iterator[asyncio.Queue[Logged | None]]:
         """A queue of records from now on; None: the follower was too slow and gets no more."""

@@ -23,6 +23,7 @@ from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.core import Core
 from orlop.server.framework_run import Command, FrameworkRunner, RunResult
+from orlop.server.pipeline import Failure
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +94,14 @@ class FrameworkHost:
             target=self._run_forever, args=(self._generation,), name=f"orlop-{self.name}", daemon=True
         ).start()
 
-    def stop(self) -> None:
+    def stop(self, reason: str) -> None:
+        """No more runs; commands that wait are refused."""
         with self._condition:
             self._stopping = True
+            waiting, self._commands = self._commands, []
             self._condition.notify_all()
+        for _, done in waiting:
+            done(None, NotAvailable(f"nothing was changed: {reason}"))
 
     # From other threads
 
@@ -121,7 +126,9 @@ class FrameworkHost:
     def enqueue(self, token: str, value: Any, done: Done) -> None:
         """Queues a command; `done(reply, None)` after the commit, or `done(None, error)`."""
         with self._condition:
-            if self._status.state != "running":
+            if self._stopping:
+                done(None, NotAvailable("nothing was changed: this server stops to lead"))
+            elif self._status.state != "running":
                 done(None, NotAvailable(f"framework {self.name} is {self._status.state}: {self._status.error}"))
             elif len(self._commands) >= QUEUED_COMMANDS_MAX:
                 done(None, NotAvailable(f"framework {self.name} has {QUEUED_COMMANDS_MAX} commands waiting"))
@@ -207,26 +214,24 @@ class FrameworkHost:
 
     def _commit(self, result: RunResult, commands: list[tuple[Command, Done]]) -> None:
         committed = threading.Event()
-        outcome: list[str | None] = [None]
+        outcome: list[Failure | None] = [None]
 
-        def done(reason: str | None) -> None:
-            outcome[0] = reason
+        def done(failure: Failure | None) -> None:
+            outcome[0] = failure
             committed.set()
 
         if result.actions is not None:
             self._core.submit(result.actions, done)
-            while not committed.wait(1.0):
-                if self._stopping:
-                    return
-        reason = outcome[0]
-        if reason is not None:
+            committed.wait()
+        failure = outcome[0]
+        if failure is not None:
             self._refused()
         replies: Mapping[str, Any] = result.actions.replies if result.actions is not None else {}
         for command, tell in commands:
             if command.token in result.refusals:
                 tell(None, result.refusals[command.token])
-            elif reason is not None:
-                tell(None, NotAvailable(f"nothing was changed: {reason}"))
+            elif failure is not None:
+                tell(None, NotAvailable(str(failure)))
             else:
                 tell(replies.get(command.token), None)
 

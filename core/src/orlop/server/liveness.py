@@ -40,8 +40,14 @@ class Liveness:
         """A planned stop: the grace is longer."""
         self._heard[node] = _Heard(monotonic_ms, goodbye=True)
 
+    def refused(self, event: NodeSilent) -> None:
+        """What was told did not become durable: tell it again."""
+        heard = self._heard.get(event.node)
+        if heard is not None:
+            heard.reported = min(heard.reported, 1 if event.gone else 0)
+
     def tick(self, monotonic_ms: int) -> list[NodeSilent]:
-        """What the kernel must be told now, each transition once."""
+        """What the kernel must be told now, each transition once, unless it was `refused`."""
         found = []
         for node, heard in self._heard.items():
             silence = monotonic_ms - heard.at_ms

@@ -1,8 +1,7 @@
-"""From the store to a state, and the first write of a term: who leads, and from which revision on."""
+"""From the store's documents to a state, and the first writes of a term."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -12,29 +11,35 @@ from orlop.framework import Framework
 from orlop.kernel import records
 from orlop.kernel.loading import load, read_object_plainly
 from orlop.kernel.state import State, StoredObject
-from orlop.model.documents import to_bytes
+from orlop.model.documents import from_bytes, to_bytes
 from orlop.model.messages import Epoch
+from orlop.server import redo
 from orlop.server.framework_run import read_object
-from orlop.store.interface import Compare, Field, OutcomeUnknown, Put, Store
+from orlop.store.interface import Compare, Entry, Field, OutcomeUnknown, Put, RangeResult, Store
 
 PAGE_KEYS: Final = 5_000
 LEADER_KEY: Final = "leader"
-_PREFIXES: Final = (
+#: All but the event log, which is read when somebody asks for it.
+PREFIXES: Final = (
+    LEADER_KEY,
     records.META_KEY,
     records.NODES,
     records.SPECS,
     records.TASKS,
     records.FRAMEWORKS,
     records.OBJECTS,
+    records.REDO,
 )
+
+FrameworkClasses = Mapping[str, type[Framework]]
 
 
 @attrs.frozen(kw_only=True)
 class LeaderRecord:
-    """Who leads. server: a fresh id per start."""
+    """Who leads. server: a fresh id per start. url: where the others forward requests to."""
 
     server: str
-    address: str
+    url: str
     since_utc_ms: int
 
 
@@ -47,51 +52,85 @@ class Term:
     fence: int
 
 
-def begin_term(store: Store, frameworks: Mapping[str, type[Framework]], address: str, utc_ms: int) -> Term:
-    """Loads the state, making a new cluster where there is none, and takes the lead.
+def read_leader(entry: Entry | None) -> LeaderRecord | None:
+    """Raises DocumentError."""
+    return from_bytes(entry.value, LeaderRecord, entry.key) if entry is not None else None
 
-    Raises StoreError, DocumentError and NewerVersion (a document of a later version than this program's).
-    """
-    meta = store.get(records.META_KEY)
-    if meta is None:
-        meta_revision = _make_cluster(store, utc_ms)
-    else:
-        meta_revision = meta.mod_revision
+
+def list_entries(store: Store) -> tuple[dict[str, Entry], int]:
+    """All that a state is made of, as of one revision. Raises StoreError."""
+    revision: int | None = None
+    found: dict[str, Entry] = {}
+    for prefix in PREFIXES:
+        for page in _pages(store, prefix, revision):
+            revision = page.revision
+            found.update((entry.key, entry) for entry in page.entries)
+    assert revision is not None, "there is a prefix"
+    return found, revision
+
+
+def _pages(store: Store, prefix: str, revision: int | None) -> Iterator[RangeResult]:
+    after = None
+    while True:
+        page = store.range(prefix, revision=revision, after=after, limit=PAGE_KEYS)
+        revision = page.revision
+        yield page
+        if not page.more:
+            return
+        after = page.entries[-1].key
+
+
+def state_of(entries: Mapping[str, Entry], classes: FrameworkClasses) -> State | None:
+    """The state that the entries describe; None before there is a cluster. Raises DocumentError, NewerVersion."""
 
     def read(framework: str, kind: str, object_id: str, data: bytes) -> StoredObject:
-        installed = frameworks.get(framework)
+        installed = classes.get(framework)
         if installed is None:
             return read_object_plainly(framework, kind, object_id, data)
         return read_object(installed, kind, object_id, data)
 
-    state = load(_documents(store), read)
-    assert state is not None, "the cluster's own record was just written or read"
-    record = LeaderRecord(server=secrets.token_hex(8), address=address, since_utc_ms=utc_ms)
-    fence = Compare(records.META_KEY, Field.MOD_REVISION, meta_revision)
-    result = store.transact([Put(LEADER_KEY, to_bytes(record))], [fence])
-    if not result.applied:
-        raise OutcomeUnknown("another server changed the state while this one was loading it")
-    epoch = Epoch(generation=state.generation, revision=result.revision)
-    return Term(state=state, epoch=epoch, fence=meta_revision)
+    documents = redo.rolled_forward({key: entry.value for key, entry in entries.items()})
+    documents.pop(LEADER_KEY, None)
+    return load(documents.items(), read)
 
 
-def _make_cluster(store: Store, utc_ms: int) -> int:
-    meta = records.Meta(cluster_id=secrets.token_hex(8), generation=1, version=0, utc_ms=utc_ms, next_sequence=1)
+def begin_term(
+    store: Store,
+    entries: Mapping[str, Entry],
+    classes: FrameworkClasses,
+    leader_revision: int,
+    *,
+    new_cluster_id: str,
+    utc_ms: int,
+) -> Term:
+    """The term of who has made the leader's key at `leader_revision`, from entries that are at least as new.
+
+    Makes a new cluster, of `new_cluster_id`, where there is none, and finishes what the last leader had not. Raises
+    StoreError (of unknown outcome too: another server leads), DocumentError and NewerVersion (a document of a later
+    version than this program's).
+    """
+    leads = Compare(LEADER_KEY, Field.CREATE_REVISION, leader_revision)
+    documents = {key: entry.value for key, entry in entries.items()}
+    for writes in redo.finishing(documents, store.limits):
+        if not store.transact(writes, [leads]).applied:
+            raise OutcomeUnknown("another server leads now")
+    state = state_of(entries, classes)
+    if state is None:
+        state, fence = _make_cluster(store, classes, leads, new_cluster_id, utc_ms)
+    else:
+        fence = entries[records.META_KEY].mod_revision
+    return Term(state=state, epoch=Epoch(generation=state.generation, revision=leader_revision), fence=fence)
+
+
+def _make_cluster(
+    store: Store, classes: FrameworkClasses, leads: Compare, cluster_id: str, utc_ms: int
+) -> tuple[State, int]:
+    meta = records.Meta(cluster_id=cluster_id, generation=1, version=0, utc_ms=utc_ms, next_sequence=1)
+    data = to_bytes(meta)
     absent = Compare(records.META_KEY, Field.CREATE_REVISION, 0)
-    result = store.transact([Put(records.META_KEY, to_bytes(meta))], [absent])
+    result = store.transact([Put(records.META_KEY, data)], [leads, absent])
     if not result.applied:
-        raise OutcomeUnknown("another server made the cluster at the same time")
-    return result.revision
-
-
-def _documents(store: Store) -> Iterator[tuple[str, bytes]]:
-    revision = None
-    for prefix in _PREFIXES:
-        after = None
-        while True:
-            page = store.range(prefix, revision=revision, after=after, limit=PAGE_KEYS)
-            revision = page.revision
-            yield from ((entry.key, entry.value) for entry in page.entries)
-            if not page.more:
-                break
-            after = page.entries[-1].key
+        raise OutcomeUnknown("another server leads now")
+    made = state_of({records.META_KEY: Entry(records.META_KEY, data, result.revision, result.revision, 1)}, classes)
+    assert made is not None, "the cluster's own record was just written"
+    return made, result.revision

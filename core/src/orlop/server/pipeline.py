@@ -1,32 +1,49 @@
 """The commit pipeline: nothing leaves before the commit. A pure state machine; `core.py` is its shell.
 
-Events are decided in steps over the *head*, the newest state that was decided. The documents of all steps decided
-while a transaction is under way are written together in the next one. When a transaction is durable, its state
-becomes the *committed* one and its effects are released. When the store definitely refuses it, everything decided
-since is forgotten with it: the head falls back to the committed state, and whoever waits is told why. When the
-outcome is not known there is nothing safe left to do in this life: the shell steps down and loads anew.
+Events are decided in steps over the *head*, the newest state that was decided. The documents of steps decided while a
+transaction is under way are written together in the next one, as far as one transaction of the store holds them; a
+single step may need more (`redo.py`). When a transaction is durable, its state becomes the *committed* one and its
+effects are released. When the store definitely refuses it, everything decided since is forgotten with it: the head
+falls back to the committed state, and whoever waits is told why. When the outcome is not known there is nothing safe
+left to do in this term: the shell steps down and loads anew.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 from orlop.kernel.events import Effect, Event
-from orlop.kernel.kernel import Kernel
+from orlop.kernel.kernel import Kernel, Step
 from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.model.messages import Epoch
 
 
 @attrs.frozen
+class Failure:
+    """Why an event did not become durable, or, `unknown`, may have."""
+
+    reason: str
+    unknown: bool = False
+
+    def __str__(self) -> str:
+        return f"{'the outcome is not known' if self.unknown else 'nothing was changed'}: {self.reason}"
+
+
+@attrs.frozen
 class Submission:
-    """An event and who wants to know: `done(None)` when it is durable, `done(reason)` when it was refused."""
+    """An event and who wants to know: `done(None)` when it is durable, `done(failure)` when it is not."""
 
     event: Event
-    done: Callable[[str | None], None] | None = None
+    done: Callable[[Failure | None], object] | None = None
+
+    def tell(self, failure: Failure | None) -> None:
+        if self.done is not None:
+            self.done(failure)
 
 
 @attrs.define
@@ -47,20 +64,21 @@ class Batch:
 class Pipeline:
     """See the module."""
 
-    def __init__(self, kernel: Kernel, state: State, epoch: Epoch) -> None:
+    def __init__(self, kernel: Kernel, state: State, epoch: Epoch, writes_max: int) -> None:
+        """writes_max: documents that one transaction holds."""
         self._kernel = kernel
         self._epoch = epoch
+        self._writes_max = writes_max
         self.committed = state
         self.head = state
-        self._next: Batch | None = None
+        self._waiting: deque[Batch] = deque()
         self._in_flight: Batch | None = None
+        self.is_abandoned = False
 
     def decide(self, submissions: Sequence[Submission], now: Now) -> None:
         """Decides the events on the head, as one step."""
         step = self._kernel.step(self.head, [one.event for one in submissions], now, self._epoch)
-        batch = self._next
-        if batch is None:
-            batch = self._next = Batch(state=step.state)
+        batch = self._batch_for(step)
         for key, document in step.puts.items():
             batch.puts[key] = document
             batch.deletes.discard(key)
@@ -72,11 +90,22 @@ class Pipeline:
         batch.submissions.extend(submissions)
         self.head = step.state
 
+    def _batch_for(self, step: Step) -> Batch:
+        """The last waiting batch if the step's documents fit into it, else a new one."""
+        if self._waiting:
+            last = self._waiting[-1]
+            more = sum(key not in last.puts and key not in last.deletes for key in (*step.puts, *step.deletes))
+            if last.writes + more <= self._writes_max or not more:
+                return last
+        made = Batch(state=step.state)
+        self._waiting.append(made)
+        return made
+
     def take(self) -> Batch | None:
         """The next batch to write, if none is under way. One without writes is durable already."""
-        if self._in_flight is not None or self._next is None:
+        if self._in_flight is not None or not self._waiting:
             return None
-        self._in_flight, self._next = self._next, None
+        self._in_flight = self._waiting.popleft()
         return self._in_flight
 
     def succeeded(self) -> Batch:
@@ -88,10 +117,24 @@ class Pipeline:
         return batch
 
     def refused(self) -> list[Submission]:
-        """The batch under way was not applied: it and all decided after it is forgotten; tell these submitters."""
+        """The store takes nothing now: what is under way and all decided after it is forgotten; tell these."""
         batch = self._in_flight
-        assert batch is not None, "only a batch that was taken can be refused"
-        forgotten = batch.submissions + (self._next.submissions if self._next is not None else [])
-        self._in_flight = self._next = None
-        self.head = self.committed
+        forgotten = batch.submissions if batch is not None else []
+        forgotten = forgotten + [one for later in self._waiting for one in later.submissions]
+        self._forget()
         return forgotten
+
+    def abandoned(self, reason: str) -> list[tuple[Submission, Failure]]:
+        """The term ends: what is under way may still become durable, what waits never will; whom to tell what."""
+        batch = self._in_flight
+        told = [(one, Failure(reason)) for later in self._waiting for one in later.submissions]
+        if batch is not None:
+            told += [(one, Failure(reason, unknown=batch.writes > 0)) for one in batch.submissions]
+        self._forget()
+        self.is_abandoned = True
+        return told
+
+    def _forget(self) -> None:
+        self._in_flight = None
+        self._waiting.clear()
+        self.head = self.committed

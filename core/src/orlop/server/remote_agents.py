@@ -1,8 +1,8 @@
 """Agents of other machines, as the server sees them: joining, certificates, sessions, streams.
 
 This is the shell around `admission` (what is committed), `orlop.security` (what is signed) and `sessions`: it reads
-the clock, draws random bytes, signs. Without an authority, which is the case while authentication is off, agents join
-without a token and are whoever they say they are: then only this machine is served.
+the clock, draws random bytes, signs. While authentication is off, agents join without a token and are whoever they
+say they are: then only this machine is served.
 """
 
 from __future__ import annotations
@@ -45,11 +45,22 @@ class NotAdmitted(Exception):
 
 
 class RemoteAgents:
-    """Lives on the event loop. authority: None while authentication is off; to be set before anybody is served."""
+    """Lives on the event loop.
+
+    auth: do agents need certificates? authority: signs them; None without, and until it is known. state: the newest
+    durable one; raises NotAvailable. command, serve: of the leader's frameworks and sessions.
+    """
 
     def __init__(
-        self, state: Callable[[], State], command: Command, serve: ServeSession, clock: Callable[[], Now]
+        self,
+        *,
+        auth: bool,
+        state: Callable[[], State],
+        command: Command,
+        serve: ServeSession,
+        clock: Callable[[], Now],
     ) -> None:
+        self.auth = auth
         self.authority: Authority | None = None
         self.streams = Streams()
         self._state = state
@@ -68,7 +79,7 @@ class RemoteAgents:
 
         Raises NotAdmitted.
         """
-        if self.authority is None:
+        if not self.auth:
             return None
         if certificate is None:
             raise NotAdmitted("a certificate of this cluster is needed: join with a token first")
@@ -117,8 +128,10 @@ class RemoteAgents:
         return await self._issue(authority, node, request)
 
     def _needed_authority(self) -> Authority:
-        if self.authority is None:
+        if not self.auth:
             raise NotAdmitted("authentication is off: agents of this machine join without a token")
+        if self.authority is None:
+            raise NotAvailable("nothing was changed: this server does not know the cluster's authority yet")
         return self.authority
 
     async def _issue(self, authority: Authority, node: str, request: bytes) -> bytes:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from orlop.framework import NotAvailable, Task, View
+from orlop.framework import Explanation, NotAvailable, Task, View
 from orlop.kernel.events import Published
+from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.event_log import cut_off
 from orlop.server.framework_host import FrameworkHost
@@ -19,7 +20,10 @@ COMMAND_TIMEOUT_S: Final = 30.0
 
 
 class Host:
-    """Lives on the event loop; all its methods are to be called there."""
+    """Lives on the event loop; all its methods are to be called there. It outlives terms of leadership.
+
+    state: the newest durable state that this server knows; raises NotAvailable. explainer: of the kernel.
+    """
 
     def __init__(
         self,
@@ -27,13 +31,16 @@ class Host:
         cluster_name: str,
         address: str,
         version: str,
-        frameworks: Mapping[str, FrameworkHost],
+        state: Callable[[], State],
+        explainer: Callable[[State, Task], Explanation],
         clock: Callable[[], Now],
     ) -> None:
         self.cluster_name = cluster_name
         self.address = address
         self.version = version
-        self._frameworks = frameworks
+        self._frameworks: Mapping[str, FrameworkHost] | None = None
+        self._state = state
+        self._explainer = explainer
         self._clock = clock
         self._followers: dict[str, set[asyncio.Queue[Any]]] = {}
         self._version_waiters: set[asyncio.Event] = set()
@@ -66,8 +73,9 @@ class Host:
 
     async def view(self, framework: str) -> View:
         """The framework's view of the newest durable state. Raises NotAvailable."""
-        host = self._host(framework)
-        return host.runner.view(host.view_state(), self._clock())
+        if self._frameworks is not None:
+            self._host(framework)
+        return View(self._state(), framework, self._clock(), "", self._explainer)
 
     async def wait_for(
         self, framework: str, name: str, condition: Callable[[Task | None], bool], timeout_s: float
@@ -112,7 +120,22 @@ class Host:
         for event in self._version_waiters:
             event.set()
 
+    def lead(self, frameworks: Mapping[str, FrameworkHost]) -> None:
+        """For the server: a term begins."""
+        self._frameworks = frameworks
+
+    def follow_leader(self) -> None:
+        """For the server: the term has ended; whoever waits or follows is let go."""
+        self._frameworks = None
+        self.committed()
+        for followers in self._followers.values():
+            for queue in followers:
+                cut_off(queue)
+            followers.clear()
+
     def _host(self, framework: str) -> FrameworkHost:
+        if self._frameworks is None:
+            raise NotAvailable("nothing was changed: this server does not lead, and knows of no server that does")
         host = self._frameworks.get(framework)
         if host is None:
             raise NotAvailable(f"there is no framework {framework!r} here")

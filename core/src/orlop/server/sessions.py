@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Final
 
 from orlop.agent.session import Link, LinkClosed
-from orlop.kernel.events import AgentHello, AgentStatuses, Answer, ToNode
+from orlop.kernel.events import AgentHello, AgentStatuses, Answer, NodeSilent, ToNode
 from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
+from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.liveness import Liveness
+from orlop.server.pipeline import Failure
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +25,17 @@ ServerLink = Link[ToAgent, ToServer]
 
 
 class Sessions:
-    """Lives on the event loop. A node's newest session is the one that counts."""
+    """Lives on the event loop. A node's newest session is the one that counts.
 
-    def __init__(self, core: Core, liveness: Liveness, clock: Callable[[], Now]) -> None:
+    A hello that does not become durable ends its session, for a session begins with the full truth or not at all;
+    statuses are repeated by the agent until they are acknowledged.
+    """
+
+    def __init__(self, core: Core, liveness: Liveness, clock: Callable[[], Now], bridge: Bridge) -> None:
         self._core = core
         self._liveness = liveness
         self._clock = clock
+        self._bridge = bridge
         self._links: dict[str, tuple[str, ServerLink]] = {}
         self._by_session: dict[str, ServerLink] = {}
         self._numbers = itertools.count(1)
@@ -61,11 +68,17 @@ class Sessions:
         self._liveness.heard(node, monotonic_ms)
         match message:
             case Hello():
-                self._core.submit(AgentHello(session=session, hello=message))
+                failed = self._if_it_fails(lambda: self._end(session, "the hello did not become durable"))
+                self._core.submit(AgentHello(session=session, hello=message), failed)
             case Statuses():
                 self._core.submit(AgentStatuses(session=session, node=node, statuses=message.items))
             case Heartbeat():
                 pass
+
+    def close(self, reason: str) -> None:
+        """Ends all sessions: agents look for the leader."""
+        for link in list(self._by_session.values()):
+            link.close(reason)
 
     def send(self, effect: ToNode) -> None:
         """To the node's current session; dropped when there is none or it is another one."""
@@ -91,4 +104,19 @@ class Sessions:
         while True:
             await asyncio.sleep(LIVENESS_TICK_S)
             for event in self._liveness.tick(self._clock().monotonic_ms):
-                self._core.submit(event)
+                self._tell_silent(event)
+
+    def _tell_silent(self, event: NodeSilent) -> None:
+        self._core.submit(event, self._if_it_fails(lambda: self._liveness.refused(event)))
+
+    def _if_it_fails(self, call: Callable[[], None]) -> Callable[[Failure | None], None]:
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                self._bridge.call(call)
+
+        return done
+
+    def _end(self, session: str, reason: str) -> None:
+        link = self._by_session.get(session)
+        if link is not None:
+            link.close(reason)

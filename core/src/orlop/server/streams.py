@@ -100,6 +100,15 @@ class Streams:
         if known is not None and known.ask == ask:
             known.ask = None
 
+    def let_go(self) -> None:
+        """This server leads no more: nodes will dial the one that does."""
+        for known in self._nodes.values():
+            known.ask = None
+            for stream in tuple(known.idle):
+                closing = asyncio.ensure_future(stream.close("this server does not lead"))
+                self._background.add(closing)
+                closing.add_done_callback(self._background.discard)
+
     def claim(self, stream_id: str, node: str | None) -> str | None:
         """Takes the id out of those asked for: its node, or None when it is not one, or another node's.
 

@@ -136,8 +136,11 @@ class Watch(Protocol):
     def next(self, timeout_s: float) -> tuple[Change, ...]:
         """All changes of the next revision that has any; empty after `timeout_s` seconds.
 
+        In a store beyond this process a change may arrive a little later than the answer to who made it.
+
         Raises Compacted: changes that were not read yet are gone; list anew and watch from there. Raises StoreError,
-        also when the watch was closed before the call.
+        also when the watch was closed before the call. When the store has been out of reach for some time, that is
+        raised in place of an empty answer; the watch goes on, and misses nothing.
         """
 
     def close(self) -> None:
@@ -162,19 +165,33 @@ class Lease(Protocol):
 
 
 class Store(Protocol):
-    """See the module."""
+    """See the module.
+
+    exclusive: no other process can have this store open at the same time.
+    """
 
     limits: Limits
+    exclusive: bool
 
-    def get(self, key: str, *, revision: int | None = None) -> Entry | None:
-        """The key now, or at a past revision. Raises Compacted, FutureRevision, StoreError."""
+    def get(self, key: str, *, revision: int | None = None, stale: bool = False) -> Entry | None:
+        """The key now, or at a past revision. Raises Compacted, FutureRevision, StoreError.
+
+        stale: the present of some moment ago will do. Then a store that has lost its quorum answers too.
+        """
 
     def range(
-        self, prefix: str, *, revision: int | None = None, after: str | None = None, limit: int | None = None
+        self,
+        prefix: str,
+        *,
+        revision: int | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        stale: bool = False,
     ) -> RangeResult:
         """Keys that begin with `prefix`, ascending (by code point), from beyond `after` on, at most `limit`.
 
-        Pages of one listing: pass the first page's revision to the following ones.
+        Pages of one listing: pass the first page's revision to the following ones. stale: as in `get`; the answer's
+        revision tells how old it is.
         Raises Compacted, FutureRevision, StoreError.
         """
 

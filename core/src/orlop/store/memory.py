@@ -11,6 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 
 from orlop.store import requests
@@ -29,13 +30,12 @@ from orlop.store.interface import (
     StoreRefused,
     TransactionResult,
 )
-from orlop.store.leases import HeldLease, LeaseTable
-from orlop.store.watches import CursorWatch, WatchHub
+from orlop.store.local import LocalStore
 
 _revision_of = itemgetter(0)
 
 
-class MemoryStore:
+class MemoryStore(LocalStore):
     """See `interface.Store`. clock: monotonic seconds, for leases."""
 
     def __init__(
@@ -44,7 +44,9 @@ class MemoryStore:
         limits: Limits = requests.GENEROUS_LIMITS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock, itertools.count(1).__next__)
         self.limits = limits
+        self.exclusive = True
         self._lock = threading.RLock()
         self._closed = False
         self._revision = 1
@@ -52,25 +54,27 @@ class MemoryStore:
         self._states: dict[str, list[tuple[int, Entry | None]]] = {}
         self._keys: list[str] = []
         self._log: list[tuple[int, tuple[Change, ...]]] = []
-        self._leases = LeaseTable(clock, itertools.count(1).__next__)
-        self._hub = WatchHub(self._changes_after, self._leases.until_next_s)
 
-    def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+    def get(self, key: str, *, revision: int | None = None, stale: bool = False) -> Entry | None:
         """See `interface.Store.get`."""
         requests.check_key(key)
         requests.check_revision(revision)
-        with self._lock:
-            self._begin()
+        with self._writing():
             return self._state(key, self._readable(revision))
 
     def range(
-        self, prefix: str, *, revision: int | None = None, after: str | None = None, limit: int | None = None
+        self,
+        prefix: str,
+        *,
+        revision: int | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        stale: bool = False,
     ) -> RangeResult:
         """See `interface.Store.range`."""
         requests.check_range(prefix, after, limit)
         requests.check_revision(revision)
-        with self._lock:
-            self._begin()
+        with self._writing():
             at = self._readable(revision)
             states = (self._state(key, at) for key in self._keys_from(prefix, after))
             found = (entry for entry in states if entry is not None)
@@ -80,8 +84,7 @@ class MemoryStore:
     def transact(self, writes: Sequence[Put | Delete], compares: Sequence[Compare] = ()) -> TransactionResult:
         """See `interface.Store.transact`."""
         requests.check_transaction(writes, compares, self.limits)
-        with self._lock:
-            self._begin()
+        with self._writing():
             if not all(self._holds(compare) for compare in compares):
                 return TransactionResult(False, self._revision)
             for write in writes:
@@ -90,38 +93,10 @@ class MemoryStore:
             self._apply(writes)
             return TransactionResult(True, self._revision)
 
-    def watch(self, prefix: str, *, after_revision: int) -> CursorWatch:
-        """See `interface.Store.watch`."""
-        requests.check_watch(prefix, after_revision)
-        with self._lock:
-            self._begin()
-            return self._hub.watch(prefix, after_revision)
-
-    def lease(self, ttl_s: int) -> HeldLease:
-        """See `interface.Store.lease`."""
-        requests.check_ttl(ttl_s)
-        with self._lock:
-            self._begin()
-            return HeldLease(self._leases.grant(ttl_s), self)
-
-    def keep_lease_alive(self, lease: int) -> bool:
-        """For the lease itself."""
-        with self._lock:
-            self._begin()
-            return self._leases.extend(lease)
-
-    def revoke_lease(self, lease: int) -> None:
-        """For the lease itself."""
-        with self._lock:
-            self._begin()
-            if lease in self._leases:
-                self._end_lease(lease)
-
     def compact(self, revision: int) -> None:
         """See `interface.Store.compact`."""
         requests.check_revision(revision)
-        with self._hub.reading, self._lock:
-            self._begin()
+        with self._hub.reading, self._writing():
             self._readable(revision)
             if revision == self._oldest:
                 raise Compacted(revision, self._oldest)
@@ -139,11 +114,20 @@ class MemoryStore:
         with self._lock:
             self._closed = True
 
-    def _begin(self) -> None:
-        if self._closed:
-            raise StoreError("the store is closed")
-        for lease in self._leases.due():
-            self._end_lease(lease)
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise StoreError("the store is closed")
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Reading goes this way too: nobody sees a key of a lease whose time is over."""
+        with self._opened():
+            for lease in self._leases.due():
+                self._end_lease(lease)
+            yield
 
     def _end_lease(self, lease: int) -> None:
         self._leases.drop(lease)
@@ -209,8 +193,7 @@ class MemoryStore:
         return Entry(write.key, write.value, before.create_revision, revision, before.version + 1, write.lease)
 
     def _changes_after(self, prefix: str, after: int) -> tuple[tuple[Change, ...], int]:
-        with self._lock:
-            self._begin()
+        with self._writing():
             if after < self._oldest:
                 raise Compacted(after, self._oldest)
             for index in range(bisect.bisect_right(self._log, after, key=_revision_of), len(self._log)):

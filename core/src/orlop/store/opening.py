@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from orlop.store.etcd_address import SCHEMES as ETCD_SCHEMES
+from orlop.store.etcd_address import StoreAccess, parse_address
 from orlop.store.interface import Store, StoreError
 from orlop.store.memory import MemoryStore
 from orlop.store.sqlite import SqliteStore
@@ -13,35 +15,56 @@ from orlop.store.sqlite import SqliteStore
 #: Opens the store of a URL (all of it, the scheme included). Raises StoreError.
 StoreFactory = Callable[[str], Store]
 
+_DEFAULT_ACCESS: Final = StoreAccess()
 
-def open_store(url: str, factories: Mapping[str, StoreFactory] = MappingProxyType({})) -> Store:
-    """The store of `url`: `sqlite:///absolute/path` (the path taken as it is written), `memory://`, or a plugin's.
 
-    factories: by scheme, those that plugins add. Raises StoreError: an unknown scheme, a malformed URL, or whatever
-    keeps the store from being opened; ValueError if a plugin claims a scheme that is built in.
+def open_store(
+    url: str,
+    factories: Mapping[str, StoreFactory] = MappingProxyType({}),
+    access: StoreAccess = _DEFAULT_ACCESS,
+) -> Store:
+    """The store of `url`, or that of a plugin, which gets the whole URL. Built in are:
+
+    `sqlite:///absolute/path` (the path taken as it is written), `memory://`, `etcd://HOST:PORT,HOST:PORT/PREFIX` and
+    the same with `etcds://` for TLS (see `etcd_address`), which connects when it is first used.
+
+    factories: by scheme, those that plugins add. access: what an etcd's URL does not say. Raises StoreError: an unknown
+    scheme, a malformed URL, or whatever keeps the store from being opened; ValueError if a plugin claims a scheme that
+    is built in.
     """
     if claimed := _BUILT_IN.keys() & factories.keys():
         raise ValueError(f"a plugin offers stores for {', '.join(sorted(claimed))}, which is built in")
-    known = {**_BUILT_IN, **factories}
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise StoreError(f"the store's URL {url!r} has no scheme; expected one like sqlite:///var/lib/orlop/store.db")
-    if scheme not in known:
-        raise StoreError(f"no store has the scheme {scheme!r}; there are {', '.join(sorted(known))}")
-    return known[scheme](url)
+    if scheme in _BUILT_IN:
+        return _BUILT_IN[scheme](url, access)
+    if scheme not in factories:
+        known = ", ".join(sorted({*_BUILT_IN, *factories}))
+        raise StoreError(f"no store has the scheme {scheme!r}; there are {known}")
+    return factories[scheme](url)
 
 
-def _open_sqlite(url: str) -> Store:
+def _open_sqlite(url: str, _: StoreAccess) -> Store:
     path = url.removeprefix("sqlite://")
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
         raise StoreError(f"the store's URL {url!r} must be sqlite:///absolute/path/of/a/file")
     return SqliteStore(path)
 
 
-def _open_memory(url: str) -> Store:
+def _open_memory(url: str, _: StoreAccess) -> Store:
     if url != "memory://":
         raise StoreError(f"the store's URL {url!r} must be just memory://")
     return MemoryStore()
 
 
-_BUILT_IN: Final[Mapping[str, StoreFactory]] = MappingProxyType({"sqlite": _open_sqlite, "memory": _open_memory})
+def _open_etcd(url: str, access: StoreAccess) -> Store:
+    address = parse_address(url, access)
+    from orlop.store.etcd import EtcdStore  # gRPC takes its time to load, and the other stores do without it
+
+    return EtcdStore(address)
+
+
+_BUILT_IN: Final[Mapping[str, Callable[[str, StoreAccess], Store]]] = MappingProxyType(
+    {"sqlite": _open_sqlite, "memory": _open_memory, **dict.fromkeys(ETCD_SCHEMES, _open_etcd)}
+)

@@ -21,8 +21,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -45,9 +45,8 @@ from orlop.store.interface import (
     StoreRefused,
     TransactionResult,
 )
-from orlop.store.leases import HeldLease, LeaseTable
+from orlop.store.local import LocalStore
 from orlop.store.sqlite_file import FileLock, commit_was_refused, connect, describe, open_database
-from orlop.store.watches import CursorWatch, WatchHub
 
 T = TypeVar("T")
 
@@ -72,7 +71,7 @@ class _Numbers:
 _MISSING: Final = _Numbers()
 
 
-class SqliteStore:
+class SqliteStore(LocalStore):
     """See `interface.Store`.
 
     path: the database, created if it is missing; its folder must exist. clock: monotonic seconds, for leases.
@@ -86,15 +85,15 @@ class SqliteStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises StoreError: the file cannot be opened, is in use, not ours, or of a newer version."""
+        super().__init__(clock, _new_lease_id)
         path = Path(path).absolute()
         self.limits = limits
+        self.exclusive = True
         self._write_lock = threading.RLock()
         self._read_lock = threading.Lock()
         self._closed = False
         self._unsettled = ""
         self._abandoned_leases = True
-        self._leases = LeaseTable(clock, _new_lease_id)
-        self._hub = WatchHub(self._changes_after, self._leases.until_next_s)
         self._file_lock = FileLock(path)
         try:
             self._writer = open_database(path)
@@ -108,7 +107,7 @@ class SqliteStore:
             raise
         self._prepare_to_read()
 
-    def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+    def get(self, key: str, *, revision: int | None = None, stale: bool = False) -> Entry | None:
         """See `interface.Store.get`."""
         requests.check_key(key)
         requests.check_revision(revision)
@@ -125,7 +124,13 @@ class SqliteStore:
         return self._read(read)
 
     def range(
-        self, prefix: str, *, revision: int | None = None, after: str | None = None, limit: int | None = None
+        self,
+        prefix: str,
+        *,
+        revision: int | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        stale: bool = False,
     ) -> RangeResult:
         """See `interface.Store.range`."""
         requests.check_range(prefix, after, limit)
@@ -144,36 +149,8 @@ class SqliteStore:
     def transact(self, writes: Sequence[Put | Delete], compares: Sequence[Compare] = ()) -> TransactionResult:
         """See `interface.Store.transact`."""
         requests.check_transaction(writes, compares, self.limits)
-        with self._write_lock:
-            self._prepare_to_write()
+        with self._writing():
             return self._commit(lambda writer: self._transact(writer, writes, compares))
-
-    def watch(self, prefix: str, *, after_revision: int) -> CursorWatch:
-        """See `interface.Store.watch`."""
-        requests.check_watch(prefix, after_revision)
-        with self._write_lock:
-            self._require_open()
-            return self._hub.watch(prefix, after_revision)
-
-    def lease(self, ttl_s: int) -> HeldLease:
-        """See `interface.Store.lease`."""
-        requests.check_ttl(ttl_s)
-        with self._write_lock:
-            self._require_open()
-            return HeldLease(self._leases.grant(ttl_s), self)
-
-    def keep_lease_alive(self, lease: int) -> bool:
-        """For the lease itself."""
-        with self._write_lock:
-            self._prepare_to_write()
-            return self._leases.extend(lease)
-
-    def revoke_lease(self, lease: int) -> None:
-        """For the lease itself."""
-        with self._write_lock:
-            self._prepare_to_write()
-            if lease in self._leases:
-                self._end_lease(lease)
 
     def compact(self, revision: int) -> None:
         """See `interface.Store.compact`."""
@@ -184,8 +161,7 @@ class SqliteStore:
             if revision == _position(reader)[1]:
                 raise Compacted(revision, revision)
 
-        with self._hub.reading, self._write_lock:
-            self._prepare_to_write()
+        with self._hub.reading, self._writing():
             self._read(check)
             self._hub.spare_up_to_date(revision)
             self._commit(lambda writer: writer.execute("UPDATE position SET oldest = ?", (revision,)))
@@ -210,6 +186,25 @@ class SqliteStore:
 
     # -- the ways in: every operation passes one of these --
 
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        with self._write_lock:
+            self._require_open()
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever fails before the caller's write raises StoreRefused: it was not begun."""
+        with self._opened():
+            try:
+                self._settle()
+                self._end_due_leases()
+            except StoreRefused:
+                raise
+            except StoreError as error:
+                raise StoreRefused(str(error)) from error
+            yield
+
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError("the store is closed")
@@ -218,8 +213,7 @@ class SqliteStore:
         """Reading goes on while the store cannot write; keys of overdue leases are then still seen."""
         if not self._unsettled and not self._abandoned_leases and not self._leases.due():
             return
-        with self._write_lock:
-            self._require_open()
+        with self._opened():
             self._settle()
             try:
                 self._end_due_leases()
@@ -227,17 +221,6 @@ class SqliteStore:
                 _log.warning("a lease is overdue and cannot be ended: %s", error)
             except OutcomeUnknown:
                 self._settle()
-
-    def _prepare_to_write(self) -> None:
-        """With the write lock held. Raises StoreRefused: whatever fails here, the caller's write was not begun."""
-        self._require_open()
-        try:
-            self._settle()
-            self._end_due_leases()
-        except StoreRefused:
-            raise
-        except StoreError as error:
-            raise StoreRefused(str(error)) from error
 
     def _read(self, body: Callable[[sqlite3.Connection], T]) -> T:
         """What `body` reads, all of it in one snapshot."""
@@ -334,8 +317,7 @@ class SqliteStore:
             writer.executemany("DELETE FROM garbage WHERE revision = ? AND id = ?", rows)
             return len(rows)
 
-        with self._write_lock:
-            self._prepare_to_write()
+        with self._writing():
             return self._commit(remove)
 
     # -- watching --

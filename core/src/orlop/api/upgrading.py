@@ -1,0 +1,113 @@
+"""Connections that are no HTTP any more after their first answer (WebSocket, Docker's streams): handed on as bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+from yarl import URL
+
+from orlop.api.problems import Problem
+
+CONNECT_TIMEOUT_S: Final = 3.0
+HEAD_TIMEOUT_S: Final = 30.0
+HEAD_BYTES_MAX: Final = 65_536
+BODY_BYTES_MAX: Final = 2**20
+PIECE_BYTES: Final = 65_536
+
+
+async def hand_on_upgrade(
+    request: web.Request, target: URL, headers: CIMultiDict[str], context: ssl.SSLContext | None = None
+) -> web.StreamResponse | None:
+    """Connects the client with `target`; an empty response when both are done. None: the target was not reached."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                target.host, target.port, ssl=context if target.scheme == "https" else None, limit=HEAD_BYTES_MAX
+            )
+    except (OSError, TimeoutError):
+        return None
+    try:
+        writer.write(_head(request, target, headers))
+        async with asyncio.timeout(HEAD_TIMEOUT_S):
+            head = await reader.readuntil(b"\r\n\r\n")
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        writer.close()
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE, f"the outcome is not known: no answer of the leader: {error}"
+        ) from None
+    if _status(head) != HTTPStatus.SWITCHING_PROTOCOLS:
+        return await _refused(head, reader, writer)
+    await _join(request, head, reader, writer)
+    return web.Response()
+
+
+def _head(request: web.Request, target: URL, headers: CIMultiDict[str]) -> bytes:
+    lines = [f"{request.method} {target.raw_path_qs} HTTP/1.1", f"Host: {target.authority}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Upgrade: {request.headers[hdrs.UPGRADE]}", "Connection: Upgrade"]
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
+
+
+def _status(head: bytes) -> int:
+    parts = head.split(b" ", 2)
+    return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+
+
+async def _refused(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> web.Response:
+    """An ordinary answer: a refusal in words."""
+    fields: CIMultiDict[str] = CIMultiDict()
+    for line in head.decode("utf-8", "replace").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.add(name, value.strip())
+    size = fields.get(hdrs.CONTENT_LENGTH, "")
+    wanted = min(int(size), BODY_BYTES_MAX) if size.isdigit() else BODY_BYTES_MAX
+    body = b""
+    with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(HEAD_TIMEOUT_S):
+            body = await (reader.readexactly(wanted) if size else reader.read(wanted))
+    writer.close()
+    kind = fields.get(hdrs.CONTENT_TYPE, "application/octet-stream")
+    return web.Response(status=_status(head) or 502, body=body, headers={hdrs.CONTENT_TYPE: kind})
+
+
+async def _join(request: web.Request, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes the client's connection from aiohttp, and moves bytes until both directions have ended."""
+    transport = request.transport
+    if transport is None:
+        writer.close()
+        return
+    loop = asyncio.get_running_loop()
+    former = transport.get_protocol()
+    transport.pause_reading()
+    client_reader = asyncio.StreamReader(limit=PIECE_BYTES)
+    protocol = asyncio.StreamReaderProtocol(client_reader)
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    client_writer = asyncio.StreamWriter(transport, protocol, client_reader, loop)
+    transport.resume_reading()
+    client_writer.write(head)
+    try:
+        await asyncio.gather(_pump(client_reader, writer), _pump(reader, client_writer))
+    finally:
+        writer.close()
+        client_writer.close()
+        former.connection_lost(None)  # aiohttp counts its connections
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """One direction, its end included."""
+    with contextlib.suppress(OSError):
+        while piece := await source.read(PIECE_BYTES):
+            target.write(piece)
+            await target.drain()
+        if target.can_write_eof():
+            target.write_eof()
+        else:
+            target.close()

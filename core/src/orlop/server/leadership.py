@@ -1,0 +1,261 @@
+"""One term of leadership: the core, the frameworks, the sessions, the timers and the event log, wired together.
+
+Threads: this module's coroutines and callbacks run on one event loop, which owns all sockets. The kernel and the
+store writer have a thread each (`core.py`), and so has each framework (`framework_host.py`). What crosses from them
+to the loop goes through a `Bridge`, which wakes the loop once per burst, not once per effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import attrs
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from orlop.agent.agent import read_clock
+from orlop.agent.session import AgentEnd, Link, local_session
+from orlop.framework import Framework, NotAvailable
+from orlop.kernel.events import (
+    Answer,
+    DrainNode,
+    Effect,
+    KillTask,
+    Logged,
+    Notify,
+    Published,
+    Tick,
+    TickAt,
+    ToNode,
+)
+from orlop.kernel.kernel import Kernel
+from orlop.kernel.state import State
+from orlop.model.messages import ToAgent, ToServer
+from orlop.server.bridge import Bridge
+from orlop.server.core import Core
+from orlop.server.event_log import EventLog
+from orlop.server.framework_host import FrameworkHost, FrameworkStatus
+from orlop.server.framework_run import FrameworkRunner
+from orlop.server.liveness import Liveness, LivenessSettings
+from orlop.server.loading import Term
+from orlop.server.pipeline import Failure
+from orlop.server.plugin_host import PluginHost
+from orlop.server.routing import Host
+from orlop.server.sessions import Sessions
+from orlop.server.timers import TimerService
+from orlop.store.interface import Store
+
+log = logging.getLogger(__name__)
+
+HANG_CHECK_S: Final = 0.5
+TICK_AGAIN_MS: Final = 1_000
+
+
+class Metrics:
+    """What is counted for as long as the process lives, in whichever terms."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.effects = Counter("orlop_effects", "Effects released after their commit", ["kind"], registry=self.registry)
+        self.command_seconds = Histogram(
+            "orlop_submit_seconds", "From an operator's request to its commit", registry=self.registry
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """What a term is made of beside its state; the same in all terms of a server.
+
+    classes: framework's name → (plugin, class).
+    """
+
+    store: Store
+    kernel: Kernel
+    plugins: PluginHost
+    classes: Mapping[str, tuple[str, type[Framework]]]
+    host: Host
+    bridge: Bridge
+    metrics: Metrics
+    handler_timeout_s: float
+
+
+class Leadership:
+    """A server's term as the leader. Make it on the event loop; `start`, then `stop`.
+
+    failed: called on the event loop when the term cannot go on.
+    """
+
+    def __init__(self, term: Term, parts: Parts, failed: Callable[[Exception], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._parts = parts
+        self._bridge = parts.bridge
+        self._core = Core(
+            parts.kernel,
+            parts.store,
+            term,
+            read_clock,
+            self._release,
+            lambda error: parts.bridge.call(lambda: failed(error)),
+        )
+        self._timers = TimerService(loop)
+        self._frameworks = self._make_frameworks()
+        liveness = Liveness(LivenessSettings(), iter(term.state.node_order), read_clock().monotonic_ms)
+        self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
+        self.log = EventLog(parts.store, parts.kernel.settings.log_records_kept)
+        self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._tokens = itertools.count(1)
+        self._background: set[asyncio.Task[Any]] = set()
+
+    def _make_frameworks(self) -> dict[str, FrameworkHost]:
+        made = {}
+        for name, (plugin, framework) in self._parts.classes.items():
+            try:
+                instance = framework(self._parts.plugins.settings_of(plugin))
+            except Exception:
+                log.exception("framework %s cannot be made", name)
+                continue
+            made[name] = FrameworkHost(
+                plugin,
+                FrameworkRunner(instance, self._parts.kernel.explain),
+                self._core,
+                read_clock,
+                self._wakeup_setter(name),
+                self._parts.handler_timeout_s,
+            )
+        return made
+
+    def _wakeup_setter(self, name: str) -> Callable[[str, int | None], None]:
+        def set_wakeup(token: str, utc_ms: int | None) -> None:
+            self._timers.set(f"{name}/{token}", utc_ms, lambda: self._frameworks[name].wake(token))
+
+        return set_wakeup
+
+    def start(self) -> None:
+        """Begins to decide. Sessions and listeners come after it."""
+        self._core.start()
+        for framework in self._frameworks.values():
+            framework.start()
+        self._core.submit(Tick())
+        self._parts.host.lead(self._frameworks)
+        for work in (self._sessions.watch(), self._check_hangs()):
+            task = asyncio.get_running_loop().create_task(work)
+            self._background.add(task)
+
+    async def stop(self) -> None:
+        """A planned end: writes what was decided. Tasks go on."""
+        self._leave("this server stops")
+        await asyncio.to_thread(self._core.stop)
+
+    def abandon(self, reason: str) -> None:
+        """The lead is lost: nothing more is written or released. Tasks go on."""
+        self._leave(reason)
+        self._core.abandon(reason)
+
+    def _leave(self, reason: str) -> None:
+        self._parts.host.follow_leader()
+        for task in self._background:
+            task.cancel()
+        self._sessions.close(reason)
+        self.log.close()
+        for framework in self._frameworks.values():
+            framework.stop(reason)
+        self._timers.stop()
+
+    async def connect_local_agent(self) -> AgentEnd:
+        """A session for an agent in this process."""
+        agent_end, server_end = local_session()
+        task = asyncio.get_running_loop().create_task(self._sessions.serve(server_end))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return agent_end
+
+    async def serve_agent(self, link: Link[ToAgent, ToServer]) -> None:
+        """A session for an agent elsewhere, until it ends."""
+        await self._sessions.serve(link)
+
+    async def _check_hangs(self) -> None:
+        while True:
+            await asyncio.sleep(HANG_CHECK_S)
+            for framework in self._frameworks.values():
+                framework.check_hang()
+
+    # Effects: called on the writer thread, after the commit
+
+    def _release(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Notify):
+                framework = self._frameworks.get(effect.framework)
+                if framework is not None:
+                    framework.notify(effect)
+            else:
+                self._bridge.call(partial(self._carry_out, effect))
+        self._bridge.call(self._parts.host.committed)
+
+    def _carry_out(self, effect: Effect) -> None:
+        self._parts.metrics.effects.labels(type(effect).__name__).inc()
+        match effect:
+            case ToNode():
+                self._sessions.send(effect)
+            case Logged():
+                self.log.add(effect)
+            case Published():
+                self._parts.host.published(effect)
+            case TickAt():
+                self._timers.set("kernel", effect.utc_ms, self._tick)
+            case Answer():
+                future = self._answers.pop(effect.token, None)
+                if future is not None and not future.done():
+                    future.set_result(effect.value)
+                else:
+                    self._sessions.refuse(effect)
+
+    def _tick(self) -> None:
+        """What is due happens, or is tried again."""
+
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                self._timers.set("kernel", read_clock().utc_ms + TICK_AGAIN_MS, self._tick)
+
+        self._core.submit(Tick(), done)
+
+    # What the operator API uses
+
+    def state(self) -> State:
+        """The newest durable state."""
+        return self._core.committed
+
+    def framework_status(self) -> Mapping[str, FrameworkStatus]:
+        return {name: framework.status for name, framework in self._frameworks.items()}
+
+    def read_only_reason(self) -> str:
+        """Why writes are refused; empty when they are not."""
+        return self._core.read_only_reason
+
+    async def submit(self, event: DrainNode | KillTask) -> Any:
+        """The answer, or True where there is none, after the commit. Raises NotAvailable."""
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        durable: asyncio.Future[None] = loop.create_future()
+
+        def resolve(failure: Failure | None) -> None:
+            if durable.done():
+                return
+            if failure is None:
+                durable.set_result(None)
+            else:
+                durable.set_exception(NotAvailable(str(failure)))
+
+        answer: asyncio.Future[Any] | None = None
+        if isinstance(event, KillTask):
+            token = f"operator-{next(self._tokens)}"
+            answer = self._answers[token] = loop.create_future()
+            event = KillTask(task=event.task, reason=event.reason, token=token)
+        self._core.submit(event, lambda failure: self._bridge.call(lambda: resolve(failure)))
+        await durable
+        self._parts.metrics.command_seconds.observe(time.perf_counter() - started)
+        return await answer if answer is not None else True

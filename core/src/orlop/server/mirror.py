@@ -1,0 +1,278 @@
+"""A copy of the store's documents in memory, kept up to date by a watch: what a standby knows.
+
+Theory of operation. One thread lists everything as of one revision and then follows the watch from there, one revision
+at a time, so that the copy is at each moment what the store was at some revision. When its place in the watch is gone
+(compaction) or the store cannot be reached, it lists anew. While this server leads, the leader's own memory is newer
+and the mirror rests.
+
+How old the copy may be: the copy's state is as new as the moment at which the store was last asked for the revision of
+the state's own document, which every change of the state writes, and named none beyond the copy's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import attrs
+
+from orlop.kernel import records
+from orlop.kernel.state import State
+from orlop.model.documents import DocumentError
+from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, list_entries, read_leader, state_of
+from orlop.store.interface import Change, Compacted, Entry, Store, StoreError, Watch
+
+log = logging.getLogger(__name__)
+
+FRESHNESS_CHECK_S: Final = 1.0
+LIST_AGAIN_S: Final = 0.5
+JOIN_S: Final = 10.0
+
+
+class Documents:
+    """The copy. Pure. revision: of the store, as of which it is complete. owners: frameworks with stored objects."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.revision = 0
+        self.owners: Counter[str] = Counter()
+
+    def reset(self, entries: Mapping[str, Entry], revision: int) -> None:
+        """A new listing."""
+        self.entries = dict(entries)
+        self.revision = revision
+        self.owners = Counter(map(_owner, entries))
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """All changes of one revision."""
+        for change in changes:
+            self.revision = change.revision
+            if change.key.startswith(records.LOG):
+                continue
+            known = change.key in self.entries
+            if change.entry is not None:
+                self.entries[change.key] = change.entry
+                self.owners[_owner(change.key)] += not known
+            elif known:
+                del self.entries[change.key]
+                self.owners[_owner(change.key)] -= 1
+
+    @property
+    def leader_revision(self) -> int:
+        """The create revision of the leader's key; 0 without one."""
+        entry = self.entries.get(LEADER_KEY)
+        return entry.create_revision if entry is not None else 0
+
+    @property
+    def state_revision(self) -> int:
+        """Of the last change of the state; 0 before there is one."""
+        entry = self.entries.get(records.META_KEY)
+        return entry.mod_revision if entry is not None else 0
+
+
+def _owner(key: str) -> str:
+    """The framework whose object it is; empty for other documents."""
+    return records.parse_object_key(key)[0] if key.startswith(records.OBJECTS) else ""
+
+
+@attrs.frozen(kw_only=True)
+class MirrorNews:
+    """What the election must know of the copy. error: why it is not up to date; empty when it is."""
+
+    leader_revision: int
+    revision: int
+    owners: frozenset[str] = frozenset()
+    error: str = ""
+
+
+class Mirror:
+    """See the module. `told` is called on the mirror's thread whenever the leader's key or reachability changes.
+
+    clock: monotonic milliseconds.
+    """
+
+    def __init__(
+        self, store: Store, classes: FrameworkClasses, clock: Callable[[], int], told: Callable[[MirrorNews], None]
+    ) -> None:
+        self._store = store
+        self._classes = classes
+        self._clock = clock
+        self._told = told
+        self._lock = threading.Condition()
+        self._documents = Documents()
+        self._loaded = False
+        self._resting = False
+        self._stopping = False
+        self._fresh_at_ms = clock()
+        self._error = "the state is not loaded yet"
+        self._handover: tuple[int, Callable[[dict[str, Entry]], None]] | None = None
+        self._state: tuple[int, State | None] = (-1, None)
+        self._news: MirrorNews | None = None
+        self._ask_at_ms = 0
+        self._promised = (0, 0)
+        self._thread = threading.Thread(target=self._run, name="orlop-mirror", daemon=True)
+
+    # From other threads
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def started(self) -> bool:
+        return self._thread.ident is not None
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        if self.started:
+            self._thread.join(timeout=JOIN_S)
+
+    def hand_over(self, revision: int, take: Callable[[dict[str, Entry]], None]) -> None:
+        """Calls `take`, on the mirror's thread, with a copy that is at least as new as `revision`; then rests."""
+        with self._lock:
+            self._handover = (revision, take)
+            self._resting = False
+            self._lock.notify_all()
+
+    def forget(self) -> None:
+        """The leader's own memory has taken over."""
+        with self._lock:
+            if self._resting:
+                self._documents.reset({}, 0)
+                self._state = (-1, None)
+
+    def resume(self) -> None:
+        """This server leads no more: list anew, and follow."""
+        with self._lock:
+            self._handover = None
+            self._resting = False
+            self._loaded = False
+            self._lock.notify_all()
+
+    def state(self) -> State | None:
+        """The copy as a state; None without one. Made when it is asked for. Raises DocumentError."""
+        with self._lock:
+            revision = self._documents.revision
+            if self._state[0] == revision:
+                return self._state[1]
+            entries = dict(self._documents.entries)
+        made = state_of(entries, self._classes)
+        with self._lock:
+            self._state = (revision, made)
+        return made
+
+    def age_ms(self) -> int:
+        """How old the copy may be, in milliseconds."""
+        with self._lock:
+            return max(0, self._clock() - self._fresh_at_ms)
+
+    @property
+    def loaded(self) -> bool:
+        """Has it a copy?"""
+        return self._loaded
+
+    @property
+    def error(self) -> str:
+        """Why the copy cannot be brought up to date; empty when it can."""
+        return self._error
+
+    def leader(self) -> LeaderRecord | None:
+        """Who leads, as far as the copy knows."""
+        with self._lock:
+            entry = self._documents.entries.get(LEADER_KEY)
+        try:
+            return read_leader(entry)
+        except DocumentError as error:
+            log.warning("%s", error)
+            return None
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._list()
+                self._follow()
+            except Compacted as error:
+                log.info("the mirror lists anew: %s", error)
+            except StoreError as error:
+                self._failed(str(error))
+            except Exception as error:
+                log.exception("the mirror failed")
+                self._failed(f"{type(error).__name__}: {error}")
+            with self._lock:
+                while self._resting and not self._stopping:
+                    self._lock.wait()
+
+    def _failed(self, reason: str) -> None:
+        if not self._error:
+            log.warning("the store cannot be read: %s", reason)
+        self._error = reason
+        self._tell()
+        with self._lock:
+            if not self._stopping:
+                self._lock.wait(LIST_AGAIN_S)
+
+    def _list(self) -> None:
+        asked_ms = self._clock()
+        entries, revision = list_entries(self._store)
+        with self._lock:
+            self._documents.reset(entries, revision)
+            self._loaded = True
+            self._fresh_at_ms = asked_ms
+        self._error = ""
+        self._tell()
+
+    def _follow(self) -> None:
+        watch = self._store.watch("", after_revision=self._documents.revision)
+        try:
+            while self._goes_on():
+                self._look(watch)
+        finally:
+            watch.close()
+
+    def _goes_on(self) -> bool:
+        with self._lock:
+            handover = self._handover
+            if handover is not None and self._documents.revision >= handover[0]:
+                self._handover = None
+                self._resting = True
+                entries = self._documents.entries
+            else:
+                return self._loaded and not self._stopping
+        handover[1](entries)
+        return False
+
+    def _look(self, watch: Watch) -> None:
+        changes = watch.next(FRESHNESS_CHECK_S)
+        if changes:
+            with self._lock:
+                self._documents.apply(changes)
+            self._tell()
+        if self._clock() >= self._ask_at_ms:
+            asked_ms = self._clock()
+            entry = self._store.get(records.META_KEY)
+            self._promised = (asked_ms, entry.mod_revision if entry is not None else 0)
+            self._ask_at_ms = asked_ms + round(1000 * FRESHNESS_CHECK_S)
+        asked_ms, revision = self._promised
+        if revision <= self._documents.state_revision:
+            with self._lock:
+                self._fresh_at_ms = max(self._fresh_at_ms, asked_ms)
+
+    def _tell(self) -> None:
+        """Only what has changed."""
+        with self._lock:
+            news = MirrorNews(
+                leader_revision=self._documents.leader_revision,
+                revision=self._documents.revision,
+                owners=frozenset(name for name, objects in self._documents.owners.items() if name and objects),
+                error=self._error,
+            )
+        known = self._news
+        self._news = news
+        if known is None or attrs.evolve(known, revision=news.revision) != news:
+            self._told(news)

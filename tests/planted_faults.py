@@ -1,0 +1,85 @@
+"""Faults to plant in the simulated cluster: each takes away one of the rules that keep it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+
+from orlop.agent.worker import TaskRecord, Worker
+from orlop.kernel import kernel
+from orlop.kernel.state import State
+from orlop.model.messages import Assignments, Epoch
+from orlop.server.writing import Released, Transaction, Writer
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def no_epoch_compare_in_the_store(patch: pytest.MonkeyPatch) -> None:
+    """An old leader's transactions are taken."""
+    original = Writer.next
+
+    def unfenced(self: Writer) -> Any:
+        work = original(self)
+        return Transaction(work.writes, ()) if isinstance(work, Transaction) else work
+
+    patch.setattr(Writer, "next", unfenced)
+
+
+def no_epoch_compare_on_the_node(patch: pytest.MonkeyPatch) -> None:
+    """A node obeys whoever speaks to it."""
+    original = Worker._assigned
+
+    def obedient(self: Worker, message: Assignments, now: Any) -> Iterator[Any]:
+        self._epoch = Epoch(0, 0)
+        return original(self, message, now)
+
+    patch.setattr(Worker, "_assigned", obedient)
+
+
+def effects_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    """What was decided is seen before it is durable."""
+    original = Writer.next
+
+    def early(self: Writer) -> Any:
+        fresh = self._writing is None
+        waiting = self._pipeline._waiting[0] if self._pipeline._waiting and fresh else None
+        work = original(self)
+        if fresh and waiting is not None and isinstance(work, Transaction):
+            effects, waiting.effects = tuple(waiting.effects), []
+            submissions, waiting.submissions = tuple(waiting.submissions), []
+            return Released(effects, tuple((one, None) for one in submissions))
+        return work
+
+    patch.setattr(Writer, "next", early)
+
+
+def no_resync(patch: pytest.MonkeyPatch) -> None:
+    """A new session does not begin with the full truth."""
+
+    def nothing(state: State, node_id: str, epoch: Epoch) -> Assignments:
+        return Assignments(epoch=epoch, revision=state.version)
+
+    patch.setattr(kernel, "all_assignments", nothing)
+
+
+def no_check_on_return(patch: pytest.MonkeyPatch) -> None:
+    """A node that returns keeps what was replaced meanwhile."""
+
+    def keep(self: Worker, record: TaskRecord, message: Assignments, now: Any) -> Iterator[Any]:
+        return iter(())
+
+    patch.setattr(Worker, "_unnamed", keep)
+
+
+FAULTS: Final[dict[str, Plant]] = {
+    plant.__name__: plant
+    for plant in (
+        no_epoch_compare_in_the_store,
+        no_epoch_compare_on_the_node,
+        effects_before_the_commit,
+        no_resync,
+        no_check_on_return,
+    )
+}
