@@ -121,15 +121,17 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(folder: Path, auth: bool = True, **options: Any) -> AsyncIterator[Serving]:
+async def serving(
+    folder: Path, auth: bool = True, store: MemoryStore | None = None, **options: Any
+) -> AsyncIterator[Serving]:
     """A real server over a store in memory."""
     data = folder / "server"
-    data.mkdir(exist_ok=True)
+    data.mkdir(parents=True, exist_ok=True)
     made = ServerSettings(listen=f"127.0.0.1:{free_port()}", auth="on" if auth else "off", **options)
     settings = Settings(server=made)
     plugins = PluginHost(settings, [("orlop", builtin)], found=[])
     plugins.load()
-    server = Server(settings, plugins, MemoryStore(), "memory://")
+    server = Server(settings, plugins, store or MemoryStore(), "memory://")
     runners: list[web.AppRunner] = []
     server.start()
     one = Serving(server, data)
@@ -558,6 +560,36 @@ async def test_a_standby_sends_on_to_the_leader(tmp_path: Path) -> None:
         assert (await servers.introduce()).cluster == one.server.state().cluster_id
         link = await one.session_of(servers, "n1")
         await still_there(link, "n1")
+
+
+async def test_servers_with_authentication_stand_by_for_one_another(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.exclusive = False  # type: ignore[misc]  # two servers share it, as they would an etcd
+    async with contextlib.AsyncExitStack() as stack:
+        first_life = await stack.enter_async_context(contextlib.AsyncExitStack())
+        first = await first_life.enter_async_context(serving(tmp_path / "first", store=store))
+        await eventually(lambda: first.server.role().leads, "the first server leads")
+        folder = tmp_path / "second" / "server"
+        with pytest.raises(CannotStart, match=r"cluster\.key is missing: copy it from another server"):
+            await stack.enter_async_context(serving(tmp_path / "second", store=store))
+        (folder / "cluster.key").write_bytes((first.data / "cluster.key").read_bytes())
+        (folder / "cluster.key").chmod(0o600)
+        second = await stack.enter_async_context(serving(tmp_path / "second", store=store))
+        assert not second.server.role().leads
+        assert second.authority == first.authority
+        servers = second.servers("n1", second.url, first.url)
+        await servers.join(await first.token(), "")
+        link = await second.session_of(servers, "n1")
+        assert first.server.state().node("n1") is not None
+        headers = {"Authorization": f"Bearer {first.admin}"}
+        status, document = await asked(second, headers=headers)
+        assert (status, len(document["tokens"])) == (200, 2), "the standby hands it on over TLS"
+        await first_life.aclose()
+        await closed(link)
+        await eventually(lambda: second.server.role().leads, "the second server leads")
+        await still_there(await second.session_of(servers, "n1"), "n1")
+        await second.token()
+        assert (await asked(second, headers=headers))[0] == 200
 
 
 @pytest.mark.parametrize("location", ["", "https://127.0.0.1:1/", "http://[bad", "self"])
