@@ -134,6 +134,21 @@ class ClusterSettings:
         validator=_between(1, 600, "seconds"),
         metadata=about("Seconds until a silent leader is replaced."),
     )
+    unreachable_after_s: float = attrs.field(
+        default=15,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds of silence until a node counts as unreachable."),
+    )
+    gone_after_s: float = attrs.field(
+        default=60,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds of silence until a node counts as gone: its tasks are lost, and are replaced."),
+    )
+    restart_grace_s: float = attrs.field(
+        default=120,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds that a node whose agent was stopped on purpose may be silent."),
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -82,6 +82,7 @@ class Parts:
     bridge: Bridge
     metrics: Metrics
     handler_timeout_s: float
+    liveness: LivenessSettings = attrs.field(factory=LivenessSettings)
 
 
 class Leadership:
@@ -104,7 +105,7 @@ class Leadership:
         )
         self._timers = TimerService(loop)
         self._frameworks = self._make_frameworks()
-        liveness = Liveness(LivenessSettings(), iter(term.state.node_order), read_clock().monotonic_ms)
+        liveness = Liveness(parts.liveness, iter(term.state.node_order), read_clock().monotonic_ms)
         self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
         self.log = EventLog(parts.store, parts.kernel.settings.log_records_kept)
         self._answers: dict[str, asyncio.Future[Any]] = {}

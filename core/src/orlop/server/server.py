@@ -18,7 +18,7 @@ from typing import Any, Final
 import orlop
 from orlop.agent.agent import Agent, read_clock
 from orlop.agent.session import AgentEnd, Link, LinkClosed
-from orlop.configuration import Settings
+from orlop.configuration import ClusterSettings, Settings
 from orlop.framework import Framework, NotAvailable, Task
 from orlop.kernel.events import DrainNode, KillTask, Logged
 from orlop.kernel.kernel import Kernel
@@ -32,6 +32,7 @@ from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
 from orlop.server.framework_host import FrameworkStatus
 from orlop.server.leadership import Leadership, Metrics, Parts
+from orlop.server.liveness import LivenessSettings
 from orlop.server.loading import LeaderRecord, Term
 from orlop.server.plugin_host import PluginHost
 from orlop.server.remote_agents import RemoteAgents
@@ -94,6 +95,7 @@ class Server:
             bridge=Bridge(asyncio.get_running_loop()),
             metrics=Metrics(),
             handler_timeout_s=settings.server.handler_timeout_s,
+            liveness=_liveness(settings.cluster),
         )
         self.metrics = self._parts.metrics.registry
         self._candidate = self._make_candidate(store, {name: framework for name, (_, framework) in classes.items()})
@@ -295,3 +297,11 @@ class Server:
         if self.agent is not None and self.agent.node_id == task.placement.node:
             return self.agent.output(task.id, runtime, stream, follow=follow, tail=tail)
         return self.remote.output(task, runtime, stream, follow=follow, tail=tail)
+
+
+def _liveness(settings: ClusterSettings) -> LivenessSettings:
+    return LivenessSettings(
+        unreachable_after_ms=round(settings.unreachable_after_s * 1000),
+        gone_after_ms=round(settings.gone_after_s * 1000),
+        restart_grace_ms=round(settings.restart_grace_s * 1000),
+    )
