@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
+from orlop.agent.command_service import run_command
 from orlop.agent.runtimes.interface import Runtime
 from orlop.agent.streams import StreamClosed, StreamEnd
 from orlop.model.streams import (
@@ -60,9 +61,12 @@ async def _answer(stream: StreamEnd, first: bytes, runtimes: Mapping[str, Runtim
     if runtime is None:
         return Rejected(fault=Fault.NOT_FOUND, reason=f"this node has no {request.runtime} runtime")
     try:
-        if not isinstance(request, OutputRequest):
-            return Rejected(fault=Fault.INVALID, reason="this agent runs no commands")
-        await _output(stream, request, runtime)
+        if isinstance(request, OutputRequest):
+            await _output(stream, request, runtime)
+        elif hasattr(runtime, "execute"):
+            await run_command(stream, await runtime.execute(request))
+        else:
+            return Rejected(fault=Fault.INVALID, reason=f"the {request.runtime} runtime runs no commands")
     except StreamClosed:
         raise
     except LookupError as error:

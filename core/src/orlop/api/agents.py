@@ -131,7 +131,7 @@ async def session(request: web.Request) -> web.StreamResponse:
     _leading(request)
     node = _admitted(request)
     async with _connection(request):
-        socket = await _upgraded(request, MESSAGE_BYTES_MAX)
+        socket = await upgraded(request, MESSAGE_BYTES_MAX)
         link: WebSocketLink[ToAgent, ToServer] = WebSocketLink(
             socket,
             decode_to_server,
@@ -174,7 +174,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         log.warning("a stream that nobody asked for is refused, from %s", _peer(request, node))
         raise not_found("no stream of this id is wanted from this node")
     async with _connection(request):
-        socket = await _upgraded(request, FRAME_BYTES_MAX)
+        socket = await upgraded(request, FRAME_BYTES_MAX)
         dialled = DialledStream(socket)
         agents.streams.arrived(claimed, dialled)
         try:
@@ -185,7 +185,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
     return socket
 
 
-async def _upgraded(request: web.Request, bytes_max: int) -> web.WebSocketResponse[bool]:
+async def upgraded(request: web.Request, bytes_max: int) -> web.WebSocketResponse[bool]:
+    """The request's WebSocket. bytes_max: of a message. Raises Problem when it is no request for one."""
     socket: web.WebSocketResponse[bool] = web.WebSocketResponse(
         max_msg_size=bytes_max + 1, compress=False, timeout=CLOSE_WITHIN_S
     )

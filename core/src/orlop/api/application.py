@@ -20,6 +20,7 @@ from aiohttp.typedefs import Middleware
 
 from orlop.api import cluster, events, explain, metrics, nodes, page, plugins, tasks
 from orlop.api.agents import add_agents
+from orlop.api.commands import ROUTES as COMMAND_ROUTES
 from orlop.api.forwarding import client_session, forwarding
 from orlop.api.guard import Authenticate, Handler, add_security_headers, authentication, is_own, loopback_guard
 from orlop.api.interface import OperatorServer
@@ -62,6 +63,7 @@ def make_application(
         application.router.add_routes(module.ROUTES)
     if agents is not None:
         add_agents(application, agents)
+        application.router.add_routes(COMMAND_ROUTES)
     application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(end_streams)
     return application

@@ -29,6 +29,7 @@ _OWN: Final = {
         "explain": ("stories", "Why a task waits or died, and its story."),
         "events": ("stories", "What happened, to whom, why."),
         "logs": ("stories", "A task's output."),
+        "exec": ("execution", "Run a command beside a task."),
         "kill": ("cluster", "Stop a task."),
         "drain": ("cluster", "Put no new tasks on a node."),
         "undrain": ("cluster", "Let a node take tasks again."),
@@ -55,7 +56,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _MODULES.get(cmd_name)
         if module is not None:
-            command: click.Command = getattr(importlib.import_module(f"orlop.cli.{module}"), cmd_name)
+            found = importlib.import_module(f"orlop.cli.{module}")
+            # one that would hide a name of Python's own has an underscore behind it
+            command: click.Command = getattr(found, cmd_name, None) or getattr(found, f"{cmd_name}_")
             return command
         return None if cmd_name.startswith("-") else _plugin_command(cmd_name)
 

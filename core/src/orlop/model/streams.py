@@ -73,9 +73,11 @@ class Rejected:
 
 
 class Channel(enum.IntEnum):
-    """First byte of a frame of a command's stream. What follows it: bytes; for the last two a JSON object.
+    """First byte of a frame of a command's stream. What follows it: bytes; from RESIZE on a JSON object.
 
-    An empty INPUT ends the command's input. RESIZE: {"rows", "columns"}. ENDED: {"code"}, the last frame.
+    An empty INPUT ends the command's input; an empty OUTPUT only shows that the other end is there. RESIZE: {"rows",
+    "columns"}. ENDED: {"code"}, null when it is not known. FAILED: {"error"}: the command could not be run, or what
+    runs it went away. The last two end the stream.
     """
 
     INPUT = 0
@@ -83,6 +85,7 @@ class Channel(enum.IntEnum):
     ERROR = 2
     RESIZE = 3
     ENDED = 4
+    FAILED = 5
 
 
 StreamRequest = OutputRequest | CommandRequest

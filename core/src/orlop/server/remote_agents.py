@@ -15,13 +15,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from orlop.agent.session import Link
-from orlop.agent.streams import StreamClosed, frames
+from orlop.agent.streams import StreamClosed, StreamEnd, frames
 from orlop.framework import NotAvailable, Task
 from orlop.framework import Refused as CommandRefused
 from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.model.messages import Hello, ToAgent, ToServer
-from orlop.model.streams import Fault, OutputRequest
+from orlop.model.streams import CommandRequest, Fault, OutputRequest
 from orlop.security import authority as signing
 from orlop.security.authority import Authority
 from orlop.security.tokens import InvalidToken, Purpose, StoredToken, Token, make_token, parse_token
@@ -222,6 +222,18 @@ class RemoteAgents:
                 yield piece
         finally:
             await opened.close()
+
+    async def command(self, task: Task, request: CommandRequest) -> StreamEnd:
+        """A stream to a command beside a task. Raises LookupError (the task does not run), ValueError, NotAvailable."""
+        if task.placement is None:
+            raise LookupError("the task is not on a node yet")
+        try:
+            return await self.streams.open(task.placement.node, request)
+        except Refused as error:
+            kinds = {Fault.NOT_FOUND: LookupError, Fault.INVALID: ValueError}
+            raise kinds.get(error.fault, NotAvailable)(str(error)) from error
+        except StreamClosed as error:
+            raise NotAvailable(f"the node's connection broke off: {error}") from error
 
 
 class _Watched:
