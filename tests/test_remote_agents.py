@@ -89,6 +89,55 @@ def test_output_is_followed_across_the_network(cluster: RemoteCluster, tmp_path:
     assert lines == [*map(str, range(1, count + 1)), "the end"]
 
 
+def run_in(cluster: RemoteCluster, task: str, *words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """What `orlop exec` gives."""
+    return subprocess.run(
+        [sys.executable, "-m", "orlop", "exec", task, "--", *words],
+        input=given,
+        capture_output=True,
+        env=cluster.environment(),
+        timeout=120,
+        check=False,
+    )
+
+
+def test_commands_run_beside_tasks_on_other_hosts(cluster: RemoteCluster) -> None:
+    cluster.deploy("/commanded", 3, constraints=[["hostname", "UNIQUE"]])
+    for task, node in cluster.placed("/commanded").items():
+        done = run_in(cluster, task, "sh", "-c", "echo $ORLOP_TASK_ID; echo no >&2; exit 7")
+        assert (done.returncode, done.stdout, done.stderr) == (7, f"{task}\n".encode(), b"no\n"), node
+    events = cluster.get("/v1/events?type=orlop.task.exec")["events"]
+    assert {event["subject"] for event in events} >= cluster.placed("/commanded").keys()
+    assert {event["details"]["program"] for event in events} == {"sh"}
+    assert run_in(cluster, task, "nosuchprogram").returncode == 127
+    assert run_in(cluster, "nosuchtask", "true").returncode == 4
+
+
+def test_50_mb_go_to_a_command_and_come_back_and_more_after_their_end(cluster: RemoteCluster) -> None:
+    cluster.deploy("/pipe", 1)
+    (task,) = cluster.placed("/pipe")
+    data = os.urandom(52_000_000)
+    done = run_in(cluster, task, "sh", "-c", "cat; echo and then", given=data)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout == data + b"and then\n"
+
+
+def test_a_command_ends_with_the_one_who_asked_for_it(cluster: RemoteCluster) -> None:
+    cluster.deploy("/left", 1)
+    (task,) = cluster.placed("/left")
+    with subprocess.Popen(
+        [sys.executable, "-m", "orlop", "exec", task, "--", "sh", "-c", "echo $$; exec sleep 1234"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=cluster.environment(),
+    ) as asking:
+        assert asking.stdout is not None
+        pid = int(asking.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        asking.kill()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the command is gone")
+
+
 def test_a_killed_agent_finds_its_tasks_again(cluster: RemoteCluster) -> None:
     cluster.deploy("/adopted", 6)
     before = sleepers(cluster, "/adopted")

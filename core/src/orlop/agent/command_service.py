@@ -38,7 +38,7 @@ async def run_command(stream: StreamEnd, execution: Execution) -> None:
 
 
 async def _give_input(stream: StreamEnd, execution: Execution) -> None:
-    """For ever: what goes wrong here, or the end of the output, ends it."""
+    """Until the other end is gone."""
     async for frame in frames(stream):
         channel, data = frame[0], frame[1:]
         if channel == Channel.INPUT and data:
@@ -48,7 +48,7 @@ async def _give_input(stream: StreamEnd, execution: Execution) -> None:
         elif channel == Channel.RESIZE:
             await _resize(execution, data)
     await execution.end_input()
-    await asyncio.Event().wait()
+    await stream.gone()
 
 
 async def _resize(execution: Execution, data: bytes) -> None:

@@ -8,6 +8,7 @@ queues. Nothing is read ahead, so memory is bounded whatever is sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
@@ -38,6 +39,9 @@ class StreamEnd(Protocol):
 
     async def receive(self) -> bytes | None:
         """The next frame; None when the other end has said that no more will come. Raises StreamClosed."""
+
+    async def gone(self) -> None:
+        """After `receive` has said that no more will come: returns when the other end is gone altogether."""
 
     async def close(self, reason: str = "") -> None:
         """Ends both directions."""
@@ -103,6 +107,12 @@ class WebSocketStream:
             raise StreamClosed("expected binary messages, got a text")
         said = str(frame.data) if frame.type is WSMsgType.ERROR else frame.extra
         raise StreamClosed(said if isinstance(said, str) and said else "the other end is gone")
+
+    async def gone(self) -> None:
+        """See `StreamEnd`."""
+        assert self._ended
+        while (await self._socket.receive()).type is WSMsgType.BINARY:
+            continue
 
     async def close(self, reason: str = "") -> None:
         """See `StreamEnd`."""
@@ -174,6 +184,12 @@ class LocalStream:
         frame = await self._incoming.get()
         self._ended = frame is None
         return frame
+
+    async def gone(self) -> None:
+        """See `StreamEnd`."""
+        with contextlib.suppress(StreamClosed):
+            while True:
+                await self._incoming.get()
 
     async def close(self, reason: str = "") -> None:
         """See `StreamEnd`."""

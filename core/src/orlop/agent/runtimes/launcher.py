@@ -7,6 +7,7 @@ which it has not had itself: a variable of a task's must not decide what the age
     launcher.py DESCRIPTOR      a file that holds one JSON object
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -34,7 +35,7 @@ def main(descriptor: int) -> int:
             os.setgid(user["gid"])
             os.setuid(user["uid"])
         os.chdir(wanted["directory"])
-        os.execvpe(words[0], words, environment)  # noqa: S606  (no shell is wanted)
+        raise execute(words, environment)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or error
         os.write(2, f"orlop: {words[0]} cannot be run here: {text}\n".encode(errors="replace"))
@@ -48,6 +49,20 @@ def join(group: str) -> None:
             file.write("0")
     except OSError:
         pass
+
+
+def execute(words: list[str], environment: dict[str, str]) -> OSError:
+    """Why it cannot be executed. As `os.execvpe`, which imports modules that the task's user may not read."""
+    folders = [""] if "/" in words[0] else environment.get("PATH", os.defpath).split(":")
+    refused: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for folder in folders:
+        try:
+            os.execve(f"{folder}/{words[0]}" if folder else words[0], words, environment)  # noqa: S606  (no shell)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            refused = error
+    return refused
 
 
 if __name__ == "__main__":

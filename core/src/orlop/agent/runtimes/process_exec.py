@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ LAUNCHER: Final = Path(__file__).parent / "launcher.py"
 #: A process that has left the group may hold the output open for ever; nobody waits for it longer than this.
 LATE_OUTPUT_S: Final = 0.5
 LATE_CHECK_S: Final = 0.1
+_OWN_ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C.UTF-8"}
 DEFAULT_TERMINAL: Final = "xterm"
 
 
@@ -52,24 +53,38 @@ async def execute_beside(facts: Facts, request: CommandRequest) -> ProcessExecut
         command = (sys.executable, "-I", "-S", str(LAUNCHER), str(paper))
         if request.terminal:
             return await _on_terminal(command, paper, request.rows, request.columns)
-        pipes = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipes, stdout=pipes, stderr=pipes, env=_OWN_ENVIRONMENT, pass_fds=(paper,)
-        )
+        return await _on_pipes(command, paper)
     finally:
         os.close(paper)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    readers = [(Output.OUTPUT, process.stdout), (Output.ERROR, process.stderr)]
-    # what the command has left elsewhere may hold its pipes open for longer than anybody reads them
-    return ProcessExecution(process, process.stdin, readers, [process._transport])  # type: ignore[attr-defined]
 
 
-_OWN_ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+async def _on_pipes(command: Sequence[str], paper: int) -> ProcessExecution:
+    """The pipes are made here, because asyncio waits for a process with pipes of its own until nobody holds them."""
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+        its_input, input_ = _pipe(its, ours, reading=True)
+        its_output, output = _pipe(its, ours, reading=False)
+        its_error, error = _pipe(its, ours, reading=False)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=its_input, stdout=its_output, stderr=its_error, env=_OWN_ENVIRONMENT, pass_fds=(paper,)
+        )
+        ours.pop_all()
+    readers, reading = {}, []
+    for kind, descriptor in ((Output.OUTPUT, output), (Output.ERROR, error)):
+        readers[kind], transport = await _reader(descriptor)
+        reading.append(transport)
+    return ProcessExecution(process, await _writer(input_), readers, reading)
 
 
-async def _on_terminal(command: tuple[str, ...], paper: int, rows: int, columns: int) -> ProcessExecution:
+def _pipe(its: contextlib.ExitStack, ours: contextlib.ExitStack, *, reading: bool) -> tuple[int, int]:
+    """(the command's end, ours); each is closed by its stack. reading: is the command's end the one to read from?"""
+    read, write = os.pipe()
+    one, other = (read, write) if reading else (write, read)
+    its.callback(os.close, one)
+    ours.callback(os.close, other)
+    return one, other
+
+
+async def _on_terminal(command: Sequence[str], paper: int, rows: int, columns: int) -> ProcessExecution:
     master, slave = os.openpty()
     try:
         _set_size(master, rows, columns)
@@ -81,16 +96,25 @@ async def _on_terminal(command: tuple[str, ...], paper: int, rows: int, columns:
         raise
     finally:
         os.close(slave)
-    loop = asyncio.get_running_loop()
+    reader, transport = await _reader(os.dup(master))
+    writer = await _writer(os.dup(master))
+    return ProcessExecution(process, writer, {Output.OUTPUT: reader}, [transport], master)
+
+
+async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
     reader = asyncio.StreamReader(limit=CHUNK_BYTES)
-    reading, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(master), "rb", buffering=0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
     )
-    writing, protocol = await loop.connect_write_pipe(
-        lambda: asyncio.streams.FlowControlMixin(loop), os.fdopen(os.dup(master), "wb", buffering=0)
+    return reader, transport
+
+
+async def _writer(descriptor: int) -> asyncio.StreamWriter:
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(loop), os.fdopen(descriptor, "wb", buffering=0)
     )
-    writer = asyncio.StreamWriter(writing, protocol, None, loop)
-    return ProcessExecution(process, writer, [(Output.OUTPUT, reader)], [reading], master)
+    return asyncio.StreamWriter(transport, protocol, None, loop)
 
 
 def _set_size(terminal: int, rows: int, columns: int) -> None:
@@ -128,13 +152,13 @@ class ProcessExecution:
         self,
         process: asyncio.subprocess.Process,
         writer: asyncio.StreamWriter,
-        readers: list[tuple[Output, asyncio.StreamReader]],
+        readers: Mapping[Output, asyncio.StreamReader],
         reading: list[asyncio.BaseTransport],
         terminal: int | None = None,
     ) -> None:
         self._process = process
         self._writer = writer
-        self._sources = [_Source(kind, reader) for kind, reader in readers]
+        self._sources = [_Source(kind, reader) for kind, reader in readers.items()]
         self._reading = reading
         self._terminal = terminal
 
