@@ -157,9 +157,10 @@ class Lane:
     def close(self) -> None:
         """Stops all engines and leaves nothing behind."""
         for engine in self.engines:
-            with contextlib.suppress(Exception):
-                engine.clear()
-            engine.kill()
+            if engine.running:
+                with contextlib.suppress(Exception):
+                    engine.clear()
+                engine.kill()
         try:
             self._sweep()
         finally:
@@ -300,6 +301,15 @@ class Engine:
             wait_until(lambda: _has_ended(int(pid_file.read_text())), "containerd to end", ENDED_WITHIN_S)
             pid_file.unlink()
 
+    def hang(self) -> None:
+        """SIGSTOP: it takes connections and answers nothing, until `go_on`."""
+        assert self._daemon is not None, "it does not run"
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self._daemon is not None:
+            self._daemon.send_signal(signal.SIGCONT)
+
     def _end(self, number: signal.Signals) -> None:
         if self._daemon is not None:
             self._daemon.send_signal(number)
@@ -311,11 +321,20 @@ class Engine:
         return self._daemon is not None
 
     def clear(self) -> None:
-        """Removes every container."""
-        with contextlib.closing(self.client()) as client:
-            for container in client.containers(all=True):
-                with contextlib.suppress(docker.errors.NotFound):
+        """Removes every container. Some may be removing themselves, which takes a moment."""
+
+        def none_left(client: docker.APIClient) -> bool:
+            left = client.containers(all=True)
+            for container in left:
+                try:
                     client.remove_container(container["Id"], force=True, v=True)
+                except docker.errors.APIError as error:
+                    if error.status_code not in (404, 409):
+                        raise
+            return not left
+
+        with contextlib.closing(self.client()) as client:
+            wait_until(lambda: none_left(client), f"the containers of {self.name} to be gone")
 
     def load_busybox(self, *tags: str) -> None:
         """Imports the image under `busybox:latest`, and the same under further names, such as "alpine:3"."""
@@ -324,6 +343,19 @@ class Engine:
             for tag in tags:
                 repository, _, version = tag.partition(":")
                 client.tag("busybox:latest", repository, version or "latest", force=True)
+
+    @contextlib.contextmanager
+    def reachable(self, subnet: str) -> Iterator[None]:
+        """Meanwhile containers of this subnet of the engine's can be reached from here, as from the engine's host."""
+        inside = ("nsenter", f"--net=/run/netns/{self._namespace}", "iptables", "-w")
+        rule = ("FORWARD", "-d", subnet, "-j", "ACCEPT")
+        _run(*inside, "-I", *rule)
+        _run("ip", "route", "add", subnet, "via", self.address)
+        try:
+            yield
+        finally:
+            _run("ip", "route", "del", subnet)
+            _run(*inside, "-D", *rule)
 
     def log(self) -> str:
         return (self.folder / "dockerd.log").read_text(errors="replace")

@@ -1,18 +1,21 @@
-"""A stub of the server behind the operator API, whose states are the real kernel's."""
+"""A stub of the server behind the operator API, whose states are the real kernel's, and a client of it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
+from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
+from orlop.api.application import make_application, mount_plugin_routes
 from orlop.api.interface import FrameworkStatus
 from orlop.framework import Action, Ask, Framework, Kill, NotAvailable, PortRequest, Process, Resources, Task, View
+from orlop.hookspecs import Routes
 from orlop.kernel import records
 from orlop.kernel.events import DrainNode, Effect, KillTask, Logged
 from orlop.kernel.state import State
@@ -23,6 +26,8 @@ from orlop.server.role import Role
 from orlop.store.interface import Put
 from orlop.store.memory import MemoryStore
 from orlop.testing.harness import Cluster
+
+DEADLINE_S = 30
 
 
 @attrs.frozen
@@ -107,6 +112,9 @@ class StubServer:
         self.cluster.step(event)
         return True
 
+    async def backup(self) -> bytes:
+        return b"backup"
+
     async def log_entries(
         self, *, after: tuple[int, int] | None, limit: int, subject: str | None = None
     ) -> tuple[list[tuple[int, int, LogEntry]], bool]:
@@ -136,3 +144,32 @@ def make_server(copies: int = 3, cpus: float = 0.5, nodes: int = 2, log_kept: in
         cluster.add_node(f"n{number}", rack=f"r{number}")
     cluster.settle()
     return StubServer(cluster)
+
+
+def with_client(work: Callable[[TestClient[Any, Any]], Awaitable[None]], server: StubServer, *mounted: Routes) -> None:
+    """Runs `work` with a client of the API."""
+
+    async def run() -> None:
+        application = make_application(server)
+        mount_plugin_routes(application, mounted)
+        async with asyncio.timeout(DEADLINE_S), TestClient(TestServer(application)) as client:
+            await work(client)
+
+    asyncio.run(run())
+
+
+async def read(client: TestClient[Any, Any], path: str, status: int = 200, **options: Any) -> Any:
+    async with client.get(path, **options) as response:
+        document = await response.json()
+        assert response.status == status, document
+        return document
+
+
+async def problem(response_of: Any, status: int) -> dict[str, str]:
+    async with response_of as response:
+        assert response.content_type == "application/json"
+        document = await response.json()
+        assert response.status == status, document
+        assert document.keys() <= {"error", "hint", "path"}
+        assert document["error"]
+        return document  # type: ignore[no-any-return]

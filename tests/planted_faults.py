@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import attrs
 import pytest
 
 from orlop.agent.worker import TaskRecord, Worker
-from orlop.kernel import kernel
-from orlop.kernel.state import State
+from orlop.kernel import assignments
+from orlop.kernel.events import Assign
 from orlop.model.messages import Assignments, Epoch
 from orlop.server.writing import Released, Transaction, Writer
+from orlop.testing.simulation import server
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -58,10 +60,11 @@ def effects_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 def no_resync(patch: pytest.MonkeyPatch) -> None:
     """A new session does not begin with the full truth."""
 
-    def nothing(state: State, node_id: str, epoch: Epoch) -> Assignments:
-        return Assignments(epoch=epoch, revision=state.version)
+    def nothing(effect: Assign) -> Assignments:
+        made = assignments.assignments(effect)
+        return attrs.evolve(made, full=False, items=()) if made.full else made
 
-    patch.setattr(kernel, "all_assignments", nothing)
+    patch.setattr(server, "assignments", nothing)
 
 
 def no_check_on_return(patch: pytest.MonkeyPatch) -> None:

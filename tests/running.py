@@ -38,6 +38,18 @@ def wait_until(condition: Callable[[], T], what: str, deadline_s: float = DEADLI
         time.sleep(0.02)
 
 
+def process_app(app_id: str, instances: int, **members: Any) -> dict[str, Any]:
+    """An app that sleeps as a process."""
+    return {"id": app_id, "cmd": "exec sleep 1000", "cpus": 0.001, "mem": 1, "instances": instances, **members}
+
+
+def container_app(app_id: str, instances: int, **members: Any) -> dict[str, Any]:
+    """The same in a container, which ends as soon as it is asked to."""
+    container = {"type": "DOCKER", "docker": {"image": "busybox:latest"}}
+    command = "trap 'exit 0' TERM; sleep 1000 & wait"
+    return process_app(app_id, instances, cmd=command, mem=16, container=container, **members)
+
+
 class RunningOrlop:
     """One `orlop up`. `start`, `kill` and `stop` may be called again and again on the same data folder."""
 
@@ -64,20 +76,24 @@ class RunningOrlop:
     def marathon(self) -> str:
         return f"http://{self.marathon_address}"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Starts it and waits until both APIs answer."""
+        self.launch(*options)
+        wait_until(self.answers, f"orlop up answers; its log: {self._tail()}")
+
+    def launch(self, *options: str) -> None:
+        """Starts it, whatever comes of it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "orlop", "up", "--data", str(self.data)],
+                [sys.executable, "-m", "orlop", "up", "--data", str(self.data), *options],
                 cwd=self._folder,
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._answers, f"orlop up answers; its log: {self._tail()}")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"orlop up ended: {self._tail()}"
         try:
@@ -126,6 +142,20 @@ class RunningOrlop:
         request = urllib.request.Request(self.marathon + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
+
+    def put(self, app: dict[str, Any]) -> None:
+        """Creates or changes an app; a deployment of it that is under way gives way."""
+        self.call("PUT", f"/v2/apps{app['id']}?force=true", app)
+
+    def running(self, app_id: str) -> dict[str, str]:
+        """task id → pid or container id of an app's running tasks."""
+        tasks = self.get(f"{self.url}/v1/tasks?group={app_id}&state=running")["tasks"]
+        return {task["id"]: task["external_id"] for task in tasks}
+
+    def runtimes(self) -> list[str]:
+        """Those that the node can use now."""
+        found: list[str] = self.get(f"{self.url}/v1/nodes")["nodes"][0]["runtimes"]
+        return found
 
     def app(self, app_id: str) -> Any:
         return self.call("GET", f"/v2/apps{app_id}")["app"]

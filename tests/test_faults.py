@@ -17,7 +17,7 @@ from running import RunningOrlop, wait_until
 
 pytestmark = pytest.mark.real
 
-ROUTES = [
+WITH_BODY = [
     ("POST", "/v2/apps"),
     ("PUT", "/v2/apps"),
     ("PATCH", "/v2/apps"),
@@ -25,10 +25,34 @@ ROUTES = [
     ("PATCH", "/v2/apps/web"),
     ("POST", "/v2/groups"),
     ("PUT", "/v2/groups"),
+    ("POST", "/v2/groups/some"),
     ("PUT", "/v2/groups/some"),
+    ("PATCH", "/v2/groups/some"),
     ("POST", "/v2/tasks/delete"),
+]
+WITHOUT_BODY = [
+    ("POST", "/v2/apps/nothing/restart"),
+    ("DELETE", "/v2/apps/nothing"),
+    ("DELETE", "/v2/apps/nothing/tasks"),
+    ("DELETE", "/v2/apps/nothing/tasks/nothing"),
+    ("DELETE", "/v2/groups/nothing"),
     ("DELETE", "/v2/deployments/nothing"),
     ("DELETE", "/v2/queue/nothing/delay"),
+    *(
+        ("GET", path)
+        for path in (
+            "/v2/apps",
+            "/v2/apps/web",
+            "/v2/apps/web/tasks",
+            "/v2/apps/web/versions",
+            "/v2/groups",
+            "/v2/groups/versions",
+            "/v2/deployments",
+            "/v2/tasks",
+            "/v2/info",
+            "/ping",
+        )
+    ),
 ]
 
 
@@ -55,8 +79,8 @@ def send(address: str, method: str, path: str, body: bytes) -> tuple[int, bytes]
 
 
 def everything(orlop: RunningOrlop) -> Any:
-    apps = orlop.call("GET", "/v2/apps")["apps"]
-    return [(app["id"], app["version"], app["instances"]) for app in apps]
+    """All apps and groups, with their versions."""
+    return orlop.call("GET", "/v2/groups")
 
 
 rubbish = st.one_of(
@@ -72,7 +96,7 @@ rubbish = st.one_of(
 )
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), WITH_BODY + WITHOUT_BODY)
 def test_rubbish_is_refused_and_changes_nothing(orlop: RunningOrlop, method: str, path: str) -> None:
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(rubbish)
@@ -82,6 +106,7 @@ def test_rubbish_is_refused_and_changes_nothing(orlop: RunningOrlop, method: str
         assert status < 500, answer
         if status >= 400:
             assert json.loads(answer)["message"]
+        if status >= 400 or method == "GET":
             assert everything(orlop) == before
 
     try:
@@ -111,13 +136,43 @@ def test_what_is_wrong_is_named(orlop: RunningOrlop, document: dict[str, Any], p
     assert any(row["path"].startswith(path) for row in json.loads(answer)["details"]), answer
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES[:9])
+@pytest.mark.parametrize(("method", "path"), WITH_BODY)
 def test_10_mb_bodies_are_refused(orlop: RunningOrlop, method: str, path: str) -> None:
     try:
         status, answer = send(orlop.marathon_address, method, path, b'{"id": "' + b"x" * 10_000_000 + b'"}')
     except (BrokenPipeError, ConnectionResetError):
         return  # refused before it was read
     assert 400 <= status < 500, answer
+
+
+MISSPELT = {
+    "id": "/misspelt",
+    "cmd": "exec sleep 1000",
+    "cpus": 0.01,
+    "mem": 8,
+    "comand": "x",
+    "healthChecks": [{"protocol": "COMMAND", "command": {"value": "true"}, "delaySeconds": 1, "intervallSeconds": 3}],
+}
+
+
+def test_unknown_members_are_ignored_and_strictness_warns(orlop: RunningOrlop, tmp_path: Path) -> None:
+    file = tmp_path / "app.json"
+    file.write_text(json.dumps(MISSPELT))
+    said = orlop.cli("marathon", "app", "add", str(file), "--strict", code=1)
+    assert "warning: /comand is not known" in said
+    assert "warning: /healthChecks(0)/intervallSeconds is not known" in said
+    assert "nothing was changed" in said
+    assert send(orlop.marathon_address, "GET", "/v2/apps/misspelt", b"")[0] == 404
+    status, answer = send(orlop.marathon_address, "POST", "/v2/apps", json.dumps(MISSPELT).encode())
+    assert status == 201
+    assert b"comand" not in answer.replace(b'"command"', b"")
+    assert b"intervallSeconds" not in answer
+    orlop.wait_deployed()
+    assert "warning: /comand is not known" in orlop.cli("marathon", "app", "add", str(file))
+    right = {name: value for name, value in MISSPELT.items() if name not in ("comand", "healthChecks")}
+    file.write_text(json.dumps(right))
+    assert "warning" not in orlop.cli("marathon", "app", "add", str(file), "--strict")
+    orlop.cli("marathon", "app", "rm", "/misspelt", "--yes")
 
 
 def test_unknown_keys_of_our_own_are_errors(orlop: RunningOrlop, tmp_path: Path) -> None:

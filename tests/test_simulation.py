@@ -23,7 +23,7 @@ FOUND_ONCE = (17, 25, 28, 128, 162, 635, 1506)
 
 #: Fault → seeds that find it, of the first 1,000.
 FINDS = {
-    "no_epoch_compare_in_the_store": (116,),
+    "no_epoch_compare_in_the_store": (294,),
     "no_epoch_compare_on_the_node": (),
     "effects_before_the_commit": (0,),
     "no_resync": (0,),

@@ -1,64 +1,17 @@
-"""The operator API over a stub server, whose states are the real kernel's."""
+"""The operator API over a stub server, whose states are the real kernel's: what it tells, and what can be done."""
 
-import asyncio
-import io
-import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import attrs
 import pytest
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient, TestServer
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from operator_stub import StubServer, make_server
+from aiohttp.test_utils import TestClient
+from operator_stub import make_server, problem, read, with_client
 from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
-from yarl import URL
 
-from orlop.api.application import make_application, mount_plugin_routes
-from orlop.api.events import KEEP_ALIVE_S, LISTED_EVENTS_MAX
-from orlop.api.problems import Problem
-from orlop.api.requests import BODY_BYTES_MAX
-from orlop.api.runner import OperatorRunner
 from orlop.framework import NotAvailable
-from orlop.hookspecs import Routes
-from orlop.kernel.events import DrainNode
-from orlop.kernel.state import State
-
-DEADLINE_S = 30
-
-
-def with_client(work: Callable[[TestClient[Any, Any]], Awaitable[None]], server: StubServer, *mounted: Routes) -> None:
-    """Runs `work` with a client of the API."""
-
-    async def run() -> None:
-        application = make_application(server)
-        mount_plugin_routes(application, mounted)
-        async with asyncio.timeout(DEADLINE_S), TestClient(TestServer(application)) as client:
-            await work(client)
-
-    asyncio.run(run())
-
-
-async def read(client: TestClient[Any, Any], path: str, status: int = 200, **options: Any) -> Any:
-    async with client.get(path, **options) as response:
-        document = await response.json()
-        assert response.status == status, document
-        return document
-
-
-async def problem(response_of: Any, status: int) -> dict[str, str]:
-    async with response_of as response:
-        assert response.content_type == "application/json"
-        document = await response.json()
-        assert response.status == status, document
-        assert document.keys() <= {"error", "hint", "path"}
-        assert document["error"]
-        return document  # type: ignore[no-any-return]
 
 
 def test_the_cluster_at_a_glance() -> None:
@@ -100,6 +53,29 @@ def test_nodes_by_id_and_beginning_and_their_draining() -> None:
         assert (await read(client, "/v1/events?type=node.drained"))["events"][0]["cause"] == "operator: new disk"
         async with client.post("/v1/nodes/n0/undrain") as response:
             assert (await response.json())["node"]["drained"] is False
+
+    with_client(work, server)
+
+
+def test_a_runtime_that_cannot_be_used_is_shown_with_the_reason() -> None:
+    server = make_server()
+    node = server.cluster.nodes["n1"]
+    node.info = attrs.evolve(node.info, runtimes=("process",), unavailable={"docker": "the engine does not answer"})
+    server.cluster.return_node("n1")
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        assert (await read(client, "/v1/nodes/n1"))["unavailable"] == {"docker": "the engine does not answer"}
+        assert (await read(client, "/v1/cluster"))["unavailable"] == [
+            {"runtime": "docker", "node": "n1", "node_name": "n1", "reason": "the engine does not answer"}
+        ]
+        noted = (await read(client, "/v1/events?type=node.runtimes"))["events"]
+        assert [(one["subject"], one["details"]["reason"]) for one in noted] == [
+            ("n1", "docker: the engine does not answer")
+        ]
+        async with client.get("/metrics") as response:
+            metrics = await response.text()
+        assert 'orlop_nodes_without_runtime{runtime="docker"} 1.0' in metrics
+        assert 'orlop_nodes_without_runtime{runtime="process"} 0.0' in metrics
 
     with_client(work, server)
 
@@ -229,418 +205,6 @@ def test_large_lists_are_whole() -> None:
     with_client(work, server)
 
 
-# Errors
-
-
-def test_errors_are_json_and_name_what_is_wrong() -> None:
-    server = make_server()
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        assert "/v2/tasks" in (await problem(client.get("/v2/tasks"), 404))["error"]
-        async with client.post("/v1/cluster") as response:
-            assert response.headers["Allow"] == "GET, HEAD"
-        assert "GET" in (await problem(client.post("/v1/cluster"), 405))["hint"]
-        told = await problem(client.get("/v1/tasks?lmit=3"), 400)
-        assert told["path"] == "query.lmit"
-        assert "limit" in told["hint"]
-        assert (await problem(client.get("/v1/tasks?limit=1&limit=2"), 400))["path"] == "query.limit"
-        assert (await problem(client.get("/v1/tasks?limit=0"), 400))["path"] == "query.limit"
-        drain = "/v1/nodes/n0/drain"
-        assert (await problem(client.post(drain, json={"why": "x"}), 400))["path"] == "body.why"
-        assert (await problem(client.post(drain, json={"reason": 3}), 400))["path"] == "body.reason"
-        assert (await problem(client.post(drain, data=b"{"), 400))["path"] == "body"
-        assert (await problem(client.post(drain, data=b"[]"), 400))["path"] == "body"
-        large = b" " * (BODY_BYTES_MAX + 1)
-        await problem(client.post(drain, data=io.BytesIO(large)), 413)
-
-        async def chunks() -> AsyncIterator[bytes]:
-            yield large
-
-        await problem(client.post(drain, data=chunks()), 413)
-        assert not server.cluster.state.candidates["n0"].node.drained
-
-    with_client(work, server)
-
-
-def test_every_resource_refuses_unknown_parameters() -> None:
-    server = make_server()
-    task = server.cluster.running()[0].id
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        assert client.server is not None
-        routes = [
-            (route.method, route.resource.canonical)
-            for route in client.server.app.router.routes()
-            if route.resource is not None and route.resource.canonical.startswith(("/v1", "/metrics", "/health"))
-        ]
-        assert len(routes) > 15
-        for method, path in routes:
-            target = path.replace("{id}", "n0" if "nodes" in path else task)
-            async with client.request(method, f"{target}?nonsense=1") as response:
-                assert response.status == 400, (method, path)
-
-    with_client(work, server)
-
-
-def test_a_bug_is_an_error_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
-    server = make_server()
-
-    def fail() -> State:
-        raise RuntimeError("password=hunter2")
-
-    server.state = fail  # type: ignore[method-assign]
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        told = await problem(client.get("/v1/cluster"), 500)
-        assert told["error"] == "a bug in Orlop: RuntimeError"
-
-    with_client(work, server)
-    assert "hunter2" in caplog.text
-
-
-def test_the_guard_and_the_headers() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
-        for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"X-Forwarded-For": "10.0.0.1"}):
-            assert "authentication" in (await problem(client.get("/v1/cluster", headers=headers), 403))["hint"]
-            await problem(client.get("/nowhere", headers=headers), 403)
-        async with client.get("/v1/cluster") as response:
-            assert response.headers["X-Content-Type-Options"] == "nosniff"
-            assert response.headers["Cache-Control"] == "no-store"
-            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
-
-    with_client(work, make_server())
-
-
-def test_authentication_replaces_the_guard_and_names_who_did_it() -> None:
-    server = make_server()
-
-    async def authenticate(request: web.Request) -> str:
-        if request.headers.get("Authorization") != "Bearer good":
-            raise Problem(401, "a token is needed", headers={"WWW-Authenticate": "Bearer"})
-        return "ada"
-
-    async def run() -> None:
-        async with TestClient(TestServer(make_application(server, authenticate))) as client:
-            await problem(client.get("/v1/cluster"), 401)
-            headers = {"Authorization": "Bearer good", "Host": "orlop.example"}
-            async with client.post("/v1/nodes/n0/drain", headers=headers) as response:
-                assert response.status == 200
-            events = await read(client, "/v1/events?type=node.drained", headers=headers)
-            assert events["events"][0]["cause"] == "ada"
-
-    asyncio.run(run())
-
-
-SEGMENTS = st.sampled_from(
-    ["v1", "tasks", "nodes", "n0", "explain", "events", "asks", "drain", "undrain", "logs", "cluster", "metrics"]
-) | st.text(max_size=8)  # fmt: skip
-QUERIES = st.dictionaries(
-    st.sampled_from(["limit", "after", "type", "state", "all", "node", "tail", "stream", "reason", "subject", "group"])
-    | st.text(max_size=4),
-    st.sampled_from(["1", "0", "-1", "1-1", "true", "", "running", "99999999999999999999", "n0"]) | st.text(max_size=6),
-    max_size=3,
-)
-
-
-@asynccontextmanager
-async def running_site(server: StubServer) -> AsyncIterator[int]:
-    """The API on a port of its own, run as a server does it."""
-    runner = OperatorRunner(make_application(server), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
-
-
-async def exchange(port: int, raw: bytes) -> tuple[int, Mapping[str, str], bytes]:
-    """Sends bytes, and reads one response until the connection is closed."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(raw)
-        answer = await asyncio.wait_for(reader.read(), DEADLINE_S)
-    finally:
-        writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    return int(lines[0].split()[1]), dict(line.lower().split(": ", 1) for line in lines[1:]), body
-
-
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(
-    st.sampled_from(["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS"]),
-    st.lists(SEGMENTS, max_size=5), QUERIES, st.binary(max_size=40) | st.just(b'{"reason": "x"}'),
-), min_size=1, max_size=8))  # fmt: skip
-def test_no_request_makes_the_server_fail(requests: list[tuple[str, list[str], dict[str, str], bytes]]) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
-        for method, segments, query, body in requests:
-            path = URL("/").joinpath(*(one for one in segments if one not in (".", "..") and "/" not in one))
-            async with client.request(method, path.with_query(query), data=body) as response:
-                assert response.status < 500, (method, path, query, await response.text())
-                if response.status >= 400 and method != "HEAD":
-                    assert "error" in await response.json()
-
-    with_client(work, make_server())
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.binary(max_size=60).map(lambda raw: re.sub(rb"[\r\n\x00 ]", b"", raw)))
-def test_bytes_that_are_no_utf_8_are_answered_in_json(target: bytes) -> None:
-    async def run() -> None:
-        async with running_site(server) as port:
-            for line in (b"GET /v1/tasks/" + target, b"GET /v1/tasks?node=" + target, b"GET /" + target):
-                status, headers, body = await exchange(
-                    port, line + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-                )
-                assert status < 500
-                if status >= 400:
-                    assert headers["content-type"].startswith("application/json")
-                    assert json.loads(body)["error"]
-
-    server = make_server(copies=0)
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    ("raw", "status"),
-    [
-        (b"nonsense\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 10_000 + b"\r\n\r\n", 400),
-        (b"GET /v1/cluster HTTP/1.1\r\nHost: localhost\r\nExpect: wonders\r\nConnection: close\r\n\r\n", 417),
-        (b"GET /v1/cluster HTTP/1.0\r\n\r\n", 403),
-    ],
-)
-def test_what_is_hardly_http_is_answered_in_json(raw: bytes, status: int) -> None:
-    async def run() -> None:
-        async with running_site(make_server()) as port:
-            found, _, body = await exchange(port, raw)
-            assert found == status
-            assert json.loads(body)["error"]
-
-    asyncio.run(run())
-
-
-# Plugins' routes
-
-
-LIVES = web.AppKey("lives", list[str])
-
-
-def plugin_application() -> web.Application:
-    async def echo(request: web.Request) -> web.Response:
-        return web.json_response({"path": request.path, "query": dict(request.query), "body": await request.text()})
-
-    async def stream(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b"one ")
-        await response.write(b"two")
-        return response
-
-    async def fail(request: web.Request) -> web.Response:
-        raise KeyError("x")
-
-    async def sign(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["X-Plugin"] = "yes"
-
-    application = web.Application()
-    application.router.add_post("/v2/{rest:.*}", echo)
-    application.router.add_get("/stream", stream)
-    application.router.add_get("/fail", fail)
-    application.on_response_prepare.append(sign)
-    application[LIVES] = []
-
-    async def life(application: web.Application) -> AsyncIterator[None]:
-        application[LIVES].append("started")
-        yield
-        application[LIVES].append("stopped")
-
-    application.cleanup_ctx.append(life)
-    return application
-
-
-def test_plugins_routes_are_handed_on_without_the_prefix() -> None:
-    plugin = plugin_application()
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        body = "x" * (BODY_BYTES_MAX + 1)
-        async with client.post("/marathon/v2/a%2Fb?force=true", data=io.BytesIO(body.encode())) as response:
-            assert await response.json() == {"path": "/v2/a/b", "query": {"force": "true"}, "body": body}
-            assert response.headers["X-Plugin"] == "yes"
-            assert "Content-Security-Policy" not in response.headers
-        async with client.get("/marathon/stream") as response:
-            assert await response.text() == "one two"
-        async with client.get("/marathon") as response:
-            assert (response.status, response.headers["X-Plugin"], response.content_type) == (404, "yes", "text/plain")
-        assert "/marathon" in (await problem(client.get("/marathon/fail"), 500))["error"]
-        await problem(client.post("/marathon/v2/x", headers={"Origin": "http://evil.example"}), 403)
-        await problem(client.get("/marathonesque"), 404)
-
-    with_client(work, make_server(), Routes(prefix="marathon", application=plugin))
-    assert plugin[LIVES] == ["started", "stopped"]
-
-
-def test_a_plugins_own_listener_serves_the_same_application_guarded() -> None:
-    async def run() -> None:
-        plugin = plugin_application()
-        application = make_application(make_server())
-        mount_plugin_routes(application, [Routes(prefix="marathon", application=plugin, listen="127.0.0.1:0")])
-        async with TestClient(TestServer(application)) as api:
-            await problem(api.post("/marathon/v2/x"), 503)
-            async with TestClient(TestServer(plugin)) as own:
-                for client, path in ((api, "/marathon/v2/x"), (own, "/v2/x")):
-                    async with client.post(path) as response:
-                        assert (await response.json())["path"] == "/v2/x"
-                await problem(own.post("/v2/x", headers={"Host": "evil.example"}), 403)
-        assert plugin[LIVES] == ["started", "stopped"]
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("prefix", ["", "v1", "metrics", "Marathon", "a/b", "{x}"])
-def test_a_prefix_that_cannot_be_used_is_refused(prefix: str) -> None:
-    async def run() -> None:
-        application = make_application(make_server())
-        with pytest.raises(ValueError, match="cannot be mounted"):
-            mount_plugin_routes(application, [Routes(prefix=prefix, application=web.Application())])
-
-    asyncio.run(run())
-
-
-# Events
-
-
-async def next_event(response: ClientResponse) -> dict[str, str]:
-    """The next event of a stream, as its fields; comments are passed over."""
-    fields: dict[str, str] = {}
-    while True:
-        line = (await response.content.readline()).decode().rstrip("\n")
-        if not line and "data" in fields:
-            return fields
-        if line and not line.startswith((":", "retry:")):
-            name, _, value = line.partition(": ")
-            fields[name] = value
-
-
-STREAM = {"Accept": "text/event-stream"}
-
-
-def test_listed_events_can_be_continued() -> None:
-    server = make_server()
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        everything = (await read(client, f"/v1/events?limit={LISTED_EVENTS_MAX}"))["events"]
-        assert everything[0]["type"] == "node.ready"
-        seen: list[Any] = []
-        after = "0-0"
-        while True:
-            page = await read(client, f"/v1/events?after={after}&limit=2&type=task,node.ready")
-            if not page["events"]:
-                break
-            seen += page["events"]
-            after = page["next"]
-        assert seen == [event for event in everything if event["type"] == "node.ready" or "task." in event["type"]]
-        assert (await read(client, "/v1/events?limit=1"))["events"] == everything[-1:]
-        assert (await read(client, "/v1/events?after=999999-0"))["gap"] is True
-        assert (await problem(client.get("/v1/events?after=soon"), 400))["path"] == "query.after"
-        await problem(client.get("/v1/events", headers={**STREAM, "Last-Event-ID": "soon"}), 400)
-
-    with_client(work, server)
-
-
-def test_a_stream_goes_on_where_another_stopped() -> None:
-    server = make_server()
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        everything = (await read(client, f"/v1/events?limit={LISTED_EVENTS_MAX}"))["events"]
-        async with client.get(f"/v1/events?after={everything[2]['id']}", headers=STREAM) as response:
-            assert response.content_type == "text/event-stream"
-            received = [await next_event(response) for _ in everything[3:]]
-            server.cluster.end_task(server.cluster.running()[0])
-            received.append(await next_event(response))
-        documents = [json.loads(event["data"]) for event in received]
-        assert documents[:-1] == everything[3:]
-        assert documents[-1]["type"] == "task.ended"
-        last = received[-2]["id"]
-        headers = {**STREAM, "Last-Event-ID": last}
-        # The header is newer than the address that the client began with.
-        async with client.get(f"/v1/events?after={everything[0]['id']}", headers=headers) as response:
-            assert await next_event(response) == received[-1]
-
-    with_client(work, server)
-
-
-def test_a_stream_without_an_id_begins_now_and_can_be_narrowed() -> None:
-    server = make_server()
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        async with client.get("/v1/events?follow&type=task.ended", headers={}) as response:
-            await response.content.readuntil(b": connected\n\n")
-            victim = server.cluster.running()[0]
-            server.cluster.step(DrainNode(node="n0", drained=True))
-            server.cluster.end_task(victim)
-            event = json.loads((await next_event(response))["data"])
-            assert (event["type"], event["subject"]) == ("task.ended", victim.id)
-
-    with_client(work, server)
-
-
-@pytest.mark.parametrize("after", ["0-0", "999999-0"])
-def test_what_the_log_has_not_is_said(after: str) -> None:
-    server = make_server(log_kept=1)
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        async with client.get(f"/v1/events?after={after}", headers=STREAM) as response:
-            gap = await next_event(response)
-            assert gap["event"] == "gap"
-            assert json.loads(gap["data"])["after"] == after
-            assert "id" not in gap
-            server.cluster.step(DrainNode(node="n0", drained=True))
-            while json.loads((await next_event(response))["data"])["type"] != "node.drained":
-                pass
-
-    with_client(work, server)
-
-
-def test_a_follower_that_was_too_slow_is_cut_off() -> None:
-    server = make_server()
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        async with client.get("/v1/events", headers=STREAM) as response:
-            await response.content.readuntil(b": connected\n\n")
-            for number in range(1_100):
-                server.cluster.step(DrainNode(node="n0", drained=number % 2 == 0))
-            assert b"data" not in await response.content.read()
-
-    with_client(work, server)
-
-
-def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert KEEP_ALIVE_S < 60, "proxies and load balancers give up after a minute"
-    monkeypatch.setattr("orlop.api.events.KEEP_ALIVE_S", 0.01)
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        async with client.get("/v1/events", headers=STREAM) as response:
-            await response.content.readuntil(b": alive\n\n")
-
-    with_client(work, make_server())
-
-
-def test_streams_are_bounded_and_end_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orlop.api.streams.STREAMS_MAX", 1)
-
-    async def work(client: TestClient[Any, Any]) -> None:
-        response = await client.get("/v1/events", headers=STREAM)
-        await response.content.readuntil(b": connected\n\n")
-        told = await problem(client.get("/v1/events", headers=STREAM), 503)
-        assert "1 streams" in told["error"]
-
-    # Leaving closes the server under the open stream, within the deadline.
-    with_client(work, make_server())
-
-
 # Output
 
 
@@ -677,6 +241,8 @@ def test_output_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "deleted by age" in (await problem(client.get(f"/v1/tasks/{task}/logs"), 404))["error"]
         monkeypatch.setattr(server, "task_output", lambda *_, **__: raising(NotAvailable("its node is away")))
         assert "its node is away" in (await problem(client.get(f"/v1/tasks/{task}/logs?follow"), 503))["error"]
+        monkeypatch.setattr(server, "task_output", lambda *_, **__: raising(ConnectionError("the engine hangs")))
+        assert "the engine hangs" in (await problem(client.get(f"/v1/tasks/{task}/logs"), 503))["error"]
 
     with_client(work, server)
 

@@ -33,7 +33,7 @@ EXPLANATION = {
     "ruled_out": [{"filter": "resources", "reason": "not enough cpus", "nodes": 2}],
 }  # fmt: skip
 CLUSTER = {
-    "name": "blue", "id": "c1", "version": "0.1.0", "address": "127.0.0.1:5050", "leader": "127.0.0.1:5050",
+    "name": "blue", "id": "c1", "version": "0.1.0", "address": "127.0.0.1:5050", "leader": "http://127.0.0.1:5050",
     "store": "sqlite:///s", "started": "2026-01-01T00:00:00.000Z", "uptime_s": 5, "read_only": "the disk is full",
     "nodes": {"ready": 2}, "tasks": {"running": 1, "pending": 1},
     "resources": {
@@ -41,6 +41,9 @@ CLUSTER = {
         "units": {"cpus": "cores", "mem": "bytes"},
     },
     "frameworks": [{"name": "marathon", "state": "quarantined", "error": "KeyError: 'x'"}],
+    "unavailable": [
+        {"runtime": "docker", "node": "n-1", "node_name": "alpha", "reason": "the engine does not answer"}
+    ],
     "orphans": [{"task": "t-9", "node": "n-1", "node_name": "alpha"}],
 }  # fmt: skip
 NODE = {
@@ -277,8 +280,21 @@ def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     assert "cpus       0.5 of 4 used" in lines
     assert "mem        1.5GiB of 16GiB used" in lines
     assert "framework  marathon quarantined: KeyError: 'x'" in lines
+    assert "runtime    docker on alpha: the engine does not answer" in lines
+    assert lines[-3:-1] == [
+        "orphans    1 task runs and is not in this cluster's state: it is left alone",
+        "           t-9 on alpha",
+    ]
     assert lines[-1] == "READ ONLY  the disk is full"
     assert json.loads(run(fake, "status", "-o", "json").stdout) == CLUSTER
+
+
+def test_of_many_orphans_the_first_are_shown(fake: Fake) -> None:
+    orphans = [{"task": f"t-{number:03}", "node": "n-1", "node_name": "alpha"} for number in range(200)]
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"orphans": orphans, "read_only": ""}
+    lines = run(fake, "status").stdout.splitlines()
+    assert "orphans    200 tasks run and are not in this cluster's state: they are left alone" in lines
+    assert lines[-1] == "           and 180 more (see: orlop status -o json)"
 
 
 def test_tables_are_aligned_json_is_the_document_and_names_are_bare(fake: Fake) -> None:
@@ -310,6 +326,11 @@ def test_nodes(fake: Fake) -> None:
     _, row = run(fake, "nodes").stdout.splitlines()
     assert re.split(" {3,}", row)[:7] == ["n-1", "alpha", "ready", "no", "1", "0.5/4", "0B/16GiB"]
     assert "rack=r1" in run(fake, "nodes", "-o", "wide").stdout
+    fake.answers["GET", "/v1/nodes"] = {"nodes": [NODE, NODE | {"unavailable": {"docker": "it does not answer"}}]}
+    heading, healthy, troubled = run(fake, "nodes").stdout.splitlines()
+    assert heading.endswith("UNAVAILABLE")
+    assert troubled.endswith("docker: it does not answer")
+    assert "docker" not in healthy
 
 
 def test_drain_undrain_and_kill(fake: Fake) -> None:

@@ -217,10 +217,10 @@ def test_up_hands_settings_and_folder_over(tmp_path: Path, monkeypatch: pytest.M
     from orlop.processes import up
 
     seen = []
-    monkeypatch.setattr(up, "run", lambda settings, data, announce: seen.append((settings, data, announce)) or 3)
+    monkeypatch.setattr(up, "run", lambda settings, data, announce, rejoin: seen.append((settings, data, rejoin)) or 3)
     run("up", "--data", str(tmp_path / "data"), "--name", "blue", code=3)
-    [(settings, data, _)] = seen
-    assert (settings.cluster.name, data) == ("blue", tmp_path / "data")
+    [(settings, data, rejoin)] = seen
+    assert (settings.cluster.name, data, rejoin) == ("blue", tmp_path / "data", False)
 
 
 def test_up_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:

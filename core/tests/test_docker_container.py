@@ -16,6 +16,7 @@ from orlop.agent.runtimes.docker_container import (
     container_name,
     creation_of,
     exit_of,
+    exit_of_event,
     exit_of_removed,
     identity_of,
     kept_name,
@@ -23,6 +24,7 @@ from orlop.agent.runtimes.docker_container import (
     report_of,
     surplus,
 )
+from orlop.agent.runtimes.docker_record import Record
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, RuntimeContext
 from orlop.model.messages import Assignment
 from orlop.model.resources import Resources
@@ -57,7 +59,7 @@ json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-OWN_MEMBERS = {"Image", "Env", "Labels", "HostConfig", "ExposedPorts", "orlop_pull"}
+OWN_MEMBERS = {"Image", "Env", "Labels", "HostConfig", "ExposedPorts", "orlop_pull", "orlop_labels"}
 
 
 @given(st.dictionaries(st.text().filter(lambda name: name not in OWN_MEMBERS), json, max_size=5))
@@ -76,6 +78,16 @@ def test_the_identity_is_read_back_and_only_ours_is() -> None:
     for other in ({"orlop.cluster": "x"}, {"orlop.node": "x"}, {"orlop.incarnation": "x"}):
         assert identity_of({**labels, **other}, CONTEXT) is None
     assert identity_of(None, CONTEXT) is None
+
+
+def test_variables_of_the_task_may_be_labels_too() -> None:
+    payload = {"Labels": {"own": "1", "NAME": "forged"}, "orlop_labels": ["NAME", "ABSENT"]}
+    body = body_of(payload, environment={"NAME": "web.1", "OTHER": "x"})
+    assert "orlop_labels" not in body
+    assert {name: value for name, value in body["Labels"].items() if not name.startswith("orlop.")} == {
+        "own": "1",
+        "NAME": "web.1",
+    }
 
 
 def test_the_payloads_environment_wins() -> None:
@@ -136,6 +148,8 @@ def test_the_log_is_bounded_unless_the_payload_has_its_own() -> None:
         ({"Env": {"A": "1"}}, "payload.Env"),
         ({"Env": [1]}, "payload.Env"),
         ({"Labels": ["a"]}, "payload.Labels"),
+        ({"orlop_labels": "NAME"}, "payload.orlop_labels"),
+        ({"orlop_labels": [1]}, "payload.orlop_labels"),
         ({"HostConfig": "x"}, "payload.HostConfig"),
         ({"HostConfig": {"LogConfig": 1}}, "payload.HostConfig.LogConfig"),
         ({"HostConfig": {"PortBindings": 1}}, "payload.HostConfig.PortBindings"),
@@ -168,6 +182,55 @@ def test_a_kill_that_was_not_ours_and_left_no_container_is_a_loss() -> None:
     assert exit_of_removed(137, killed=False).outcome is Outcome.LOST
     assert exit_of_removed(137, killed=True).signal == 9
     assert exit_of_removed(3, killed=False).code == 3
+
+
+def test_an_event_tells_the_exit_unless_the_engine_may_not_know_it() -> None:
+    ended = exit_of_event({"exitCode": "3"}, out_of_memory=False)
+    assert ended is not None
+    assert (ended.outcome, ended.code) == (Outcome.FAILED, 3)
+    killed = exit_of_event({"exitCode": "137"}, out_of_memory=True)
+    assert killed is not None
+    assert (killed.signal, killed.reason) == (9, "ended by SIGKILL, out of memory")
+    assert exit_of_event({"exitCode": "255"}, out_of_memory=False) is None
+    assert exit_of_event({"exitCode": "x"}, out_of_memory=False) is None
+    assert exit_of_event({}, out_of_memory=False) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "stays"),
+    [
+        ({}, True),
+        ({"RestartPolicy": {"Name": ""}}, True),
+        ({"RestartPolicy": {"Name": "no"}}, True),
+        ({"RestartPolicy": {"Name": "on-failure"}}, False),
+        ({"RestartPolicy": {"Name": "always"}}, False),
+        ({"AutoRemove": True}, False),
+    ],
+)
+def test_what_the_engine_leaves_as_it_ends(host: dict[str, Any], stays: bool) -> None:
+    assert creation_of(launch({"Image": "i", "HostConfig": host}), CONTEXT).stays_ended is stays
+
+
+def test_who_has_addresses_of_its_own() -> None:
+    for mode, own in (("host", False), ("none", False), ("bridge", True), ("", True), ("container:x", True)):
+        assert creation_of(launch({"Image": "i", "HostConfig": {"NetworkMode": mode}}), CONTEXT).own_network is own
+
+
+@pytest.mark.parametrize(
+    ("events", "undisturbed"),
+    [
+        ([("start", {}), ("oom", {})], True),
+        ([("start", {}), ("kill", {"signal": "15"})], False),
+        ([("start", {}), ("update", {})], False),
+        ([("start", {"exitCode": "a label"})], False),
+    ],
+)
+async def test_what_disturbs_a_record(events: list[tuple[str, dict[str, str]]], undisturbed: bool) -> None:
+    record = Record(task="t", incarnation=1, undisturbed=True)
+    for action, attributes in events:
+        record.note(action, attributes)
+    assert record.undisturbed is undisturbed
+    assert record.out_of_memory is any(action == "oom" for action, _ in events)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -85,9 +87,11 @@ class Driver:
     async def kind(self, kind: type, since: int = 0) -> Any:
         return await self.until(lambda event: isinstance(event, kind), since)
 
+    def reports(self) -> list[Report]:
+        return [event for event in self.events if isinstance(event, Report)]
+
     def phases(self, task: str) -> list[Phase]:
-        reports = [event for event in self.events if isinstance(event, Report) and event.task == task]
-        return [report.phase for report in reports]
+        return [report.phase for report in self.reports() if report.task == task]
 
 
 @pytest.fixture
@@ -184,6 +188,38 @@ async def test_signals_reach_the_task(context: RuntimeContext) -> None:
         assert first.exit.code == 7
         assert second.exit is not None
         assert (second.exit.code, second.exit.signal, second.exit.reason) == (None, 9, "ended by SIGKILL")
+
+
+async def test_an_end_of_which_the_event_tells_all_needs_no_inspection(
+    context: RuntimeContext, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(context) as driver:
+        one = launch(context, payload={"HostConfig": {"NetworkMode": "host"}})
+        two = launch(context, ["sh", "-c", "exit 4"], payload={"HostConfig": {"NetworkMode": "host"}})
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("an inspection")
+
+        monkeypatch.setattr(driver.runtime._engine.client, "inspect_container", refuse)
+        for each in (one, two):
+            await driver.runtime.start(each)
+            await driver.phase(each.task, Phase.RUNNING)
+        os.kill(client.inspect_container(f"orlop-{one.task}")["State"]["Pid"], signal.SIGKILL)
+        killed, ended = [await driver.phase(each.task, Phase.ENDED) for each in (one, two)]
+        assert killed.exit is not None
+        assert (killed.exit.outcome, killed.exit.signal) == (Outcome.FAILED, 9)
+        assert ended.exit is not None
+        assert (ended.exit.outcome, ended.exit.code) == (Outcome.FAILED, 4)
+        assert driver.phases(two.task) == [Phase.STARTING, Phase.RUNNING, Phase.ENDED]
+
+
+async def test_a_label_is_not_taken_for_the_exit_code(context: RuntimeContext) -> None:
+    async with opened(context) as driver:
+        one = launch(context, ["sh", "-c", "exit 5"], payload={"Labels": {"exitCode": "3"}})
+        await driver.runtime.start(one)
+        ended = await driver.phase(one.task, Phase.ENDED)
+        assert ended.exit is not None
+        assert ended.exit.code == 5
 
 
 async def test_kill_ends_even_what_is_paused_or_to_be_restarted(context: RuntimeContext, client: Any) -> None:
@@ -420,6 +456,8 @@ async def test_a_second_runtime_adopts_what_it_finds(context: RuntimeContext, cl
             await driver.runtime.start(each)
         running = await driver.phase(runs.task, Phase.RUNNING)
         ended = await driver.phase(ends.task, Phase.ENDED)
+    # The engine tells of an end before its listing shows it; whoever connects in between is told again.
+    wait_until(lambda: client.containers(all=True, filters={"status": "exited"}), "the end to be listed")
     made = launch(context)
     creation = docker_container.creation_of(made, context)
     client.create_container_from_config(creation.body, creation.name)
@@ -584,6 +622,13 @@ async def test_ended_containers_are_kept_by_count(
         assert second.events == [Snapshot(runtime="docker", reports=())]
 
 
+@pytest.fixture
+def hanging(engine: Engine) -> Iterator[Callable[[], None]]:
+    """Makes the engine hang, at the latest until the test's end."""
+    yield engine.hang
+    engine.go_on()
+
+
 async def test_no_engine_then_one(context: RuntimeContext, engine: Engine) -> None:
     await asyncio.to_thread(engine.stop)
     async with opened(context) as driver:
@@ -630,6 +675,56 @@ async def test_an_engine_that_goes_and_comes(context: RuntimeContext, engine: En
         again = launch(context, ["true"])
         await driver.runtime.start(again)
         await driver.phase(again.task, Phase.ENDED)
+
+
+async def test_an_engine_that_hangs_is_told_and_nothing_is_lost_or_doubled(
+    context: RuntimeContext, engine: Engine, client: Any, hanging: Callable[[], None]
+) -> None:
+    async with opened(context) as driver:
+        kept, killed = launch(context), launch(context)
+        for each in (kept, killed):
+            await driver.runtime.start(each)
+        before = {each.task: await driver.phase(each.task, Phase.RUNNING) for each in (kept, killed)}
+        mark = len(driver.events)
+        under_way = [launch(context) for _ in range(4)]
+        for each in under_way:
+            await driver.runtime.start(each)
+        await driver.phase(under_way[0].task, Phase.STARTING)
+        hanging()
+        lost = await driver.kind(Unavailable, mark)
+        assert lost.reason == f"the Docker Engine at {engine.url} cannot be used: it does not answer"
+        await driver.runtime.kill(killed.task)
+        during = launch(context)
+        await driver.runtime.start(during)
+        waiting = await driver.phase(during.task, Phase.PREPARING)
+        assert waiting.message == "waiting for the Docker Engine"
+        with pytest.raises(ConnectionError, match="does not answer"):
+            await driver.runtime.run_command(kept.task, "true", 30)
+        with pytest.raises(ConnectionError, match="does not answer"):
+            await collect(driver.runtime.logs(kept.task, "stdout", follow=False, tail=None))
+        assert not any(report.phase is Phase.ENDED for report in driver.reports()), "nothing is given up for it"
+        engine.go_on()
+        snapshot = await driver.kind(Snapshot, mark)
+        assert before[kept.task] in snapshot.reports
+        for each in (*under_way, during):
+            if all(report.task != each.task or report.phase is not Phase.RUNNING for report in snapshot.reports):
+                await driver.phase(each.task, Phase.RUNNING, mark)
+        ended = await driver.phase(killed.task, Phase.ENDED)
+        assert ended.exit is not None
+        assert ended.exit.signal == 9
+        running = [container["Labels"]["orlop.task"] for container in client.containers()]
+        assert sorted(running) == sorted(each.task for each in (kept, *under_way, during))
+
+
+async def test_an_engine_that_hangs_from_the_beginning(
+    context: RuntimeContext, engine: Engine, client: Any, hanging: Callable[[], None]
+) -> None:
+    hanging()
+    async with opened(context) as driver:
+        (first,) = driver.events
+        assert first == Unavailable(runtime="docker", reason=f"the Docker Engine at {engine.url} has not answered yet")
+        engine.go_on()
+        assert await driver.kind(Snapshot) == Snapshot(runtime="docker", reports=())
 
 
 async def test_docker_py_is_not_imported_without_an_engine(tmp_path: Path) -> None:

@@ -6,6 +6,10 @@ import attrs
 import pytest
 
 from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Resources, View
+from orlop.kernel import records
+from orlop.kernel.events import DrainNode
+from orlop.kernel.kernel import KernelSettings
+from orlop.model.tasks import ProbeResult
 from orlop.testing.harness import Cluster, NotIdempotent
 
 
@@ -96,3 +100,53 @@ def test_a_handler_that_wants_something_else_each_time_is_found() -> None:
     cluster = Cluster(Restless())
     with pytest.raises(NotIdempotent, match="copy-1"):
         cluster.settle()
+
+
+@attrs.frozen
+class Later:
+    """One task, which may start at a time."""
+
+    at_utc_ms: int = 0
+    cpus: float = 0.1
+
+
+class Delayed(Framework):
+    name = "delayed"
+    config = Later
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        if not view.tasks:
+            needs = Resources(cpus=self.settings.cpus)
+            yield Ask("one", run=Process("x"), needs=needs, not_before_utc_ms=self.settings.at_utc_ms)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_time_that_has_come_is_not_waited_for_again(killed: bool) -> None:
+    """Whether its task has gone meanwhile, or has no place: no tick may follow a tick at the same moment for ever."""
+    start_utc_ms = Cluster().now.utc_ms
+    cluster = Cluster(Delayed(Later(at_utc_ms=start_utc_ms + 1000, cpus=99)))
+    cluster.add_node("n0")
+    cluster.settle()
+    (task,) = cluster.live()
+    if killed:
+        cluster.kill_task(task.id)
+        cluster.settle()
+    cluster.advance(5)
+    assert cluster.now.utc_ms == start_utc_ms + 5000
+    if not killed:
+        cluster.add_node("large", cpus=100)
+        cluster.settle()
+        assert [task.node for task in cluster.running()] == ["large"]
+
+
+def test_the_event_log_is_kept_by_count_though_some_transactions_log_nothing() -> None:
+    kept = 10
+    cluster = make()
+    cluster.kernel.settings = KernelSettings(log_records_kept=kept)
+    for round_number in range(4 * kept):
+        cluster.step(DrainNode(node="n0", drained=round_number % 2 == 0))
+        for _ in range(round_number % 3):
+            cluster.report_probes(cluster.running()[0], ProbeResult(consecutive_failures=cluster.state.version))
+    versions = [int(key.removeprefix(records.LOG)) for key in cluster.documents if key.startswith(records.LOG)]
+    assert versions
+    assert min(versions) > cluster.state.version - kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,18 @@ from orlop.model.clock import format_utc, parse_utc
 from orlop.model.documents import DocumentError, NewerVersion, from_bytes, to_bytes
 from orlop.model.ports import PortSet
 from orlop.model.resources import ResourceError, Resources, show
-from orlop.model.tasks import Exit, Outcome, PortRequest, Probe, ProbeKind, Spec, Status, TaskState
+from orlop.model.tasks import (
+    Desired,
+    Exit,
+    Outcome,
+    PortRequest,
+    Probe,
+    ProbeKind,
+    Spec,
+    Status,
+    Task,
+    TaskState,
+)
 
 units = st.dictionaries(st.sampled_from(["cpus", "mem", "disk", "gpus", "fpga"]), st.integers(0, 2**50))
 ports = st.frozensets(st.integers(0, 65_535), max_size=50)
@@ -62,6 +74,15 @@ def test_port_sets_are_sets(one: frozenset[int], other: frozenset[int]) -> None:
     assert len(a) == len(one)
 
 
+@given(ports, st.lists(st.integers(0, 65_535), max_size=5))
+def test_a_port_set_without_some_ports(one: frozenset[int], taken: list[int]) -> None:
+    left = PortSet(one)
+    for port in taken:
+        left = left.without(port)
+        assert len(left) == sum(1 for _ in left)
+    assert set(left) == one - set(taken)
+
+
 @given(ports, st.integers(0, 65_535))
 def test_the_first_port_from_somewhere(one: frozenset[int], start: int) -> None:
     above = [port for port in one if port >= start]
@@ -72,6 +93,16 @@ def test_the_first_port_from_somewhere(one: frozenset[int], start: int) -> None:
 def test_bad_ranges(text: str) -> None:
     with pytest.raises(ValueError, match="31000-32000"):
         PortSet.parse(text)
+
+
+def test_a_changed_task_is_another_one() -> None:
+    status = Status(task="t", state=TaskState.PENDING)
+    task = Task(id="t", framework="f", key="k", spec="s", labels={"a": "b"}, status=status)
+    stopped = task.changed(desired=Desired.STOPPED, desired_reason="why")
+    assert stopped == attrs.evolve(task, desired=Desired.STOPPED, desired_reason="why")
+    assert task.desired is Desired.RUNNING
+    with pytest.raises(KeyError):
+        task.changed(nonsense=1)
 
 
 @given(st.integers(0, 4_000_000_000_000))

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orlop.kernel.events import AgentHello, FrameworkActions
+from orlop.kernel import invariants
+from orlop.kernel.events import AgentHello, AgentStatuses, FrameworkActions
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import Candidate, PlacementView
 from orlop.kernel.state import State
 from orlop.model.asks import Request, spec_id
 from orlop.model.clock import Now
+from orlop.model.events import LogEntry, LogRecord
 from orlop.model.messages import Epoch, Hello
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
-from orlop.model.tasks import Constraint, PortRequest, Spec, Task
+from orlop.model.tasks import Constraint, Exit, Outcome, PortRequest, Spec, Status, Task, TaskState
 
 NOW = Now(1_000, 1_000)
 EPOCH = Epoch(1, 1)
@@ -145,18 +153,180 @@ def test_now_or_never_leaves_nothing_behind() -> None:
     assert str(notice.rejected["*-0"]) == "0 of 1 nodes fit: not enough cpus (1)"
 
 
-@given(
-    nodes=st.integers(1, 150),
-    groups=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=4),
+wanted_groups = st.lists(
+    st.fixed_dictionaries(
+        {
+            "count": st.integers(1, 40),
+            "tenths": st.integers(1, 20),
+            "different": st.booleans(),
+            "role": st.sampled_from(["*", "a", "b"]),
+            "rack": st.sampled_from(["", "r0", "r1"]),
+            "priority": st.integers(0, 1),
+        }
+    ),
+    min_size=1,
+    max_size=4,
 )
-def test_whatever_the_search_capacity_is_kept_and_used(nodes: int, groups: list[tuple[int, int]]) -> None:
-    """Small clusters are searched whole, large ones sampled: none is overfilled, and what fits is placed."""
+
+
+def wanted(number: int, count: int, tenths: int, different: bool, role: str, rack: str, priority: int):
+    constraints = (Constraint(field="rack", operator="IS", value=rack),) if rack else ()
+    for one in range(count):
+        payload = {"command": f"run {one if different else 0}"}
+        spec = Spec(runtime="process", payload=payload, resources=Resources(cpus=tenths / 10), constraints=constraints)
+        group = f"g{number}-{one}" if different else f"g{number}"
+        yield Request(
+            key=f"{number}-{one}", spec_id=spec_id(spec), spec=spec, group=group, role=role, priority=priority
+        )
+
+
+@settings(deadline=None)
+@given(nodes=st.integers(1, 150), groups=wanted_groups, at_once=st.booleans())
+def test_whatever_the_search_capacity_is_kept_and_used(nodes: int, groups: list[dict], at_once: bool) -> None:
+    """Small clusters are ranked, large ones sampled first: none is overfilled, and what fits is placed."""
     kernel = Kernel()
-    state = cluster(kernel, *(node(f"n{number:03d}", Resources(cpus=2)) for number in range(nodes)))
-    for number, (count, tenths) in enumerate(groups):
-        state = place(kernel, state, asks(count, Resources(cpus=tenths / 10), f"g{number}"))
+    infos = (node(f"n{number:03d}", Resources(cpus=2), rack=f"r{number % 3}") for number in range(nodes))
+    state = cluster(kernel, *infos)
+    batches = [tuple(wanted(number, **group)) for number, group in enumerate(groups)]
+    for batch in [batches] if at_once else [[one] for one in batches]:
+        state = place(kernel, state, *batch)
+        invariants.check(state)
     for candidate in state.candidates.values():
         assert candidate.free.get("cpus") >= 0
     for task in state.tasks.values():
         if task.placement is None:
             assert kernel.explain(state, task).fits == 0
+
+
+@pytest.mark.parametrize("nodes", [10, 100, 300])
+def test_different_asks_are_spread_like_identical_ones(nodes: int) -> None:
+    kernel = Kernel()
+    state = cluster(kernel, *(node(f"n{number:03d}", Resources(cpus=2)) for number in range(nodes)))
+    group = {"count": nodes, "tenths": 1, "different": True, "role": "*", "rack": "", "priority": 0}
+    after = place(kernel, state, tuple(wanted(0, **group)))
+    on_nodes = Counter(task.node for task in placed(after))
+    assert max(on_nodes.values()) == 1, "there was an empty node for each of them"
+
+
+def test_asks_that_need_nothing_go_round() -> None:
+    kernel = Kernel()
+    state = cluster(kernel, *(node(f"n{number}", Resources(cpus=2)) for number in range(5)))
+    spec = Spec(runtime="process", payload={})
+    needless = tuple(Request(key=f"k{number}", spec_id=spec_id(spec), spec=spec) for number in range(10))
+    assert Counter(task.node for task in placed(place(kernel, state, needless))) == {f"n{n}": 2 for n in range(5)}
+
+
+def test_a_scorer_with_a_memory_of_its_own_is_not_shared() -> None:
+    """Each group goes to the node that the plugin's scorer chose for it, though all else about the groups is equal."""
+
+    class Homes:
+        name = "homes"
+        weight = 100.0
+
+        def prepare(self, request: Request, view: PlacementView):
+            home = request.labels["home"]
+            return lambda candidate: 1.0 if candidate.node.id == home else 0.0
+
+    kernel = Kernel(kernel_filters(), (*kernel_scorers(), Homes()))
+    state = cluster(kernel, *(node(f"n{number}", Resources(cpus=2)) for number in range(5)))
+    spec = Spec(runtime="process", payload={}, resources=Resources(cpus=0.1))
+    homes = tuple(
+        Request(key=f"k{n}", spec_id=spec_id(spec), spec=spec, group=f"g{n}", labels={"home": f"n{n}"})
+        for n in range(5)
+    )
+    after = place(kernel, state, homes)
+    assert {task.key: task.node for task in placed(after)} == {f"k{n}": f"n{n}" for n in range(5)}
+
+
+def test_a_counting_filter_opens_nodes_that_were_not_freed() -> None:
+    """One licence for the cluster: its holder ends on a node too small for who waits, and another node has room."""
+
+    class Licence:
+        name = "licence"
+
+        def prepare(self, request: Request, view: PlacementView):
+            used = [task for task in view.group("f", "licensed") if task.placement is not None]
+
+            def check(candidate: Candidate) -> str | None:
+                return "no licence left" if used else None
+
+            check.placed = used.append
+            return check if request.group == "licensed" else None
+
+    kernel = Kernel((*kernel_filters(), Licence()), kernel_scorers())
+    state = cluster(kernel, node("big", Resources(cpus=8), rack="r1"), node("small", Resources(cpus=1), rack="r2"))
+
+    def licensed(key: str, cpus: int, rack: str) -> tuple[Request, ...]:
+        constraint = Constraint(field="rack", operator="IS", value=rack)
+        spec = Spec(runtime="process", payload={}, resources=Resources(cpus=cpus), constraints=(constraint,))
+        return (Request(key=key, spec_id=spec_id(spec), spec=spec, group="licensed"),)
+
+    state = place(kernel, state, licensed("holder", 1, "r2"))
+    state = place(kernel, state, licensed("waits", 4, "r1"))
+    (holder,) = placed(state)
+    assert holder.key == "holder"
+    end = Status(task=holder.id, state=TaskState.REMOVED, sequence=1, exit=Exit(outcome=Outcome.FINISHED))
+    state = kernel.step(state, [AgentStatuses(session="small", node="small", statuses=(end,))], NOW, EPOCH).state
+    assert [task.node for task in placed(state) if task.key == "waits"] == ["big"]
+
+
+def test_one_port_for_two_protocols() -> None:
+    kernel = Kernel()
+    state = cluster(kernel, node("a", Resources(cpus=8)))
+    both = (PortRequest(number=31_003, protocol="tcp"), PortRequest(number=31_003, protocol="udp"), PortRequest())
+    after = place(kernel, state, asks(1, Resources(cpus=0.1), ports=both))
+    (task,) = placed(after)
+    assert task.ports[:2] == (31_003, 31_003)
+    assert 31_003 not in after.candidates["a"].free_ports
+    assert len(after.candidates["a"].free_ports) == 8
+
+
+HISTORY = """
+import hashlib
+from orlop.kernel.assignments import assignments
+from orlop.kernel.events import Assign, Notify
+from orlop.kernel.loading import encode
+from test_placement import EPOCH, NOW, Kernel, FrameworkActions, Resources, cluster, node, wanted
+
+kernel = Kernel()
+state = cluster(kernel, *(node(f"n{number:03d}", Resources(cpus=2), rack=f"r{number % 3}") for number in range(120)))
+written = hashlib.sha256()
+for number in range(12):
+    group = {"count": 25, "tenths": number % 5 + 3, "different": number % 2 == 0, "role": "ab*"[number % 3]}
+    asks = tuple(wanted(number, **group, rack="", priority=number % 2))
+    step = kernel.step(state, [FrameworkActions(framework=f"f{number % 4}", seen=0, asks=asks)], NOW, EPOCH)
+    state = step.state
+    for key, document in step.puts.items():
+        written.update(key.encode() + encode(document))
+    for effect in step.effects:
+        shown = sorted(effect.keys) if isinstance(effect, Notify) else effect
+        shown = assignments(effect) if isinstance(effect, Assign) else shown
+        written.update(repr(shown).encode())
+print(written.hexdigest())
+"""
+
+
+def test_the_same_history_gives_the_same_bytes_under_any_hash_seed() -> None:
+    folder = str(Path(__file__).parent)
+    results = {
+        subprocess.run(
+            [sys.executable, "-c", HISTORY],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": folder},
+            check=True,
+            capture_output=True,
+            timeout=60,
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(results) == 1
+
+
+def test_the_event_log_says_how_much_was_left_out() -> None:
+    kernel = Kernel()
+    state = cluster(kernel, node("a", Resources(cpus=100)))
+    own = tuple(LogEntry(type="f.said", utc_ms=1) for _ in range(100))
+    many = asks(450, Resources(cpus=0.1))
+    step = kernel.step(state, [FrameworkActions(framework="f", seen=0, asks=many, log=own)], NOW, EPOCH)
+    (record,) = [document for document in step.puts.values() if isinstance(document, LogRecord)]
+    assert [entry.type for entry in record.entries] == ["f.said"] * 100 + ["task.placed"] * 400 + ["log.truncated"]
+    assert record.entries[-1].details == {"left_out": "50"}

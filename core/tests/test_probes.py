@@ -167,6 +167,26 @@ async def server(answers: dict[str, int], tls: ssl.SSLContext | None = None) -> 
         await runner.cleanup()
 
 
+async def test_a_probe_of_the_tasks_own_address() -> None:
+    async with server({"/": 200}) as port:
+        inside = probe(ProbeKind.HTTP, port=port, own_address=True)
+        nowhere = "127.9.9.9"  # nobody listens there
+        async with bench() as made:
+            seen = await made.first(inside, address=nowhere, own_addresses=("::1", "127.0.0.1"))
+            assert seen.alive
+        async with bench() as made:
+            seen = await made.first(probe(ProbeKind.TCP, port=port), address=nowhere, own_addresses=("127.0.0.1",))
+            assert not seen.alive
+        async with bench() as made:
+            sixth = attrs.evolve(inside, ipv6=True)
+            seen = await made.first(sixth, own_addresses=("127.0.0.1",))
+            assert (seen.alive, seen.last_failure_cause) == (False, "the task has no address of its own")
+            made.runner.start(assignment(inside), 2, clock().utc_ms, own_addresses=())
+            await made.until(lambda: any(two == 2 and not rows[0].alive for _, two, rows in made.reports))
+            made.runner.start(assignment(inside), 2, clock().utc_ms, own_addresses=("127.0.0.1",))
+            await made.until(lambda: any(two == 2 and rows[0].alive for _, two, rows in made.reports))
+
+
 @pytest.mark.parametrize(
     ("status", "alive"), [(200, True), (204, True), (302, True), (399, True), (400, False), (503, False)]
 )

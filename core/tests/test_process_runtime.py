@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.agent.cgroups import ControlGroups, NoControlGroups, find_hierarchies
-from orlop.agent.runtimes import process, process_folders
+from orlop.agent.runtimes import process, process_folders, process_preparing
 from orlop.agent.runtimes.interface import (
     InvalidPayload,
     Launch,
@@ -226,6 +226,33 @@ def test_ends_are_told_apart(context: RuntimeContext) -> None:
         assert "cannot enter the directory" in reasons["place"]
         assert reasons["user"] == "payload.user: there is no user 'nosuchuser' on this node"
         assert reasons["payload"] == "payload.command: expected text, got 5"
+
+    run(context, story)
+
+
+def test_many_that_start_at_once_start_once_each_whatever_happens_to_one(
+    context: RuntimeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = process_preparing.prepare
+
+    def prepare_or_fail(launch: Launch, *others: Any) -> Any:
+        if launch.task == "t7":
+            raise RuntimeError("a bug")
+        return prepare(launch, *others)
+
+    monkeypatch.setattr(process_preparing, "prepare", prepare_or_fail)
+
+    async def story(agent: Agent) -> None:
+        tasks = [f"t{number}" for number in range(2 * process_preparing.TOGETHER_MAX + 1)]
+        starts = [agent.start(task, "echo started; exec sleep 1000") for task in tasks + tasks]
+        outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        assert [outcome for outcome in outcomes if outcome is not None] == [outcomes[tasks.index("t7")]]
+        assert isinstance(outcomes[7], RuntimeError)
+        tasks.remove("t7")
+        pids = [await agent.running(task) for task in tasks]
+        assert len(set(pids)) == len(tasks)
+        for task in tasks:
+            await wait_until(lambda task=task: agent.output(task) == "started\n", "it has started once")
 
     run(context, story)
 
@@ -577,6 +604,33 @@ def test_a_command_that_hangs_is_killed_with_all_it_has_started(context: Runtime
         if agent.runtime._control_groups is None:
             os.kill(away, signal.SIGKILL)
         await wait_until(lambda: not is_alive(away), "it goes with its task")
+
+    run(context, story)
+
+
+def test_what_a_killed_supervisor_has_left_is_swept(context: RuntimeContext) -> None:
+    async def story(agent: Agent) -> None:
+        groups = agent.runtime._control_groups
+        if groups is None:
+            pytest.skip("control groups cannot be made here")
+        await agent.start("a", "sleep 1000")
+        pid = await agent.running("a")
+        used = agent.runtime._entries["a"].groups
+        left = groups.create("left", 1, Resources())
+        other_node = ControlGroups.open(f"{context.node_id}-other")
+        others = other_node.create("left", 1, Resources())
+        try:
+            supervisor = agent.supervisor()
+            os.kill(supervisor, signal.SIGKILL)
+            await wait_until(lambda: agent.supervisor() != supervisor, "there is a new supervisor")
+            await wait_until(lambda: not any(map(os.path.exists, left)), "what nobody uses is removed")
+            assert all(map(os.path.exists, (*used, *others)))
+            assert await agent.running("a") == pid
+        finally:
+            for group in (*others, *other_node.supervisor()):
+                os.rmdir(group)
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.dirname(group))
 
     run(context, story)
 

@@ -164,12 +164,12 @@ class TestSizes:
 class TestCompaction:
     def test_a_deletion_at_the_compacted_revision_is_not_missed_in_silence(self, etcd, opened):
         """etcd itself would serve this watch, without the deletion."""
-        store = opened(etcd)
-        before = put(store, "a")
-        deleted = store.transact([Delete("a")]).revision
-        put(store, "b")
-        store.compact(deleted)
-        watch = store.watch("", after_revision=before)
+        writing, watching = opened(etcd, "tombstones"), opened(etcd, "tombstones")
+        before = put(writing, "a")
+        deleted = writing.transact([Delete("a")]).revision
+        put(writing, "b")
+        writing.maintenance.compact(deleted)
+        watch = watching.watch("", after_revision=before)
         with pytest.raises(Compacted) as gone:
             watch.next(DEADLINE_S)
         assert gone.value.oldest == deleted
@@ -474,6 +474,60 @@ class TestAddress:
         with pytest.raises(StoreRefused, match=r"ca\.pem cannot be read"):
             store.transact([Put("a", b"")])
         store.close()
+
+
+class Failed(grpc.RpcError, grpc.Call):
+    """As gRPC raises it."""
+
+    def __init__(self, code: str, details: str) -> None:
+        self._code, self._details = grpc.StatusCode[code], details
+
+    def code(self):
+        return self._code
+
+    def details(self):
+        return self._details
+
+    initial_metadata = trailing_metadata = is_active = time_remaining = cancel = add_callback = None
+
+
+class TestErrors:
+    """Those that no test can bring about at will."""
+
+    @pytest.mark.parametrize(
+        ("code", "details"),
+        [
+            ("UNAVAILABLE", "Socket closed"),
+            ("UNAVAILABLE", "GOAWAY received"),
+            ("UNAVAILABLE", "etcdserver: request timed out"),
+            ("UNAVAILABLE", "etcdserver: request timed out, possibly due to previous leader failure"),
+            ("UNAVAILABLE", "etcdserver: leader changed"),
+            ("UNAVAILABLE", "etcdserver: server stopped"),
+            ("DEADLINE_EXCEEDED", "Deadline Exceeded"),
+            ("CANCELLED", "Channel closed!"),
+            ("INTERNAL", ""),
+            ("UNKNOWN", "raft proposal dropped"),
+            ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (5 vs. 4)"),
+        ],
+    )
+    def test_what_leaves_a_write_in_doubt(self, code, details):
+        verdict = judge(Failed(code, details))
+        assert (verdict.surely_not_applied, verdict.cure) == (False, Cure.ELSEWHERE)
+        assert verdict.text
+
+    @pytest.mark.parametrize(
+        ("code", "details", "cure"),
+        [
+            ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", Cure.LATER),
+            ("UNAVAILABLE", "etcdserver: rpc not supported for learner", Cure.ELSEWHERE),
+            ("INVALID_ARGUMENT", "etcdserver: revision of auth store is old", Cure.AUTHENTICATE),
+            ("UNKNOWN", "auth: invalid auth token", Cure.AUTHENTICATE),
+            ("DATA_LOSS", "etcdserver: corrupt cluster", Cure.NONE),
+        ],
+    )
+    def test_what_was_surely_not_applied(self, code, details, cure):
+        verdict = judge(Failed(code, details))
+        assert (verdict.surely_not_applied, verdict.cure) == (True, cure)
 
 
 def test_the_messages_are_made_with_the_fast_protobuf():

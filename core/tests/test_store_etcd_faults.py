@@ -239,11 +239,12 @@ def test_a_frozen_member_delays_reads_and_leaves_a_write_in_doubt(healthy, store
 
 
 def test_an_idle_watch_leaves_a_frozen_member_by_itself(healthy, open_one):
-    """Nobody calls the store of the watch: only gRPC's pings can tell."""
+    """Nobody calls the store of the watch: only gRPC's pings can tell, and none is under way when it happens."""
     idle, writer = open_one(), open_one()
     revision = writer.transact([Put("a", b"1")]).revision
     watch = idle.watch("", after_revision=revision)
     wait_until(lambda: watch.established, "the watch to be served", DEADLINE_S)
+    time.sleep(1)
     member_of(healthy, idle).freeze()
     revision = persistently(writer, "a", b"2")
     assert [change.revision for change in drain(watch, revision)] == [revision]

@@ -691,6 +691,20 @@ def test_a_sweep_removes_what_nobody_knows_and_nothing_that_lives(control_groups
     wait_until(lambda: not any(map(os.path.exists, busy)), "the control groups are removed")
 
 
+def test_the_groups_of_a_task_that_has_ended_are_removed_by_the_next_supervisor(
+    control_groups: ControlGroups, node: Node
+) -> None:
+    groups = control_groups.create("a", 1, Resources())
+    entry = Entry("a", 1, 1, 1, remains.boot_id(), str(node.data), list(groups))
+    entry.exit = Exit(code=3)
+    Journal(str(node.data / "supervisor.journal")).rewrite({"a": entry})
+    with open(node.data / "supervisor.journal", "ab") as file:
+        file.write(json.dumps(journal.exited(entry)).encode() + b"\n")
+    _, listed = node.open()
+    assert [task["exit"]["code"] for task in listed["tasks"]] == [3]
+    wait_until(lambda: not any(map(os.path.exists, groups)), "the control groups are removed")
+
+
 def test_version_2_kills_and_removes_a_group_as_a_whole(node: Node) -> None:
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"]
     if not mounts:

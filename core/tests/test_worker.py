@@ -156,6 +156,15 @@ def test_what_a_restored_state_does_not_know_is_an_orphan_and_goes_on() -> None:
     assert worker.records["t1"].orphan
 
 
+def test_an_orphan_stays_one_however_far_the_restored_state_goes() -> None:
+    worker = make(assigned(assignment(), revision=5), running(), assigned(full=True, revision=3))
+    for revision in (5, 6, 700):
+        assert not of(worker.handle(assigned(full=True, revision=revision), NOW), Signal)
+    assert not worker.handle(assigned(assignment(), revision=701), NOW), "a state that names it has it back"
+    assert not worker.records["t1"].orphan
+    assert of(worker.handle(assigned(full=True, revision=702), NOW), Signal)
+
+
 def test_a_snapshot_without_a_running_task_means_that_it_is_lost() -> None:
     worker = make(assigned(assignment()), running())
     (status,) = told(worker.handle(Snapshot(runtime="process", reports=()), NOW))
@@ -163,9 +172,26 @@ def test_a_snapshot_without_a_running_task_means_that_it_is_lost() -> None:
     assert status.exit.outcome is Outcome.LOST
 
 
+def test_what_is_left_of_an_ended_task_is_removed_when_nobody_knows_it_any_more() -> None:
+    named, unknown, alive = ended("t1"), ended("t2"), running("t3")
+    worker = make(Snapshot(runtime="process", reports=(named, unknown, alive)))
+    assert not of(worker.handle(assigned(), NOW), Remove), "not a full list"
+    assert of(worker.handle(assigned(assignment("t1"), full=True), NOW), Remove) == [Remove("process", "t2")]
+    assert not of(worker.handle(assigned(assignment("t1"), full=True), NOW), Remove)
+
+
 def test_a_snapshot_without_a_task_that_never_started_starts_it_again() -> None:
     worker = make(assigned(assignment()))
     assert of(worker.handle(Snapshot(runtime="process", reports=()), NOW), Start)
+
+
+def test_a_snapshot_of_a_task_that_was_made_and_never_started_starts_it() -> None:
+    made = Report(task="t1", incarnation=1, phase=Phase.PREPARING, external_id="42")
+    for known in (Phase.PREPARING, Phase.STARTING):
+        worker = make(assigned(assignment()), attrs.evolve(made, phase=known))
+        assert of(worker.handle(Snapshot(runtime="process", reports=(made,)), NOW), Start) == [Start(assignment())]
+    stopping = make(assigned(assignment()), made, assigned(assignment(desired=Desired.STOPPED)))
+    assert not of(stopping.handle(Snapshot(runtime="process", reports=(made,)), NOW), Start)
 
 
 def test_an_unknown_runtime_is_an_error_of_the_task() -> None:

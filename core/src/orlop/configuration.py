@@ -96,6 +96,13 @@ def _check_advertise(instance: object, field: object, value: str) -> None:
         _check_listen(instance, field, value)
 
 
+def _check_size(_: object, __: object, value: str) -> None:
+    try:
+        to_units("disk", value)
+    except ResourceError as error:
+        raise ValueError(error.expected) from None
+
+
 def _between(low: float, high: float, unit: str) -> Any:
     def check(_: object, __: object, value: float) -> None:
         if not low <= value <= high:
@@ -167,6 +174,11 @@ class StoreSettings:
     key_file: str = attrs.field(default="", metadata=about("etcds: the private key of `cert_file`."))
     user: str = attrs.field(default="", metadata=about("etcd: the user, if etcd asks for one."))
     password: str = attrs.field(default="", repr=False, metadata=about("etcd: the user's password."))
+    quota: str = attrs.field(
+        default="2GiB",
+        validator=_check_size,
+        metadata=about("etcd before 3.6, which does not tell: its --quota-backend-bytes, with a unit."),
+    )
     timeout_s: float = attrs.field(
         default=5.0,
         validator=_between(0.1, 60, "seconds"),

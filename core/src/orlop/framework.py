@@ -74,7 +74,11 @@ def Process(  # noqa: N802  (reads as a value where it is used)
 
 
 def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802
-    """A spec for the `docker` runtime. `create_body`: members of the Engine API's create request, as they are."""
+    """A spec for the `docker` runtime. `create_body`: members of the Engine API's create request, as they are.
+
+    Two more are ours: `orlop_pull` ("always" or "missing"), and `orlop_labels`, names of the task's variables (see
+    `Ask.environment`) that its container shall have as labels too.
+    """
     return Spec(runtime="docker", payload={"Image": image, **create_body})
 
 

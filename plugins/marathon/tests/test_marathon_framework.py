@@ -886,3 +886,135 @@ def test_whatever_happens_ends_as_wanted(history):
     assert world.objects(root.HISTORY).keys() == apps.keys()
     assert world.objects(root.BACKOFF).keys() <= apps.keys()
     assert world.objects(root.FAILURE).keys() <= apps.keys()
+
+
+def test_apps_of_a_group_that_enforces_its_role_have_it(world):
+    def role(path: str) -> str:
+        return world.objects(root.APP)[path].app.role
+
+    world.put_group({"id": "/g", "apps": [member("old")]})
+    world.settle()
+    world.give(orders.EnforceRole(path="/g", enforce=True))
+    world.create(id="/g/new")
+    world.update("/g/put", cmd="sleep 1")
+    world.put_group({"id": "/g", "groups": [{"id": "inner", "apps": [member("deep")]}]})
+    world.update("/g/old", instances=2)
+    world.settle()
+    assert [role(path) for path in ("/g/old", "/g/new", "/g/put", "/g/inner/deep")] == ["*", "g", "g", "g"]
+    with pytest.raises(MarathonError) as refused:
+        world.create(id="/g/other", role="*")
+    assert refused.value.body["details"] == [{"path": "/role", "errors": ["got *, expected one of: g"]}]
+    world.update("/g/old", role="g", force=True)
+    assert role("/g/old") == "g"
+    world.put_group({"id": "/h", "enforceRole": True, "apps": [member("a")]})
+    assert role("/h/a") == "h"
+
+
+def test_tasks_are_told_whether_their_group_enforces_its_role(world):
+    def said() -> list[str]:
+        view = world.cluster.view(NAME)
+        specs = [view.spec(task) for task in sorted(world.live(), key=lambda task: task.sequence)]
+        return [spec.payload["environment"]["MARATHON_APP_ENFORCE_GROUP_ROLE"] for spec in specs]
+
+    world.put_group({"id": "/g", "apps": [member("a")]})
+    world.create(id="/alone")
+    world.settle()
+    assert said() == ["FALSE", "FALSE"]
+    world.give(orders.EnforceRole(path="/g", enforce=True))
+    world.update("/g/a", instances=2)
+    world.settle()
+    assert said() == ["FALSE", "FALSE", "TRUE"]
+
+
+# --- the event bus ---
+
+
+def kinds_since(world: World, said: int) -> list[tuple[str, str]]:
+    """Types of the events since then that are about apps, with the app."""
+    events = world.cluster.published[said:]
+    return [(event["eventType"], event["appId"]) for event in events if "health_check" in event["eventType"]] + [
+        (event["eventType"], event["appId"]) for event in events if event["eventType"] == "app_terminated_event"
+    ]
+
+
+def test_health_checks_come_and_go_with_configurations(world):
+    added, removed = ("add_health_check_event", "/a"), ("remove_health_check_event", "/a")
+    world.create(id="/a", **CHECKED)
+    world.settle()
+    (event,) = world.events("add_health_check_event")
+    assert event["version"] == world.objects(root.APP)["/a"].version
+    assert event["healthCheck"]["maxConsecutiveFailures"] == 3
+    healthy(world)
+    said = len(world.cluster.published)
+    world.update("/a", instances=2)
+    world.settle()
+    healthy(world)
+    assert kinds_since(world, said) == []
+    said = len(world.cluster.published)
+    world.update("/a", cmd="sleep 2")
+    world.settle()
+    while world.deployments:
+        healthy(world)
+    assert kinds_since(world, said) == [added, removed]
+    said = len(world.cluster.published)
+    world.give(orders.DeleteApp(path="/a"))
+    world.settle()
+    assert kinds_since(world, said) == [removed, ("app_terminated_event", "/a")]
+
+
+def healthy(world: World) -> None:
+    for task in world.running():
+        world.cluster.set_health(task, alive=True)
+    world.settle()
+
+
+def test_each_failure_that_counts_is_told(world):
+    world.create(id="/a", **CHECKED)
+    world.settle()
+    (task,) = world.running("/a")
+    for failures in (1, 2, 2, 3):
+        world.cluster.set_health(task, alive=False, failures=failures)
+        world.settle()
+    told = world.events("failed_health_check_event")
+    assert [(event["appId"], event["taskId"]) for event in told] == [("/a", reconciling.instance_id(task.key))] * 3
+    assert told[0]["healthCheck"]["protocol"] == "HTTP"
+    healthy(world)
+    world.cluster.set_health(task, alive=False)
+    world.settle()
+    assert len(world.events("failed_health_check_event")) == 4
+
+
+def test_an_app_has_terminated_when_its_tasks_have(world):
+    world.create(id="/a")
+    world.settle()
+    world.hold()
+    world.give(orders.DeleteApp(path="/a"))
+    world.settle()
+    assert not world.events("app_terminated_event")
+    (task,) = world.live("/a")
+    world.move(task)
+    assert [event["appId"] for event in world.events("app_terminated_event")] == ["/a"]
+
+
+def test_the_client_of_pypi_knows_every_event(world):
+    from marathon.models.events import EventFactory
+
+    world.create(id="/a", **CHECKED)
+    world.settle()
+    (task,) = world.running("/a")
+    for failures in range(1, 5):
+        world.cluster.set_health(task, alive=False, failures=failures)
+        world.settle()
+    healthy(world)
+    world.update("/a", force=True, cmd="sleep 2")
+    world.settle()
+    healthy(world)
+    world.give(orders.DeleteApp(path="/a"))
+    world.settle()
+    factory = EventFactory()
+    seen = {event["eventType"] for event in world.cluster.published if factory.process(event)}
+    assert seen >= {
+        "add_health_check_event", "remove_health_check_event", "failed_health_check_event", "app_terminated_event",
+        "unhealthy_instance_kill_event", "health_status_changed_event", "instance_changed_event",
+        "deployment_info", "deployment_step_success", "deployment_success", "group_change_success",
+    }  # fmt: skip

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.model.documents import from_bytes, to_bytes
-from orlop_marathon import errors, parsing, wire
+from orlop_marathon import errors, parsing, roles, wire
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.model import (
     App,
     AppRecord,
     ContainerType,
     Defaults,
+    GroupRecord,
     NetworkMode,
     UpgradeStrategy,
 )
@@ -32,6 +33,12 @@ VERSION = "2021-07-27T20:40:33.123Z"
 
 def record(app: App) -> AppRecord:
     return AppRecord(app=app, version=VERSION, last_scaling_at=VERSION, last_config_change_at=VERSION)
+
+
+def whole(document: Any, **options: Any) -> App:
+    """The app as it is once it is deployed, with a role."""
+    app = parsing.parse_app(document, **options)
+    return roles.filled_in({app.id: app}, {}, "*")[app.id]
 
 
 def faults(document: Any, parse: Any = parsing.parse_app) -> tuple[int, str, dict[str, list[str]]]:
@@ -68,7 +75,7 @@ GOLDEN: dict[str, Any] = {
 
 
 def test_the_smallest_app_is_shown_with_its_defaults_and_nothing_else():
-    assert wire.write(parsing.parse_app({"id": "x", "cmd": "sleep 1"})) == GOLDEN
+    assert wire.write(whole({"id": "x", "cmd": "sleep 1"})) == GOLDEN
 
 
 def test_a_bridged_app_of_old_becomes_one_of_today():
@@ -176,6 +183,19 @@ def test_enumerations_are_read_in_any_case():
     assert app.health_checks[0].protocol.value == "TCP"
 
 
+def test_health_checks_keep_what_their_protocol_uses():
+    given = {"path": "/a", "portIndex": 0}
+    checks = [
+        {"protocol": "COMMAND", "command": {"value": "true"}, **given},
+        {"protocol": "TCP", **given},
+        {"protocol": "HTTP", **given, "ignoreHttp1xx": True},
+        {"protocol": "MESOS_HTTP", **given, "ignoreHttp1xx": True},
+    ]
+    shown = wire.write(parsing.parse_app({"id": "x", "cmd": "x", "healthChecks": checks}))["healthChecks"]
+    used = [{"path", "portIndex", "ignoreHttp1xx", "command"} & check.keys() for check in shown]
+    assert used == [{"command"}, {"portIndex"}, {"path", "portIndex", "ignoreHttp1xx"}, {"path", "portIndex"}]
+
+
 def test_null_is_absent_and_unknown_members_are_ignored():
     document = {"id": "x", "cmd": "x", "args": None, "container": None, "healthChecks": None, "frobnicate": {"a": [1]}}
     assert parsing.parse_app(document) == parsing.parse_app({"id": "x", "cmd": "x"})
@@ -188,7 +208,20 @@ def test_whole_numbers_may_be_written_as_floats():
 def test_ids_are_made_absolute():
     app = parsing.parse_app({"id": "web", "cmd": "x", "dependencies": ["../db", "/a", "../db"]}, base="/shop")
     assert app.id == "/shop/web"
-    assert app.dependencies == ("/a", "/shop/db")
+    assert app.dependencies == ("/a", "/db")
+
+
+def test_dependencies_are_relative_to_the_group_and_not_to_the_app():
+    members = {"cmd": "x", "dependencies": ["db", "../cache", "./db"]}
+    expected = ("/cache", "/shop/db")
+    assert parsing.parse_app({"id": "web", **members}, base="/shop").dependencies == expected
+    group = parsing.parse_group_update({"id": "/shop", "apps": [{"id": "/shop/web", **members}]})
+    assert group.apps is not None
+    assert group.apps[0].dependencies == expected
+    app = parsing.parse_app({"id": "/shop/web", **members})
+    assert app.dependencies == ("/cache", "/db")
+    update = parsing.parse_app_update({"dependencies": ["db"]})
+    assert parsing.merge(app, update).dependencies == ("/db",)
 
 
 def test_strategies_follow_what_the_app_keeps():
@@ -238,7 +271,33 @@ def test_members_that_old_clients_do_not_know_are_shown_when_they_are_set():
         ({"id": "x", "args": "a"}, "/args", "error.expected.jsarray"),
         ({"id": "x", "args": ["a", None]}, "/args(1)", "error.expected.jsstring"),
         ({"id": "x", "env": []}, "/env", "error.expected.jsobject"),
-        ({"id": "x", "env": {"A": 1}}, "/env", "error.expected.jsstring"),
+        ({"id": "x", "env": {"A": 1}}, "/env/A", "error.expected.jsstring"),
+        ({"id": "x", "env": {"A": {"secret": 1}}}, "/env/A", "error.expected.jsstring"),
+        ({"id": ""}, "/id", "error.minLength"),
+        ({"id": "A"}, "/id", "error.pattern"),
+        ({"id": "/a//b-/c"}, "/id", "error.pattern"),
+        ({"id": "x", "dependencies": ["/a", "/A"]}, "/dependencies(1)", "error.pattern"),
+        ({"id": "/a" * 600}, "/id", "error.maxLength"),
+        ({"id": "x", "role": ""}, "/role", "error.minLength"),
+        ({"id": "x", "executor": "//other"}, "/executor", "error.pattern"),
+        ({"id": "x", "portDefinitions": [{"name": "a=b"}]}, "/portDefinitions(0)/name", "error.pattern"),
+        ({"id": "x", "portDefinitions": [{"name": ""}]}, "/portDefinitions(0)/name", "error.pattern"),
+        (
+            {"id": "x", "container": {"portMappings": [{"name": "Web"}]}},
+            "/container/portMappings(0)/name",
+            "error.pattern",
+        ),
+        ({"id": "x", "networks": [{"name": "a b"}]}, "/networks(0)/name", "error.pattern"),
+        ({"id": "x", "networks": [{"name": "a" * 64}]}, "/networks(0)/name", "error.maxLength"),
+        ({"id": "x", "ports": [80, 70000]}, "/ports(1)", "error.max"),
+        ({"id": "x", "uris": [""]}, "/uris(0)", "error.minLength"),
+        ({"id": "x", "readinessChecks": [{"portName": "A"}]}, "/readinessChecks(0)/portName", "error.pattern"),
+        (
+            {"id": "x", "readinessChecks": [{"httpStatusCodesForReady": [200, 99]}]},
+            "/readinessChecks(0)/httpStatusCodesForReady(1)",
+            "error.min",
+        ),
+        ({"id": "x", "healthChecks": [{"portIndex": -1}]}, "/healthChecks(0)/portIndex", "error.min"),
         ({"id": "x", "labels": {"a": 1}}, "/labels/a", "error.expected.jsstring"),
         ({"id": "x", "cmd": ""}, "/cmd", "error.minLength"),
         ({"id": "x", "cmd": "\ud800"}, "/cmd", "error.expected.jsstring"),
@@ -278,7 +337,7 @@ DOCKER = {"image": "i"}
     ("document", "path", "text"),
     [
         ({"id": "/"}, "/id", "must not be root"),
-        ({"id": "A"}, "/id", "must fully match regular expression"),
+        ({"id": "x", "acceptedResourceRoles": []}, "/acceptedResourceRoles", "must not be empty"),
         ({"id": "/a/tasks"}, "/id", "must not end with any of the following reserved keywords"),
         ({"id": "x", "constraints": [["a"]]}, "/constraints(0)", "Each constraint must have either 2 or 3 fields"),
         ({"id": "x", "uris": ["a"], "fetch": [{"uri": "b"}]}, "/uris", "may not be set in conjunction with fetch"),
@@ -470,7 +529,7 @@ RICH: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("document", RICH, ids=range(len(RICH)))
 def test_a_reply_put_back_changes_nothing(document: dict[str, Any]):
-    app = parsing.parse_app(document, defaults=Defaults(network_name="n"))
+    app = whole(document, defaults=Defaults(network_name="n"))
     reply = app_json(record(app), counts=counts([]), deployments=["d"], tasks=[{"id": "t"}])
     reply = json.loads(json.dumps(reply)) | {"lastTaskFailure": None, "ports": None, "uris": None, "ipAddress": None}
     del reply["version"]  # with it, it would ask for a rollback
@@ -519,7 +578,7 @@ def test_groups_are_read_in_full():
     assert update.apps is not None
     assert update.groups is not None
     assert update.apps[0].id == "/shop/web"
-    assert update.apps[0].dependencies == ("/shop/db",)
+    assert update.apps[0].dependencies == ("/db",)
     (inner,) = update.groups
     assert (inner.id, inner.dependencies) == ("/shop/inner", ("/shop/web",))
     assert inner.apps is not None
@@ -537,6 +596,8 @@ def test_a_group_without_id_is_the_one_of_its_path():
         ({"id": "/g", "scaleBy": 2, "apps": []}, "/scaleBy", "not allowed in conjunction with other properties."),
         ({"id": "/g", "version": VERSION, "apps": []}, "/version", "not allowed in conjunction with other properties."),
         ({"id": "/g", "scaleBy": 0}, "/scaleBy", "error.min"),
+        ({"id": "/G"}, "/id", "error.pattern"),
+        ({"id": "/g", "dependencies": ["/a b"]}, "/dependencies(0)", "error.pattern"),
         ({"id": "/g", "apps": [{"id": "/other/a", "cmd": "x"}]}, "/apps(0)/id", "Identifier is not child of '/g'"),
         ({"id": "/g", "apps": [{"cmd": "x"}]}, "/apps(0)/id", "error.path.missing"),
         ({"id": "/g", "apps": [None]}, "/apps(0)", "error.expected.jsobject"),
@@ -570,10 +631,15 @@ def test_groups_are_not_nested_without_end():
     assert "nested at most" in texts[0]
 
 
-def test_apps_of_a_group_that_enforces_its_role_have_it():
-    update = parsing.parse_group_update({"id": "/g", "enforceRole": True, "apps": [{"id": "a", "cmd": "x"}]})
-    assert update.apps is not None
-    assert update.apps[0].role == "g"
+def test_an_app_gets_its_role_when_it_is_deployed():
+    app = parsing.parse_app({"id": "/g/a", "cmd": "x"})
+    enforcing = {"/g": GroupRecord(id="/g", enforce_role=True)}
+    assert app.role == roles.NOT_SAID
+    assert roles.filled_in({"/g/a": app}, {}, "main")["/g/a"].role == "main"
+    assert roles.filled_in({"/g/a": app}, enforcing, "main")["/g/a"].role == "g"
+    assert roles.filled_in({"/a": app}, enforcing, "main")["/a"].role == "main"
+    said = parsing.parse_app({"id": "/g/a", "cmd": "x", "role": "own"})
+    assert roles.filled_in({"/g/a": said}, enforcing, "main") == {"/g/a": said}
 
 
 # --- anything at all ---
@@ -642,6 +708,7 @@ def test_any_json_gives_an_app_or_an_error(document: Any):
         assert app.status == 422
         orjson.dumps(app.body)
         return
+    app = attrs.evolve(app, role=app.role or "*")
     shown = wire.write(app)
     assert parsing.parse_app(json.loads(json.dumps(shown))) == app
     stored = record(app)
@@ -652,12 +719,13 @@ def test_any_json_gives_an_app_or_an_error(document: Any):
 @settings(max_examples=300, deadline=None)
 @given(JSON | mutated(), TEMPLATES, st.booleans())
 def test_any_json_gives_an_update_or_an_error(document: Any, base: Any, partial: bool):
-    app = parsing.parse_app(base)
+    app = whole(base)
     new = attempt(lambda: parsing.merge(app, parsing.parse_app_update(document), partial))
     if isinstance(new, MarathonError):
         assert new.status == 422
         return
     assert new.id == app.id
+    new = attrs.evolve(new, role=new.role or "*")
     assert parsing.merge(new, parsing.parse_app_update(wire.write(new))) == new
 
 

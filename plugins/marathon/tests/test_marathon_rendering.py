@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,7 +128,7 @@ def test_members_of_replies_only():
         version=VERSION,
         slave_id="n1",
     )
-    tasks = [task(probes=(ALIVE,)), task(probes=(DEAD,)), task(), task(TaskState.STARTING)]
+    tasks = [task(probes=(ALIVE,)), task(probes=(DEAD,)), task(), task(TaskState.ASSIGNED)]
     shown = rendering.app_json(
         record_of(),
         counts=rendering.counts(tasks),
@@ -199,18 +200,24 @@ def test_statistics():
         task(started=T0, probes=(ALIVE,)),
         task(started=T0 + 6000),
         task(version=old, started=T0 - 60_000, created=T0 - 90_000),
-        task(TaskState.STARTING, version=old, created=T0 - 90_000),
+        task(TaskState.ASSIGNED, version=old, created=T0 - 90_000),
     ]
     stats = rendering.task_stats_json(record_of(), tasks, T0 + 10_000)
     assert set(stats) == {"startedAfterLastScaling", "withLatestConfig", "withOutdatedConfig", "totalSummary"}
     assert stats["withLatestConfig"]["stats"] == {
         "counts": {"staged": 0, "running": 2, "healthy": 1, "unhealthy": 0},
-        "lifeTime": {"averageSeconds": 7.0, "medianSeconds": 7.0},
+        "lifeTime": {"averageSeconds": 7.0, "medianSeconds": 10.0},  # the later one of the middle
     }
     assert stats["totalSummary"]["stats"]["counts"]["staged"] == 1
     assert rendering.task_stats_json(record_of(), [], T0) == {}
     waiting = rendering.task_stats_json(record_of(), [task(TaskState.STARTING)], T0)
     assert "lifeTime" not in waiting["totalSummary"]["stats"]
+
+
+def test_counts_are_of_what_mesos_would_say():
+    lost = attrs.evolve(task(), unreachable=True)
+    tasks = [task(TaskState.PREPARING), task(TaskState.STARTING), task(), task(TaskState.STOPPING), lost]
+    assert rendering.counts(tasks) == rendering.Counts(staged=1, running=1)
 
 
 # --- groups ---
@@ -242,8 +249,11 @@ def test_groups_are_shown_with_all_below():
 
 def test_groups_are_shown_as_far_as_asked_for():
     tree = Tree({"/shop/web": record_of()}, {})
-    shown = rendering.group_json(tree, "/shop", GroupEmbed(groups=False, pods=False), lambda record, embed: {})
-    assert set(shown) == {"id", "dependencies", "version", "apps"}
+    shown = rendering.group_json(tree, "/", GroupEmbed(apps=False), lambda record, embed: {})
+    assert (shown["apps"], shown["pods"], [one["id"] for one in shown["groups"]]) == ([], [], ["/shop"])
+    assert shown["groups"][0]["apps"] == []
+    shown = rendering.group_json(tree, "/shop", GroupEmbed(groups=False), lambda record, embed: {"id": record.app.id})
+    assert (shown["apps"], shown["groups"]) == ([{"id": "/shop/web"}], [])
 
 
 # --- query parameters ---
@@ -266,11 +276,13 @@ def test_what_to_embed(values: list[str], embedded: set[str]):
 
 def test_what_to_show_of_groups():
     assert queries.parse_group_embed([]) == GroupEmbed()
-    assert queries.parse_group_embed(["group.apps"]) == GroupEmbed(groups=False, pods=False)
-    only_groups = queries.parse_group_embed(["group.groups"])
-    assert (only_groups.groups, only_groups.apps, only_groups.pods) == (True, False, False)
-    tasks = queries.parse_group_embed(["group.groups", "group.apps.counts"])
-    assert (tasks.apps, tasks.app) == (True, {"counts"})
+    assert queries.parse_group_embed(["group.apps"]) == GroupEmbed(groups=False)
+    assert queries.parse_group_embed(["group.groups"]) == GroupEmbed(apps=False)
+    assert queries.parse_group_embed(["nonsense"]) == GroupEmbed(groups=False, apps=False)
+    counts = queries.parse_group_embed(["group.apps", "group.apps.counts", "apps.tasks"])
+    assert (counts.groups, counts.apps, counts.app) == (False, True, {"counts"})
+    alone = queries.parse_group_embed(["group.groups", "group.apps.counts"])
+    assert not alone.apps
 
 
 def labelled(**labels: str) -> App:

@@ -25,10 +25,12 @@ def spec_of(members: dict[str, Any], **options: Any) -> Spec:
 
 
 def docker_of(members: dict[str, Any]) -> dict[str, Any]:
-    """The create body, without its environment and labels."""
+    """The create body, without its environment, its labels and the sandbox."""
     payload = dict(spec_of(members).payload)
     assert payload.pop("Env")
     assert payload.pop("Labels")["MARATHON_APP_ID"] == "/shop/web"
+    assert payload.pop("orlop_labels") == ["MESOS_TASK_ID"]
+    assert payload.pop("Volumes") == {"/mnt/mesos/sandbox": {}}
     return payload
 
 
@@ -84,6 +86,7 @@ def test_docker_gets_its_environment_as_a_list():
     assert spec.runtime == "docker"
     assert "A=b=c" in spec.payload["Env"]
     assert "MARATHON_APP_DOCKER_IMAGE=i:1" in spec.payload["Env"]
+    assert "MESOS_SANDBOX=/mnt/mesos/sandbox" in spec.payload["Env"]
 
 
 # --- ports ---
@@ -126,7 +129,7 @@ def test_ports_that_only_the_container_has_are_known_at_once():
     variables = dict(item.split("=", 1) for item in spec.payload["Env"])
     ports = {name: value for name, value in variables.items() if name.startswith("PORT")}
     assert ports == {
-        "PORT": "80",
+        "PORT": "1026",
         "PORT0": "80",
         "PORT_80": "80",
         "PORT_WEB": "80",
@@ -136,6 +139,19 @@ def test_ports_that_only_the_container_has_are_known_at_once():
         "PORT_1025": "1025",
         "PORTS": "1026",
     }
+
+
+def test_port_and_ports_are_not_of_fixed_ports_of_a_container():
+    def ports(*mappings: dict[str, Any]) -> tuple[dict[str, str], list[tuple[str, ...]]]:
+        container = {"docker": {"image": "i"}, "portMappings": list(mappings)}
+        spec = spec_of({"networks": [{"name": "n"}], "container": container})
+        variables = dict(item.split("=", 1) for item in spec.payload["Env"])
+        found = {name: variables[name] for name in ("PORT", "PORTS", "PORT0") if name in variables}
+        return found, [port.environment for port in spec.ports]
+
+    assert ports({"containerPort": 80}) == ({"PORTS": "", "PORT0": "80"}, [])
+    mixed = ports({"containerPort": 80}, {"containerPort": 81, "hostPort": 0})
+    assert mixed == ({"PORT0": "80"}, [("PORT", "PORT1", "PORT_81")])
 
 
 def test_an_app_without_ports_has_no_variables_for_them():
@@ -215,6 +231,8 @@ def test_checks_keep_their_order_one_probe_each():
     assert [(probe.port_index, probe.port) for probe in probes] == [(None, None), (1, None), (None, 8443)]
     assert [probe.delay_ms for probe in probes] == [7000, 15_000, 5000]
     assert probes[0].command == "true"
+    (at_once,) = spec_of({"cmd": "a", "healthChecks": [{**checks[0], "delaySeconds": 0}]}).probes
+    assert at_once.delay_ms == 1
     assert probes[2].path == "/"
 
 
@@ -224,6 +242,48 @@ def test_port_indices_count_mappings_and_probes_count_ports_of_the_node():
     container = {"docker": {"image": "i"}, "portMappings": mappings}
     probes = spec_of({"networks": [{"name": "n"}], "container": container, "healthChecks": checks}).probes
     assert [(probe.port_index, probe.port) for probe in probes] == [(1, None), (None, 80)]
+
+
+NETWORK = [{"name": "n"}]
+
+
+@pytest.mark.parametrize(
+    ("networks", "check", "port", "own_address"),
+    [
+        (BRIDGE, {"portIndex": 0}, None, False),
+        (BRIDGE, {"protocol": "MESOS_HTTP", "portIndex": 0}, None, False),
+        (BRIDGE, {"port": 99}, 99, False),
+        (BRIDGE, {"protocol": "MESOS_TCP", "port": 99}, 99, True),
+        (NETWORK, {"portIndex": 0}, 80, True),
+        (NETWORK, {"protocol": "TCP", "portIndex": 1}, 1025, True),
+        (NETWORK, {"portIndex": 2}, None, False),
+        (NETWORK, {"port": 99}, 99, True),
+        ([{"mode": "host"}], {"protocol": "MESOS_HTTP", "port": 99}, 99, False),
+    ],
+)
+def test_where_probes_connect_to(networks: Any, check: dict[str, Any], port: int | None, own_address: bool):
+    container: dict[str, Any] = {"docker": {"image": "i"}}
+    if networks[0] != {"mode": "host"}:
+        mappings = [{"containerPort": 80}, {"containerPort": 0}, {"containerPort": 82, "hostPort": 0}]
+        container["portMappings"] = mappings
+    (probe,) = spec_of({"networks": networks, "container": container, "healthChecks": [check]}).probes
+    assert (probe.port, probe.own_address, probe.ipv6) == (port, own_address, False)
+    assert (probe.port_index is None) == (port is not None)
+
+
+def test_what_runs_as_a_process_has_no_address_of_its_own():
+    mappings = [{"containerPort": 80}]
+    members = {"cmd": "a", "networks": NETWORK, "container": {"type": "MESOS", "portMappings": mappings}}
+    (probe,) = spec_of({**members, "healthChecks": [{}]}).probes
+    assert (probe.port, probe.own_address) == (80, False)
+
+
+def test_probes_over_ipv6_go_to_the_container():
+    mappings = [{"containerPort": 80}]
+    container = {"docker": {"image": "i"}, "portMappings": mappings}
+    check = {"protocol": "MESOS_HTTP", "ipProtocol": "IPv6"}
+    (probe,) = spec_of({"networks": BRIDGE, "container": container, "healthChecks": [check]}).probes
+    assert (probe.port, probe.own_address, probe.ipv6) == (80, True, True)
 
 
 # --- payloads ---
@@ -290,7 +350,7 @@ def test_limits_and_linux_settings_of_an_image_under_mesos():
         "ShmSize": 2 * 2**20,
     }
     unlimited = docker_of({"container": {"docker": {"image": "i"}}, "resourceLimits": {"mem": "unlimited"}})
-    assert unlimited["HostConfig"] == {"NetworkMode": "host"}
+    assert unlimited["HostConfig"] == {"NetworkMode": "host", "Memory": 2**60, "MemorySwap": -1}
 
 
 # --- parameters of Docker ---

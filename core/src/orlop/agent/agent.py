@@ -3,6 +3,9 @@
 Everything runs on one event loop. One inbox takes what comes from the session, the runtimes, the probes and the
 timers; a batch of it is decided at once, its records are written in one transaction, and only then are its effects
 carried out. Sessions come and go; the inbox and the worker stay.
+
+While the records cannot be written, for a full disk say, nothing is started, forgotten or reported; what runs goes
+on, signals are sent, and the hello says that no runtime can be used here, and why.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import attrs
 
 from orlop.agent import worker as decisions
 from orlop.agent.probes import ProbeRunner
-from orlop.agent.records import AgentRecords, NodeIdentity
+from orlop.agent.records import AgentRecords, CannotSave, NodeIdentity
 from orlop.agent.runtimes.interface import (
     InvalidPayload,
     Launch,
@@ -37,6 +40,7 @@ from orlop.model.clock import Now
 from orlop.model.messages import (
     Assignment,
     Assignments,
+    Epoch,
     Goodbye,
     Heartbeat,
     Hello,
@@ -56,6 +60,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S: Final = 3.0
 RECONNECT_S: Final = 0.5
 BATCH_EVENTS_MAX: Final = 200
+SAVE_AGAIN_S: Final = 1.0
 
 Connect = Callable[[], Awaitable[Link[ToServer, ToAgent]]]
 #: Dials the stream of this id. Raises OSError.
@@ -65,6 +70,38 @@ DialStream = Callable[[str], Awaitable[StreamEnd]]
 def read_clock() -> Now:
     """The shell's clock."""
     return Now(utc_ms=time.time_ns() // 1_000_000, monotonic_ms=time.monotonic_ns() // 1_000_000)
+
+
+#: What must not happen before the records that it follows from are on disk. Signals need not wait: they can only be
+#: sent again.
+_AFTER_THE_RECORD: Final = (decisions.Start, decisions.Remove, decisions.Tell)
+
+
+class _Unsaved:
+    """Documents that are to be written, in one transaction. What cannot be written now waits for the next one."""
+
+    def __init__(self) -> None:
+        self._saved: dict[str, decisions.TaskRecord] = {}
+        self._dropped: dict[str, None] = {}
+        self._epoch: Epoch | None = None
+
+    def add(self, effects: Iterable[decisions.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case decisions.Save():
+                    self._saved[effect.record.assignment.task] = effect.record
+                    self._dropped.pop(effect.record.assignment.task, None)
+                case decisions.Drop():
+                    self._saved.pop(effect.task, None)
+                    self._dropped[effect.task] = None
+                case decisions.SaveEpoch():
+                    self._epoch = effect.epoch
+
+    def save(self, records: AgentRecords) -> None:
+        """Raises CannotSave."""
+        if self._saved or self._dropped or self._epoch is not None:
+            records.save(self._saved.values(), self._dropped, self._epoch)
+            self._saved, self._dropped, self._epoch = {}, {}, None
 
 
 class Agent:
@@ -93,10 +130,14 @@ class Agent:
         self._dial_stream = dial_stream
         self._runtimes = {runtime.name: runtime for runtime in runtimes}
         self._available: set[str] = set()
+        self._unavailable: dict[str, str] = {}
         self._worker = Worker(self._runtimes, records.tasks(), records.epoch())
         self._inbox: asyncio.Queue[decisions.Event] = asyncio.Queue()
         self._link: Link[ToServer, ToAgent] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._unsaved = _Unsaved()
+        self._held: list[decisions.Effect] = []
+        self._cannot_save = ""
         self._background: set[asyncio.Task[Any]] = set()
         self._probes = ProbeRunner(self._probed, self._run_command, read_clock)
 
@@ -133,18 +174,21 @@ class Agent:
     async def _open(self, runtime: Runtime) -> None:
         try:
             await runtime.open(self._runtime_event)
-        except Exception:
+        except Exception as error:
             log.exception("the %s runtime cannot be opened", runtime.name)
+            self._unavailable[runtime.name] = f"it cannot be opened: {type(error).__name__}: {error}"
 
     def _runtime_event(self, event: RuntimeEvent) -> None:
-        before = frozenset(self._available)
+        before = dict(self._unavailable), frozenset(self._available)
         if isinstance(event, Snapshot):
             self._available.add(event.runtime)
+            self._unavailable.pop(event.runtime, None)
         elif isinstance(event, Unavailable):
             self._available.discard(event.runtime)
+            self._unavailable[event.runtime] = event.reason
             log.warning("the %s runtime is not available: %s", event.runtime, event.reason)
         self._inbox.put_nowait(event)
-        if self._available != before and self._link is not None:
+        if (self._unavailable, self._available) != before and self._link is not None:
             self._hello(self._link)
 
     # The session
@@ -173,7 +217,14 @@ class Agent:
             beat.cancel()
 
     def _hello(self, link: Link[ToServer, ToAgent]) -> None:
-        info = attrs.evolve(self._info, runtimes=tuple(sorted(self._available)))
+        unavailable = {**self._unavailable}
+        if self._cannot_save:
+            unavailable |= dict.fromkeys(self._available, self._cannot_save)
+        info = attrs.evolve(
+            self._info,
+            runtimes=tuple(sorted(self._available - unavailable.keys())),
+            unavailable=dict(sorted(unavailable.items())),
+        )
         hello = Hello(node=info, cluster_id=self._identity.cluster_id, statuses=self._worker.statuses())
         try:
             link.send(hello)
@@ -211,30 +262,42 @@ class Agent:
 
     async def _decide_forever(self) -> None:
         while True:
-            events = [await self._inbox.get()]
-            while not self._inbox.empty() and len(events) < BATCH_EVENTS_MAX:
-                events.append(self._inbox.get_nowait())
+            events = await self._next_events()
             now = read_clock()
             effects = [effect for event in events for effect in self._worker.handle(event, now)]
-            self._persist(effects)
+            self._unsaved.add(effects)
+            try:
+                self._unsaved.save(self._records)
+            except CannotSave as error:
+                self._note_saving(str(error))
+                self._held += [effect for effect in effects if isinstance(effect, _AFTER_THE_RECORD)]
+                effects = [effect for effect in effects if not isinstance(effect, _AFTER_THE_RECORD)]
+            else:
+                self._note_saving("")
+                self._held, effects = [], self._held + effects
             self._carry_out(effects)
 
-    def _persist(self, effects: Iterable[decisions.Effect]) -> None:
-        saved: dict[str, decisions.TaskRecord] = {}
-        dropped: dict[str, None] = {}
-        epoch = None
-        for effect in effects:
-            match effect:
-                case decisions.Save():
-                    saved[effect.record.assignment.task] = effect.record
-                    dropped.pop(effect.record.assignment.task, None)
-                case decisions.Drop():
-                    saved.pop(effect.task, None)
-                    dropped[effect.task] = None
-                case decisions.SaveEpoch():
-                    epoch = effect.epoch
-        if saved or dropped or epoch is not None:
-            self._records.save(saved.values(), dropped, epoch)
+    async def _next_events(self) -> list[decisions.Event]:
+        """None for a while, too, while there is something that could not be saved."""
+        try:
+            async with asyncio.timeout(SAVE_AGAIN_S if self._cannot_save else None):
+                events = [await self._inbox.get()]
+        except TimeoutError:
+            return []
+        while not self._inbox.empty() and len(events) < BATCH_EVENTS_MAX:
+            events.append(self._inbox.get_nowait())
+        return events
+
+    def _note_saving(self, reason: str) -> None:
+        if reason == self._cannot_save:
+            return
+        self._cannot_save = reason
+        if reason:
+            log.error("nothing is started or forgotten here until that is mended: %s", reason)
+        else:
+            log.warning("the node's records can be written again")
+        if self._link is not None:
+            self._hello(self._link)
 
     def _carry_out(self, effects: Iterable[decisions.Effect]) -> None:
         statuses: dict[tuple[str, int], Status] = {}
@@ -287,6 +350,7 @@ class Agent:
                 effect.status.at_utc_ms,
                 self._info.address,
                 effect.status.probes,
+                effect.status.addresses,
             )
 
     def _set_timer(self, effect: decisions.SetTimer) -> None:

@@ -12,6 +12,7 @@ cpus is a share, not a quota: a task may use what others leave. mem is a limit, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -138,21 +139,25 @@ class ControlGroups:
         """Makes a task's groups and sets their limits. Limits that this kernel does not know are left out, a memory
         limit that it refuses is an error."""
         name = group_name(task, incarnation)
-        for folder in self._folders:
-            (folder / name).mkdir(exist_ok=True)
+        groups = {controller: f"{folder}/{name}" for controller, folder in self._controllers.items()}
+        made = tuple(dict.fromkeys(groups.values()))
+        for group in made:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(group)
         wanted = limits(self._version, resources)
-        for controller, folder in self._controllers.items():
+        for controller, group in groups.items():
             for file, text in wanted[controller].items():
-                _set_limit(folder / name / file, text)
-        return tuple(str(folder / name) for folder in self._folders)
+                _set_limit(f"{group}/{file}", text)
+        return made
 
     def sweep(self, kept: Collection[tuple[str, ...]]) -> None:
         """Removes empty groups of tasks that are not among the kept (as `create` has returned them)."""
         keep = {path for paths in kept for path in paths} | set(self.supervisor())
         for folder in self._folders:
-            for found in list(os.scandir(folder)):
-                if found.is_dir() and found.path not in keep:
-                    remove((found.path,))
+            with contextlib.suppress(OSError):  # somebody has removed the node's own group
+                for found in list(os.scandir(folder)):
+                    if found.is_dir() and found.path not in keep:
+                        remove((found.path,))
 
 
 def remove(groups: Collection[str]) -> None:
@@ -164,9 +169,15 @@ def remove(groups: Collection[str]) -> None:
             pass
 
 
-def _set_limit(path: Path, text: str) -> None:
-    if path.exists():  # no swap accounting, a controller that is not delegated
-        path.write_text(text)
+def _set_limit(path: str, text: str) -> None:
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # no swap accounting, a controller that is not delegated
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
 
 
 def _delegate(*folders: Path) -> None:

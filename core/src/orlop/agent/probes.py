@@ -77,11 +77,15 @@ class Observation:
 
 @attrs.define(eq=False)
 class _Watch:
-    """The probes of one incarnation. grace_ends_ms: per probe, on the monotonic clock."""
+    """The probes of one incarnation. address: the node's. own_addresses: the task's.
+
+    grace_ends_ms: per probe, on the monotonic clock.
+    """
 
     assignment: Assignment
     incarnation: int
     address: str
+    own_addresses: tuple[str, ...]
     results: list[ProbeResult]
     grace_ends_ms: list[int]
     loops: list[asyncio.Task[None]] = attrs.field(factory=list)
@@ -114,13 +118,16 @@ class ProbeRunner:
         started_utc_ms: int,
         address: str = "127.0.0.1",
         known: tuple[ProbeResult, ...] = (),
+        own_addresses: tuple[str, ...] = (),
     ) -> None:
-        """Probes a running task from now on; it is no news that it is probed already.
+        """Probes a running task from now on; of one that is probed already, only its addresses are news.
 
         address: where its ports are. known: the results before this agent was restarted; they are counted on.
+        own_addresses: of the task's own network.
         """
         watched = self._watches.get(assignment.task)
         if watched is not None and watched.incarnation == incarnation:
+            watched.own_addresses = own_addresses
             return
         self.stop(assignment.task)
         probes = assignment.spec.probes
@@ -130,6 +137,7 @@ class ProbeRunner:
             assignment=assignment,
             incarnation=incarnation,
             address=address,
+            own_addresses=own_addresses,
             results=list(known) if len(known) == len(probes) else [ProbeResult() for _ in probes],
             grace_ends_ms=[now.monotonic_ms + max(0, probe.grace_ms - age_ms) for probe in probes],
         )
@@ -188,9 +196,12 @@ class ProbeRunner:
             port = _port_of(probe, watch.assignment.ports)
             if port is None:
                 return Observation(False, f"the task has no port with index {probe.port_index or 0}")
+            address = _address_of(probe, watch)
+            if address is None:
+                return Observation(False, "the task has no address of its own")
             if probe.kind is ProbeKind.TCP:
-                return await _tcp(watch.address, port, timeout_s)
-            return await self._http(watch.address, port, probe, timeout_s)
+                return await _tcp(address, port, timeout_s)
+            return await self._http(address, port, probe, timeout_s)
         except TimeoutError:
             return Observation(False, f"no answer within {timeout_s:g} s")
         except Exception:  # noqa: BLE001 - a bug in one probe must not end it for good
@@ -229,6 +240,12 @@ def _port_of(probe: Probe, ports: tuple[int, ...]) -> int | None:
         return probe.port
     index = probe.port_index or 0
     return ports[index] if 0 <= index < len(ports) else None
+
+
+def _address_of(probe: Probe, watch: _Watch) -> str | None:
+    if not probe.own_address:
+        return watch.address
+    return next((one for one in watch.own_addresses if (":" in one) == probe.ipv6), None)
 
 
 async def _tcp(address: str, port: int, timeout_s: float) -> Observation:

@@ -16,7 +16,7 @@ import attrs
 
 from orlop.agent.worker import TaskRecord
 from orlop.model.documents import from_bytes, to_bytes
-from orlop.model.messages import Epoch
+from orlop.model.messages import Epoch, Seen
 
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID"
 _TASK: Final = "task/"
@@ -32,6 +32,10 @@ class NodeIdentity:
 
 class InUse(Exception):
     """Another agent uses these records; the text says so."""
+
+
+class CannotSave(Exception):
+    """The environment's fault, such as a full disk: nothing was written, and it may work later."""
 
 
 class AgentRecords:
@@ -60,6 +64,24 @@ class AgentRecords:
         data = self._get("epoch")
         return from_bytes(data, Epoch, "agent record epoch") if data is not None else None
 
+    def seen(self) -> Seen | None:
+        """None before the first session. Raises DocumentError, NewerVersion."""
+        epoch, identity = self.epoch(), self.identity()
+        if epoch is None or identity is None:
+            return None
+        versions = (record.revision for record in self.tasks() if record.generation == epoch.generation)
+        return Seen(cluster_id=identity.cluster_id, epoch=epoch, version=max(versions, default=0))
+
+    def leave_cluster(self) -> None:
+        """Lets the node join any other cluster. What it runs goes on as orphans there."""
+        identity = self.identity()
+        if identity is None or not identity.cluster_id:
+            return
+        orphans = [attrs.evolve(record, orphan=True) for record in self.tasks()]
+        puts = [(_TASK + record.assignment.task, to_bytes(record)) for record in orphans]
+        puts.append(("identity", to_bytes(attrs.evolve(identity, cluster_id=""))))
+        self._write(puts, ["epoch"])
+
     def identity(self) -> NodeIdentity | None:
         data = self._get("identity")
         return from_bytes(data, NodeIdentity, "agent record identity") if data is not None else None
@@ -67,18 +89,8 @@ class AgentRecords:
     def save_identity(self, identity: NodeIdentity) -> None:
         self._write([("identity", to_bytes(identity))], ())
 
-    def leave_cluster(self) -> None:
-        """Forgets whom the node belongs to. Its tasks become orphans wherever it goes, and are never killed there."""
-        known = self.identity()
-        puts = [
-            (_TASK + record.assignment.task, to_bytes(attrs.evolve(record, generation=0))) for record in self.tasks()
-        ]
-        if known is not None:
-            puts.append(("identity", to_bytes(attrs.evolve(known, cluster_id=""))))
-        self._write(puts, ["epoch"])
-
     def save(self, records: Iterable[TaskRecord], dropped: Iterable[str], epoch: Epoch | None) -> None:
-        """One step of the worker: all of it or nothing."""
+        """One step of the worker: all of it or nothing. Raises CannotSave."""
         puts = [(_TASK + record.assignment.task, to_bytes(record)) for record in records]
         if epoch is not None:
             puts.append(("epoch", to_bytes(epoch)))
@@ -93,7 +105,10 @@ class AgentRecords:
         return row[0] if row is not None else None
 
     def _write(self, puts: Iterable[tuple[str, bytes]], deletes: Iterable[str]) -> None:
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?)", puts)
-            self._connection.executemany("DELETE FROM documents WHERE key = ?", [(key,) for key in deletes])
+        try:
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?)", puts)
+                self._connection.executemany("DELETE FROM documents WHERE key = ?", [(key,) for key in deletes])
+        except sqlite3.OperationalError as error:
+            raise CannotSave(f"the node's records cannot be written: {error}") from error

@@ -8,7 +8,8 @@ thing is harmless, because starting is idempotent per incarnation and stopping p
 
 The worker never kills because a server is gone, and never because a task is unhealthy. It stops a task when its
 desired state says so, or when a full list of assignments, made within the lineage that the task was assigned in,
-does not name it any more.
+does not name it any more. What a runtime still has of an ended task of which neither the node nor such a list knows
+is removed: the node went down after the record was dropped and before it was.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class TaskRecord:
     @property
     def live(self) -> bool:
         return STATE_ORDER[self.status.state] < STATE_ORDER[TaskState.ENDED]
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Has the server yet to confirm its last status?"""
+        return self.status.sequence > self.acknowledged
 
     @property
     def to_stop(self) -> bool:
@@ -153,6 +159,8 @@ class Worker:
     def __init__(self, runtimes: Iterable[str], records: Iterable[TaskRecord] = (), epoch: Epoch | None = None) -> None:
         self._runtimes = frozenset(runtimes)
         self._records = {record.assignment.task: record for record in records}
+        self._unacknowledged = {task: None for task, record in self._records.items() if record.unacknowledged}
+        self._strangers: dict[str, str] = {}
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
         #: What each runtime had in its last snapshot, while that can be relied on.
@@ -170,11 +178,11 @@ class Worker:
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """What to do about it, in this order."""
         effects = list(self._dispatch(event, now))
-        statuses = tuple(effect.record.status for effect in effects if isinstance(effect, Save))
-        news = tuple(status for status in statuses if status.sequence > self._records_acknowledged(status.task))
+        saved = (effect.record for effect in effects if isinstance(effect, Save))
+        news = tuple(record.status for record in saved if record.unacknowledged)
         if news:
             effects.append(Tell(news))
-        if self._unacknowledged() and not self._resend_set:
+        if self._unacknowledged and not self._resend_set:
             self._resend_set = True
             effects.append(SetTimer(RESEND, REPORT_AGAIN_MS))
         return effects
@@ -211,6 +219,9 @@ class Worker:
             named = {item.task for item in message.items} | set(message.also)
             for record in [one for task, one in self._records.items() if task not in named]:
                 yield from self._unnamed(record, message, now)
+            strangers, self._strangers = self._strangers, {}
+            for task in strangers.keys() - named:
+                yield Remove(strangers[task], task)
 
     def _wanted(self, item: Assignment, message: Assignments, now: Now) -> Iterator[Effect]:
         known = self._records.get(item.task)
@@ -225,7 +236,7 @@ class Worker:
             orphan=False,
         )
         if record.assignment.desired is known.assignment.desired or not known.live:
-            self._records[item.task] = record
+            self._remember(record)
             return
         yield from self._keep(record)
         if record.to_stop:
@@ -252,14 +263,14 @@ class Worker:
             yield Start(item)
 
     def _unnamed(self, record: TaskRecord, message: Assignments, now: Now) -> Iterator[Effect]:
-        if record.status.state is TaskState.REMOVED:
-            return  # reported in the hello; its acknowledgement drops it
+        if record.status.state is TaskState.REMOVED or record.orphan:
+            return  # reported in the hello; its acknowledgement drops it, if it has ended
         if record.generation == message.epoch.generation and record.revision <= message.revision:
             stopped = attrs.evolve(record.assignment, desired=Desired.REMOVED, reason="it is no longer wanted")
             changed = attrs.evolve(record, assignment=stopped)
             yield from self._keep(changed)
             yield from self._stop(changed, now)
-        elif not record.orphan:
+        else:
             yield from self._keep(attrs.evolve(record, orphan=True))
 
     def _stop(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
@@ -344,15 +355,22 @@ class Worker:
             task = record.assignment.task
             if record.assignment.spec.runtime == snapshot.runtime and task not in found and record.live:
                 yield from self._missing(record, now)
+        self._strangers = {task: name for task, name in self._strangers.items() if name != snapshot.runtime}
         for report in snapshot.reports:
             known = self._records.get(report.task)
             if known is None:
+                # Its end is durable at the server, or it has lost its record: the next full list tells.
+                if report.phase is Phase.ENDED:
+                    self._strangers[report.task] = snapshot.runtime
                 continue
             if known.live and known.status.state is TaskState.STOPPING:
                 yield SetTimer(report.task, known.assignment.spec.policies.kill_grace_ms)
             elif known.status.state is TaskState.REMOVED:
                 # A crash between the record of the end and its removal would leave it there for ever.
                 yield Remove(snapshot.runtime, report.task)
+            elif known.live and report.phase is Phase.PREPARING:
+                # As would one between the making of a container and its start.
+                yield Start(known.assignment)
 
     def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
         if record.to_stop:
@@ -382,16 +400,16 @@ class Worker:
                 continue
             if record.status.state is TaskState.REMOVED and sequence == record.status.sequence:
                 del self._records[task]
+                self._unacknowledged.pop(task, None)
                 yield Drop(task)
             else:
-                self._records[task] = attrs.evolve(record, acknowledged=sequence)
+                self._remember(attrs.evolve(record, acknowledged=sequence))
 
     def _timer(self, event: TimerDue) -> Iterator[Effect]:
         if event.token == RESEND:
             self._resend_set = False
-            waiting = self._unacknowledged()
-            if waiting:
-                yield Tell(waiting)
+            if self._unacknowledged:
+                yield Tell(tuple(self._records[task].status for task in self._unacknowledged))
             return
         record = self._records.get(event.token)
         if record is not None and record.live and record.to_stop:
@@ -415,12 +433,12 @@ class Worker:
             yield Remove(record.assignment.spec.runtime, record.assignment.task)
 
     def _keep(self, record: TaskRecord) -> Iterator[Effect]:
-        self._records[record.assignment.task] = record
+        self._remember(record)
         yield Save(record)
 
-    def _records_acknowledged(self, task: str) -> int:
-        record = self._records.get(task)
-        return record.acknowledged if record is not None else 0
-
-    def _unacknowledged(self) -> tuple[Status, ...]:
-        return tuple(record.status for record in self._records.values() if record.status.sequence > record.acknowledged)
+    def _remember(self, record: TaskRecord) -> None:
+        self._records[record.assignment.task] = record
+        if record.unacknowledged:
+            self._unacknowledged[record.assignment.task] = None
+        else:
+            self._unacknowledged.pop(record.assignment.task, None)

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 from aiohttp import hdrs, web
 
 from orlop.agent.websocket import WebSocketLink, look_after
+from orlop.api.connections import BoundedProtocol
 from orlop.api.documents import moment
 from orlop.api.finding import find_node
 from orlop.api.forwarding import AGENTS_PREFIX
@@ -210,6 +211,8 @@ async def _connection(request: web.Request) -> AsyncIterator[None]:
         )
     current = cast(asyncio.Task[object], asyncio.current_task())
     connections.add(current)
+    if isinstance(request.protocol, BoundedProtocol):
+        request.protocol.leave()
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from orlop.api import cluster, events, explain, metrics, nodes, page, plugins, tasks
+from orlop.api import backup, cluster, events, explain, metrics, nodes, page, plugins, tasks
 from orlop.api.agents import add_agents
 from orlop.api.commands import ROUTES as COMMAND_ROUTES
 from orlop.api.forwarding import client_session, forwarding
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
 FORWARDING: Final = web.AppKey("forwarding", partial)
 _GUARD: Final = web.AppKey[Middleware]("guard", object)  # type: ignore[arg-type]
-_MODULES: Final = (cluster, nodes, tasks, explain, events, plugins, metrics, page)
+_MODULES: Final = (backup, cluster, nodes, tasks, explain, events, plugins, metrics, page)
 
 
 def make_application(
@@ -97,6 +97,9 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return of_http(request, error).response()
     except NotAvailable as error:
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)).response()
+    except web.RequestPayloadError as error:
+        detail = " ".join(str(error).split())[:200]
+        return Problem(HTTPStatus.BAD_REQUEST, f"the body cannot be read: {detail}", path="body").response()
     except (ConnectionError, asyncio.CancelledError):
         raise
     except Exception as error:

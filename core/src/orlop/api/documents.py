@@ -158,6 +158,7 @@ def node_document(state: State, node: Node) -> Document:
         "drained": node.drained,
         "attributes": dict(info.attributes),
         "runtimes": info.runtimes,
+        "unavailable": dict(info.unavailable),
         "os": info.os,
         "arch": info.arch,
         "version": info.version,
@@ -203,6 +204,12 @@ def cluster_document(state: State) -> Document:
         "state_version": state.version,
         "nodes": {one.value: counts[one] for one in NodeState if counts[one]},
         "drained": sum(node.drained for node in nodes),
+        "unavailable": [
+            {"runtime": runtime, "node": node.id, "node_name": node.info.name, "reason": reason}
+            for node in nodes
+            if node.state is NodeState.READY
+            for runtime, reason in sorted(node.info.unavailable.items())
+        ],
         "tasks": count_states(state.tasks.values()),
         "waiting": sum(len(members) for members in state.waiting.values()),
         "resources": {

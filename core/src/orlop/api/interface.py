@@ -62,6 +62,9 @@ class OperatorServer(Protocol):
     async def submit(self, event: DrainNode | KillTask) -> Any:
         """Answers after the commit. Raises orlop.framework.NotAvailable."""
 
+    async def backup(self) -> bytes:
+        """A backup's file. Raises orlop.framework.NotAvailable."""
+
     async def log_entries(
         self, *, after: tuple[int, int] | None, limit: int, subject: str | None = None
     ) -> tuple[list[tuple[int, int, LogEntry]], bool]:

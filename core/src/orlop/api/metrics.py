@@ -71,6 +71,13 @@ class StateCollector(Collector):
         yield family
         drained = sum(node.drained for node in nodes)
         yield GaugeMetricFamily("orlop_nodes_drained", "Nodes that take no new tasks", value=drained)
+        without = GaugeMetricFamily(
+            "orlop_nodes_without_runtime", "Ready nodes with a runtime that cannot be used now", labels=["runtime"]
+        )
+        ready = [node.info for node in nodes if node.state is NodeState.READY]
+        for runtime in sorted({name for info in ready for name in (*info.runtimes, *info.unavailable)}):
+            without.add_metric([runtime], sum(runtime in info.unavailable for info in ready))
+        yield without
 
     def _resources(self) -> Iterator[Metric]:
         used = used_resources(self._state)

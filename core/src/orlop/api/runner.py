@@ -15,6 +15,7 @@ from typing import Any, Final
 from aiohttp import web, web_protocol
 
 from orlop.api.application import of_http
+from orlop.api.connections import IDLE_S, BoundedProtocol
 from orlop.api.guard import is_own
 from orlop.api.problems import Problem
 
@@ -24,7 +25,7 @@ PROVEN_WITHIN_S: Final = 20.0
 UNPROVEN_MAX: Final = 1_000
 
 
-class _Protocol(web_protocol.RequestHandler):
+class _Protocol(BoundedProtocol):
     """A connection that answers in JSON what it cannot parse."""
 
     __slots__ = ()
@@ -95,6 +96,7 @@ class _Server(web.Server):
         super().__init__(handle, request_factory=plain.request_factory, **options)
         self.unproven = _Unproven()
         self._options = {name: value for name, value in options.items() if name != "handler_cancellation"}
+        self._options.setdefault("keepalive_timeout", IDLE_S)
 
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._options)

@@ -16,6 +16,7 @@ from orlop.api.problems import not_found
 from orlop.api.requests import cause_of, flag, one_of, read_body, read_query, server_of, several_of, text, whole
 from orlop.api.responses import answer, answer_list, computed
 from orlop.api.streams import client_is_gone, streaming
+from orlop.framework import NotAvailable
 from orlop.kernel.events import KillTask
 from orlop.kernel.state import State
 from orlop.model.tasks import STATE_ORDER, Task, TaskState
@@ -113,6 +114,8 @@ async def _send_output(
             first = chunks.take()
         except LookupError as error:
             raise _no_output(task, error) from None
+        except ConnectionError as error:
+            raise NotAvailable(f"the output of task {task.id} cannot be read now: {error}") from None
         response = web.StreamResponse()
         response.content_type, response.charset = "text/plain", "utf-8"
         async with streaming(request):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import click
 
 from orlop.cli.options import client_of, json_option, node_argument, output_option, server_options, task_argument
 from orlop.cli.output import age, quantity, repeated, show, show_json, text_of, watch_option
+
+ORPHANS_SHOWN_MAX: Final = 20
 
 
 @click.command()
@@ -34,7 +36,7 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(what, text) lines; what needs attention comes last, where the eye ends up."""
     yield "cluster", f"{document['name']} ({document['id']}), Orlop {document['version']}"
     leader = document.get("leader")
-    others = f", leader {leader}" if leader and leader != document["address"] else ""
+    others = f", leader {leader}" if leader and leader.partition("://")[2] != document["address"] else ""
     yield "server", f"{document['address']}, up {age(document['started'])}{others}"
     yield "store", text_of(document.get("store"))
     yield "nodes", _counted(document["nodes"])
@@ -49,11 +51,23 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "framework", f"{framework['name']} {framework.get('state', '')}{error}"
     if pending := document["tasks"].get("pending"):
         yield "waiting", f"{pending} (see: orlop tasks --state pending, orlop explain TASK)"
-    for orphan in document.get("orphans", []):
-        node = orphan.get("node_name") or orphan.get("node")
-        yield "orphan", f"{orphan['task']} runs on {node}, and this cluster's state does not know it"
+    for one in document.get("unavailable", []):
+        yield "runtime", f"{one['runtime']} on {one['node_name']}: {one['reason']}"
+    yield from _orphans(document.get("orphans", []))
     if document.get("read_only"):
         yield "READ ONLY", document["read_only"]
+
+
+def _orphans(orphans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    if not orphans:
+        return
+    run = "1 task runs and is" if len(orphans) == 1 else f"{len(orphans)} tasks run and are"
+    left = "it is" if len(orphans) == 1 else "they are"
+    yield "orphans", f"{run} not in this cluster's state: {left} left alone"
+    for orphan in orphans[:ORPHANS_SHOWN_MAX]:
+        yield "", f"{orphan['task']} on {orphan.get('node_name') or orphan.get('node')}"
+    if len(orphans) > ORPHANS_SHOWN_MAX:
+        yield "", f"and {len(orphans) - ORPHANS_SHOWN_MAX} more (see: orlop status -o json)"
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -71,10 +85,13 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
     def once() -> None:
         document = client_of(ctx).get("/v1/nodes")
         rows = [
-            node | {name: _usage(node["resources"].get(name)) for name in ("cpus", "mem", "disk")}
+            node
+            | {name: _usage(node["resources"].get(name)) for name in ("cpus", "mem", "disk")}
+            | {"unavailable": "; ".join(f"{name}: {why}" for name, why in node.get("unavailable", {}).items())}
             for node in document["nodes"]
         ]
-        columns = ("id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports")
+        columns = ["id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports"]
+        columns += ["unavailable"] if any(row["unavailable"] for row in rows) else []
         wide = ("address", "os", "arch", "runtimes", "attributes", "version")
         show(output, document, rows, columns, wide=wide)
 

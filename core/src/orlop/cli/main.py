@@ -35,6 +35,11 @@ _OWN: Final = {
         "undrain": ("cluster", "Let a node take tasks again."),
         "token": ("tokens", "Tokens that let machines join: create, list, revoke."),
     },
+    "The state": {
+        "backup": ("stores", "Write the cluster's state to a file."),
+        "restore": ("stores", "Make a backup's state that of the store."),
+        "store": ("stores", "The store of the state: status, compact, migrate."),
+    },
     "This installation": {
         "plugins": ("plugins", "Installed plugins: list, show, check, new."),
         "config": ("config", "The TOML file: check, show, schema."),

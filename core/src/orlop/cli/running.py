@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -53,12 +54,13 @@ def _running_options(command: F) -> F:
 
 @click.command()
 @_running_options
+@click.option("--rejoin", is_flag=True, help="Let this node change to the cluster of this state; what it runs goes on.")
 @click.pass_context
-def up(ctx: click.Context, **options: Any) -> None:
+def up(ctx: click.Context, rejoin: bool, **options: Any) -> None:
     """Start a one-machine cluster: server, agent and every installed plugin. Tasks survive it."""
     from orlop.processes import up as running
 
-    _run(ctx, running.run, **options)
+    _run(ctx, functools.partial(running.run, rejoin=rejoin), **options)
 
 
 @click.command()

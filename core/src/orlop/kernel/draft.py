@@ -7,12 +7,13 @@ the set of documents to write. Nothing of it is visible before the commit; dropp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
-from immutables import Map, MapMutation
+from immutables import Map
 
 from orlop.kernel import records
+from orlop.kernel.overlay import FrameworkOverlay, WaitingOverlay
 from orlop.kernel.state import (
     NOTHING,
     Candidate,
@@ -27,60 +28,18 @@ from orlop.model.clock import Now
 from orlop.model.events import LogEntry
 from orlop.model.nodes import Node, NodeState
 from orlop.model.ports import PortSet
-from orlop.model.tasks import Exit, Outcome, Placement, Status, Task, TaskState
+from orlop.model.resources import Resources
+from orlop.model.tasks import Exit, Outcome, Placement, Spec, Status, Task, TaskState
 
-_NO_KEYS: Map[str, None] = Map()
-_NO_TASKS: Map[int, str] = Map()
-
-
-class _FrameworkDraft:
-    """One framework's part, while it is being changed."""
-
-    def __init__(self, base: FrameworkState) -> None:
-        self.name = base.name
-        self.cursor = base.cursor
-        self.latest = base.latest.mutate()
-        self.live = base.live.mutate()
-        self.names = base.names.mutate()
-        self._groups = base.groups
-        self._touched_groups: dict[str, MapMutation[str, None]] = {}
-        self.objects = base.objects
-
-    def join_group(self, group: str, key: str) -> None:
-        self._members(group)[key] = None
-
-    def leave_group(self, group: str, key: str) -> None:
-        self._members(group).pop(key, None)
-
-    def _members(self, group: str) -> MapMutation[str, None]:
-        members = self._touched_groups.get(group)
-        if members is None:
-            members = self._touched_groups[group] = self._groups.get(group, _NO_KEYS).mutate()
-        return members
-
-    def _finish_groups(self) -> Map[str, Map[str, None]]:
-        groups = self._groups.mutate()
-        for group, members in self._touched_groups.items():
-            if len(members):
-                groups[group] = members.finish()
-            else:
-                groups.pop(group, None)
-        return groups.finish()
-
-    def finish(self) -> FrameworkState:
-        return FrameworkState(
-            name=self.name,
-            cursor=self.cursor,
-            objects=self.objects,
-            latest=self.latest.finish(),
-            live=self.live.finish(),
-            groups=self._finish_groups(),
-            names=self.names.finish(),
-        )
+#: Entries of the event log in one record. What goes beyond is counted, and said in the last entry.
+LOG_ENTRIES_PER_RECORD_MAX: Final = 500
 
 
 class Draft:
-    """See the module. `puts` and `deletes` are documents by their keys."""
+    """See the module. `puts` and `deletes` are documents by their keys.
+
+    taken: nodes that got a task, in the order of placing. freed_nodes: those that may have more room than before.
+    """
 
     def __init__(self, state: State, now: Now) -> None:
         self.base = state
@@ -89,36 +48,37 @@ class Draft:
         self.puts: dict[str, Any] = {}
         self.deletes: set[str] = set()
         self.log: list[LogEntry] = []
+        self.log_left_out = 0
         self.changed_keys: dict[str, set[str]] = {}
         self.nodes_changed = False
         self.assign: dict[str, dict[str, None]] = {}
-        self.new_waiting: dict[WaitingKey, None] = {}
+        self.taken: list[str] = []
         self.freed_nodes: dict[str, None] = {}
-        self._open(state)
-
-    def _open(self, state: State) -> None:
         self._tasks = state.tasks.mutate()
         self._candidates = state.candidates.mutate()
         self._specs = state.specs.mutate()
-        self._frameworks: dict[str, _FrameworkDraft] = {}
+        self._frameworks: dict[str, FrameworkOverlay] = {}
         self._framework_states = state.frameworks
-        self._waiting = state.waiting
+        self._more_references: dict[str, int] = {}
+        self.waiting = WaitingOverlay(state.waiting)
         self._delayed = state.delayed
         self._ended = state.ended
         self._ended_oldest = state.ended_oldest
         self._ended_next = state.ended_next
         self._role_usage = state.role_usage
+        self._usage: dict[str, dict[str, int]] = {}
         self._orphans = state.orphans
         self.node_order = state.node_order
         self.totals = state.totals
         self.next_sequence = state.next_sequence
         self.next_due_utc_ms = state.next_due_utc_ms
 
-    def state(self) -> State:
-        """The state as it is now; the draft goes on from it."""
+    def finish(self) -> State:
+        """The next state; nothing may be changed after it."""
+        self._count_references()
         for name, part in self._frameworks.items():
             self._framework_states = self._framework_states.set(name, part.finish())
-        made = State(
+        return State(
             cluster_id=self.base.cluster_id,
             generation=self.base.generation,
             version=self.version,
@@ -130,25 +90,38 @@ class Draft:
             next_sequence=self.next_sequence,
             specs=self._specs.finish(),
             frameworks=self._framework_states,
-            waiting=self._waiting,
+            waiting=self.waiting.finish(),
             delayed=self._delayed,
             ended=self._ended,
             ended_oldest=self._ended_oldest,
             ended_next=self._ended_next,
-            role_usage=self._role_usage,
+            role_usage=self._finish_usage(),
             orphans=self._orphans,
             next_due_utc_ms=self.next_due_utc_ms,
         )
-        self._open(made)
-        return made
+
+    def _finish_usage(self) -> Map[str, Resources]:
+        usage_of = self._role_usage.mutate()
+        for role, usage in self._usage.items():
+            usage_of[role] = Resources.of(usage)
+            if not usage_of[role]:
+                del usage_of[role]
+        return usage_of.finish()
 
     # Reading
 
     def task(self, task_id: str) -> Task | None:
         return self._tasks.get(task_id)
 
+    def recorded_task(self, task_id: str) -> Task:
+        """Raises KeyError."""
+        return self._tasks[task_id]
+
     def candidate(self, node_id: str) -> Candidate:
         return self._candidates[node_id]
+
+    def spec(self, spec_id: str) -> Spec:
+        return self._specs[spec_id].spec
 
     def find_node(self, node_id: str) -> Node | None:
         found = self._candidates.get(node_id)
@@ -162,22 +135,35 @@ class Draft:
     def cursor(self, framework: str) -> int:
         return self._framework(framework).cursor
 
-    @property
-    def waiting(self) -> Map[WaitingKey, Map[int, str]]:
-        return self._waiting
+    def usage(self, role: str) -> dict[str, int]:
+        """What the role's placed tasks take."""
+        usage = self._usage.get(role)
+        if usage is None:
+            usage = self._usage[role] = dict(self._role_usage.get(role, NOTHING).units)
+        return usage
 
-    @property
-    def role_usage(self) -> Map[str, Any]:
-        return self._role_usage
+    def group_tasks(self, framework: str, group: str) -> Iterator[Task]:
+        """The latest task of each key of a group, in the order of keys."""
+        part = self._framework(framework)
+        return (self._tasks[part.latest[key]] for key in sorted(part.groups.look(group)))
+
+    def group_size(self, framework: str, group: str) -> int:
+        """How many keys the group has."""
+        return len(self._framework(framework).groups.change(group))
+
+    def holding(self, framework: str, group: str) -> Callable[[str], int]:
+        """Node → how many of the group's tasks hold resources there now."""
+        counts = self._framework(framework).spread.change(group)
+        return lambda node_id: counts.get(node_id, 0)
 
     @property
     def orphans(self) -> Map[str, str]:
         return self._orphans
 
-    def _framework(self, name: str) -> _FrameworkDraft:
+    def _framework(self, name: str) -> FrameworkOverlay:
         part = self._frameworks.get(name)
         if part is None:
-            part = _FrameworkDraft(self._framework_states.get(name) or FrameworkState(name=name))
+            part = FrameworkOverlay(self._framework_states.get(name) or FrameworkState(name=name))
             self._frameworks[name] = part
         return part
 
@@ -185,7 +171,16 @@ class Draft:
 
     def note(self, kind: str, subject: str, cause: str = "", **details: str) -> None:
         """An entry of the event log."""
-        self.log.append(LogEntry(type=kind, utc_ms=self.now.utc_ms, subject=subject, cause=cause, details=details))
+        if len(self.log) < LOG_ENTRIES_PER_RECORD_MAX:
+            self.log.append(LogEntry(type=kind, utc_ms=self.now.utc_ms, subject=subject, cause=cause, details=details))
+        else:
+            self.log_left_out += 1
+
+    def log_all(self, entries: tuple[LogEntry, ...]) -> None:
+        """Entries of a framework's own."""
+        room = LOG_ENTRIES_PER_RECORD_MAX - len(self.log)
+        self.log.extend(entries[:room])
+        self.log_left_out += len(entries[room:])
 
     def touch(self, task: Task) -> None:
         """The owner shall look at this task."""
@@ -203,13 +198,16 @@ class Draft:
         self._tasks[task.id] = task
         self.puts[records.TASKS + task.id] = task
 
-    def create_task(self, framework: str, request: Request) -> Task:
-        """A new pending task for the key, which has no live one."""
+    def ask(self, framework: str, request: Request) -> None:
+        """Makes a pending task for the key, unless it has a live one."""
         part = self._framework(framework)
+        if request.key in part.live:
+            return
         previous = part.latest.get(request.key, "")
         sequence = self.next_sequence
         self.next_sequence += 1
-        material = f"{self.base.cluster_id}\0{framework}\0{request.key}\0{previous}\0{self.now.utc_ms}\0{sequence}"
+        now = self.now.utc_ms
+        material = f"{self.base.cluster_id}\0{framework}\0{request.key}\0{previous}\0{now}\0{sequence}"
         task_id = hashlib.sha256(material.encode(errors="surrogatepass")).hexdigest()[:20]
         task = Task(
             id=task_id,
@@ -223,91 +221,77 @@ class Draft:
             name=request.name or task_id,
             environment=request.environment,
             labels=request.labels,
-            created_utc_ms=self.now.utc_ms,
+            created_utc_ms=now,
             not_before_utc_ms=request.not_before_utc_ms,
             cause=request.cause,
             wait_ms=request.wait_ms,
-            status=Status(task=task_id, state=TaskState.PENDING, incarnation=0, at_utc_ms=self.now.utc_ms),
+            status=Status(task=task_id, state=TaskState.PENDING, incarnation=0, at_utc_ms=now),
         )
         self._refer(request)
-        self._leave_old_group(part, previous, request)
+        if previous:
+            self._leave_old_group(part, self._tasks[previous], request)
         part.latest[request.key] = task_id
         part.live[request.key] = task_id
         part.names[task.name] = task_id
-        part.join_group(request.group, request.key)
+        part.groups.change(request.group)[request.key] = None
         self.put_task(task)
-        if task.not_before_utc_ms > self.now.utc_ms:
-            self._delayed = self._delayed.set(sequence, (task.not_before_utc_ms, task_id))
-            due = self.next_due_utc_ms
-            self.next_due_utc_ms = min(due, task.not_before_utc_ms) if due else task.not_before_utc_ms
+        if request.not_before_utc_ms > now:
+            self._delay(task)
         else:
-            self.wait(task)
+            self.waiting.add(waiting_key(task), sequence, task_id)
         self.touch(task)
-        return task
 
-    def _leave_old_group(self, part: _FrameworkDraft, previous: str, request: Request) -> None:
-        task = self._tasks.get(previous)
-        if task is not None and task.group != request.group:
-            part.leave_group(task.group, request.key)
+    def _leave_old_group(self, part: FrameworkOverlay, previous: Task, request: Request) -> None:
+        if previous.group != request.group:
+            part.groups.change(previous.group).pop(request.key, None)
+
+    def _delay(self, task: Task) -> None:
+        due = task.not_before_utc_ms
+        self._delayed = self._delayed.set(task.sequence, (due, task.id))
+        self.next_due_utc_ms = min(self.next_due_utc_ms, due) if self.next_due_utc_ms else due
 
     def wake_delayed(self) -> None:
         """Lines up the delayed tasks whose time has come."""
         if not self.next_due_utc_ms or self.next_due_utc_ms > self.now.utc_ms:
             return
-        for _, (due, task_id) in sorted(self._delayed.items()):
+        for sequence, (due, task_id) in sorted(self._delayed.items()):
             if due <= self.now.utc_ms:
-                self.wait(self._tasks[task_id])
+                self._delayed = self._delayed.delete(sequence)
+                self.waiting.add(waiting_key(self._tasks[task_id]), sequence, task_id)
         self.next_due_utc_ms = min((due for due, _ in self._delayed.values()), default=0)
-
-    def wait(self, task: Task) -> None:
-        """Lines the pending task up for placement."""
-        self._delayed = _without(self._delayed, task.sequence)
-        key = waiting_key(task)
-        self._waiting = self._waiting.set(key, self._waiting.get(key, _NO_TASKS).set(task.sequence, task.id))
-        self.new_waiting[key] = None
-
-    def _unwait(self, task: Task) -> None:
-        key = waiting_key(task)
-        members = self._waiting.get(key)
-        if members is not None and task.sequence in members:
-            rest = members.delete(task.sequence)
-            self._waiting = self._waiting.set(key, rest) if rest else self._waiting.delete(key)
-        self._delayed = _without(self._delayed, task.sequence)
-
-    def replace_waiting(self, key: WaitingKey, members: Map[int, str] | None) -> None:
-        """What is left waiting of a group after a round of placement."""
-        if members:
-            self._waiting = self._waiting.set(key, members)
-        elif key in self._waiting:
-            self._waiting = self._waiting.delete(key)
 
     def place(self, task: Task, node_id: str, ports: tuple[int, ...]) -> Candidate:
         """Puts a pending task on a node; the caller takes it out of the waiting."""
         before = self._candidates[node_id]
         needs = self._specs[task.spec].spec.resources
-        after = Candidate(
-            before.node,
-            before.free - needs,
-            before.free_ports - PortSet(ports) if ports else before.free_ports,
-            before.tasks.set(task.sequence, task.id),
-        )
+        free_ports = before.free_ports
+        for port in ports:
+            free_ports = free_ports.without(port)
+        held = before.tasks.set(task.sequence, task.id)
+        after = Candidate(before.node, before.free - needs, free_ports, held)
         self._candidates[node_id] = after
-        self._role_usage = self._role_usage.set(task.role, self._role_usage.get(task.role, NOTHING) + needs)
-        placed = task.changed(
-            placement=Placement(node=node_id, ports=ports, at_utc_ms=self.now.utc_ms),
-            status=Status(task=task.id, state=TaskState.ASSIGNED, incarnation=1, at_utc_ms=self.now.utc_ms),
-        )
-        self.put_task(placed)
+        self.taken.append(node_id)
+        usage = self.usage(task.role)
+        for kind, amount in needs.units.items():
+            usage[kind] = usage.get(kind, 0) + amount
+        self._framework(task.framework).held(task.group, node_id, 1)
+        placement = Placement(node=node_id, ports=ports, at_utc_ms=self.now.utc_ms)
+        status = Status(task=task.id, state=TaskState.ASSIGNED, incarnation=1, at_utc_ms=self.now.utc_ms)
+        if task.sequence >= self.base.next_sequence:
+            task.complete(placement, status)  # made in this batch, so that nobody has seen it yet
+        else:
+            self.put_task(task.changed(placement=placement, status=status))
+            self.touch(task)
         self.note("task.placed", task.id, task.cause, node=before.node.info.name, name=task.name)
-        self.touch(placed)
-        self.send(placed)
+        self.assign.setdefault(node_id, {})[task.id] = None
         return after
 
     def finish_task(self, task: Task) -> None:
         """The task is removed: it holds nothing any more, and its record waits to be forgotten."""
         assert task.state is TaskState.REMOVED
         if task.placement is None:
-            self._unwait(task)
+            self.waiting.remove(waiting_key(task), (task.sequence,))
+            self._delayed = _without(self._delayed, task.sequence)
         else:
             self._release(task)
         ended = task.changed(ended_utc_ms=task.ended_utc_ms or self.now.utc_ms)
@@ -338,7 +322,10 @@ class Draft:
     def _release(self, task: Task) -> None:
         assert task.placement is not None
         needs = self._specs[task.spec].spec.resources
-        self._role_usage = self._role_usage.set(task.role, self._role_usage.get(task.role, NOTHING) - needs)
+        usage = self.usage(task.role)
+        for kind, amount in needs.units.items():
+            usage[kind] = usage.get(kind, 0) - amount
+        self._framework(task.framework).held(task.group, task.placement.node, -1)
         before = self._candidates.get(task.placement.node)
         if before is None or task.sequence not in before.tasks:
             return
@@ -348,12 +335,22 @@ class Draft:
         self.freed_nodes[task.placement.node] = None
 
     def _refer(self, request: Request) -> None:
-        record = self._specs.get(request.spec_id)
-        if record is None:
-            record = SpecRecord(spec=request.spec)
+        if request.spec_id not in self._specs:
+            self._specs[request.spec_id] = SpecRecord(spec=request.spec)
             self.puts[records.SPECS + request.spec_id] = request.spec
             self.deletes.discard(records.SPECS + request.spec_id)
-        self._specs[request.spec_id] = SpecRecord(spec=record.spec, references=record.references + 1)
+        self._more_references[request.spec_id] = self._more_references.get(request.spec_id, 0) + 1
+
+    def _count_references(self) -> None:
+        """Writes down by how many more (or fewer) tasks each spec is referred to; unreferenced ones are dropped."""
+        for spec_id, more in self._more_references.items():
+            record = self._specs[spec_id]
+            references = record.references + more
+            if references:
+                self._specs[spec_id] = SpecRecord(spec=record.spec, references=references)
+            else:
+                del self._specs[spec_id]
+                self._drop(records.SPECS + spec_id)
 
     def forget_ended(self, keep: int, at_most: int) -> None:
         """Drops the oldest records of ended tasks beyond `keep` whose owners have seen them."""
@@ -376,13 +373,8 @@ class Draft:
             del part.names[task.name]
         if part.latest.get(task.key) == task.id:
             del part.latest[task.key]
-            part.leave_group(task.group, task.key)
-        record = self._specs[task.spec]
-        if record.references > 1:
-            self._specs[task.spec] = SpecRecord(spec=record.spec, references=record.references - 1)
-        else:
-            del self._specs[task.spec]
-            self._drop(records.SPECS + task.spec)
+            part.groups.change(task.group).pop(task.key, None)
+        self._more_references[task.spec] = self._more_references.get(task.spec, 0) - 1
 
     def _drop(self, key: str) -> None:
         self.puts.pop(key, None)

@@ -10,10 +10,10 @@ from typing import Any
 
 import attrs
 
-from orlop.kernel.state import StoredObject
+from orlop.kernel.state import State, StoredObject
 from orlop.model.asks import Explanation, Request
 from orlop.model.events import LogEntry
-from orlop.model.messages import Hello, ToAgent
+from orlop.model.messages import Epoch, Hello, ToAgent
 from orlop.model.tasks import Status
 
 
@@ -104,6 +104,20 @@ class ToNode:
 
 
 @attrs.frozen(kw_only=True)
+class Assign:
+    """The node's session shall hear what is wanted of these tasks, or, None, of all that it holds.
+
+    `assignments` makes the message of it. session: as in `ToNode`. state: after the step.
+    """
+
+    node: str
+    tasks: tuple[str, ...] | None = None
+    epoch: Epoch
+    session: str = ""
+    state: State = attrs.field(repr=False, eq=False)
+
+
+@attrs.frozen(kw_only=True)
 class Notify:
     """A framework's tasks or the nodes may have changed. rejected: now-or-never asks that found no place."""
 
@@ -144,4 +158,4 @@ class TickAt:
     utc_ms: int
 
 
-Effect = ToNode | Notify | Answer | Logged | Published | TickAt
+Effect = ToNode | Assign | Notify | Answer | Logged | Published | TickAt

@@ -1,22 +1,26 @@
 """The kernel's own filters and scorers, in the order in which an explanation names them.
 
-They are registered through the same hooks as a plugin's; nothing in the matcher knows their names.
+They are registered through the same hooks as a plugin's; nothing in the matcher knows their names. What they decide
+depends on a few parts of the spec, so checks are remembered by these: asks that differ elsewhere get the very same
+check, and with it the same ranking of the nodes.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from orlop.kernel.placement import Candidate, Check, NodeFilter, NodeScorer, PlacementView, Score
 from orlop.model.asks import Request
-from orlop.model.nodes import Node, NodeState
+from orlop.model.nodes import NodeInfo, NodeState
+from orlop.model.resources import Resources
 from orlop.model.tasks import Constraint
 
 #: Constraint operators that the kernel's own filter decides; others are left to plugins' filters.
 KERNEL_OPERATORS: Final = frozenset({"IS", "LIKE", "UNLIKE"})
+CHECKS_REMEMBERED: Final = 1_000
 
 
 class HealthFilter:
@@ -25,12 +29,14 @@ class HealthFilter:
     name = "health"
 
     def prepare(self, request: Request, view: PlacementView) -> Check:
-        def check(candidate: Candidate) -> str | None:
-            if candidate.node.state is not NodeState.READY:
-                return f"node is {candidate.node.state.value}"
-            return "node is drained" if candidate.node.drained else None
+        return _unhealthy
 
-        return check
+
+def _unhealthy(candidate: Candidate) -> str | None:
+    node = candidate.node
+    if node.state is not NodeState.READY:
+        return f"node is {node.state.value}"
+    return "node is drained" if node.drained else None
 
 
 class RuntimeFilter:
@@ -39,9 +45,20 @@ class RuntimeFilter:
     name = "runtime"
 
     def prepare(self, request: Request, view: PlacementView) -> Check:
-        wanted = request.spec.runtime
-        reason = f"no {wanted} runtime"
-        return lambda candidate: None if wanted in candidate.node.info.runtimes else reason
+        return _runtime_check(request.spec.runtime)
+
+
+@lru_cache(CHECKS_REMEMBERED)
+def _runtime_check(wanted: str) -> Check:
+    absent, away = f"no {wanted} runtime", f"its {wanted} runtime cannot be used now"
+
+    def check(candidate: Candidate) -> str | None:
+        info = candidate.node.info
+        if wanted in info.runtimes:
+            return None
+        return away if wanted in info.unavailable else absent
+
+    return check
 
 
 class AttributesFilter:
@@ -54,29 +71,35 @@ class AttributesFilter:
     operators = KERNEL_OPERATORS
 
     def prepare(self, request: Request, view: PlacementView) -> Check | None:
-        tests = [(one, _test(one)) for one in request.spec.constraints if one.operator in KERNEL_OPERATORS]
-        if not tests:
-            return None
-
-        def check(candidate: Candidate) -> str | None:
-            for constraint, test in tests:
-                if not test(attribute(candidate.node, constraint.field)):
-                    return f"{constraint.field} {constraint.operator} {constraint.value}"
-            return None
-
-        return check
+        constraints = request.spec.constraints
+        return _attributes_check(constraints) if constraints else None
 
 
-def attribute(node: Node, field: str) -> str | None:
-    """An attribute's text, or a built-in one: `hostname` (also `@hostname`), `os`, `arch`."""
+@lru_cache(CHECKS_REMEMBERED)
+def _attributes_check(constraints: tuple[Constraint, ...]) -> Check | None:
+    tests = [(one, _reader(one.field), _test(one)) for one in constraints if one.operator in KERNEL_OPERATORS]
+    if not tests:
+        return None
+
+    def check(candidate: Candidate) -> str | None:
+        for constraint, read, test in tests:
+            if not test(read(candidate.node.info)):
+                return f"{constraint.field} {constraint.operator} {constraint.value}"
+        return None
+
+    return check
+
+
+def _reader(field: str) -> Callable[[NodeInfo], str | None]:
+    """Reads an attribute, or a built-in one: `hostname` (also `@hostname`), `os`, `arch`."""
     match field:
         case "hostname" | "@hostname":
-            return node.info.name
+            return lambda info: info.name
         case "os":
-            return node.info.os
+            return lambda info: info.os
         case "arch":
-            return node.info.arch
-    return node.info.attributes.get(field)
+            return lambda info: info.arch
+    return lambda info: info.attributes.get(field)
 
 
 def _test(constraint: Constraint) -> Callable[[str | None], bool]:
@@ -110,18 +133,22 @@ class ResourcesFilter:
     name = "resources"
 
     def prepare(self, request: Request, view: PlacementView) -> Check | None:
-        needs = tuple(request.spec.resources.items())
-        if not needs:
-            return None
+        needs = request.spec.resources
+        return _resources_check(needs) if needs else None
 
-        def check(candidate: Candidate) -> str | None:
-            free = candidate.free.units
-            for name, amount in needs:
-                if free.get(name, 0) < amount:
-                    return f"not enough {name}"
-            return None
 
-        return check
+@lru_cache(CHECKS_REMEMBERED)
+def _resources_check(resources: Resources) -> Check:
+    needs = tuple(resources.items())
+
+    def check(candidate: Candidate) -> str | None:
+        free = candidate.free.units
+        for name, amount in needs:
+            if name not in free or free[name] < amount:
+                return f"not enough {name}"
+        return None
+
+    return check
 
 
 class PortsFilter:
@@ -131,19 +158,22 @@ class PortsFilter:
 
     def prepare(self, request: Request, view: PlacementView) -> Check | None:
         ports = request.spec.ports
-        if not ports:
-            return None
-        fixed = tuple(port.number for port in ports if port.number is not None)
-        count = len(ports)
+        return _ports_check(tuple(port.number for port in ports)) if ports else None
 
-        def check(candidate: Candidate) -> str | None:
-            free = candidate.free_ports
-            for number in fixed:
-                if number not in free:
-                    return f"port {number} is {'taken' if number in candidate.node.info.ports else 'not offered'}"
-            return None if len(free) >= count else "not enough ports"
 
-        return check
+@lru_cache(CHECKS_REMEMBERED)
+def _ports_check(numbers: tuple[int | None, ...]) -> Check:
+    fixed = tuple(number for number in numbers if number is not None)
+    count = len(numbers)
+
+    def check(candidate: Candidate) -> str | None:
+        free = candidate.free_ports
+        for number in fixed:
+            if number not in free:
+                return f"port {number} is {'taken' if number in candidate.node.info.ports else 'not offered'}"
+        return None if len(free) >= count else "not enough ports"
+
+    return check
 
 
 class SpreadScorer:
@@ -153,18 +183,10 @@ class SpreadScorer:
     weight = 2.0
 
     def prepare(self, request: Request, view: PlacementView) -> Score | None:
-        if not request.group:
+        if not request.group or view.group_size(request.framework, request.group) == 1:
             return None
-        counts = Counter(task.node for task in view.group(request.framework, request.group) if task.node)
-
-        def score(candidate: Candidate) -> float:
-            return 1.0 / (1 + counts[candidate.node.id])
-
-        def placed(candidate: Candidate) -> None:
-            counts[candidate.node.id] += 1
-
-        score.placed = placed  # type: ignore[attr-defined]
-        return score
+        holding = view.holding(request.framework, request.group)
+        return lambda candidate: 1.0 / (1 + holding(candidate.node.info.id))
 
 
 class LeastUsedScorer:
@@ -174,17 +196,20 @@ class LeastUsedScorer:
     weight = 1.0
 
     def prepare(self, request: Request, view: PlacementView) -> Score:
-        def score(candidate: Candidate) -> float:
-            total, free = candidate.node.info.resources.units, candidate.free.units
-            cpus, mem = total.get("cpus"), total.get("mem")
-            left = 1.0
-            if cpus:
-                left = free.get("cpus", 0) / cpus
-            if mem:
-                left = min(left, free.get("mem", 0) / mem)
-            return left
+        return _part_left
 
-        return score
+
+def _part_left(candidate: Candidate) -> float:
+    """Of cpus or mem, whichever there is less of."""
+    total, free = candidate.node.info.resources.units, candidate.free.units
+    left = 1.0
+    if "cpus" in total:
+        left = free.get("cpus", 0) / total["cpus"]
+    if "mem" in total:
+        mem = free.get("mem", 0) / total["mem"]
+        if mem < left:
+            left = mem
+    return left
 
 
 def kernel_filters() -> tuple[NodeFilter, ...]:

@@ -19,6 +19,7 @@ from orlop.kernel.events import (
     AgentHello,
     AgentStatuses,
     Answer,
+    Assign,
     DrainNode,
     Effect,
     Event,
@@ -34,16 +35,15 @@ from orlop.kernel.events import (
 )
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.kernel.placement import NodeFilter, NodeScorer
-from orlop.kernel.planner import Planner, rejected
+from orlop.kernel.planner import Planner, now_or_never
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.clock import Now
 from orlop.model.events import LogEntry, LogRecord
-from orlop.model.messages import Assignment, Assignments, Epoch, Hello, Received, Refused, Welcome
+from orlop.model.messages import Epoch, Hello, Received, Refused, Welcome
 from orlop.model.nodes import Node, NodeState
 from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState
 
-LOG_ENTRIES_PER_RECORD_MAX: Final = 500
 FORGET_PER_STEP_MAX: Final = 256
 MAX_CLOCK_SKEW_MS: Final = 5_000
 
@@ -159,10 +159,17 @@ class _Batch:
             self._draft.put_node(node)
             if known is None or known.state is not NodeState.READY:
                 self._draft.note("node.ready", node.id, name=node.info.name)
+            if known is not None and known.info.runtimes != node.info.runtimes:
+                self._note_runtimes(node)
         self._sessions[node.id] = event.session
         if known is not None and known.state is not NodeState.READY:
             self._reachable_again(node.id)
         self._reported(event.session, node.id, hello)
+
+    def _note_runtimes(self, node: Node) -> None:
+        reason = "; ".join(f"{runtime}: {why}" for runtime, why in node.info.unavailable.items())
+        runtimes = ", ".join(node.info.runtimes)
+        self._draft.note("node.runtimes", node.id, name=node.info.name, runtimes=runtimes, reason=reason)
 
     def _reachable_again(self, node_id: str) -> None:
         for _, task_id in sorted(self._draft.candidate(node_id).tasks.items()):
@@ -223,9 +230,9 @@ class _Batch:
             if event.gone:
                 exit_ = Exit(outcome=Outcome.LOST, reason=f"node {node.info.name} is gone")
                 status = attrs.evolve(task.status, state=TaskState.REMOVED, exit=exit_)
-                self._draft.finish_task(attrs.evolve(task, status=status))
+                self._draft.finish_task(task.changed(status=status))
             else:
-                changed = attrs.evolve(task, unreachable=True)
+                changed = task.changed(unreachable=True)
                 self._draft.put_task(changed)
                 self._draft.touch(changed)
 
@@ -273,9 +280,8 @@ class _Batch:
             if task is not None and task.placement is None:
                 self._draft.end_unplaced(task, Outcome.WITHDRAWN, "withdrawn")
         for request in event.asks:
-            if self._draft.live_task(name, request.key) is None:
-                self._draft.create_task(name, request)
-        self._draft.log.extend(event.log)
+            self._draft.ask(name, request)
+        self._draft.log_all(event.log)
         self._draft.set_cursor(name, event.seen)
         self._answers.extend(Answer(token=token, value=value) for token, value in event.replies.items())
         if event.live:
@@ -288,7 +294,9 @@ class _Batch:
         self._kernel.planner.run(self._draft)
         self._reject()
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
-        if not self._draft.puts and not self._draft.deletes:
+        # Delayed tasks whose time has come are in no document, but must not be waited for again.
+        woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
+        if not self._draft.puts and not self._draft.deletes and not woken:
             return self._unchanged()
         self._write_log()
         draft = self._draft
@@ -299,7 +307,7 @@ class _Batch:
             utc_ms=self._now.utc_ms,
             next_sequence=draft.next_sequence,
         )
-        state = draft.state()
+        state = draft.finish()
         return Step(
             state=state,
             puts=draft.puts,
@@ -313,25 +321,22 @@ class _Batch:
         return Step(state=state, puts={}, deletes=frozenset(), effects=tuple(self._effects(state)))
 
     def _reject(self) -> None:
-        for task in rejected(self._draft, self._draft.new_waiting):
-            explanation = self._kernel.explain(self._draft.state(), task)
+        for task in now_or_never(self._draft):
+            explanation = self._kernel.planner.explain_waiting(self._draft, task, self._draft.spec(task.spec))
             self._rejected.setdefault(task.framework, {})[task.key] = explanation
             self._draft.end_unplaced(task, Outcome.WITHDRAWN, f"now or never: {explanation}")
 
     def _write_log(self) -> None:
         draft = self._draft
-        if not draft.log:
-            return
-        if len(draft.log) > LOG_ENTRIES_PER_RECORD_MAX:
-            left_out = len(draft.log) - LOG_ENTRIES_PER_RECORD_MAX
-            del draft.log[LOG_ENTRIES_PER_RECORD_MAX:]
-            draft.log.append(
-                LogEntry(type="log.truncated", utc_ms=self._now.utc_ms, details={"left_out": str(left_out)})
-            )
-        draft.puts[records.log_key(draft.version)] = LogRecord(entries=tuple(draft.log))
         beyond = draft.version - self._kernel.settings.log_records_kept
         if beyond > 0:
-            draft.deletes.add(records.log_key(beyond))
+            draft.deletes.add(records.log_key(beyond))  # it may have a record although this version has none
+        if not draft.log:
+            return
+        if draft.log_left_out:
+            left_out = {"left_out": str(draft.log_left_out)}
+            draft.log.append(LogEntry(type="log.truncated", utc_ms=self._now.utc_ms, details=left_out))
+        draft.puts[records.log_key(draft.version)] = LogRecord(entries=tuple(draft.log))
 
     def _effects(self, state: State) -> Iterable[Effect]:
         yield from self._answers
@@ -352,7 +357,7 @@ class _Batch:
         if state.next_due_utc_ms:
             yield TickAt(utc_ms=state.next_due_utc_ms)
 
-    def _to_nodes(self, state: State) -> Iterable[ToNode]:
+    def _to_nodes(self, state: State) -> Iterable[ToNode | Assign]:
         for node_id, session in self._sessions.items():
             if session:
                 welcome = Welcome(cluster_id=state.cluster_id, epoch=self._epoch)
@@ -362,43 +367,7 @@ class _Batch:
                 yield ToNode(node=node_id, message=Received(items=tuple(items)), session=session)
         for node_id, session in self._sessions.items():
             if session:
-                yield ToNode(node=node_id, message=all_assignments(state, node_id, self._epoch), session=session)
+                yield Assign(node=node_id, session=session, epoch=self._epoch, state=state)
         for node_id, task_ids in self._draft.assign.items():
-            if node_id in self._sessions:
-                continue
-            items_ = tuple(assignment(state, state.tasks[task_id]) for task_id in task_ids if task_id in state.tasks)
-            yield ToNode(node=node_id, message=Assignments(epoch=self._epoch, revision=state.version, items=items_))
-
-
-def all_assignments(state: State, node_id: str, epoch: Epoch) -> Assignments:
-    """Everything that the node shall run."""
-    held = state.candidates[node_id].tasks if node_id in state.candidates else {}
-    items = tuple(assignment(state, state.tasks[task_id]) for _, task_id in sorted(held.items()))
-    return Assignments(epoch=epoch, revision=state.version, full=True, items=items)
-
-
-def assignment(state: State, task: Task) -> Assignment:
-    """What the task's node needs to run it."""
-    assert task.placement is not None, "only placed tasks are assigned"
-    spec = state.spec_of(task)
-    node = state.node(task.placement.node)
-    environment = lifecycle.assignable_environment(task, node.info.name if node is not None else "", spec.host_variable)
-    ports = task.placement.ports
-    for request, port in zip(spec.ports, ports, strict=True):
-        for name in request.environment:
-            environment[name.replace("{port}", str(port))] = str(port)
-    if spec.all_ports_variable and ports:
-        environment[spec.all_ports_variable] = ",".join(map(str, ports))
-    return Assignment(
-        task=task.id,
-        framework=task.framework,
-        key=task.key,
-        name=task.name,
-        spec=spec,
-        desired=task.desired,
-        incarnation=max(1, task.status.incarnation),
-        ports=ports,
-        environment=environment,
-        labels=task.labels,
-        reason=task.desired_reason,
-    )
+            if node_id not in self._sessions:
+                yield Assign(node=node_id, tasks=tuple(task_ids), epoch=self._epoch, state=state)

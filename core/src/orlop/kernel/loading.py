@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from immutables import Map
@@ -10,7 +12,6 @@ from immutables import Map
 from orlop.kernel import records
 from orlop.kernel.draft import waiting_key
 from orlop.kernel.state import (
-    NOTHING,
     Candidate,
     FrameworkState,
     SpecRecord,
@@ -22,7 +23,7 @@ from orlop.model.documents import from_bytes, plain_to_bytes, split_version, to_
 from orlop.model.nodes import Node, NodeState
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
-from orlop.model.tasks import Spec, Task
+from orlop.model.tasks import Spec, Task, TaskState
 
 #: Reads one framework object: (framework, kind, id, document bytes) → stored object.
 ReadObject = Callable[[str, str, str, bytes], StoredObject]
@@ -78,54 +79,55 @@ def _assemble(
     cursors: Mapping[str, int],
     objects: Mapping[str, Mapping[str, Mapping[str, StoredObject]]],
 ) -> State:
-    in_order = sorted(tasks.values(), key=lambda task: task.sequence)
+    in_order = sorted(tasks.values(), key=attrgetter("sequence"))
+    pending = [task for task in in_order if task.placement is None and task.live]
+    holding = [task for task in in_order if task.placement is not None and task.state is not TaskState.REMOVED]
     ended = sorted(
-        (task for task in in_order if not task.live and task.state.value == "removed"),
+        (task for task in in_order if task.state is TaskState.REMOVED),
         key=lambda task: (task.ended_utc_ms or 0, task.sequence),
     )
     delayed = {
-        task.sequence: (task.not_before_utc_ms, task.id)
-        for task in in_order
-        if _pending(task) and task.not_before_utc_ms > meta.utc_ms
+        task.sequence: (task.not_before_utc_ms, task.id) for task in pending if task.not_before_utc_ms > meta.utc_ms
     }
+    ready = (node.info.resources for node in nodes.values() if node.state is NodeState.READY)
     return State(
         cluster_id=meta.cluster_id,
         generation=meta.generation,
         version=meta.version,
         utc_ms=meta.utc_ms,
         node_order=tuple(sorted(nodes)),
-        candidates=Map({node_id: _candidate(node, in_order, specs) for node_id, node in nodes.items()}),
-        totals=_sum(node.info.resources for node in nodes.values() if node.state is NodeState.READY),
+        candidates=_candidates(nodes, holding, specs),
+        totals=_sum(ready),
         tasks=Map(tasks),
         next_sequence=meta.next_sequence,
         specs=Map(_spec_records(specs, in_order)),
-        frameworks=Map(_frameworks(in_order, cursors, objects)),
-        waiting=_waiting(task for task in in_order if _pending(task) and task.sequence not in delayed),
+        frameworks=Map(_frameworks(in_order, holding, cursors, objects)),
+        waiting=_waiting(task for task in pending if task.sequence not in delayed),
         delayed=Map(delayed),
         next_due_utc_ms=min((due for due, _ in delayed.values()), default=0),
         ended=Map({number: (meta.version, task.id) for number, task in enumerate(ended, 1)}),
         ended_next=len(ended) + 1,
-        role_usage=Map(_role_usage(in_order, specs)),
+        role_usage=Map(_role_usage(holding, specs)),
     )
 
 
-def _pending(task: Task) -> bool:
-    return task.live and task.placement is None
-
-
-def _holds(task: Task) -> bool:
-    return task.placement is not None and task.state.value != "removed"
-
-
 def _sum(bags: Iterable[Resources]) -> Resources:
-    total = NOTHING
+    total: dict[str, int] = {}
     for bag in bags:
-        total = total + bag
-    return total
+        for kind, amount in bag.units.items():
+            total[kind] = total.get(kind, 0) + amount
+    return Resources.of(total)
 
 
-def _candidate(node: Node, tasks: Iterable[Task], specs: Mapping[str, Spec]) -> Candidate:
-    held = [task for task in tasks if _holds(task) and task.node == node.id]
+def _candidates(nodes: Mapping[str, Node], holding: Iterable[Task], specs: Mapping[str, Spec]) -> Map[str, Candidate]:
+    held: dict[str | None, list[Task]] = {node_id: [] for node_id in nodes}
+    for task in holding:
+        if task.node in held:
+            held[task.node].append(task)
+    return Map({node_id: _candidate(node, held[node_id], specs) for node_id, node in nodes.items()})
+
+
+def _candidate(node: Node, held: Sequence[Task], specs: Mapping[str, Spec]) -> Candidate:
     used = _sum(specs[task.spec].resources for task in held)
     ports = PortSet(port for task in held for port in task.ports)
     return Candidate(
@@ -150,24 +152,29 @@ def _waiting(tasks: Iterable[Task]) -> Map[WaitingKey, Map[int, str]]:
     return Map({key: Map(members) for key, members in groups.items()})
 
 
-def _role_usage(tasks: Iterable[Task], specs: Mapping[str, Spec]) -> dict[str, Resources]:
-    usage: dict[str, Resources] = {}
-    for task in tasks:
-        if _holds(task):
-            usage[task.role] = usage.get(task.role, NOTHING) + specs[task.spec].resources
-    return usage
+def _role_usage(holding: Iterable[Task], specs: Mapping[str, Spec]) -> dict[str, Resources]:
+    needs: dict[str, list[Resources]] = {}
+    for task in holding:
+        needs.setdefault(task.role, []).append(specs[task.spec].resources)
+    usage = {role: _sum(bags) for role, bags in needs.items()}
+    return {role: bag for role, bag in usage.items() if bag}
 
 
 def _frameworks(
     tasks: Iterable[Task],
+    holding: Iterable[Task],
     cursors: Mapping[str, int],
     objects: Mapping[str, Mapping[str, Mapping[str, StoredObject]]],
 ) -> dict[str, FrameworkState]:
     latest: dict[str, dict[str, Task]] = {}
     names: dict[str, dict[str, str]] = {}
+    spread: dict[str, dict[str, Counter[str]]] = {}
     for task in tasks:
         latest.setdefault(task.framework, {})[task.key] = task
         names.setdefault(task.framework, {})[task.name] = task.id
+    for task in holding:
+        if task.placement is not None:
+            spread.setdefault(task.framework, {}).setdefault(task.group, Counter())[task.placement.node] += 1
     made = {}
     for name in {*cursors, *objects, *latest}:
         own = latest.get(name, {})
@@ -181,6 +188,7 @@ def _frameworks(
             latest=Map({key: task.id for key, task in own.items()}),
             live=Map({key: task.id for key, task in own.items() if task.live}),
             groups=Map({group: Map(keys) for group, keys in groups.items()}),
+            spread=Map({group: Map(counts) for group, counts in spread.get(name, {}).items()}),
             names=Map(names.get(name, {})),
         )
     return made

@@ -1,12 +1,14 @@
 """Where: finds nodes for groups of identical asks, and explains when there are none.
 
-Filters and scorers are prepared once per group. Then one of three searches runs:
+Filters and scorers are prepared once per group. Groups for which all of them gave the very same callables (asks that
+differ in their payload alone, say) share one search. There are two kinds:
 
-- *counting*: some filter counts what it has placed, so every node is looked at for every task;
-- *whole*: as many tasks as it pays to rank all nodes once and keep them in a heap, where placing a task changes the
-  rank of its own node only;
-- *sampled*: nodes are taken from a rotating offset until enough feasible ones are found, the best of which wins.
-  (Nomad looks at log2 N nodes, kube-scheduler at a percentage; clusters of up to 100 nodes are searched whole.)
+- `EveryNode`, where a filter counts what it has placed: every node is looked at for every task;
+- `Search`, otherwise. It begins by sampling: nodes are taken from a rotating offset until enough feasible ones are
+  found, the best of which wins. (Nomad looks at log2 N nodes, kube-scheduler at a percentage.) As soon as that has
+  cost as much as looking at all nodes once, or is known to do so, all nodes are ranked in a heap. From then on a task
+  costs two glances, because placing one changes the rank of its own node only. Clusters of up to 100 nodes are ranked
+  at once: there the best node is found, not merely a good one.
 """
 
 from __future__ import annotations
@@ -16,38 +18,34 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-import attrs
-
 from orlop.kernel.placement import Check, NodeFilter, NodeScorer, PlacementView, Score
 from orlop.kernel.state import Candidate
 from orlop.model.asks import Explanation, Request
-from orlop.model.ports import PortSet
 
 SAMPLE_NODES_MIN: Final = 8
-SEARCH_WHOLE_UP_TO_NODES: Final = 100
+RANK_UP_TO_NODES: Final = 100
 #: Where free ports are looked for first: above what people write into configurations. The search starts somewhere
 #: else in this range each time, so that a port which something outside Orlop holds is not tried again and again.
 DYNAMIC_PORTS_FROM: Final = 31_000
 DYNAMIC_PORTS: Final = 1_000
 
 
-class Pool(Protocol):
-    """The nodes as they are while placing: `take` puts one task somewhere and gives the node as it is then."""
+class Nodes(Protocol):
+    """The nodes as they are while placing. taken: ids of those that got a task, in the order of placing."""
+
+    @property
+    def taken(self) -> Sequence[str]: ...
 
     def candidate(self, node_id: str) -> Candidate: ...
 
-    def take(self, node_id: str, ports: tuple[int, ...]) -> Candidate: ...
-
-
-@attrs.frozen
-class PreparedFilter:
-    name: str
-    check: Check
-    placed: Callable[[Candidate], None] | None
-
 
 class Prepared:
-    """Filters and scorers made ready for one group of identical asks."""
+    """Filters and scorers made ready for one group of identical asks.
+
+    counting: some filter counts what it has placed.
+    """
+
+    __slots__ = ("_checks", "_names", "_placed", "_scores", "counting", "request")
 
     def __init__(
         self,
@@ -57,34 +55,57 @@ class Prepared:
         scorers: Iterable[NodeScorer],
     ) -> None:
         self.request = request
-        self.filters = [made for one in filters if (made := _prepare_filter(one, request, view)) is not None]
-        self._checks = [(made.name, made.check) for made in self.filters]
-        self.scorers: list[tuple[float, Score]] = []
-        self._placed = [made.placed for made in self.filters if made.placed is not None]
+        self._names: list[str] = []
+        self._checks: list[Check] = []
+        self._scores: list[tuple[float, Score]] = []
+        self._placed: list[Callable[[Candidate], None]] = []
+        for one in filters:
+            check = _prepare_filter(one, request, view)
+            if check is not None:
+                self._names.append(one.name)
+                self._checks.append(check)
+                self._listen(check)
+        self.counting = bool(self._placed)
         for scorer in scorers:
             score = _guarded(scorer.prepare, None, request, view)
             if score is not None:
-                self.scorers.append((scorer.weight, score))
-                if (placed := getattr(score, "placed", None)) is not None:
-                    self._placed.append(placed)
-        self.counting = any(made.placed is not None for made in self.filters)
+                self._scores.append((scorer.weight, score))
+                self._listen(score)
 
-    def refusal(self, candidate: Candidate) -> tuple[str, str] | None:
-        """The first filter that refuses the node, and its reason; None when all accept."""
-        name = ""
-        try:
-            for name, check in self._checks:
+    def _listen(self, made: Check | Score) -> None:
+        placed = getattr(made, "placed", None)
+        if placed is not None:
+            self._placed.append(placed)
+
+    @property
+    def shared_key(self) -> tuple[Any, ...] | None:
+        """Equal for groups that may share a search; None where a filter or scorer remembers something of its own."""
+        if self._placed:
+            return None
+        # By identity, for equal callables (two methods of one object, say) may answer differently.
+        return (*map(id, self._checks), None, *((weight, id(score)) for weight, score in self._scores))
+
+    def refusal(self, candidate: Candidate) -> tuple[int, str, str] | None:
+        """The first filter that refuses the node: (its place, its name, its reason); None when all accept."""
+        for place, check in enumerate(self._checks):
+            try:
                 reason = check(candidate)
-                if reason is not None:
-                    return name, reason
-        except Exception as error:  # noqa: BLE001  (a plugin's filter that raises refuses)
-            return name, f"filter failed: {type(error).__name__}"
+            except Exception as error:  # noqa: BLE001  (a plugin's filter that raises refuses)
+                reason = f"filter failed: {type(error).__name__}"
+            if reason is not None:
+                return place, self._names[place], reason
         return None
 
-    def score(self, candidate: Candidate) -> float:
-        """The weighted sum of all scores."""
+    def rate(self, candidate: Candidate) -> float | None:
+        """The weighted sum of all scores; None when a filter refuses the node."""
+        try:
+            for check in self._checks:
+                if check(candidate) is not None:
+                    return None
+        except Exception:  # noqa: BLE001  (a plugin's filter that raises refuses)
+            return None
         total = 0.0
-        for weight, score in self.scorers:
+        for weight, score in self._scores:
             try:
                 total += weight * score(candidate)
             except Exception:  # noqa: BLE001  (a scorer that raises counts as zero)
@@ -92,6 +113,7 @@ class Prepared:
         return total
 
     def placed(self, candidate: Candidate) -> None:
+        """One more task of the group was put on this node."""
         for tell in self._placed:
             _guarded(tell, None, candidate)
 
@@ -103,94 +125,148 @@ def _guarded(function: Callable[..., Any], otherwise: Any, *arguments: Any) -> A
         return otherwise
 
 
-def _prepare_filter(one: NodeFilter, request: Request, view: PlacementView) -> PreparedFilter | None:
+def _prepare_filter(one: NodeFilter, request: Request, view: PlacementView) -> Check | None:
     try:
-        check = one.prepare(request, view)
+        return one.prepare(request, view)
     except Exception as error:  # noqa: BLE001  (a filter that raises refuses)
         reason = f"filter failed: {type(error).__name__}: {error}"
-        return PreparedFilter(one.name, lambda _: reason, None)
-    return PreparedFilter(one.name, check, getattr(check, "placed", None)) if check is not None else None
+        return lambda _: reason
 
 
 def choose_ports(request: Request, candidate: Candidate, rotation: int = 0) -> tuple[int, ...]:
     """Host ports for the task's port requests, in their order. The ports filter has seen that there are enough."""
-    free = candidate.free_ports
     wanted = request.spec.ports
-    taken = [port.number for port in wanted if port.number is not None]
+    if not wanted:
+        return ()
+    free = candidate.free_ports
+    for port in wanted:
+        if port.number is not None:
+            free = free.without(port.number)
     chosen = []
     at_least = DYNAMIC_PORTS_FROM + rotation % DYNAMIC_PORTS
     for port in wanted:
         number = port.number
         if number is None:
-            number = (free - PortSet(taken)).first_from(at_least, DYNAMIC_PORTS_FROM)
+            number = free.first_from(at_least, DYNAMIC_PORTS_FROM)
             assert number is not None, "the ports filter lets no node pass with too few ports"
+            free = free.without(number)
             at_least = number + 1
-            taken.append(number)
         chosen.append(number)
     return tuple(chosen)
 
 
-def place(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offset: int) -> int:
-    """Places up to `count` tasks of the group on nodes of `order`, through `pool.take`; returns how many."""
-    if not order:
-        return 0
-    sample = max(SAMPLE_NODES_MIN, len(order).bit_length())
-    if prepared.counting:
-        return _place_each(prepared, count, order, pool, offset, len(order))
-    if count * sample >= len(order):
-        return _place_ranked(prepared, count, order, pool, offset)
-    limit = len(order) if len(order) <= SEARCH_WHOLE_UP_TO_NODES else sample
-    return _place_each(prepared, count, order, pool, offset, limit)
+class EveryNode:
+    """Looks at all nodes each time."""
+
+    def __init__(self, prepared: Prepared, order: Sequence[str], nodes: Nodes, offset: int) -> None:
+        self._rate = prepared.rate
+        self._order = _rotated(order, offset)
+        self._nodes = nodes
+
+    def best(self, wanted: int) -> Candidate | None:
+        """The best node for one more task; None when none is feasible."""
+        found: Candidate | None = None
+        found_score = 0.0
+        for node_id in self._order:
+            candidate = self._nodes.candidate(node_id)
+            score = self._rate(candidate)
+            if score is not None and (found is None or score > found_score):
+                found, found_score = candidate, score
+        return found
 
 
-def _place_each(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offset: int, sample: int) -> int:
-    size = len(order)
-    start = offset % size
-    for done in range(count):
-        best: Candidate | None = None
-        best_score = -1.0
-        feasible = 0
-        for step in range(size):
-            candidate = pool.candidate(order[(start + step) % size])
-            if prepared.refusal(candidate) is not None:
-                continue
-            feasible += 1
-            score = prepared.score(candidate)
-            if score > best_score:
-                best, best_score = candidate, score
-            if feasible >= sample:
-                start = (start + step + 1) % size
-                break
-        if best is None:
-            return done
-        prepared.placed(pool.take(best.node.id, choose_ports(prepared.request, best, offset + done)))
-    return count
+class Search:
+    """See the module."""
+
+    def __init__(self, prepared: Prepared, order: Sequence[str], nodes: Nodes, offset: int) -> None:
+        self._rate = prepared.rate
+        self._order = order
+        self._nodes = nodes
+        self._next = offset % len(order)
+        self._sample = max(SAMPLE_NODES_MIN, len(order).bit_length())
+        self._looked_at = 0
+        self._ranking: _Ranking | None = None
+
+    def best(self, wanted: int) -> Candidate | None:
+        """The best of the nodes looked at; None when none of all is feasible. wanted: how many tasks are to come."""
+        if self._ranking is None:
+            size = len(self._order)
+            if size > RANK_UP_TO_NODES and self._looked_at + wanted * self._sample < size:
+                return self._best_of_sample(size)
+            self._ranking = _Ranking(self._rate, _rotated(self._order, self._next), self._nodes)
+        return self._ranking.best()
+
+    def _best_of_sample(self, size: int) -> Candidate | None:
+        found: Candidate | None = None
+        found_score = 0.0
+        feasible = looked_at = 0
+        while looked_at < size and feasible < self._sample:
+            candidate = self._nodes.candidate(self._order[(self._next + looked_at) % size])
+            looked_at += 1
+            score = self._rate(candidate)
+            if score is not None:
+                feasible += 1
+                if found is None or score > found_score:
+                    found, found_score = candidate, score
+        self._next = (self._next + looked_at) % size
+        self._looked_at += looked_at
+        return found
 
 
-def _place_ranked(prepared: Prepared, count: int, order: Sequence[str], pool: Pool, offset: int) -> int:
-    heap = []
-    for position, node_id in enumerate(order):
-        candidate = pool.candidate(node_id)
-        if prepared.refusal(candidate) is None:
-            heap.append((-prepared.score(candidate), position))
-    heapq.heapify(heap)
-    done = 0
-    while heap and done < count:
-        _, position = heap[0]
-        before = pool.candidate(order[position])
-        after = pool.take(before.node.id, choose_ports(prepared.request, before, offset + done))
-        prepared.placed(after)
-        done += 1
-        if prepared.refusal(after) is None:
-            heapq.heapreplace(heap, (-prepared.score(after), position))
-        else:
+class _Ranking:
+    """All nodes in a heap by their score; among equals, the one that waits longest for a task. It is kept true by
+    looking again at the nodes that got a task since."""
+
+    def __init__(self, rate: Callable[[Candidate], float | None], order: Sequence[str], nodes: Nodes) -> None:
+        self._rate = rate
+        self._nodes = nodes
+        self._seen = len(nodes.taken)
+        #: (negative score, number of the entry, node). A node's older entries stay in the heap until they come up.
+        self._heap: list[_Entry] = []
+        self._newest: dict[str, _Entry | None] = {}
+        for number, node_id in enumerate(order):
+            score = rate(nodes.candidate(node_id))
+            entry = self._newest[node_id] = None if score is None else (-score, number, node_id)
+            if entry is not None:
+                self._heap.append(entry)
+        self._entries = len(order)
+        heapq.heapify(self._heap)
+
+    def best(self) -> Candidate | None:
+        taken = self._nodes.taken
+        if len(taken) > self._seen:
+            for node_id in dict.fromkeys(taken[self._seen :]):
+                if node_id in self._newest:
+                    self._rank_again(node_id)
+            self._seen = len(taken)
+        heap = self._heap
+        while heap and self._newest[heap[0][2]] is not heap[0]:
             heapq.heappop(heap)
-    return done
+        return self._nodes.candidate(heap[0][2]) if heap else None
+
+    def _rank_again(self, node_id: str) -> None:
+        score = self._rate(self._nodes.candidate(node_id))
+        entry = self._newest[node_id] = None if score is None else (-score, self._entries, node_id)
+        self._entries += 1
+        if entry is None:
+            return
+        if self._heap and self._heap[0][2] == node_id:
+            heapq.heapreplace(self._heap, entry)
+        else:
+            heapq.heappush(self._heap, entry)
+
+
+_Entry = tuple[float, int, str]
+
+
+def _rotated(order: Sequence[str], offset: int) -> Sequence[str]:
+    start = offset % len(order)
+    return (*order[start:], *order[:start])
 
 
 def explain(prepared: Prepared, order: Sequence[str], pool: Callable[[str], Candidate]) -> Explanation:
     """How many nodes each filter rules out for one more task of this group."""
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[int, str, str]] = Counter()
     fits = 0
     for node_id in order:
         refusal = prepared.refusal(pool(node_id))
@@ -198,6 +274,5 @@ def explain(prepared: Prepared, order: Sequence[str], pool: Callable[[str], Cand
             fits += 1
         else:
             counts[refusal] += 1
-    positions = {one.name: position for position, one in enumerate(prepared.filters)}
-    rows = sorted(counts.items(), key=lambda row: (positions[row[0][0]], -row[1], row[0][1]))
-    return Explanation(nodes=len(order), fits=fits, ruled_out=tuple((name, reason, n) for (name, reason), n in rows))
+    rows = sorted(counts.items(), key=lambda row: (row[0][0], -row[1], row[0][2]))
+    return Explanation(nodes=len(order), fits=fits, ruled_out=tuple((name, reason, n) for (_, name, reason), n in rows))

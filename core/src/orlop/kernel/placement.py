@@ -2,6 +2,9 @@
 
 `prepare` runs once per group of identical asks; what it returns is a plain callable, because it is called for every
 node. A filter's callable returns the reason to refuse a node, or None. A scorer's returns a number from 0 to 1.
+What either says depends on the candidate alone, so that it is asked again only about a node on which something was
+placed meanwhile. `prepare` may give the very same callable for different groups; where all filters and scorers do so,
+the groups share one ranking of the nodes.
 
 A callable may carry an attribute `placed`, a function of a candidate: it is called after one more task of the group
 was put on that node. A filter that has it is asked again about every node for each task (it counts, so nodes must
@@ -13,35 +16,57 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from orlop.kernel.state import Candidate, State
+from orlop.kernel.state import Candidate
 from orlop.model.asks import Request
 from orlop.model.nodes import Node
 from orlop.model.tasks import Task
 
 
+class Moment(Protocol):
+    """What a view looks at: a state, or a draft of the next one."""
+
+    @property
+    def node_order(self) -> tuple[str, ...]: ...
+
+    def candidate(self, node_id: str) -> Candidate: ...
+
+    def group_tasks(self, framework: str, group: str) -> Iterator[Task]: ...
+
+    def group_size(self, framework: str, group: str) -> int: ...
+
+    def holding(self, framework: str, group: str) -> Callable[[str], int]: ...
+
+
 class PlacementView:
-    """The moment of placement, for `prepare`."""
+    """The moment of placement, for `prepare`; to be looked at there and not kept."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_moment",)
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, moment: Moment) -> None:
+        self._moment = moment
 
     def group(self, framework: str, group: str) -> Iterator[Task]:
         """Live tasks of a group (an app's instances), placed or not, in a fixed order."""
-        owner = self._state.framework(framework)
-        for key in sorted(owner.groups.get(group, ())):
-            task = self._state.tasks[owner.latest[key]]
-            if task.live:
-                yield task
+        return (task for task in self._moment.group_tasks(framework, group) if task.live)
+
+    def group_size(self, framework: str, group: str) -> int:
+        """How many tasks `group` gives, counted by keys: ended ones whose record is kept count too."""
+        return self._moment.group_size(framework, group)
+
+    def holding(self, framework: str, group: str) -> Callable[[str], int]:
+        """Node's id → how many of the group's tasks hold resources there, kept true while tasks are placed.
+
+        Costs nothing, while `group` goes through all tasks.
+        """
+        return self._moment.holding(framework, group)
 
     def node(self, node_id: str) -> Node:
         """A node by its id. Raises KeyError."""
-        return self._state.candidates[node_id].node
+        return self._moment.candidate(node_id).node
 
     def nodes(self) -> Iterator[Node]:
         """All nodes, in a fixed order."""
-        return self._state.nodes()
+        return (self._moment.candidate(node_id).node for node_id in self._moment.node_order)
 
 
 __all__ = ["Candidate", "Check", "NodeFilter", "NodeScorer", "PlacementView", "Score"]

@@ -8,15 +8,20 @@ after each; a single role's groups are placed whole.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from orlop.kernel.draft import Draft, dominant_share
 from orlop.kernel.filters import OperatorsFilter
-from orlop.kernel.matcher import Prepared, explain, place
-from orlop.kernel.placement import Candidate, NodeFilter, NodeScorer, PlacementView
-from orlop.kernel.state import NOTHING, State, WaitingKey
+from orlop.kernel.matcher import EveryNode, Prepared, Search, choose_ports, explain
+from orlop.kernel.placement import Moment, NodeFilter, NodeScorer, PlacementView
+from orlop.kernel.state import State, WaitingKey
 from orlop.model.asks import NOW_OR_NEVER, Explanation, Request
-from orlop.model.tasks import Task
+from orlop.model.resources import Resources
+from orlop.model.tasks import Spec, Task
+
+#: Looking at what is free on a node takes about a thirtieth of what preparing a group takes.
+LOOKS_FOR_ROOM_PER_GROUP: Final = 30
 
 
 class Planner:
@@ -35,52 +40,43 @@ class Planner:
 
     def run(self, draft: Draft) -> None:
         """Places what can be placed: new asks anywhere, older ones on the nodes that changed in this batch."""
-        if not draft.node_order or not draft.waiting:
+        if not draft.node_order or not (draft.waiting.fresh or draft.freed_nodes):
             return
-        fresh = [key for key in draft.new_waiting if key in draft.waiting]
-        freed = tuple(draft.freed_nodes)
-        older = [key for key in draft.waiting if key not in draft.new_waiting] if freed else []
-        if not fresh and not older:
-            return
-        state = draft.state()
-        rounds = [_Round(self._prepare(state, key), key, draft, None) for key in fresh]
-        rounds += [_Round(self._prepare(state, key), key, draft, freed) for key in older]
-        self._place_all(draft, rounds)
-
-    def _prepare(self, state: State, key: WaitingKey) -> Prepared:
-        oldest = state.tasks[state.waiting[key][min(state.waiting[key])]]
-        return self._prepared(state, oldest)
-
-    def _prepared(self, state: State, task: Task) -> Prepared:
-        view = PlacementView(state)
-        return Prepared(request_of(state, task), view, self._filters, self._scorers)
-
-    def _place_all(self, draft: Draft, rounds: list[_Round]) -> None:
-        if len({one.key.role for one in rounds}) == 1:
-            for one in sorted(rounds, key=lambda one: one.rank):
-                one.place(len(one.waiting))
+        fresh = [key for key, line in draft.waiting.fresh.items() if line]
+        anywhere = _Area(draft, draft.node_order, len(fresh))
+        rounds = [_Round(key, draft, anywhere, self._prepare) for key in fresh]
+        older = draft.waiting.unchanged_keys() if draft.freed_nodes else ()
+        if older:
+            freed = _Area(draft, tuple(draft.freed_nodes), len(older))
+            candidates = (_Round(key, draft, freed, self._prepare) for key in older)
+            rounds += [one for one in candidates if one.room.may_be_left()]
+        if len(rounds) > 1:
+            rounds.sort(key=lambda one: one.rank)
+        if len({one.key.role for one in rounds}) <= 1:
+            for one in rounds:
+                one.place(None)
         else:
             self._place_fairly(draft, rounds)
-        for one in rounds:
-            one.close()
 
-    def _place_fairly(self, draft: Draft, rounds: list[_Round]) -> None:
+    def _prepare(self, request: Request, view: PlacementView) -> Prepared:
+        return Prepared(request, view, self._filters, self._scorers)
+
+    def _place_fairly(self, draft: Draft, rounds: Sequence[_Round]) -> None:
         of_role: dict[str, list[_Round]] = {}
-        for one in sorted(rounds, key=lambda one: one.rank):
+        for one in reversed(rounds):
             of_role.setdefault(one.key.role, []).append(one)
         heap = [(self._share(draft, role), role) for role in sorted(of_role)]
         heapq.heapify(heap)
         while heap:
             _, role = heapq.heappop(heap)
             queue = of_role[role]
-            while queue and not queue[0].place(1):
-                queue.pop(0)
+            while queue and not queue[-1].place(1):
+                queue.pop()
             if queue:
                 heapq.heappush(heap, (self._share(draft, role), role))
 
     def _share(self, draft: Draft, role: str) -> float:
-        usage = draft.role_usage.get(role, NOTHING)
-        return dominant_share(usage.items(), draft.totals) / self._weights.get(role, 1.0)
+        return dominant_share(draft.usage(role).items(), draft.totals) / self._weights.get(role, 1.0)
 
     def explain(self, state: State, task: Task) -> Explanation:
         """Why this task waits. For a placed or ended one: a note that says so."""
@@ -90,52 +86,138 @@ class Planner:
         if task.sequence in state.delayed:
             seconds = max(0, task.not_before_utc_ms - state.utc_ms) / 1000
             return Explanation(nodes=size, note=f"held back by its framework for {seconds:.1f} s more (back-off)")
-        return explain(self._prepared(state, task), state.node_order, state.candidates.__getitem__)
+        return self.explain_waiting(state, task, state.spec_of(task))
+
+    def explain_waiting(self, moment: Moment, task: Task, spec: Spec) -> Explanation:
+        """Which filters rule out how many nodes for the task."""
+        prepared = self._prepare(request_of(task, spec), PlacementView(moment))
+        return explain(prepared, moment.node_order, moment.candidate)
+
+
+class _Area:
+    """Nodes on which some groups may be placed, and the searches over them that these groups share."""
+
+    def __init__(self, draft: Draft, order: Sequence[str], groups: int) -> None:
+        self._draft = draft
+        self._order = order
+        self._offset = draft.next_sequence * 7919
+        self._shared: dict[tuple[Any, ...], tuple[Prepared, Search]] = {}
+        #: A filter that counts may open nodes outside the area, see `search`.
+        self._all = order if order is draft.node_order else (*order, *draft.node_order)
+        self._rooms: dict[Resources, _Room] = {}
+        self.looks_left = groups * LOOKS_FOR_ROOM_PER_GROUP
+
+    def room(self, needs: Resources) -> _Room:
+        """Whether so much is free on any node."""
+        found = self._rooms.get(needs)
+        if found is None:
+            found = self._rooms[needs] = _Room(self, self._draft, self._all, needs)
+        return found
+
+    def search(self, prepared: Prepared) -> Search | EveryNode:
+        """The group's own search, or one that it may share."""
+        if prepared.counting:  # what it counted may have opened any node to the group
+            return EveryNode(prepared, self._draft.node_order, self._draft, self._offset)
+        key = prepared.shared_key
+        if key is None:
+            return Search(prepared, self._order, self._draft, self._offset)
+        found = self._shared.get(key)
+        if found is None:  # `prepared` is kept, so that no other callable gets the identity of one of its own
+            found = self._shared[key] = (prepared, Search(prepared, self._order, self._draft, self._offset))
+        return found[1]
+
+
+class _Room:
+    """Whether any node has so much free. In a full cluster this sorts out most of a long queue without preparing it.
+
+    Placing leaves less and less room, so no node is looked at twice in vain.
+    """
+
+    __slots__ = ("_area", "_as_of", "_draft", "_needs", "_order", "_position")
+
+    def __init__(self, area: _Area, draft: Draft, order: Sequence[str], needs: Resources) -> None:
+        self._area = area
+        self._draft = draft
+        self._order = order
+        self._needs = needs
+        self._position = 0
+        self._as_of = -1
+
+    def may_be_left(self) -> bool:
+        """When looking has cost as much as preparing would, the answer is yes."""
+        taken = len(self._draft.taken)
+        if self._as_of != taken:
+            self._as_of = taken
+            while self._position < len(self._order) and self._area.looks_left > 0:
+                if self._needs.shortage(self._draft.candidate(self._order[self._position]).free) is None:
+                    break
+                self._area.looks_left -= 1
+                self._position += 1
+        return self._position < len(self._order)
 
 
 class _Round:
-    """One group's turn: its oldest tasks first."""
+    """One group's turn: its oldest tasks first. What costs anything is done when the turn has come."""
 
-    def __init__(self, prepared: Prepared, key: WaitingKey, draft: Draft, only_nodes: Sequence[str] | None) -> None:
+    __slots__ = ("_area", "_begun", "_draft", "_prepare", "_queue", "key", "room")
+
+    def __init__(
+        self, key: WaitingKey, draft: Draft, area: _Area, prepare: Callable[[Request, PlacementView], Prepared]
+    ) -> None:
         self.key = key
-        self.waiting = [draft.waiting[key][sequence] for sequence in sorted(draft.waiting[key], reverse=True)]
-        self.rank = (-key.priority, min(draft.waiting[key]))
         self._draft = draft
-        self._prepared = prepared
-        self._order = draft.node_order if only_nodes is None or prepared.counting else only_nodes
-        self._offset = draft.next_sequence * 7919
+        self._area = area
+        self._prepare = prepare
+        self._begun: tuple[Prepared, Search | EveryNode] | None = None
+        self._queue: list[int] = []
+        self.room = area.room(draft.spec(key.spec).resources)
 
-    def place(self, count: int) -> bool:
-        """Places up to `count`; False when not even one could be."""
-        return bool(self.waiting) and place(self._prepared, count, self._order, self, self._offset) > 0
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Lower is earlier."""
+        return -self.key.priority, self._draft.waiting.oldest(self.key)
 
-    def candidate(self, node_id: str) -> Candidate:
-        return self._draft.candidate(node_id)
+    def place(self, at_most: int | None) -> int:
+        """Places tasks while there is room for them, and says how many."""
+        waiting = self._draft.waiting
+        left = waiting.count(self.key) if self.room.may_be_left() else 0
+        if not left:
+            return 0
+        prepared, search = self._begun or self._begin()
+        placed: list[int] = []
+        wanted = left if at_most is None else min(at_most, left)
+        while len(placed) < wanted:
+            best = search.best(left - len(placed))
+            if best is None:
+                break
+            if not self._queue:
+                self._queue = sorted(waiting.members(self.key), reverse=True)
+            sequence = self._queue.pop()
+            ports = choose_ports(prepared.request, best, sequence * 7919)
+            task = self._draft.recorded_task(waiting.task_id(self.key, sequence))
+            prepared.placed(self._draft.place(task, best.node.info.id, ports))
+            placed.append(sequence)
+        waiting.remove(self.key, placed)
+        if len(placed) < wanted or wanted == left:
+            self._begun = None  # a ranking of all nodes is not kept for nothing
+        return len(placed)
 
-    def take(self, node_id: str, ports: tuple[int, ...]) -> Candidate:
-        task = self._draft.task(self.waiting.pop())
-        assert task is not None, "a waiting task is recorded"
-        return self._draft.place(task, node_id, ports)
-
-    def close(self) -> None:
-        """Writes back who still waits, and rejects those that asked for now or never."""
-        members = self._draft.waiting.get(self.key)
-        if members is None:
-            return
-        still = set(self.waiting)
-        for sequence, task_id in list(members.items()):
-            if task_id not in still:
-                members = members.delete(sequence)
-        self._draft.replace_waiting(self.key, members)
+    def _begin(self) -> tuple[Prepared, Search | EveryNode]:
+        waiting = self._draft.waiting
+        oldest = self._draft.recorded_task(waiting.task_id(self.key, waiting.oldest(self.key)))
+        request = request_of(oldest, self._draft.spec(oldest.spec))
+        prepared = self._prepare(request, PlacementView(self._draft))
+        self._begun = (prepared, self._area.search(prepared))
+        return self._begun
 
 
-def request_of(state: State, task: Task) -> Request:
+def request_of(task: Task, spec: Spec) -> Request:
     """The ask that a task was made of, as filters see it."""
     return Request(
         framework=task.framework,
         key=task.key,
         spec_id=task.spec,
-        spec=state.spec_of(task),
+        spec=spec,
         group=task.group,
         role=task.role,
         priority=task.priority,
@@ -148,12 +230,10 @@ def request_of(state: State, task: Task) -> Request:
     )
 
 
-def rejected(draft: Draft, keys: Iterable[WaitingKey]) -> list[Task]:
-    """Tasks of these groups that asked for now or never and still wait."""
+def now_or_never(draft: Draft) -> list[Task]:
+    """Tasks lined up in this batch that asked for now or never and found no place."""
     found = []
-    for key in keys:
-        for sequence in sorted(draft.waiting.get(key, ())):
-            task = draft.task(draft.waiting[key][sequence])
-            if task is not None and task.wait_ms == NOW_OR_NEVER:
-                found.append(task)
+    for line in draft.waiting.fresh.values():
+        tasks = [draft.recorded_task(line[sequence]) for sequence in sorted(line)]
+        found += [task for task in tasks if task.wait_ms == NOW_OR_NEVER]
     return found

@@ -10,7 +10,7 @@ sorts first, or uses the maps keyed by task sequence, so that the same history g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -39,7 +39,8 @@ class FrameworkState:
     """One framework's objects, and indexes of its tasks.
 
     cursor: the state's version that it has acted on. latest: key → task id, ended ones included while recorded.
-    groups: group → keys. names: external name → task id.
+    groups: group → keys. spread: group → node → how many of the group's tasks hold resources there.
+    names: external name → task id.
     """
 
     name: str
@@ -48,6 +49,7 @@ class FrameworkState:
     latest: Map[str, str] = Map()
     live: Map[str, str] = Map()
     groups: Map[str, Map[str, None]] = Map()
+    spread: Map[str, Map[str, int]] = Map()
     names: Map[str, str] = Map()
 
 
@@ -125,6 +127,10 @@ class State:
         found = self.candidates.get(node_id)
         return found.node if found else None
 
+    def candidate(self, node_id: str) -> Candidate:
+        """A node as a place for tasks. Raises KeyError."""
+        return self.candidates[node_id]
+
     def nodes(self) -> Iterator[Node]:
         """All nodes, in the order of their ids."""
         return (self.candidates[node_id].node for node_id in self.node_order)
@@ -132,3 +138,17 @@ class State:
     def framework(self, name: str) -> FrameworkState:
         """The framework's part; an empty one when it has nothing yet."""
         return self.frameworks.get(name) or FrameworkState(name=name)
+
+    def group_tasks(self, framework: str, group: str) -> Iterator[Task]:
+        """The latest task of each key of a group, in the order of keys."""
+        owner = self.framework(framework)
+        return (self.tasks[owner.latest[key]] for key in sorted(owner.groups.get(group, ())))
+
+    def group_size(self, framework: str, group: str) -> int:
+        """How many keys the group has."""
+        return len(self.framework(framework).groups.get(group, ()))
+
+    def holding(self, framework: str, group: str) -> Callable[[str], int]:
+        """Node → how many of the group's tasks hold resources there."""
+        counts: Mapping[str, int] = self.framework(framework).spread.get(group) or {}
+        return lambda node_id: counts.get(node_id, 0)

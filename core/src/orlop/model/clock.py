@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 
 import attrs
@@ -21,8 +22,13 @@ class Now:
 
 def format_utc(utc_ms: int) -> str:
     """`2021-07-27T20:40:33.123Z`: always UTC, always milliseconds, always `Z`."""
-    moment = datetime.fromtimestamp(utc_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{utc_ms % 1000:03d}Z"
+    return f"{_format_second(utc_ms // 1000)}.{utc_ms % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=1024)
+def _format_second(utc_s: int) -> str:
+    """Many times that are shown together are of the same few seconds."""
+    return f"{datetime.fromtimestamp(utc_s, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_utc(text: str) -> int:

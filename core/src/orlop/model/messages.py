@@ -23,6 +23,19 @@ class Epoch:
 
 
 @attrs.frozen(kw_only=True)
+class Seen:
+    """How far into its cluster's history a node has seen: a state that does not reach so far is an older copy.
+
+    cluster_id: whose history. epoch: the highest that it was commanded under. version: of the state that made its
+    newest assignment in the same generation.
+    """
+
+    cluster_id: str
+    epoch: Epoch
+    version: int = 0
+
+
+@attrs.frozen(kw_only=True)
 class Hello:
     """First message of a session: the full truth of the node.
 

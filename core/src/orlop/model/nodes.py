@@ -25,6 +25,7 @@ class NodeInfo:
 
     name: the host's name. address: where its tasks' ports can be reached.
     resources: what may be handed out, with `ports` beside them as ranges.
+    runtimes: those that can run tasks now. unavailable: those that should and cannot, and why.
     boot_id: changes when the machine boots; processes do not survive that, containers may.
     """
 
@@ -35,6 +36,7 @@ class NodeInfo:
     ports: PortSet = attrs.field(factory=PortSet)
     attributes: Mapping[str, str] = attrs.field(factory=dict)
     runtimes: tuple[str, ...] = ()
+    unavailable: Mapping[str, str] = attrs.field(factory=dict)
     os: str = "linux"
     arch: str = "x86_64"
     boot_id: str = ""

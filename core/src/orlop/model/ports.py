@@ -13,8 +13,9 @@ _RANGE: Final = re.compile(r"^\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?\Z")
 class PortSet:
     """An immutable set of ports, 0 to 65535. Written `"31000-32000,8080"`."""
 
-    __slots__ = ("_bits",)
+    __slots__ = ("_bits", "_count")
     _bits: int
+    _count: int | None
 
     def __init__(self, ports: Iterable[int] = ()) -> None:
         bits = 0
@@ -23,11 +24,13 @@ class PortSet:
                 raise ValueError(f"expected a port from 0 to {HIGHEST_PORT}, got {port}")
             bits |= 1 << port
         self._bits = bits
+        self._count = None
 
     @classmethod
-    def _of_bits(cls, bits: int) -> PortSet:
+    def _of_bits(cls, bits: int, count: int | None = None) -> PortSet:
         made = cls.__new__(cls)
         made._bits = bits
+        made._count = count
         return made
 
     @classmethod
@@ -67,7 +70,9 @@ class PortSet:
             yield from range(low, high + 1)
 
     def __len__(self) -> int:
-        return self._bits.bit_count()
+        if self._count is None:
+            self._count = self._bits.bit_count()
+        return self._count
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PortSet) and self._bits == other._bits
@@ -83,6 +88,10 @@ class PortSet:
 
     def __sub__(self, other: PortSet) -> PortSet:
         return PortSet._of_bits(self._bits & ~other._bits)
+
+    def without(self, port: int) -> PortSet:
+        """The same without this port."""
+        return PortSet._of_bits(self._bits ^ (1 << port), len(self) - 1) if port in self else self
 
     def first_from(self, *starts: int) -> int | None:
         """The lowest port at or above the first start that has one, else the lowest of all; None when empty."""

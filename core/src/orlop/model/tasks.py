@@ -95,6 +95,8 @@ class Probe:
     """A health check that the agent runs against its own task. It counts and reports; it never kills.
 
     port_index: which of the task's ports to connect to; `port` is a fixed number instead.
+    own_address: connect to the task's own address (its container's), which its runtime tells, and not to the node's.
+    ipv6: of several own addresses, the first of this version.
     failures ignored during `grace_ms` after the start, until the first success.
     report_after: consecutive failures are reported one by one up to this count, then only the recovery is.
     """
@@ -102,6 +104,8 @@ class Probe:
     kind: ProbeKind
     port_index: int | None = None
     port: int | None = None
+    own_address: bool = False
+    ipv6: bool = False
     path: str = "/"
     command: str = ""
     interval_ms: int = 10_000
@@ -248,8 +252,22 @@ class Task:
     wait_ms: int | None = None
 
     def changed(self, **changes: Any) -> Task:
-        """A copy with other values; what `attrs.evolve` does, in a third of the time."""
-        return Task(**(dict(zip(_TASK_FIELDS, _task_values(self), strict=True)) | changes))
+        """A copy with other values: what `attrs.evolve` does, in half the time. Raises KeyError for what is no field.
+
+        It writes the slots themselves, while the constructor of a frozen class looks each of them up by its name.
+        """
+        copy = object.__new__(Task)
+        for write, value in zip(_WRITE_SLOT.values(), _read_slots(self), strict=True):
+            write(copy, value)
+        for name, value in changes.items():
+            _WRITE_SLOT[name](copy, value)
+        return copy
+
+    def complete(self, placement: Placement, status: Status) -> None:
+        """Places the task in this very record. Only for who has just made it and has not shown it to anyone: most
+        tasks are placed in the step that makes them, and copying a record takes twice the time of making one."""
+        object.__setattr__(self, "placement", placement)
+        object.__setattr__(self, "status", status)
 
     @property
     def state(self) -> TaskState:
@@ -286,5 +304,5 @@ class Task:
         return True if seen and all(seen) else None
 
 
-_TASK_FIELDS: Final = tuple(field.name for field in attrs.fields(Task))
-_task_values: Final = attrgetter(*_TASK_FIELDS)
+_WRITE_SLOT: Final = {field.name: getattr(Task, field.name).__set__ for field in attrs.fields(Task)}
+_read_slots: Final = attrgetter(*_WRITE_SLOT)

@@ -7,6 +7,7 @@ then on it starts without any server: what ran goes on, and is reported as soon 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -25,7 +26,7 @@ from orlop.agent.records import InUse, NodeIdentity
 from orlop.agent.remote import RemoteServers, ServerRefused, Unreachable, WrongCluster
 from orlop.configuration import Settings
 from orlop.processes.exposure import CannotStart
-from orlop.processes.node import make_agent, open_records
+from orlop.processes.node import identity_of, make_agent, open_records
 from orlop.processes.server import SWITCH_INTERVAL_S
 from orlop.security import authority as signing
 from orlop.security.files import UnsafeFile
@@ -108,14 +109,11 @@ async def _until(
 
 def _identity(data: Path, credentials: Credentials, rejoin: bool) -> NodeIdentity:
     """Who this node is, and whose, as far as it knows. Raises InUse, UnsafeFile, DocumentError."""
-    records, identity = open_records(data)
-    try:
+    with contextlib.closing(open_records(data)) as records:
         if rejoin:
             records.leave_cluster()
             credentials.forget()
-            identity = attrs.evolve(identity, cluster_id="")
-    finally:
-        records.close()
+        identity = identity_of(records)
     certificate = credentials.certificate()
     if certificate is None:
         return identity
@@ -128,12 +126,9 @@ def _identity(data: Path, credentials: Credentials, rejoin: bool) -> NodeIdentit
 
 
 def _keep_identity(data: Path, identity: NodeIdentity) -> NodeIdentity:
-    records, known = open_records(data)
-    try:
-        if known != identity:
+    with contextlib.closing(open_records(data)) as records:
+        if records.identity() != identity:
             records.save_identity(identity)
-    finally:
-        records.close()
     return identity
 
 

@@ -18,14 +18,18 @@ from orlop.model.resources import Resources
 from orlop.server.plugin_host import PluginHost
 
 
-def open_records(data: Path) -> tuple[AgentRecords, NodeIdentity]:
-    """What this node remembers, and who it is, which is made up at its first start. Raises InUse, DocumentError."""
-    records = AgentRecords(data / "agent" / "agent.db")
+def open_records(data: Path) -> AgentRecords:
+    """What this node remembers. Raises InUse."""
+    return AgentRecords(data / "agent" / "agent.db")
+
+
+def identity_of(records: AgentRecords) -> NodeIdentity:
+    """Who this node is, which is made up at its first start. Raises DocumentError, CannotSave."""
     identity = records.identity()
     if identity is None:
         identity = NodeIdentity(node_id=secrets.token_hex(6))
         records.save_identity(identity)
-    return records, identity
+    return identity
 
 
 def make_agent(
@@ -37,7 +41,8 @@ def make_agent(
     dial_stream: DialStream | None = None,
 ) -> Agent:
     """The agent of this node, its folders made; see `Agent`. Raises InUse, DocumentError."""
-    records, identity = open_records(data)
+    records = open_records(data)
+    identity = identity_of(records)
     context = RuntimeContext(
         cluster_id=cluster_id,
         node_id=identity.node_id,

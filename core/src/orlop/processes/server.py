@@ -7,7 +7,9 @@ store that says so. It begins anew, in the same process, when a plugin that had 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -17,6 +19,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 
 from orlop.configuration import Settings
+from orlop.model.messages import Seen
 from orlop.processes.exposure import check_exposure
 from orlop.processes.listening import Listening, listen
 from orlop.processes.stores import open_configured_store, store_url
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: The interpreter's default lets a busy thread keep the others waiting for 5 ms.
 SWITCH_INTERVAL_S: Final = 0.0005
+#: The garbage collector looks for cycles after so many new objects. Values here have none, so that a look is in vain.
+COLLECT_AFTER_OBJECTS: Final = 10_000
 BEGIN_ANEW_DELAY_S: Final = 1.0
 READY_S: Final = 3.0
 
@@ -42,17 +47,25 @@ def run(
     data: Path,
     announce: Callable[[str], None] = print,
     companion: Companion | None = None,
-    check: Callable[[Store], None] = lambda _: None,
+    check: Callable[[Store], Seen | None] = lambda _: None,
 ) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code. Raises CannotStart, StoreError, DocumentError.
 
-    check: of the opened store; may raise CannotStart.
+    check: of the opened store: what this machine's own node has seen of its history; may raise CannotStart.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     check_exposure(settings, settings.server.listen, "[server] listen")
+    if companion is None:
+        _open_as_many_files_as_allowed()
     data = data.absolute()
     data.mkdir(parents=True, exist_ok=True, mode=0o711)  # tasks of other users pass through
     return asyncio.run(_run(settings, data, announce, companion, check))
+
+
+def _open_as_many_files_as_allowed() -> None:
+    """Each agent takes a few connections. Not where there is an agent: its tasks would inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(
@@ -60,7 +73,7 @@ async def _run(
     data: Path,
     announce: Callable[[str], None],
     companion: Companion | None,
-    check: Callable[[Store], None],
+    check: Callable[[Store], Seen | None],
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -79,20 +92,20 @@ async def _one_life(
     data: Path,
     announce: Callable[[str], None],
     companion: Companion | None,
-    check: Callable[[Store], None],
+    check: Callable[[Store], Seen | None],
     stop: asyncio.Event,
 ) -> Exception | None:
     """None: it was told to stop. Otherwise why to begin anew; what cannot go on at all is raised."""
     plugins = PluginHost(settings, [("orlop", builtin)])
     plugins.load()
+    _keep_what_is_loaded()
     store = open_configured_store(settings, data, plugins)
     runners: list[web.AppRunner] = []
     beside: asyncio.Task[None] | None = None
     kept: asyncio.Task[None] | None = None
     server: Server | None = None
     try:
-        check(store)
-        server = Server(settings, plugins, store, store_url(settings, data))
+        server = Server(settings, plugins, store, store_url(settings, data), check(store))
         server.start()
         await _ready(server, store)
         if companion is not None:
@@ -114,6 +127,14 @@ async def _one_life(
         if server is not None:
             await server.stop()
         store.close()
+
+
+def _keep_what_is_loaded() -> None:
+    """Modules and classes stay for good: the garbage collector need not go through them again and again, which takes
+    it long enough for every request to feel. Once: what a later life finds may be the last one's garbage."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER_OBJECTS)
 
 
 async def _ready(server: Server, store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orlop.configuration import Settings
+from orlop.model.resources import to_units
 from orlop.server.plugin_host import PluginHost
 from orlop.store.etcd_address import StoreAccess
 from orlop.store.interface import Store
@@ -28,5 +29,6 @@ def open_configured_store(settings: Settings, data: Path, plugins: PluginHost) -
         user=store.user,
         password=store.password,
         timeout_s=store.timeout_s,
+        quota_bytes=to_units("disk", store.quota),
     )
     return open_store(store_url(settings, data), schemes, access)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from orlop.model.documents import to_bytes
+from orlop.model.messages import Seen
 from orlop.server.election import (
     BeginTerm,
     Campaign,
@@ -32,7 +33,7 @@ from orlop.server.election import (
     Revoke,
     Tick,
 )
-from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, Term, begin_term
+from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, Term, begin_term, collector_paused
 from orlop.server.mirror import Mirror, MirrorNews
 from orlop.store.interface import Compare, Delete, Entry, Field, Lease, Put, Store, StoreError, StoreRefused
 
@@ -48,6 +49,7 @@ class Candidate:
 
     begin: called with each term that begins, to return quickly. end: with the reason for which the last one ended.
     no_room: the store refused a campaign for lack of room, with the reason. clock: monotonic milliseconds.
+    seen: see `begin_term`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Candidate:
         end: Callable[[str], None],
         fatal: Callable[[Exception], None],
         no_room: Callable[[str], None] = lambda _: None,
+        seen: Seen | None = None,
     ) -> None:
         self._store = store
         self._classes = classes
@@ -74,12 +77,14 @@ class Candidate:
         self._end = end
         self._fatal = fatal
         self._no_room = no_room
+        self._seen = seen
         self._election = Election(settings)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._leases: dict[int, Lease] = {}
         self._turn = threading.Lock()
         self._revision = 0
+        self._trouble = ""
         self.mirror = Mirror(store, classes, clock, self._mirrored)
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-election", daemon=True),
@@ -132,14 +137,16 @@ class Candidate:
     def _copied(self, revision: int, entries: dict[str, Entry]) -> None:
         """The mirror has what the term begins from."""
         try:
-            term = begin_term(
-                self._store,
-                entries,
-                self._classes,
-                revision,
-                new_cluster_id=secrets.token_hex(8),
-                utc_ms=self._utc_ms(),
-            )
+            with collector_paused():
+                term = begin_term(
+                    self._store,
+                    entries,
+                    self._classes,
+                    revision,
+                    new_cluster_id=secrets.token_hex(8),
+                    utc_ms=self._utc_ms(),
+                    seen=self._seen,
+                )
         except StoreError as error:
             self.give_up(f"the term could not begin: {error}")
             return
@@ -207,10 +214,12 @@ class Candidate:
             won = self._create_key(lease)
             error = ""
         except StoreError as failure:
-            log.warning("this server could not campaign: %s", failure)
+            if str(failure) != self._trouble:  # said once, however often it is tried
+                log.warning("this server cannot campaign, and tries again: %s", failure)
             won, error = 0, str(failure)
             if isinstance(failure, StoreRefused):
                 self._no_room(str(failure))
+        self._trouble = error
         self._events.put(
             CampaignEnded(won=won, lease=lease.id if lease is not None else 0, asked_ms=asked_ms, error=error)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -12,10 +12,11 @@ from orlop.kernel import records
 from orlop.kernel.events import Logged
 from orlop.model.documents import from_bytes
 from orlop.model.events import LogEntry, LogRecord
-from orlop.store.interface import Store
+from orlop.store.interface import Entry, Store
 
 RECORDS_IN_MEMORY_MAX: Final = 1_000
 FOLLOWER_QUEUE_MAX: Final = 1_024
+RECORDS_PER_PAGE: Final = 500
 
 Numbered = tuple[int, int, LogEntry]
 
@@ -67,27 +68,66 @@ class EventLog:
     ) -> tuple[list[Numbered], bool]:
         """Ascending; the last `limit` ones without `after`, else the first `limit` beyond it. version: the state's.
 
-        The flag: entries beyond `after` have been dropped.
+        The flag: entries beyond `after` have been dropped. `wanted` may be called on another thread. The store is
+        asked for what memory does not have, page by page, and no further than `limit` needs.
         """
-        gap = after is not None and after[0] < version - self._kept
-        found: list[Numbered] = []
-        start = after if after is not None else (-1, -1)
-        for logged in await self._records_after(start[0]):
-            for index, entry in enumerate(logged.entries):
-                if (logged.version, index) > start and wanted(entry):
-                    found.append((logged.version, index, entry))
-        return (found[:limit] if after is not None else found[-limit:]), gap
-
-    async def _records_after(self, version: int) -> list[Logged]:
         recent = list(self._recent)
-        if recent and version >= recent[0].version - 1:
-            return recent
-        return await asyncio.to_thread(self._stored_after, version)
+        if after is None:
+            found = _matching(recent, wanted)
+            if len(found) < limit:
+                first = recent[0].version if recent else version + 1
+                missing = limit - len(found)
+                found = await asyncio.to_thread(self._stored_before, first, version, missing, wanted) + found
+            return found[-limit:], False
+        gap = after[0] < version - self._kept
+        if recent and after[0] >= recent[0].version - 1:
+            found = _matching(recent, wanted, after)
+        else:
+            found = await asyncio.to_thread(self._stored_after, after, limit, wanted)
+        return found[:limit], gap
 
-    def _stored_after(self, version: int) -> list[Logged]:
-        after = records.log_key(version - 1) if version > 0 else None
-        found = []
-        for entry in self._store.range(records.LOG, after=after).entries:
-            record = from_bytes(entry.value, LogRecord, entry.key)
-            found.append(Logged(version=int(entry.key.removeprefix(records.LOG)), entries=record.entries))
+    def _stored_after(self, after: tuple[int, int], limit: int, wanted: Callable[[LogEntry], bool]) -> list[Numbered]:
+        """At least the first `limit` entries, or all there are."""
+        found: list[Numbered] = []
+        key = records.log_key(after[0] - 1) if after[0] > 0 else None
+        while True:
+            page = self._store.range(records.LOG, after=key, limit=RECORDS_PER_PAGE)
+            found += _matching(map(_logged, page.entries), wanted, after)
+            if not page.more or len(found) >= limit:
+                return found
+            key = page.entries[-1].key
+
+    def _stored_before(
+        self, before: int, version: int, limit: int, wanted: Callable[[LogEntry], bool]
+    ) -> list[Numbered]:
+        """At least the last `limit` entries of versions below `before`, or all that are kept.
+
+        A version has one record at most, so that a page of versions is a page of records.
+        """
+        found: list[Numbered] = []
+        oldest = max(0, version - self._kept + 1)
+        while before > oldest and len(found) < limit:
+            start = max(oldest, before - RECORDS_PER_PAGE)
+            key = records.log_key(start - 1) if start > 0 else None
+            page = self._store.range(records.LOG, after=key, limit=before - start)
+            logged = [one for one in map(_logged, page.entries) if one.version < before]
+            found = _matching(logged, wanted) + found
+            before = start
         return found
+
+
+def _logged(entry: Entry) -> Logged:
+    """Raises DocumentError."""
+    record = from_bytes(entry.value, LogRecord, entry.key)
+    return Logged(version=int(entry.key.removeprefix(records.LOG)), entries=record.entries)
+
+
+def _matching(
+    logged: Iterable[Logged], wanted: Callable[[LogEntry], bool], after: tuple[int, int] = (-1, -1)
+) -> list[Numbered]:
+    return [
+        (one.version, index, entry)
+        for one in logged
+        for index, entry in enumerate(one.entries)
+        if (one.version, index) > after and wanted(entry)
+    ]

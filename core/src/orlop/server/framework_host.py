@@ -62,13 +62,16 @@ class FrameworkHost:
         clock: Callable[[], Now],
         set_wakeup: SetWakeup,
         handler_timeout_s: float,
+        refusal: Callable[[], str] = lambda: "",
     ) -> None:
+        """refusal: why commands are not taken at present; empty when they are."""
         self.runner = runner
         self._plugin = plugin
         self._core = core
         self._clock = clock
         self._set_wakeup = set_wakeup
         self._timeout_s = handler_timeout_s
+        self._refusal = refusal
         self._condition = threading.Condition()
         self._changed = EVERYTHING
         self._commands: list[tuple[Command, Done]] = []
@@ -126,7 +129,9 @@ class FrameworkHost:
     def enqueue(self, token: str, value: Any, done: Done) -> None:
         """Queues a command; `done(reply, None)` after the commit, or `done(None, error)`."""
         with self._condition:
-            if self._stopping:
+            if reason := self._refusal():
+                done(None, NotAvailable(f"nothing was changed: {reason}"))
+            elif self._stopping:
                 done(None, NotAvailable("nothing was changed: this server stops to lead"))
             elif self._status.state != "running":
                 done(None, NotAvailable(f"framework {self.name} is {self._status.state}: {self._status.error}"))

@@ -8,6 +8,7 @@ to the loop goes through a `Bridge`, which wakes the loop once per burst, not on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -21,8 +22,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from orlop.agent.agent import read_clock
 from orlop.agent.session import AgentEnd, Link, local_session
 from orlop.framework import Framework, NotAvailable
+from orlop.kernel import records
 from orlop.kernel.events import (
     Answer,
+    Assign,
     DrainNode,
     Effect,
     KillTask,
@@ -41,6 +44,7 @@ from orlop.server.core import Core
 from orlop.server.event_log import EventLog
 from orlop.server.framework_host import FrameworkHost, FrameworkStatus
 from orlop.server.framework_run import FrameworkRunner
+from orlop.server.housekeeping import Advice, Housekeeping
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
 from orlop.server.pipeline import Failure
@@ -48,11 +52,12 @@ from orlop.server.plugin_host import PluginHost
 from orlop.server.routing import Host
 from orlop.server.sessions import Sessions
 from orlop.server.timers import TimerService
-from orlop.store.interface import Store
+from orlop.store.interface import Compacted, Store, StoreError
 
 log = logging.getLogger(__name__)
 
 HANG_CHECK_S: Final = 0.5
+HOUSEKEEPING_S: Final = 10.0
 TICK_AGAIN_MS: Final = 1_000
 
 
@@ -104,6 +109,7 @@ class Leadership:
             lambda error: parts.bridge.call(lambda: failed(error)),
         )
         self._timers = TimerService(loop)
+        self._housekeeping = Housekeeping()
         self._frameworks = self._make_frameworks()
         liveness = Liveness(parts.liveness, iter(term.state.node_order), read_clock().monotonic_ms)
         self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
@@ -127,6 +133,7 @@ class Leadership:
                 read_clock,
                 self._wakeup_setter(name),
                 self._parts.handler_timeout_s,
+                self.refusal,
             )
         return made
 
@@ -143,7 +150,7 @@ class Leadership:
             framework.start()
         self._core.submit(Tick())
         self._parts.host.lead(self._frameworks)
-        for work in (self._sessions.watch(), self._check_hangs()):
+        for work in (self._sessions.watch(), self._check_hangs(), self._keep_house()):
             task = asyncio.get_running_loop().create_task(work)
             self._background.add(task)
 
@@ -185,6 +192,31 @@ class Leadership:
             for framework in self._frameworks.values():
                 framework.check_hang()
 
+    async def _keep_house(self) -> None:
+        """Keeps the store from filling up."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                await asyncio.to_thread(self._keep_house_once)
+            except StoreError as error:
+                log.warning("the store's history could not be looked after: %s", error)
+
+    def _keep_house_once(self) -> None:
+        store, now_ms = self._parts.store, read_clock().monotonic_ms
+        revision = self._housekeeping.note(store.range(records.META_KEY, limit=1).revision, now_ms)
+        if revision is not None:
+            with contextlib.suppress(Compacted):  # somebody else has done so
+                store.compact(revision)
+        advice = self._housekeeping.judge(store.room(), now_ms)
+        if advice is Advice.TRIM or self._core.read_only_reason:
+            log.warning("the store is nearly full: its history is given up")
+            store.make_room()
+            self._housekeeping.judge(store.room(), now_ms)
+
+    def refusal(self) -> str:
+        """Why new work is refused; empty when it is not."""
+        return self._housekeeping.refusal
+
     # Effects: called on the writer thread, after the commit
 
     def _release(self, effects: Iterable[Effect]) -> None:
@@ -200,7 +232,7 @@ class Leadership:
     def _carry_out(self, effect: Effect) -> None:
         self._parts.metrics.effects.labels(type(effect).__name__).inc()
         match effect:
-            case ToNode():
+            case ToNode() | Assign():
                 self._sessions.send(effect)
             case Logged():
                 self.log.add(effect)

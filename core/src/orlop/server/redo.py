@@ -41,12 +41,12 @@ class Plan:
 
 def plan(writes: Sequence[Write], meta: Put, version: int, limits: Limits) -> Plan:
     """How to write these, with the state's own document `meta`. Raises StoreRefused: a single document is too large."""
-    size = sum(map(_size, writes)) + _size(meta)
+    size = sum(map(size_of, writes)) + size_of(meta)
     if len(writes) + 1 <= limits.operations and size + RESERVED_BYTES <= limits.bytes:
         return Plan((), (*writes, meta), ())
     chunks = [
         Put(f"{records.REDO}{version:020d}/{number:06d}", value)
-        for number, value in enumerate(_chunks(writes, limits.bytes - RESERVED_BYTES - _size(meta)))
+        for number, value in enumerate(_chunks(writes, limits.bytes - RESERVED_BYTES - size_of(meta)))
     ]
     mark = Put(f"{records.REDO}{version:020d}/{MARK}", orjson.dumps({"v": VERSION, "chunks": len(chunks)}))
     return Plan(
@@ -56,7 +56,8 @@ def plan(writes: Sequence[Write], meta: Put, version: int, limits: Limits) -> Pl
     )
 
 
-def _size(write: Write) -> int:
+def size_of(write: Write) -> int:
+    """What it takes of a transaction, in bytes, a little more rather than less."""
     return len(write.key) + OVERHEAD_BYTES + (len(write.value) if isinstance(write, Put) else 0)
 
 
@@ -65,7 +66,7 @@ def _chunks(writes: Iterable[Write], bytes_max: int) -> Iterator[bytes]:
     deletes: list[str] = []
     size = 0
     for write in writes:
-        more = _size(write)
+        more = size_of(write)
         if more > bytes_max:
             raise StoreRefused(f"{write.key} has {more} bytes, and the store takes {bytes_max} at once")
         if size + more > bytes_max:
@@ -87,7 +88,7 @@ def _slices(writes: Iterable[Write], own_keys: Sequence[str], limits: Limits) ->
     found: list[Write] = []
     size = 0
     for write in writes:
-        more = _size(write)
+        more = size_of(write)
         if len(found) + 1 > limits.operations or size + more + RESERVED_BYTES > limits.bytes:
             yield tuple(found)
             found, size = [], 0

@@ -8,6 +8,7 @@ does not.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import secrets
 import time
@@ -26,7 +27,8 @@ from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
-from orlop.model.messages import ToAgent, ToServer
+from orlop.model.messages import Seen, ToAgent, ToServer
+from orlop.server import archive
 from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
@@ -38,11 +40,12 @@ from orlop.server.plugin_host import PluginHost
 from orlop.server.remote_agents import RemoteAgents
 from orlop.server.role import Role
 from orlop.server.routing import Host
-from orlop.store.interface import Store
+from orlop.store.interface import Store, StoreError
 
 log = logging.getLogger(__name__)
 
 PLUGIN_RETRY_CHECK_S: Final = 0.5
+MAKE_ROOM_AGAIN_S: Final = 5.0
 NO_LEADER: Final = "no server leads at the moment"
 
 
@@ -51,9 +54,11 @@ class PluginRecovered(Exception):
 
 
 class Server:
-    """See the module. Make it on the event loop; `start`, `ready`, then `stop`."""
+    """See the module. Make it on the event loop; `start`, `ready`, then `stop`. seen: by this machine's own node."""
 
-    def __init__(self, settings: Settings, plugins: PluginHost, store: Store, store_url: str) -> None:
+    def __init__(
+        self, settings: Settings, plugins: PluginHost, store: Store, store_url: str, seen: Seen | None = None
+    ) -> None:
         self.settings = settings
         self.plugins = plugins
         self.cluster_name = settings.cluster.name
@@ -69,6 +74,7 @@ class Server:
         self._last_led: tuple[State, int] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
+        self._making_room: asyncio.Task[None] | None = None
         kernel = self._make_kernel()
         classes = self._framework_classes()
         self.host = Host(
@@ -98,7 +104,8 @@ class Server:
             liveness=_liveness(settings.cluster),
         )
         self.metrics = self._parts.metrics.registry
-        self._candidate = self._make_candidate(store, {name: framework for name, (_, framework) in classes.items()})
+        own_classes = {name: framework for name, (_, framework) in classes.items()}
+        self._candidate = self._make_candidate(store, own_classes, seen)
 
     def _framework_classes(self) -> dict[str, tuple[str, type[Framework]]]:
         found: dict[str, tuple[str, type[Framework]]] = {}
@@ -119,7 +126,7 @@ class Server:
             scorers += self.plugins.call(plugin, "node_scorers", settings=settings) or []
         return Kernel(filters, scorers)
 
-    def _make_candidate(self, store: Store, classes: Mapping[str, type[Framework]]) -> Candidate:
+    def _make_candidate(self, store: Store, classes: Mapping[str, type[Framework]], seen: Seen | None) -> Candidate:
         shared = not store.exclusive
         bridge = self._parts.bridge
         return Candidate(
@@ -134,6 +141,8 @@ class Server:
             begin=lambda term: bridge.call(lambda: self._begin(term)),
             end=lambda reason: bridge.call(lambda: self._end(reason)),
             fatal=lambda error: bridge.call(lambda: self._fail(error)),
+            no_room=lambda reason: bridge.call(lambda: self._no_room(reason)),
+            seen=seen,
         )
 
     # Its life
@@ -156,7 +165,7 @@ class Server:
 
     async def stop(self) -> None:
         """Writes what was decided, and gives the lead away. Tasks go on."""
-        for task in self._background:
+        for task in self._background | ({self._making_room} if self._making_room is not None else set()):
             task.cancel()
         leadership, self._leadership = self._leadership, None
         if leadership is not None:
@@ -180,6 +189,19 @@ class Server:
         self._leadership = leadership
         self._candidate.mirror.forget()
         self._changed.set()
+
+    def _no_room(self, reason: str) -> None:
+        """Nobody can lead in a full store, so whoever would makes room, one at a time."""
+        if self._making_room is None or self._making_room.done():
+            log.warning("no server can lead (%s): this one gives up the store's history", reason)
+            self._making_room = asyncio.get_running_loop().create_task(self._make_room())
+
+    async def _make_room(self) -> None:
+        try:
+            await asyncio.to_thread(self._parts.store.make_room)
+        except StoreError as error:
+            log.warning("there is no more room yet: %s", error)
+        await asyncio.sleep(MAKE_ROOM_AGAIN_S)
 
     def _term_failed(self, error: Exception) -> None:
         self._candidate.give_up(str(error))
@@ -274,6 +296,19 @@ class Server:
         if self._leadership is None:
             raise NotAvailable(f"nothing was changed: {NO_LEADER}")
         return self._leadership
+
+    async def backup(self) -> bytes:
+        """A backup's file. Raises NotAvailable."""
+        self._leading()
+        try:
+            return await asyncio.to_thread(self._backup)
+        except (StoreError, archive.BackupError) as error:
+            raise NotAvailable(f"the state cannot be read: {error}") from error
+
+    def _backup(self) -> bytes:
+        file = io.BytesIO()
+        archive.write(archive.take(self._parts.store, utc_ms=read_clock().utc_ms, orlop_version=self.version), file)
+        return file.getvalue()
 
     async def log_entries(
         self, *, after: tuple[int, int] | None, limit: int, subject: str | None = None

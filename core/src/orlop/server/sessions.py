@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from orlop.agent.session import Link, LinkClosed
-from orlop.kernel.events import AgentHello, AgentStatuses, Answer, NodeSilent, ToNode
+from orlop.kernel.assignments import assignments
+from orlop.kernel.events import AgentHello, AgentStatuses, Answer, Assign, NodeSilent, ToNode
 from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
 from orlop.server.bridge import Bridge
@@ -80,13 +81,13 @@ class Sessions:
         for link in list(self._by_session.values()):
             link.close(reason)
 
-    def send(self, effect: ToNode) -> None:
+    def send(self, effect: ToNode | Assign) -> None:
         """To the node's current session; dropped when there is none or it is another one."""
         session, link = self._links.get(effect.node, ("", None))
         if link is None or (effect.session and effect.session != session):
             return
         try:
-            link.send(effect.message)
+            link.send(assignments(effect) if isinstance(effect, Assign) else effect.message)
         except LinkClosed:
             log.info("node %s has no session any more", effect.node)
 

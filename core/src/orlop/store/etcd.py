@@ -12,6 +12,7 @@ needs space, new leases included; leases are kept alive, and deletions and compa
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Sequence
@@ -43,11 +44,14 @@ from orlop.store.interface import (
     OutcomeUnknown,
     Put,
     RangeResult,
+    Room,
     StoreError,
     StoreRefused,
     TransactionResult,
 )
 from orlop.store.leases import HeldLease
+
+log = logging.getLogger(__name__)
 
 #: etcd's own defaults: 128 operations, 1.5 MiB. The second counts prefixes and numbers too: 256 of up to 256 bytes.
 LIMITS: Final = Limits(operations=128, bytes=1_572_864 - 256 * 256)
@@ -55,6 +59,7 @@ LIMITS: Final = Limits(operations=128, bytes=1_572_864 - 256 * 256)
 PAGE_KEYS: Final = 5_000
 #: How often a listing of the present begins anew, when its revision was compacted between two pages.
 LISTINGS_MAX: Final = 3
+FIRST_IS_OLDEST_AFTER_S: Final = 0.5
 
 
 class EtcdStore:
@@ -63,6 +68,7 @@ class EtcdStore:
     def __init__(self, address: EtcdAddress, *, limits: Limits = LIMITS) -> None:
         self.limits = limits
         self.exclusive = False
+        self._quota_bytes = address.access.quota_bytes
         self.members = Members(address)
         self.maintenance = EtcdMaintenance(self.members)
         self._keys = KeySpace(address.prefix.encode())
@@ -151,9 +157,28 @@ class EtcdStore:
         try:
             self._write(protocol.COMPACT, messages.CompactionRequest(revision=revision))
         except EtcdRefused as refused:
-            raise self._about_revision(refused, revision) from refused
+            self._raise_about_revision(refused, revision)
+            raise
         with self._lock:
             self._compacted_to = max(self._compacted_to, revision)
+
+    def room(self) -> Room | None:
+        """See `interface.Store.room`: of the member whose file is the largest."""
+        found = [one for one in self.maintenance.status() if not one.error]
+        if not found:
+            raise StoreError("no etcd member says how full it is")
+        largest = max(found, key=lambda one: one.size_bytes)
+        return Room(used_bytes=largest.size_bytes, limit_bytes=largest.quota_bytes or self._quota_bytes)
+
+    def make_room(self) -> None:
+        """See `interface.Store.make_room`: compacts, defragments member by member, takes back the alarm."""
+        revision = self._read(self._look()).header.revision
+        self.maintenance.compact(revision)
+        with self._lock:
+            self._compacted_to = max(self._compacted_to, revision)
+        for status in self.maintenance.defragment():
+            log.info("etcd member %s was defragmented: it has %d bytes", status.endpoint, status.size_bytes)
+        self.maintenance.disarm()
 
     def close(self) -> None:
         """See `interface.Store.close`. Leases are left to end by themselves."""
@@ -206,7 +231,8 @@ class EtcdStore:
         try:
             return self.members.ask(protocol.RANGE, request, needs_leader=not request.serializable)
         except EtcdRefused as refused:
-            raise self._about_revision(refused, request.revision) from refused
+            self._raise_about_revision(refused, request.revision)
+            raise
 
     def _write(self, method: protocol.Method, request: Any) -> Any:
         """Raises StoreRefused, OutcomeUnknown."""
@@ -216,18 +242,15 @@ class EtcdStore:
             kind = StoreRefused if error.surely_not_applied else OutcomeUnknown
             raise kind(str(error)) from error
 
-    def _about_revision(self, refused: EtcdRefused, revision: int) -> StoreError:
-        """What the interface calls it."""
-        if is_about_compaction(refused):
-            # Only a compaction to the first revision can be repeated there.
-            oldest = oldest_revision(self.members, self._keys) if revision > 1 else max(1, self._oldest_or_first())
-            return Compacted(revision, oldest)
+    def _raise_about_revision(self, refused: EtcdRefused, revision: int) -> None:
+        """Raises what the interface calls it, if it was refused for its revision."""
         if is_about_the_future(refused):
-            return FutureRevision(f"revision {revision} has not happened yet")
-        return refused
-
-    def _oldest_or_first(self) -> int:
-        try:
-            return oldest_revision(self.members, self._keys)
-        except StoreError:
-            return 1
+            raise FutureRevision(f"revision {revision} has not happened yet") from refused
+        if not is_about_compaction(refused):
+            return
+        # The first revision can be the oldest only when it is compacted once more; then nobody says so.
+        within_s = self.members.timeout_s if revision > 1 else FIRST_IS_OLDEST_AFTER_S
+        oldest = oldest_revision(self.members, self._keys, within_s)
+        if oldest is None and revision > 1:
+            raise StoreError(f"revision {revision} is compacted, and etcd does not say to where") from refused
+        raise Compacted(revision, oldest or revision) from refused

@@ -18,6 +18,8 @@ from orlop.store.interface import StoreError
 
 SCHEMES: Final = ("etcd", "etcds")
 DEFAULT_PORT: Final = 2379
+#: etcd's own.
+DEFAULT_QUOTA_BYTES: Final = 2 * 2**30
 #: Of UTF-8. The limits of a transaction leave room for so much in front of each key.
 PREFIX_BYTES_MAX: Final = 128
 ENDPOINTS_MAX: Final = 16
@@ -31,6 +33,7 @@ _KEYS: Final = ("ca_file", "cert_file", "key_file", "user", "password_file", "ti
 class StoreAccess:
     """What a store's URL does not say. cluster: the cluster's name. Files: of PEM certificates and a private key.
 
+    quota_bytes: of each member's file, where the members do not tell (before 3.6).
     timeout_s: how long a call may look for a member that answers, and how long one may take to answer.
     """
 
@@ -41,6 +44,7 @@ class StoreAccess:
     user: str = ""
     password: str = attrs.field(default="", repr=False)
     timeout_s: float = 5.0
+    quota_bytes: int = DEFAULT_QUOTA_BYTES
 
 
 @attrs.frozen(kw_only=True)

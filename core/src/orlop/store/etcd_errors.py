@@ -8,6 +8,7 @@ of etcd 3.4 to 3.6 and of gRPC; words that change fall to the safe side.
 from __future__ import annotations
 
 import enum
+import re
 from typing import Final
 
 import attrs
@@ -90,6 +91,7 @@ _KNOWN: Final = (
     (grpc.StatusCode.UNKNOWN, "auth: ", Cure.NONE),
 )
 
+_ADDRESS: Final = re.compile(r"^ipv[46]:\S+: ")
 _NO_SPACE: Final = "etcdserver: mvcc: database space exceeded"
 _HINTS: Final = {
     _NO_SPACE: "etcd is full: its database has reached its quota; `orlop store compact` makes room",
@@ -121,8 +123,7 @@ def judge(error: grpc.RpcError) -> Verdict:
 
 def code_of(error: grpc.RpcError) -> grpc.StatusCode:
     """gRPC's code; UNKNOWN for an error without one."""
-    code = error.code() if isinstance(error, grpc.Call) else None
-    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
+    return error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
 
 
 def details_of(error: grpc.RpcError) -> str:
@@ -153,5 +154,6 @@ def is_known_lease(refused: EtcdRefused) -> bool:
 def _plain(code: grpc.StatusCode, details: str) -> str:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return "did not answer in time"
-    # gRPC wraps the cause: "failed to connect to all addresses; last error: UNKNOWN: ipv4:…: Connection refused"
-    return details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ") or code.name
+    # gRPC wraps the cause: "failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:5: Connection …"
+    cause = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+    return _ADDRESS.sub("", cause) or code.name

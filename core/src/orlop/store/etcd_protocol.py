@@ -27,14 +27,14 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 #: In the order in which they depend on one another.
 _MESSAGE_MODULES: Final = ("kv_pb2", "auth_pb2", "rpc_pb2")
 
-#: (message, field, number, type, repeated): what servers from 3.4 on know, quota_bytes and min_db_size_in_use apart.
+#: (message, field, number, type, repeated), known to servers from 3.4 on, the last of StatusResponse from 3.6 on.
 _LATER_FIELDS: Final = (
     ("WatchCreateRequest", "fragment", 8, FieldDescriptorProto.TYPE_BOOL, False),
     ("WatchResponse", "fragment", 7, FieldDescriptorProto.TYPE_BOOL, False),
     ("StatusResponse", "errors", 8, FieldDescriptorProto.TYPE_STRING, True),
     ("StatusResponse", "dbSizeInUse", 9, FieldDescriptorProto.TYPE_INT64, False),
     ("StatusResponse", "isLearner", 10, FieldDescriptorProto.TYPE_BOOL, False),
-    ("StatusResponse", "dbSizeQuota", 12, FieldDescriptorProto.TYPE_INT64, False),  # from 3.6 on
+    ("StatusResponse", "dbSizeQuota", 12, FieldDescriptorProto.TYPE_INT64, False),
     ("Member", "isLearner", 5, FieldDescriptorProto.TYPE_BOOL, False),
 )
 
@@ -47,10 +47,11 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # A frozen peer keeps its sockets open; only pings tell. Without the third option the kernel's patience counts.
+    # While no call is under way there are none: etcd closes connections that are pinged for nothing.
     ("grpc.keepalive_time_ms", _PING_EVERY_MS),
     ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
-    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
     # Back quickly after an outage.
     ("grpc.initial_reconnect_backoff_ms", 100),

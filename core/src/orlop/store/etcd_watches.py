@@ -35,7 +35,6 @@ LONGEST_PAUSE_S: Final = 1.0
 #: Of keys and values that wait to be read, and a guess of what each change costs beside these.
 QUEUE_BYTES_MAX: Final = 32 * 1024 * 1024
 CHANGE_BYTES: Final = 500
-OLDEST_WITHIN_S: Final = 1.0
 CLOSED_WITHIN_S: Final = 5.0
 
 
@@ -51,23 +50,25 @@ class _History(Exception):
         self.oldest = oldest
 
 
-def oldest_revision(members: Members, keys: KeySpace) -> int:
-    """The oldest revision that can be read, known to be above 1. Raises StoreError."""
+def oldest_revision(members: Members, keys: KeySpace, within_s: float) -> int | None:
+    """The oldest revision that can be read, if that is above 1: etcd tells whom it cannot serve from 1 on.
+
+    None when no member has said so in that time. Raises StoreError.
+    """
     request = protocol.messages.WatchRequest(
         create_request=protocol.messages.WatchCreateRequest(key=keys.root, start_revision=1)
     )
-    member = members.usable()
-    try:
-        with member.stream(protocol.WATCH, request, OLDEST_WITHIN_S) as stream:
-            for _ in _batches(member, stream):
-                pass
-    except _History as history:
-        return history.oldest
-    except _Ended as error:
-        raise StoreError(f"etcd does not say what it has compacted: {error}") from error
-    except grpc.RpcError as error:
-        raise StoreError(f"etcd does not say what it has compacted: {judge(error).text}") from error
-    raise AssertionError("unreachable: a stream of batches ends with an exception")
+    for _ in members.all:
+        member = members.usable()
+        try:
+            with member.stream(protocol.WATCH, request, within_s / len(members.all)) as stream:
+                for _ in _batches(member, stream):
+                    pass
+        except _History as history:
+            return history.oldest
+        except (_Ended, grpc.RpcError):
+            members.leave(member)
+    return None
 
 
 def _batches(member: Member, stream: Any) -> Iterator[tuple[Any, list[Any]]]:
@@ -245,7 +246,8 @@ class EtcdWatch:
             self._members.ask(protocol.RANGE, request)
         except EtcdRefused as refused:
             if is_about_compaction(refused):
-                raise _History(oldest_revision(self._members, self._keys)) from refused
+                oldest = oldest_revision(self._members, self._keys, self._members.timeout_s)
+                raise _History(oldest or self._seen + 1) from refused
             if not is_about_the_future(refused):
                 raise
 

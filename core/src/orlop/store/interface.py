@@ -130,6 +130,14 @@ class Limits:
     bytes: int
 
 
+@attrs.frozen
+class Room:
+    """How full a store is: what its files take, and what they may take before it refuses to write. In bytes."""
+
+    used_bytes: int
+    limit_bytes: int
+
+
 class Watch(Protocol):
     """A stream of changes of one prefix, in the order of revisions, those of one revision together as written."""
 
@@ -217,6 +225,15 @@ class Store(Protocol):
 
         A watch that has read all of its changes up to `revision` goes on unharmed. Raises Compacted (it already is the
         oldest, or is gone), FutureRevision, StoreRefused, OutcomeUnknown.
+        """
+
+    def room(self) -> Room | None:
+        """How full it is; None when it has no bound of its own. Raises StoreError."""
+
+    def make_room(self) -> None:
+        """Gives back all that only history needs, and takes up writing again if that was stopped for lack of room.
+
+        It may take seconds, in which others are served more slowly. Raises StoreError.
         """
 
     def close(self) -> None:

@@ -7,11 +7,13 @@ deleted (`_end_lease`), and what has changed (`_changes_after`, see `watches.Rea
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import cast
 
 from orlop.store import requests
-from orlop.store.interface import Change
+from orlop.store.interface import Change, Compacted, Store
 from orlop.store.leases import HeldLease, LeaseTable
 from orlop.store.watches import CursorWatch, WatchHub
 
@@ -45,6 +47,16 @@ class LocalStore(abc.ABC):
         with self._writing():
             if lease in self._leases:
                 self._end_lease(lease)
+
+    def room(self) -> None:
+        """See `interface.Store.room`: it grows for as long as there is room elsewhere."""
+        return
+
+    def make_room(self) -> None:
+        """See `interface.Store.make_room`."""
+        own = cast(Store, self)
+        with contextlib.suppress(Compacted):  # there is no history
+            own.compact(own.range("", limit=1).revision)
 
     @abc.abstractmethod
     def _opened(self) -> AbstractContextManager[object]:

@@ -24,10 +24,12 @@ import attrs
 
 from orlop.framework import Changed, Explanation, Framework, Refused, Task, View
 from orlop.kernel import invariants
+from orlop.kernel.assignments import assignments
 from orlop.kernel.events import (
     AgentHello,
     AgentStatuses,
     Answer,
+    Assign,
     Effect,
     Event,
     KillTask,
@@ -37,7 +39,6 @@ from orlop.kernel.events import (
     Published,
     Tick,
     TickAt,
-    ToNode,
 )
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.kernel.kernel import Kernel
@@ -281,8 +282,8 @@ class Cluster:
 
     def _release(self, effect: Effect) -> None:
         match effect:
-            case ToNode(message=Assignments() as message):
-                self._assigned(self.nodes[effect.node], message)
+            case Assign():
+                self._assigned(self.nodes[effect.node], assignments(effect))
             case Notify():
                 self._note_changed(effect)
             case Answer():

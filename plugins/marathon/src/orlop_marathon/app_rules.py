@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from orlop_marathon import docker_parameters, paths
+from orlop_marathon import docker_parameters, paths, roles
 from orlop_marathon.errors import Problem
 from orlop_marathon.model import (
     UNLIMITED,
@@ -37,8 +37,6 @@ MOST_INSTANCES: Final = 100_000
 #: How long a regular expression in a constraint may be, in characters.
 LONGEST_EXPRESSION: Final = 1024
 
-_EXECUTOR_PATTERN: Final = r"^(//cmd)|(/?[^/]+(/[^/]+)*)|$"
-_EXECUTOR: Final = re.compile(r"(//cmd)|(/?[^/]+(/[^/]+)*)|")
 _IS_VALUE: Final = re.compile(r"[a-zA-Z0-9_/.-]*")
 _MESOS_HTTP: Final = (
     HealthCheckProtocol.MESOS_HTTP,
@@ -84,8 +82,6 @@ def _command_rules(app: App, _: Defaults) -> Iterator[Problem]:
     if both or not (either or complete):
         text = "AppDefinition must either contain one of 'cmd' or 'args', and/or a 'container'."
         yield Problem("/", text)
-    if not _EXECUTOR.fullmatch(app.executor):
-        yield Problem("/executor", f"must fully match regular expression '{_EXECUTOR_PATTERN}'")
     if "\0" in (app.cmd or ""):
         yield Problem("/cmd", "must not contain a NUL character")
     for position, argument in enumerate(app.args):
@@ -151,14 +147,15 @@ def _is_uri(text: str) -> bool:
 
 def _role_rules(app: App, _: Defaults) -> Iterator[Problem]:
     for path, role in (("/role", app.role), *_positions("/acceptedResourceRoles", app.accepted_resource_roles)):
-        if role in ("", ".", ".."):
+        if role in (".", ".."):
             yield Problem(path, f'A role name must not be "{role}".')
         if role.startswith("-"):
             yield Problem(path, "A role name must not start with a '-'.")
         if found := re.search(r"[\x00-\x20/\x7f]", role):
             yield Problem(path, f"A role name must not include a {_named_character(found[0])} character.")
-    if not set(app.accepted_resource_roles) <= {"*", app.role}:
-        text = f"acceptedResourceRoles can only contain {' and '.join(sorted({'*', app.role}))}"
+    known = {"*", app.role} - {roles.NOT_SAID}
+    if not set(app.accepted_resource_roles) <= known:
+        text = f"acceptedResourceRoles can only contain {' and '.join(sorted(known))}"
         yield Problem("/acceptedResourceRoles", text)
 
 
@@ -247,16 +244,6 @@ def _port_rules(app: App, _: Defaults) -> Iterator[Problem]:
             if name not in names:
                 expected = ", ".join(sorted(names))
                 yield Problem(f"{path}/networkNames({at})", f"got {name}, expected one of: {expected}")
-    for path, name in _port_names(app):
-        if "\0" in name or "=" in name or not name:
-            yield Problem(path, "must be a name of letters, digits and dashes")
-
-
-def _port_names(app: App) -> Iterator[tuple[str, str]]:
-    path = "/portDefinitions" if app.host_networking else "/container/portMappings"
-    for position, entry in enumerate(app.port_entries):
-        if entry.name is not None:
-            yield f"{path}({position})/name", entry.name
 
 
 def _repeated(items: Iterable[Any]) -> bool:
@@ -423,6 +410,8 @@ def _health_problems(app: App, check: HealthCheck, indices: range) -> Iterator[s
     if check.protocol is HealthCheckProtocol.COMMAND:
         if check.command is None:
             yield "HealthCheck with protocol COMMAND must specify a command"
+    elif check.command is not None:
+        yield f"illegal protocol {check.protocol.value} specified with command"
     elif check.port_index is not None:
         if check.port_index not in indices:
             yield _PORT_INDEX_TEXT

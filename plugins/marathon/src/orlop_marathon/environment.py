@@ -6,7 +6,6 @@ Ports of the node are known only when a task is placed: they come from the spec'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from orlop_marathon.model import App, AppRecord, PortDefinition, PortMapping
@@ -54,7 +53,7 @@ def port_names(app: App, position: int, prefix: str) -> tuple[str, ...]:
     """Names of the variables that hold the port of this entry; `{port}` in a name stands for the port itself."""
     entry = app.port_entries[position]
     requested = entry.port if isinstance(entry, PortDefinition) else entry.container_port
-    names = [f"{prefix}PORT"] if position == 0 else []
+    names = [f"{prefix}PORT"] if position == _first_listed(app) else []
     names += [f"{prefix}PORT{position}", f"{prefix}PORT_{requested or '{port}'}"]
     if entry.name:
         names.append(f"{prefix}PORT_{entry.name.upper()}")
@@ -69,24 +68,33 @@ def has_host_port(entry: PortDefinition | PortMapping) -> bool:
 def container_ports(app: App, prefix: str) -> dict[str, str]:
     """Variables of the ports that only the container has: known without a node.
 
-    A container port 0 is a number of our choice. `PORTS` lists these only (and the node's ports, when there are any).
+    `PORT` and `PORTS` are of the node's ports and of those that we chose, not of fixed ports of the container.
     """
     found: dict[str, str] = {}
-    generated = []
-    numbers = _unused(app)
-    for position, entry in enumerate(app.port_entries):
-        if isinstance(entry, PortDefinition) or entry.host_port is not None:
-            continue
-        port = entry.container_port or next(numbers)
-        if not entry.container_port:
-            generated.append(str(port))
+    alone = inner_ports(app)
+    for position, port in alone.items():
         for name in port_names(app, position, prefix):
             found[name.replace("{port}", str(port))] = str(port)
     if found and not any(has_host_port(entry) for entry in app.port_entries):
-        found[f"{prefix}PORTS"] = ",".join(generated)
+        chosen = [str(port) for position, port in alone.items() if not app.port_mappings[position].container_port]
+        found[f"{prefix}PORTS"] = ",".join(chosen)
     return found
 
 
-def _unused(app: App) -> Iterator[int]:
+def inner_ports(app: App) -> dict[int, int]:
+    """The container's port of each entry that has no port of the node, by position. 0 becomes one of our choice."""
     used = {mapping.container_port for mapping in app.port_mappings}
-    return (port for port in range(FIRST_GENERATED_PORT, 65536) if port not in used)
+    free = (port for port in range(FIRST_GENERATED_PORT, 65536) if port not in used)
+    return {
+        position: mapping.container_port or next(free)
+        for position, mapping in enumerate(app.port_mappings)
+        if mapping.host_port is None
+    }
+
+
+def _first_listed(app: App) -> int | None:
+    """The position of the entry that `PORT` is of."""
+    entries = app.port_entries
+    on_node = (position for position, entry in enumerate(entries) if has_host_port(entry))
+    chosen = (position for position, mapping in enumerate(app.port_mappings) if not mapping.container_port)
+    return next(on_node, None) if any(has_host_port(entry) for entry in entries) else next(chosen, None)

@@ -82,6 +82,10 @@ def bad_request(text: str) -> MarathonError:
     return MarathonError(400, {"message": text})
 
 
+def invalid_task_id(text: str) -> MarathonError:
+    return bad_request(f"Invalid task id '{text}'. [taskId {text} no valid identifier (of class java.lang.String)]")
+
+
 def scale_and_wipe() -> MarathonError:
     return bad_request("You cannot use scale and wipe at the same time.")
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from orlop.framework import Emit, Outcome, Task, TaskState, View, format_utc
-from orlop_marathon.deployments import Deployment, action_json, plan_json
+from orlop_marathon import wire
+from orlop_marathon.deployments import ActionKind, Deployment, action_json, plan_json
+from orlop_marathon.model import AppRecord, HealthCheck
 from orlop_marathon.reconciling import config_version, instance_id
 
 Event = dict[str, Any]
@@ -102,6 +104,31 @@ def task_events(view: View, task: Task, *, health_changed: bool) -> list[Emit]:
     ]  # fmt: skip
 
 
+def check_failed(view: View, task: Task, check: HealthCheck) -> Emit:
+    """One more failure of a health check that counts. `taskId` holds the instance's id, as there."""
+    return say(
+        "failed_health_check_event", view.now.utc_ms,
+        appId=task.group, taskId=instance_id(task.key), instanceId=instance_id(task.key),
+        healthCheck=wire.write(check),
+    )  # fmt: skip
+
+
+def checks_added(view: View, record: AppRecord) -> list[Emit]:
+    """The app's configuration is checked from now on."""
+    return [
+        say(
+            "add_health_check_event", view.now.utc_ms,
+            appId=record.app.id, version=record.version, healthCheck=wire.write(check),
+        )
+        for check in record.app.health_checks
+    ]  # fmt: skip
+
+
+def checks_removed(view: View, record: AppRecord) -> list[Emit]:
+    """The app's configuration is not checked any more."""
+    return [say("remove_health_check_event", view.now.utc_ms, appId=record.app.id) for _ in record.app.health_checks]
+
+
 def unhealthy_kill(view: View, task: Task, reason: str) -> Emit:
     node = view.node(task.node)
     return say(
@@ -127,15 +154,31 @@ def _step(deployment: Deployment) -> dict[str, Any]:
     return {"actions": [action_json(action) for action in deployment.current_actions]}
 
 
-def deployment_info(view: View, deployment: Deployment) -> Emit:
-    """A step begins."""
-    step = _step(deployment)
-    return say("deployment_info", view.now.utc_ms, plan=plan(deployment), currentStep=step)
+def step_begins(
+    view: View, deployment: Deployment, before: Mapping[str, AppRecord], after: Mapping[str, AppRecord]
+) -> list[Emit]:
+    """The present step begins, and with it the health checks of what is started and restarted.
+
+    before: apps as they were, for what is stopped. after: as they shall be.
+    """
+    said = [say("deployment_info", view.now.utc_ms, plan=plan(deployment), currentStep=_step(deployment))]
+    for action in deployment.current_actions:
+        if action.action is ActionKind.STOP and action.app in before:
+            said += checks_removed(view, before[action.app])
+        elif action.action in (ActionKind.START, ActionKind.RESTART) and action.app in after:
+            said += checks_added(view, after[action.app])
+    return said
 
 
-def step_success(view: View, deployment: Deployment) -> Emit:
-    step = _step(deployment)
-    return say("deployment_step_success", view.now.utc_ms, plan=plan(deployment), currentStep=step)
+def step_done(view: View, deployment: Deployment, before: Mapping[str, AppRecord]) -> list[Emit]:
+    """The present step is done. before: apps as they were before the deployment, for what was restarted."""
+    said = [say("deployment_step_success", view.now.utc_ms, plan=plan(deployment), currentStep=_step(deployment))]
+    for action in deployment.current_actions:
+        if action.action is ActionKind.STOP:
+            said.append(say("app_terminated_event", view.now.utc_ms, appId=action.app))
+        elif action.action is ActionKind.RESTART and action.app in before:
+            said += checks_removed(view, before[action.app])
+    return said
 
 
 def deployment_ended(view: View, deployment: Deployment, *, success: bool, reason: str = "") -> Emit:
@@ -153,7 +196,3 @@ def group_changed(view: View, group: str, version: str) -> Emit:
 
 def app_posted(view: View, client_ip: str, uri: str, app: Mapping[str, Any]) -> Emit:
     return say("api_post_event", view.now.utc_ms, clientIp=client_ip, uri=uri, appDefinition=app)
-
-
-def app_terminated(view: View, path: str) -> Emit:
-    return say("app_terminated_event", view.now.utc_ms, appId=path)

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from orlop.framework import Action, Kill, Put, Task, View
-from orlop_marathon import errors, events, groups, orders, parsing, paths, reconciling, wire
+from orlop_marathon import errors, events, groups, orders, parsing, paths, reconciling, validation, wire
 from orlop_marathon.backoff import Backoff
 from orlop_marathon.deployments import Step
 from orlop_marathon.model import App, AppRecord, GroupRecord
@@ -87,6 +87,7 @@ def _posted(view: View, origin: orders.Origin, apps: Iterable[App]) -> list[Acti
 def _create_app(order: orders.CreateApp, view: View, settings: Config) -> Executed:
     root, path = Root.of(view), order.app.id
     if path in root.apps:
+        validation.validate_app(order.app, settings.defaults)
         raise errors.app_exists(path)
     wanted = Wanted(
         apps=root.definitions() | {path: order.app},
@@ -135,7 +136,7 @@ def _delete_app(order: orders.DeleteApp, view: View, settings: Config) -> Execut
     apps = root.definitions()
     del apps[path]
     wanted = Wanted(apps=apps, groups=root.groups, scope=paths.parent(path), force=order.force)
-    return _executed(deploy(view, settings, wanted), events.app_terminated(view, path))
+    return _executed(deploy(view, settings, wanted))
 
 
 @execute.register

@@ -16,14 +16,29 @@ goes on where the last one was.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import attrs
 
-from orlop.framework import Action, Ask, Changed, Delete, Framework, Kill, Put, Refused, Reply, Spec, View, WakeAt
-from orlop_marathon import backoff, events, executing, failures, reconciling, root, specs
+from orlop.framework import (
+    Action,
+    Ask,
+    Changed,
+    Delete,
+    Framework,
+    Kill,
+    Put,
+    Refused,
+    Reply,
+    Spec,
+    Task,
+    View,
+    WakeAt,
+)
+from orlop_marathon import backoff, events, executing, failures, reconciling, roles, root, specs
 from orlop_marathon.deployments import ActionKind, Deployment, Original, PlannedAction, original_id
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.model import AppRecord, GroupRecord
@@ -51,6 +66,21 @@ class _Track:
             action.app: (index, action.action) for index, step in enumerate(deployment.steps) for action in step.actions
         }
         return cls(deployment=deployment, last=last)
+
+
+@attrs.frozen(kw_only=True)
+class _Said:
+    """What was last said of a task. failures: in a row, per health check."""
+
+    task: str
+    state: str
+    healthy: bool | None = None
+    failures: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, task: Task) -> _Said:
+        failures = tuple(probe.consecutive_failures for probe in task.status.probes)
+        return cls(task=task.id, state=events.mesos_state(task), healthy=task.healthy, failures=failures)
 
 
 @attrs.define
@@ -85,8 +115,8 @@ class Marathon(Framework):
         self._tracks: dict[str, _Track] = {}
         self._owners: dict[str, _Track] = {}
         self._away: set[str] = set()
-        self._specs: dict[str, tuple[AppRecord, Spec]] = {}
-        self._said: dict[str, tuple[str, str, bool | None]] = {}
+        self._specs: dict[str, tuple[AppRecord, bool, Spec]] = {}
+        self._said: dict[str, _Said] = {}
 
     def command(self, view: View, command: Any) -> Iterable[Action]:
         """Carries out one of `orders`; replies with `executing.Result`, refuses with a MarathonError."""
@@ -152,13 +182,17 @@ class Marathon(Framework):
         """The running deployment that acts upon the app."""
         return self._owners.get(path)
 
-    def spec(self, record: AppRecord) -> Spec:
-        """The app's spec; the same object for the same record, which makes it cheap to ask again."""
+    def spec(self, record: AppRecord, enforced: bool) -> Spec:
+        """The app's spec; the same object for the same record, which makes it cheap to ask again.
+
+        enforced: does its top-level group enforce its role?
+        """
         known = self._specs.get(record.app.id)
-        if known is None or known[0].app != record.app or known[0].version != record.version:
-            known = record, specs.build_spec(record, env_vars_prefix=self.settings.env_vars_prefix)
+        if known is None or known[0].app != record.app or known[0].version != record.version or known[1] != enforced:
+            built = specs.build_spec(record, env_vars_prefix=self.settings.env_vars_prefix, enforce_group_role=enforced)
+            known = record, enforced, built
             self._specs[record.app.id] = known
-        return known[1]
+        return known[2]
 
     def note(self, path: str, away: bool) -> None:
         """Remembers apps with tasks on unreachable nodes: they are looked at when nodes change."""
@@ -181,19 +215,28 @@ class Marathon(Framework):
             task = view.tasks.get(key)
             if task is None or task.state == "pending":
                 continue
-            state = events.mesos_state(task)
+            now = _Said.of(task)
             before = self._said.get(key)
-            if before is None or before[:2] != (task.id, state):
+            if before is None or (before.task, before.state) != (now.task, now.state):
                 actions += events.task_events(view, task, health_changed=False)
-                before_health = None
-            else:
-                before_health = before[2]
-            if task.live and task.healthy is not None and task.healthy is not before_health:
-                actions += events.task_events(view, task, health_changed=True)
+                before = _Said(task=now.task, state=now.state)
             if task.live:
-                self._said[key] = (task.id, state, task.healthy)
+                actions += self._health_events(view, task, before, now)
+                self._said[key] = now
             else:
                 self._said.pop(key, None)
+        return actions
+
+    def _health_events(self, view: View, task: Task, before: _Said, now: _Said) -> list[Action]:
+        actions: list[Action] = []
+        record: AppRecord | None = view.objects(root.APP).get(task.group)
+        if record is not None and reconciling.config_version(task) == record.last_config_change_at:
+            counts = itertools.zip_longest(now.failures, before.failures, fillvalue=0)
+            for check, (count, known) in zip(record.app.health_checks, counts, strict=False):
+                if count > known:
+                    actions.append(events.check_failed(view, task, check))
+        if now.healthy is not None and now.healthy is not before.healthy:
+            actions += events.task_events(view, task, health_changed=True)
         return actions
 
 
@@ -206,6 +249,7 @@ class _Run:
         self._doomed = doomed
         self._apps = view.objects(root.APP)
         self._originals = view.objects(root.ORIGINAL)
+        self._surveys: dict[str, tuple[AppRecord | None, Instances]] = {}
 
     # Deployments
 
@@ -225,11 +269,11 @@ class _Run:
                     track.outstanding.discard(action.app)
             if track.outstanding:
                 break
-            actions.append(events.step_success(self._view, track.deployment))
+            actions += events.step_done(self._view, track.deployment, self._before(track.deployment))
             track.deployment = attrs.evolve(track.deployment, current=track.deployment.current + 1)
             track.outstanding = None
             if track.deployment.current < len(track.deployment.steps):
-                actions.append(events.deployment_info(self._view, track.deployment))
+                actions += events.step_begins(self._view, track.deployment, {}, self._apps)
                 begun |= {action.app for action in track.deployment.current_actions}
         if track.deployment.current == len(track.deployment.steps):
             actions += root.ended(self._view, track.deployment)
@@ -238,18 +282,31 @@ class _Run:
             actions.append(Put(root.DEPLOYMENT, track.deployment.id, track.deployment))
         return actions
 
+    def _before(self, deployment: Deployment) -> dict[str, AppRecord]:
+        """The apps of the present step as they were before the deployment."""
+        originals = {
+            action.app: self._originals.get(original_id(deployment.id, root.APP, action.app))
+            for action in deployment.current_actions
+        }
+        return {path: original.app for path, original in originals.items() if original is not None and original.app}
+
     def _finished(self, track: _Track, action: PlannedAction) -> bool:
         if action.action is ActionKind.START:
             return True
-        if not self._view.group(action.app) and action.app not in self._apps:
+        if action.app not in self._apps and not self._view.group(action.app):
             return True
         record = self._record(action.app, track)
-        return self._decide(action.app, record, self._survey(action.app, record), track).settled
+        found = reconciling.without_sick(self._survey(action.app, record))
+        return self._decide(action.app, record, found, track).settled
 
     # Apps
 
     def _survey(self, path: str, record: AppRecord | None) -> Instances:
-        return reconciling.without_sick(reconciling.survey(self._view, path, record, self._doomed))
+        """All of the app's tasks are looked at, so once per run will do."""
+        known = self._surveys.get(path)
+        if known is None or known[0] is not record:
+            known = self._surveys[path] = record, reconciling.survey(self._view, path, record, self._doomed)
+        return known[1]
 
     def _record(self, path: str, track: _Track | None) -> AppRecord | None:
         """What the app shall be at present: before its step in a deployment has begun, what it was."""
@@ -269,7 +326,7 @@ class _Run:
         """What to do for one app now."""
         track = self._framework.owner(path)
         record = self._record(path, track)
-        surveyed = reconciling.survey(self._view, path, record, self._doomed)
+        surveyed = self._survey(path, record)
         found = reconciling.without_sick(surveyed)
         decision = self._decide(path, record, found, track)
         self._framework.note(path, found.away)
@@ -309,15 +366,18 @@ class _Run:
             instance = self._view.unique("instance", path, str(position))
             keys.append((reconciling.instance_key(path, str(instance)), 1))
         delay, stored = self._backoff(record, found, {key for key, _ in keys})
+        if not keys:
+            return [], stored
         not_before = delay.not_before_utc_ms if delay is not None else 0
-        asks: list[Action] = [self._ask(record, key, number, not_before) for key, number in keys]
+        spec = self._framework.spec(record, roles.enforced(path, self._view.objects(root.GROUP)))
+        asks: list[Action] = [self._ask(record, spec, key, number, not_before) for key, number in keys]
         return asks, stored
 
-    def _ask(self, record: AppRecord, key: str, number: int, not_before: int) -> Ask:
+    def _ask(self, record: AppRecord, spec: Spec, key: str, number: int, not_before: int) -> Ask:
         name = reconciling.task_name(key, number)
         return Ask(
             key,
-            self._framework.spec(record),
+            spec,
             group=record.app.id,
             role=record.app.role,
             name=name,

@@ -16,6 +16,10 @@ import attrs
 from orlop_marathon import wire
 from orlop_marathon.errors import Problem
 from orlop_marathon.model import (
+    MAX_LENGTH,
+    MIN_LENGTH,
+    PATTERN,
+    PORT_NAME,
     App,
     Container,
     ContainerType,
@@ -26,6 +30,7 @@ from orlop_marathon.model import (
     PortDefinition,
     PortMapping,
     PortProtocol,
+    port_number,
 )
 
 #: Archives that are unpacked when a legacy `uris` entry ends so.
@@ -41,8 +46,8 @@ class _DockerNetwork(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class _DiscoveryPort:
-    number: int
-    name: str
+    number: int = port_number(0)
+    name: str = attrs.field(metadata={PATTERN: PORT_NAME})
     protocol: PortProtocol = PortProtocol.TCP
     labels: Mapping[str, str] = attrs.field(factory=dict)
 
@@ -74,8 +79,8 @@ class _Container:
 class _Document:
     """The legacy members of an app document."""
 
-    uris: tuple[str, ...] | None = None
-    ports: tuple[int, ...] | None = None
+    uris: tuple[str, ...] | None = attrs.field(default=None, metadata={MIN_LENGTH: 1, MAX_LENGTH: 1024})
+    ports: tuple[int, ...] | None = port_number(None)
     ip_address: _IpAddress | None = None
     container: _Container | None = None
 
@@ -182,11 +187,6 @@ def _conflicts(old: _Document, app: App, given: frozenset[str]) -> list[Problem]
             docker and docker.network is _DockerNetwork.NONE,
             "/container/docker/network",
             "unsupported docker network type NONE",
-        ),
-        (
-            any(not 0 <= port <= 65535 for port in old.ports or ()),
-            "/ports",
-            "must be between 0 and 65535",
         ),
     )
     return [Problem(path, text) for broken, path, text in rules if broken]

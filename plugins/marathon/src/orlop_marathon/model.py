@@ -12,16 +12,22 @@ read, never where stored objects are, because what was once accepted must stay r
 from __future__ import annotations
 
 import enum
+import functools
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
 
-#: Keys of attributes' metadata: bounds of numbers, of the length of texts, of the number of items of a list.
+from orlop_marathon import paths
+
+#: Keys of attributes' metadata: bounds of numbers and of the length of texts, an expression that a text must match as
+#: a whole. In a list they hold for each item.
 MINIMUM: Final = "minimum"
 MAXIMUM: Final = "maximum"
 MIN_LENGTH: Final = "min_length"
 MAX_LENGTH: Final = "max_length"
+PATTERN: Final = "pattern"
 #: In an attribute's metadata: the member is left out of replies while it holds its default (an empty one).
 OMITTED_WHEN_EMPTY: Final = "omitted_when_empty"
 
@@ -34,6 +40,14 @@ LONGEST_DURATION_S: Final = 1_000_000_000
 UNLIMITED: Final = -1.0
 
 SINGLE_INSTANCE_LABEL: Final = "MARATHON_SINGLE_INSTANCE_APP"
+
+# Of Marathon's RAML types, written so that they cannot be slow on hostile input.
+PORT_NAME: Final = re.compile(r"[a-z0-9]+(-+[a-z0-9]+)*")
+_NETWORK_NAME: Final = re.compile(r"[a-z0-9]+([-_]+[a-z0-9]+)*")
+_EXECUTOR: Final = re.compile(r"//cmd|(/?[^/]+(/[^/]+)*)?")
+_LONGEST_NAME: Final = 63
+#: Metadata of attributes that hold ids of apps and groups.
+PATH: Final = {MIN_LENGTH: 1, MAX_LENGTH: paths.LONGEST_PATH, PATTERN: paths.PATTERN}
 
 
 def _seconds(default: float) -> Any:
@@ -48,12 +62,17 @@ def _amount(default: float, minimum: float = 0) -> Any:
     return attrs.field(default=default, metadata={MINIMUM: minimum, MAXIMUM: LARGEST_INTEGER})
 
 
-def _port(default: int | None) -> Any:
+def port_number(default: int | None) -> Any:
+    """An attribute that holds a port; 0 leaves it open."""
     return _count(default, maximum=HIGHEST_PORT)
 
 
-def _omitted(default: Any = attrs.NOTHING, factory: Any = None) -> Any:
-    metadata = {OMITTED_WHEN_EMPTY: True}
+def _port_name() -> Any:
+    return attrs.field(default=None, metadata={PATTERN: PORT_NAME})
+
+
+def _omitted(default: Any = attrs.NOTHING, factory: Any = None, **more: Any) -> Any:
+    metadata = {OMITTED_WHEN_EMPTY: True} | more
     if factory is not None:
         return attrs.field(factory=factory, metadata=metadata)
     return attrs.field(default=default, metadata=metadata)
@@ -156,7 +175,7 @@ class Constraint:
 @attrs.frozen(kw_only=True)
 class Network:
     mode: NetworkMode = NetworkMode.CONTAINER
-    name: str | None = attrs.field(default=None, metadata={MIN_LENGTH: 1})
+    name: str | None = attrs.field(default=None, metadata={PATTERN: _NETWORK_NAME, MAX_LENGTH: _LONGEST_NAME})
     labels: Mapping[str, str] = _omitted(factory=dict)
 
 
@@ -164,9 +183,9 @@ class Network:
 class PortDefinition:
     """A host port of an app with host networking. port: the service port; 0 asks for a free one."""
 
-    port: int = _port(0)
+    port: int = port_number(0)
     protocol: PortProtocol = PortProtocol.TCP
-    name: str | None = None
+    name: str | None = _port_name()
     labels: Mapping[str, str] = _omitted(factory=dict)
 
 
@@ -174,20 +193,20 @@ class PortDefinition:
 class PortMapping:
     """A container's port. host_port: None is no host port at all, 0 any free one."""
 
-    container_port: int = _port(0)
-    host_port: int | None = _port(None)
-    service_port: int = _port(0)
+    container_port: int = port_number(0)
+    host_port: int | None = port_number(None)
+    service_port: int = port_number(0)
     protocol: PortProtocol = PortProtocol.TCP
-    name: str | None = None
+    name: str | None = _port_name()
     labels: Mapping[str, str] = attrs.field(factory=dict)
-    network_names: tuple[str, ...] = _omitted(())
+    network_names: tuple[str, ...] = _omitted((), **{PATTERN: PORT_NAME, MAX_LENGTH: _LONGEST_NAME})
 
 
 @attrs.frozen(kw_only=True)
 class DockerParameter:
     """One more flag of `docker run`, without its dashes."""
 
-    key: str
+    key: str = attrs.field(metadata={MIN_LENGTH: 1})
     value: str
 
 
@@ -340,8 +359,8 @@ class HealthCheck:
 
     protocol: HealthCheckProtocol = HealthCheckProtocol.HTTP
     path: str | None = None
-    port: int | None = _count(None, minimum=1, maximum=HIGHEST_PORT)
-    port_index: int | None = _count(None)
+    port: int | None = port_number(None)
+    port_index: int | None = port_number(None)
     command: Command | None = None
     grace_period_seconds: int = _seconds(300)
     interval_seconds: int = _seconds(60)
@@ -393,13 +412,13 @@ class Check:
 
 @attrs.frozen(kw_only=True)
 class ReadinessCheck:
-    name: str = "readinessCheck"
+    name: str = attrs.field(default="readinessCheck", metadata={MIN_LENGTH: 1})
     protocol: HttpScheme = HttpScheme.HTTP
-    path: str = "/"
-    port_name: str = "http-api"
+    path: str = attrs.field(default="/", metadata={MIN_LENGTH: 1, MAX_LENGTH: 1024})
+    port_name: str = attrs.field(default="http-api", metadata={PATTERN: PORT_NAME})
     interval_seconds: int = _seconds(30)
-    timeout_seconds: int = _seconds(10)
-    http_status_codes_for_ready: tuple[int, ...] = (200,)
+    timeout_seconds: int = _count(10, minimum=1, maximum=LONGEST_DURATION_S)
+    http_status_codes_for_ready: tuple[int, ...] = _count((200,), minimum=100, maximum=999)
     preserve_last_response: bool = False
 
 
@@ -407,12 +426,12 @@ class ReadinessCheck:
 class App:
     """One app definition, canonical. Sizes in MiB, durations in seconds, as in the API.
 
-    id: absolute. role: whom its resources are accounted to. env: texts, or `{"secret": name}`.
+    id: absolute. role: whom its resources are accounted to (see `roles`). env: texts, or `{"secret": name}`.
     port_definitions: None without host networking; `container.port_mappings`: None with it.
     task_kill_grace_period_seconds: None leaves it to the node.
     """
 
-    id: str
+    id: str = attrs.field(metadata=PATH)
     cmd: str | None = attrs.field(default=None, metadata={MIN_LENGTH: 1})
     args: tuple[str, ...] = _omitted(())
     user: str | None = None
@@ -424,13 +443,13 @@ class App:
     disk: float = _amount(0.0)
     gpus: int = _count(0)
     resource_limits: ResourceLimits | None = None
-    executor: str = ""
+    executor: str = attrs.field(default="", metadata={PATTERN: _EXECUTOR})
     executor_resources: ExecutorResources | None = None
     fetch: tuple[Fetch, ...] = _omitted(())
     constraints: tuple[Constraint, ...] = _omitted(())
     accepted_resource_roles: tuple[str, ...] = _omitted(())
-    role: str = "*"
-    dependencies: tuple[str, ...] = _omitted(())
+    role: str = attrs.field(default="*", metadata={MIN_LENGTH: 1})
+    dependencies: tuple[str, ...] = _omitted((), **PATH)
     labels: Mapping[str, str] = attrs.field(factory=dict)
     backoff_seconds: float = _seconds(1.0)
     backoff_factor: float = _amount(1.15, minimum=1)
@@ -451,7 +470,7 @@ class App:
     check: Check | None = None
     readiness_checks: tuple[ReadinessCheck, ...] = _omitted(())
 
-    @property
+    @functools.cached_property
     def host_networking(self) -> bool:
         """Do its tasks share the node's network?"""
         return all(network.mode is NetworkMode.HOST for network in self.networks)
@@ -465,7 +484,7 @@ class App:
         """What port indices count: definitions with host networking, mappings without."""
         return (self.port_definitions or ()) if self.host_networking else self.port_mappings
 
-    @property
+    @functools.cached_property
     def service_ports(self) -> tuple[int, ...]:
         """One per port entry; 0 where none is assigned yet."""
         if self.host_networking:
@@ -523,13 +542,12 @@ class GroupRecord:
 class Defaults:
     """What the server's settings say about apps.
 
-    role: of apps that name none. network_name: of container networks that have none. bridge_name: the network name
-    of a legacy `ipAddress` that means a bridge. accepted_resource_roles: of apps that name none.
+    network_name: of container networks that have none. bridge_name: the network name of a legacy `ipAddress` that
+    means a bridge. accepted_resource_roles: of apps that name none.
     features: those that are on, of `gpu_resources`, `external_volumes`, `secrets` and `persistent_volumes`. The last
     two are off: nothing resolves secrets yet, and nothing brings a task back to its data.
     """
 
-    role: str = "*"
     network_name: str = ""
     bridge_name: str = "mesos-bridge"
     accepted_resource_roles: tuple[str, ...] = ()

@@ -14,9 +14,10 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 import attrs
 
-from orlop_marathon import legacy, paths, wire
+from orlop_marathon import legacy, paths, roles, wire
 from orlop_marathon.errors import MarathonError, Problem, bad_timestamp, not_valid_at
 from orlop_marathon.model import (
+    PATH,
     App,
     Container,
     ContainerType,
@@ -168,21 +169,31 @@ def _given(document: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_NAMES[name] for name, value in document.items() if value is not None and name in _NAMES)
 
 
-def _translated(document: object, defaults: Defaults, faults: wire.Faults, path: str) -> legacy.Translated | None:
-    """The app's members as they are given, legacy forms translated; None when they are faulty."""
+def _translated(
+    document: object, defaults: Defaults, faults: wire.Faults, path: str, base: str = paths.ROOT
+) -> legacy.Translated | None:
+    """The app's members as they are given, legacy forms translated; None when they are faulty.
+
+    base: the group that relative dependencies start from (Marathon 1.11; up to 1.4 it was the app itself).
+    """
     if not isinstance(document, dict):
         faults.types.append(Problem(path or "/", wire.EXPECTED_OBJECT))
         return None
     own = wire.Faults()
-    filled = {"networks": [], "role": defaults.role} | {
-        name: value for name, value in document.items() if value is not None
-    }
+    filled = {"networks": []} | {name: value for name, value in document.items() if value is not None}
     app = wire.collect(App, {"id": paths.ROOT} | filled, own, path)
     given = _given(document)
+    if app is not None and "role" not in given:
+        app = attrs.evolve(app, role=roles.NOT_SAID)
+    if app is not None and "accepted_resource_roles" in given and not app.accepted_resource_roles:
+        own.rules.append(Problem(f"{path}/acceptedResourceRoles", "must not be empty"))
     new = legacy.translate(document, app or _NOTHING, given, defaults, own, path) if app or own else None
     faults.types.extend(own.types)
     faults.rules.extend(own.rules)
-    return None if own else new
+    if own or new is None:
+        return None
+    dependencies = tuple(sorted({paths.resolve(one, base) for one in new.app.dependencies}))
+    return attrs.evolve(new, app=attrs.evolve(new.app, dependencies=dependencies))
 
 
 def _app(
@@ -190,7 +201,7 @@ def _app(
 ) -> App | None:
     """A whole app, settled. nested: it must be a direct child of `base`."""
     before = len(faults.types)
-    new = _translated(document, defaults, faults, path)
+    new = _translated(document, defaults, faults, path, base)
     if isinstance(document, dict) and document.get("id") is None:
         faults.types.append(Problem(f"{path}/id", wire.PATH_MISSING))
     if new is None or len(faults.types) > before:
@@ -272,7 +283,6 @@ def _settle(new: legacy.Translated, defaults: Defaults) -> App:
         changes["accepted_resource_roles"] = defaults.accepted_resource_roles
     else:
         changes["accepted_resource_roles"] = tuple(sorted(set(app.accepted_resource_roles)))
-    changes["dependencies"] = tuple(sorted({paths.resolve(one, app.id) for one in app.dependencies}))
     changes["constraints"] = tuple(sorted(set(app.constraints), key=lambda one: one.as_list()))
     ports = bool(app.port_entries)
     changes["health_checks"] = tuple(_health_check(check, ports) for check in app.health_checks)
@@ -325,10 +335,14 @@ def _upgrade_strategy(app: App, *, kept_data: bool) -> UpgradeStrategy:
 
 
 def _health_check(check: HealthCheck, ports: bool) -> HealthCheck:
+    """With the default port; without what its protocol has no use for."""
     http = check.protocol in (HealthCheckProtocol.HTTP, HealthCheckProtocol.HTTPS)
     changes: dict[str, Any] = {"ignore_http1xx": bool(check.ignore_http1xx) if http else None}
-    wants_port = check.protocol is not HealthCheckProtocol.COMMAND
-    if ports and wants_port and check.port is None and check.port_index is None:
+    if check.protocol in (HealthCheckProtocol.COMMAND, HealthCheckProtocol.TCP, HealthCheckProtocol.MESOS_TCP):
+        changes["path"] = None
+    if check.protocol is HealthCheckProtocol.COMMAND:
+        changes["port"] = changes["port_index"] = None
+    elif ports and check.port is None and check.port_index is None:
         changes["port_index"] = 0
     return attrs.evolve(check, **changes)
 
@@ -358,10 +372,10 @@ def parse_group_update(document: object, base: str = paths.ROOT, defaults: Defau
 class _GroupDocument:
     """The members of a group document; what is in its lists is read one by one."""
 
-    id: str | None = None
+    id: str | None = attrs.field(default=None, metadata=PATH)
     apps: tuple[Any, ...] | None = None
     groups: tuple[Any, ...] | None = None
-    dependencies: tuple[str, ...] | None = None
+    dependencies: tuple[str, ...] | None = attrs.field(default=None, metadata=PATH)
     scale_by: float | None = None
     version: str | None = None
     enforce_role: bool | None = None
@@ -384,7 +398,6 @@ def _group_update(
         texts.append(f"Identifier is not child of '{base}'")
     faults.rules.extend(Problem(f"{path}/id", text) for text in texts)
     _check_alone(read, group, faults, path)
-    defaults = attrs.evolve(defaults, role=_role(read, group, defaults))
     apps = _each(read.apps, lambda one, at: _app(one, group, defaults, faults, f"{path}/apps({at})", nested=True))
     groups = _each(
         read.groups,
@@ -402,13 +415,6 @@ def _group_update(
         version=timestamp(read.version) if read.version is not None else None,
         enforce_role=read.enforce_role,
     )
-
-
-def _role(read: _GroupDocument, group: str, defaults: Defaults) -> str:
-    """The default role of the apps below: the top-level group's name where it enforces its role."""
-    if read.enforce_role and group != paths.ROOT and paths.parent(group) == paths.ROOT:
-        return group.removeprefix("/")
-    return defaults.role
 
 
 def _check_alone(read: _GroupDocument, group: str, faults: wire.Faults, path: str) -> None:

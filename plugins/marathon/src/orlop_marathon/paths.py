@@ -16,7 +16,10 @@ SEGMENT_PATTERN: Final = (
 RESERVED_LAST_SEGMENTS: Final = ("restart", "tasks", "versions", ".", "..")
 
 # The same language as SEGMENT_PATTERN, written so that it cannot be slow on hostile input.
-_SEGMENT: Final = re.compile(r"[a-z0-9]+(-+[a-z0-9]+)*(\.[a-z0-9]+(-+[a-z0-9]+)*)*|\.|\.\.")
+_ONE: Final = r"(?:[a-z0-9]+(?:-+[a-z0-9]+)*(?:\.[a-z0-9]+(?:-+[a-z0-9]+)*)*|\.\.?)"
+_SEGMENT: Final = re.compile(_ONE)
+#: What may be written for a path: segments between any number of slashes.
+PATTERN: Final = re.compile(rf"/*(?:{_ONE}(?:/+{_ONE})*/*)?")
 
 
 def segments(path: str) -> list[str]:

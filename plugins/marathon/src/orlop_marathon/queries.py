@@ -37,7 +37,6 @@ class GroupEmbed:
 
     groups: bool = True
     apps: bool = True
-    pods: bool = True
     app: frozenset[str] = frozenset()
 
 
@@ -57,14 +56,18 @@ def parse_embed(values: Iterable[str]) -> frozenset[str]:
 
 
 def parse_group_embed(values: Iterable[str]) -> GroupEmbed:
-    """What to show of groups: everything, or what is named when anything is named."""
-    values = list(values)
-    app = parse_embed(values)
-    named = {"group.groups", "group.apps", "group.pods"} & set(values)
+    """What to show of groups: everything, or only what is named when anything is.
+
+    `group.apps.tasks` and the like say what is embedded in apps, not that apps are shown.
+    """
+    named = frozenset(values)
     if not named:
-        return GroupEmbed(app=app)
-    apps = "group.apps" in named or any(value.startswith("group.apps.") for value in values)
-    return GroupEmbed(groups="group.groups" in named, apps=apps, pods="group.pods" in named, app=app)
+        return GroupEmbed()
+    return GroupEmbed(
+        groups="group.groups" in named,
+        apps="group.apps" in named,
+        app=parse_embed(value for value in named if value.startswith("group.apps.")),
+    )
 
 
 def app_filter(id: str | None, cmd: str | None, label: str | None) -> Callable[[App], bool]:  # noqa: A002

@@ -53,13 +53,16 @@ class Counts:
 
 
 def counts(tasks: Iterable[Task]) -> Counts:
-    """Of tasks that have a node."""
+    """Of tasks that have a node. One that starts, is being killed or is unreachable is neither staged nor running."""
     staged = running = healthy = unhealthy = 0
     for task in tasks:
-        running += task.running
-        staged += task.live and not task.running
-        healthy += task.running and task.healthy is True
-        unhealthy += task.running and task.healthy is False
+        if task.running:
+            running += not task.unreachable
+            health = task.healthy
+            healthy += health is True
+            unhealthy += health is False
+        else:
+            staged += mesos_state(task) == "TASK_STAGING"
     return Counts(staged=staged, running=running, healthy=healthy, unhealthy=unhealthy)
 
 
@@ -196,7 +199,7 @@ def _stats(tasks: Sequence[Task], now_utc_ms: int) -> dict[str, Any]:
         if task.running and task.started_utc_ms is not None
     ]
     if lives_s:
-        average, median = statistics.fmean(lives_s), statistics.median(lives_s)
+        average, median = statistics.fmean(lives_s), statistics.median_high(lives_s)
         body["lifeTime"] = {"averageSeconds": average, "medianSeconds": median}
     return body
 
@@ -210,15 +213,18 @@ def group_json(
     embed: GroupEmbed,
     app: Callable[[AppRecord, frozenset[str]], Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A group and all below. app: how an app is shown, with what is embedded in it."""
+    """A group and all below; what is not embedded is an empty list. app: how an app is shown, with what is embedded."""
     group = tree.group(path)
-    body: dict[str, Any] = {"id": path, "dependencies": list(group.dependencies), "version": group.version}
-    if embed.apps:
-        body["apps"] = [app(tree.apps[one], embed.app) for one in tree.apps_in(path)]
-    if embed.pods:
-        body["pods"] = []
-    if embed.groups:
-        body["groups"] = [group_json(tree, one, embed, app) for one in tree.groups_in(path)]
+    apps = tree.apps_in(path) if embed.apps else ()
+    groups = tree.groups_in(path) if embed.groups else ()
+    body: dict[str, Any] = {
+        "id": path,
+        "apps": [app(tree.apps[one], embed.app) for one in apps],
+        "pods": [],
+        "groups": [group_json(tree, one, embed, app) for one in groups],
+        "dependencies": list(group.dependencies),
+        "version": group.version,
+    }
     if group.enforce_role is not None and paths.parent(path) == paths.ROOT and path != paths.ROOT:
         body["enforceRole"] = group.enforce_role
     return body

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from orlop.framework import Action, Delete, Emit, Put, View, format_utc, parse_utc
-from orlop_marathon import errors, events, paths, service_ports, validation
+from orlop_marathon import errors, events, paths, roles, service_ports, validation
 from orlop_marathon.deployments import (
     ActionKind,
     Deployment,
@@ -104,7 +104,8 @@ def deploy(view: View, settings: Config, wanted: Wanted, *, dry_run: bool = Fals
         raise errors.too_many_deployments(settings.max_running_deployments)
     before = Root.of(view)
     version = next_version(before, view.now.utc_ms)
-    apps = service_ports.assign(wanted.apps, before.definitions(), settings.local_port_min, settings.local_port_max)
+    wanted_apps = roles.filled_in(wanted.apps, wanted.groups, settings.default_role)
+    apps = service_ports.assign(wanted_apps, before.definitions(), settings.local_port_min, settings.local_port_max)
     after = Root(
         apps=records(before, apps, version, wanted),
         groups=_groups(before, wanted, apps, version),
@@ -145,7 +146,7 @@ def _planned(
         *_cancelled(view, conflicts.values()),
         *_stored(view, settings, before, after),
         events.group_changed(view, wanted.scope, version),
-        *_begun(view, before, deployment),
+        *_begun(view, before, after, deployment),
     ]
     touched = affected | {path for one in conflicts.values() for path in one.affected}
     return Deployed(deployment=deployment, root=after, actions=tuple(actions), affected=frozenset(touched))
@@ -155,9 +156,11 @@ def _validate(settings: Config, before: Root, after: Root, apps: Mapping[str, Ap
     for path, app in sorted(apps.items()):
         known = before.apps.get(path)
         if known is None or not _equal(known.app, app):
+            old = known.app if known is not None else None
             validation.validate_app(app, settings.defaults)
-            validation.validate_update(known.app if known is not None else None, app)
-    validation.validate_root(apps, after.groups, settings.defaults)
+            validation.validate_role(app, roles.allowed(path, after.groups, settings.default_role, old))
+            validation.validate_update(old, app)
+    validation.validate_root(apps, after.groups)
 
 
 def records(before: Root, apps: Mapping[str, App], version: str, wanted: Wanted) -> dict[str, AppRecord]:
@@ -263,7 +266,7 @@ def _forgotten(view: View, path: str) -> Iterator[Action]:
             yield Delete(kind, path)
 
 
-def _begun(view: View, before: Root, deployment: Deployment) -> Iterator[Action]:
+def _begun(view: View, before: Root, after: Root, deployment: Deployment) -> Iterator[Action]:
     if not deployment.steps:
         yield events.deployment_ended(view, deployment, success=True)
         return
@@ -273,7 +276,7 @@ def _begun(view: View, before: Root, deployment: Deployment) -> Iterator[Action]
         subject=deployment.id,
         details={"version": deployment.version, "apps": ", ".join(deployment.affected[:10])},
     )
-    yield events.deployment_info(view, deployment)
+    yield from events.step_begins(view, deployment, before.apps, after.apps)
     for path in deployment.affected:
         if path in before.apps:
             yield Put(ORIGINAL, original_id(deployment.id, APP, path), Original(app=before.apps[path]))

@@ -52,4 +52,4 @@ class Config:
     @property
     def defaults(self) -> Defaults:
         """What fills gaps in definitions."""
-        return Defaults(role=self.default_role, network_name=self.default_network_name)
+        return Defaults(network_name=self.default_network_name)

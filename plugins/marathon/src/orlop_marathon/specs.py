@@ -5,8 +5,7 @@ What all tasks of a version share stands in the payload's environment, beneath t
 decides (host, ports) is added by the kernel, and a variable of the payload wins over it. That is Marathon's
 precedence: task context, then ports and host, then `env`.
 
-Not done: `fetch` (nothing is brought into the sandbox), secrets, persistent volumes, `check`, a task's id as a label
-of its container, `executor`.
+Not done: `fetch` (nothing is brought into the sandbox), secrets, persistent volumes, `check`, `executor`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from orlop_marathon.model import (
     HealthCheck,
     HealthCheckProtocol,
     IpcMode,
+    IpProtocol,
     NetworkMode,
     Operator,
     PortDefinition,
@@ -36,8 +36,12 @@ from orlop_marathon.model import (
 )
 from orlop_marathon.model import Constraint as AppConstraint
 
-#: Where relative container paths lead, in containers of an image (Mesos).
+#: A folder of the task's own in containers of an image, where relative container paths lead (Mesos).
 SANDBOX: Final = "/mnt/mesos/sandbox"
+#: More than any machine has, for memory without limit: none at all would become the limit of the resources. In bytes.
+BOUNDLESS: Final = 2**60
+#: The variable, and the label of containers, that hold Marathon's task id.
+TASK_ID: Final = "MESOS_TASK_ID"
 #: Marathon waits this long before the first probe, at most.
 LONGEST_FIRST_DELAY_S: Final = 5
 
@@ -59,8 +63,10 @@ def build_spec(record: AppRecord, *, env_vars_prefix: str = "", enforce_group_ro
     app = record.app
     variables = environment.application(record, enforce_group_role)
     variables |= environment.container_ports(app, env_vars_prefix)
-    variables |= environment.own(app)
     image = app.container.docker if app.container is not None else None
+    if image is not None:
+        variables["MESOS_SANDBOX"] = SANDBOX
+    variables |= environment.own(app)
     grace_s = app.task_kill_grace_period_seconds
     return Spec(
         runtime="process" if image is None else "docker",
@@ -77,7 +83,7 @@ def build_spec(record: AppRecord, *, env_vars_prefix: str = "", enforce_group_ro
 
 def task_environment(name: str) -> dict[str, str]:
     """Variables of one task alone. name: Marathon's task id."""
-    return {"MESOS_TASK_ID": name}
+    return {TASK_ID: name}
 
 
 def _milliseconds(seconds: float) -> int:
@@ -124,35 +130,49 @@ def _probe(app: App, check: HealthCheck) -> Probe:
     """Checks are probed by the agent; what kills, and when, stays the framework's decision."""
     interval_s = max(1, check.interval_seconds)
     own = check.protocol in _RUN_BY_MARATHON
-    port_index, port = _probed_port(app, check)
     return Probe(
         kind=_KINDS[check.protocol],
-        port_index=port_index,
-        port=port,
+        **_probed_port(app, check),
         path=check.path or "/",
         command=check.command.value if check.command is not None else "",
         interval_ms=interval_s * 1000,
         timeout_ms=max(1, check.timeout_seconds) * 1000,
         grace_ms=check.grace_period_seconds * 1000,
-        delay_ms=(min(interval_s, LONGEST_FIRST_DELAY_S) if own else check.delay_seconds) * 1000,
+        # At least 1: without a delay the agent would choose one.
+        delay_ms=max(1, (min(interval_s, LONGEST_FIRST_DELAY_S) if own else check.delay_seconds) * 1000),
         # The failure that kills is the one after `maxConsecutiveFailures` (Marathon 1.11).
         report_after=check.max_consecutive_failures + 1,
         ignore_1xx=bool(check.ignore_http1xx),
     )
 
 
-def _probed_port(app: App, check: HealthCheck) -> tuple[int | None, int | None]:
-    """(index among the spec's port requests, fixed number): one of them, neither for a command."""
+def _probed_port(app: App, check: HealthCheck) -> dict[str, Any]:
+    """Members of a probe: where to connect to.
+
+    Marathon's own checks went to the node, except for ports that only the container has; those that Mesos ran were
+    run in the container's network (Marathon 1.11, `PortAssignment`, `MesosHealthCheckWithPorts`). What the node
+    publishes is reached through the node here, whoever ran the check.
+    """
     if check.protocol is HealthCheckProtocol.COMMAND:
-        return None, None
+        return {}
+    inside = has_own_network(app)
+    ipv6 = inside and check.ip_protocol is IpProtocol.IPV6
     if check.port is not None:
-        return None, check.port
-    entries = app.port_entries
+        bridged = all(network.mode is NetworkMode.BRIDGE for network in app.networks)
+        own = inside and not (bridged and check.protocol in _RUN_BY_MARATHON)
+        return {"port": check.port, "own_address": own, "ipv6": ipv6}
     index = check.port_index or 0
-    entry = entries[index]
-    if isinstance(entry, PortMapping) and entry.host_port is None:
-        return None, entry.container_port
-    return sum(environment.has_host_port(one) for one in entries[:index]), None
+    alone = environment.inner_ports(app)
+    if index in alone:
+        return {"port": alone[index], "own_address": inside, "ipv6": ipv6}
+    if ipv6 and (port := app.port_mappings[index].container_port):
+        return {"port": port, "own_address": True, "ipv6": True}
+    return {"port_index": sum(environment.has_host_port(one) for one in app.port_entries[:index])}
+
+
+def has_own_network(app: App) -> bool:
+    """Does each of its tasks have an address of its own? What runs as a process shares the node's, whatever it says."""
+    return not app.host_networking and app.container is not None and app.container.docker is not None
 
 
 # --- constraints ---
@@ -197,7 +217,9 @@ def _docker(app: App, variables: dict[str, str]) -> dict[str, Any]:
         "Image": docker.image,
         "Env": [f"{name}={value}" for name, value in variables.items()],
         "Labels": {"MARATHON_APP_ID": app.id},
+        "Volumes": {SANDBOX: {}},
         "HostConfig": {"NetworkMode": _network_mode(app)},
+        "orlop_labels": [TASK_ID],
     }
     if app.cmd is not None:
         body |= {"Entrypoint": ["/bin/sh"], "Cmd": ["-c", app.cmd]}
@@ -248,7 +270,9 @@ def _mount(host: dict[str, Any], volumes: Iterable[Volume]) -> None:
 
 def _limit(host: dict[str, Any], app: App) -> None:
     limits = app.resource_limits
-    if limits is not None and limits.mem not in (None, UNLIMITED):
+    if limits is not None and limits.mem == UNLIMITED:
+        host |= {"Memory": BOUNDLESS, "MemorySwap": -1}
+    elif limits is not None and limits.mem is not None:
         host["Memory"] = int(Decimal(str(limits.mem)) * 2**20)
     if limits is not None and limits.cpus not in (None, UNLIMITED):
         host["NanoCpus"] = int(Decimal(str(limits.cpus)) * 10**9)

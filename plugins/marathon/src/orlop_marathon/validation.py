@@ -20,9 +20,15 @@ def validate_app(app: App, defaults: Defaults | None = None) -> None:
         raise not_valid(problems)
 
 
-def validate_root(apps: Mapping[str, App], groups: Mapping[str, GroupRecord], defaults: Defaults | None = None) -> None:
+def validate_role(app: App, allowed: frozenset[str]) -> None:
+    """Raises MarathonError when the app may not have its role."""
+    if app.role not in allowed:
+        raise not_valid([Problem("/role", f"got {app.role}, expected one of: {', '.join(sorted(allowed))}")])
+
+
+def validate_root(apps: Mapping[str, App], groups: Mapping[str, GroupRecord]) -> None:
     """Raises MarathonError when apps and groups do not make a sound tree. It does not look into the apps."""
-    problems = [*_clashes(apps, groups), *_enforced_roles(apps, groups, defaults or Defaults())]
+    problems = [*_clashes(apps, groups), *_enforced_roles(groups)]
     try:
         Tree(records(apps), groups).layers(apps.keys())
     except DependencyCycle:
@@ -51,16 +57,7 @@ def _clashes(apps: Mapping[str, App], groups: Mapping[str, GroupRecord]) -> Iter
         yield Problem(path, "Groups and Applications may not have the same identifier.")
 
 
-def _enforced_roles(
-    apps: Mapping[str, App], groups: Mapping[str, GroupRecord], defaults: Defaults
-) -> Iterator[Problem]:
-    for path, app in apps.items():
-        allowed = {defaults.role, paths.top_level(path).removeprefix("/")}
-        if paths.parent(path) == paths.ROOT:
-            allowed = {defaults.role}
-        if app.role not in allowed:
-            expected = ", ".join(sorted(allowed))
-            yield Problem(f"/apps{path}/role", f"got {app.role}, expected one of: {expected}")
+def _enforced_roles(groups: Mapping[str, GroupRecord]) -> Iterator[Problem]:
     for path, group in groups.items():
         if group.enforce_role and paths.parent(path) != paths.ROOT:
             text = f"enforceRole can only be set for top-level groups, and {path} is not top-level"

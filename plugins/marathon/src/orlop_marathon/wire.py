@@ -254,36 +254,53 @@ def environment(value: object, _: object = None) -> dict[str, Any]:
     """`env`: texts, and `{"secret": name}`."""
     if not isinstance(value, dict):
         raise Mistyped(EXPECTED_OBJECT)
-    found: dict[str, Any] = {}
-    for name, given in value.items():
-        if isinstance(given, dict) and "secret" in given:
-            found[_text(name)] = {"secret": _text(given["secret"])}
-        elif given is not None:
-            found[_text(name)] = _text(given)
-    return found
+    return _each(((_text(name), given) for name, given in value.items() if given is not None), _variable, object)
+
+
+def _variable(value: object, _: object) -> Any:
+    if isinstance(value, dict) and "secret" in value:
+        return {"secret": _text(value["secret"])}
+    return _text(value)
 
 
 def _bounded(field: attrs.Attribute[Any], base: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """`base`, and the bounds in the attribute's metadata."""
+    """`base`, and the bounds in the attribute's metadata: of the value, or of each item of a list."""
     bounds = field.metadata
-    least, most = bounds.get(model.MINIMUM), bounds.get(model.MAXIMUM)
-    shortest, longest = bounds.get(model.MIN_LENGTH), bounds.get(model.MAX_LENGTH)
+    if not bounds.keys() & {model.MINIMUM, model.MAXIMUM, model.MIN_LENGTH, model.MAX_LENGTH, model.PATTERN}:
+        return base
+
+    def check(made: Any, _: object = None) -> Any:
+        if isinstance(made, (int, float)) and not isinstance(made, bool):
+            _check_number(made, bounds)
+        elif isinstance(made, str):
+            _check_text(made, bounds)
+        return made
 
     def structure(value: Any, cls: Any) -> Any:
         made = base(value, cls)
-        if isinstance(made, (int, float)) and not isinstance(made, bool):
-            if least is not None and made < least:
-                raise Mistyped("error.min")
-            if most is not None and made > most:
-                raise Mistyped("error.max")
-        elif isinstance(made, str):
-            if shortest is not None and len(made) < shortest:
-                raise Mistyped("error.minLength")
-            if longest is not None and len(made) > longest:
-                raise Mistyped("error.maxLength")
-        return made
+        if isinstance(made, tuple):
+            return tuple(_each(enumerate(made), check, object).values())
+        return check(made)
 
     return structure
+
+
+def _check_number(made: float, bounds: Mapping[str, Any]) -> None:
+    least, most = bounds.get(model.MINIMUM), bounds.get(model.MAXIMUM)
+    if least is not None and made < least:
+        raise Mistyped("error.min")
+    if most is not None and made > most:
+        raise Mistyped("error.max")
+
+
+def _check_text(made: str, bounds: Mapping[str, Any]) -> None:
+    if len(made) < bounds.get(model.MIN_LENGTH, 0):
+        raise Mistyped("error.minLength")
+    longest, pattern = bounds.get(model.MAX_LENGTH), bounds.get(model.PATTERN)
+    if longest is not None and len(made) > longest:
+        raise Mistyped("error.maxLength")
+    if pattern is not None and not pattern.fullmatch(made):
+        raise Mistyped("error.pattern")
 
 
 def _class_reader(converter: cattrs.Converter, cls: type) -> Callable[[Any, Any], Any]:

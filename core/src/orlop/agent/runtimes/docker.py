@@ -5,7 +5,11 @@ lists our containers, found by their labels, which becomes the `Snapshot`. After
 a container may have changed: it is inspected, and what is seen is reported. So events that are doubled, late or
 replayed do no harm. A record per task remembers what was last reported, so that each fact is reported once, and
 holds a lock: operations and events of one task run in the order in which they came, those of different tasks side
-by side. RUNNING is reported by the engine's `start` event alone; a start that fails reports its end itself.
+by side. A start that fails reports its end itself.
+
+An inspection waits for an engine that is busy with the container, most of all at its end. It is spared where it
+cannot tell more than is known: RUNNING is reported when the engine has answered the start, unless the container
+has addresses to ask for; and the `die` event of a container that nobody has meddled with carries its exit code.
 
 A start survives the engine's absence: it is tried again after the reconnection, and since the container's name is
 fixed a second try meets what the first one left (409) and adopts it. Until its container exists, such a start is
@@ -31,6 +35,7 @@ from orlop.agent.runtimes.docker_container import Creation, Identity
 from orlop.agent.runtimes.docker_engine import (
     BACKOFF_FIRST_S,
     BACKOFF_LAST_S,
+    START_THREADS,
     EngineLost,
     EngineRefused,
     Follower,
@@ -38,6 +43,7 @@ from orlop.agent.runtimes.docker_engine import (
     pull,
 )
 from orlop.agent.runtimes.docker_exec import execute_in
+from orlop.agent.runtimes.docker_record import Record
 from orlop.agent.runtimes.interface import (
     Execution,
     InvalidPayload,
@@ -58,6 +64,10 @@ _log = logging.getLogger(__name__)
 #: A container that is just being removed holds its name for a moment.
 NAME_FREE_WITHIN_S: Final = 30.0
 NAME_POLL_S: Final = 0.1
+#: The node does not wait longer for an engine before it begins its other work.
+OPEN_WITHIN_S: Final = 5.0
+KEEP_AFTER_S: Final = 0.5
+SWEEP_AFTER_S: Final = 1.0
 _NEVER_STARTED: Final = "killed before it was started"
 _ALIVE: Final = frozenset({Phase.PREPARING, Phase.STARTING, Phase.RUNNING})
 _EVENTS: Final = frozenset({"start", "die", "destroy"})
@@ -67,32 +77,8 @@ class _Abandoned(Exception):
     """The start was called off before the engine was asked to start the container."""
 
 
-@attrs.define(kw_only=True, eq=False)
-class _Record:
-    """What this process knows of one task.
-
-    starting: a start is under way, and will report. last: what was last reported. changed: the runtime's count
-    of changes when `last` was set. killed: we have sent it SIGKILL. sending: signals that wait for their turn.
-    """
-
-    task: str
-    incarnation: int
-    container: str = ""
-    starting: bool = False
-    killed: bool = False
-    sending: set[str] = attrs.field(factory=set)
-    last: Report | None = None
-    changed: int = 0
-    lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    abandoned: asyncio.Event = attrs.field(factory=asyncio.Event)
-
-    @property
-    def phase(self) -> Phase | None:
-        return self.last.phase if self.last else None
-
-    @property
-    def identity(self) -> Identity:
-        return Identity(self.task, self.incarnation)
+class _NameTaken(Exception):
+    """The name is, or soon will be, free again."""
 
 
 class DockerRuntime:
@@ -103,11 +89,13 @@ class DockerRuntime:
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
         self._engine = Access(context)
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
         self._pulls: dict[str, asyncio.Future[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(START_THREADS)
         self._first_event = asyncio.Event()
         self._changes = 0
+        self._sweep_set = False
         self._follower: Follower | None = None
         self._report_to: Callable[[RuntimeEvent], None] = lambda _event: None
 
@@ -120,10 +108,10 @@ class DockerRuntime:
             with contextlib.suppress(RuntimeError):  # the loop may have been closed meanwhile
                 loop.call_soon_threadsafe(function, *arguments)
 
-        def connected(client: Any, listing: list[dict[str, Any]]) -> None:
+        def connected(client: Any, looking: Any, listing: list[dict[str, Any]]) -> None:
             mark = self._changes
-            on_loop(self._on_connected, client, self._reports_of(client, listing), mark)
-            remove_surplus(client, listing)
+            on_loop(self._on_connected, client, self._reports_of(looking, listing), mark)
+            on_loop(self._remove_surplus, client, listing)
 
         self._follower = Follower(
             self._context.docker,
@@ -133,7 +121,11 @@ class DockerRuntime:
             on_lost=functools.partial(on_loop, self._on_lost),
         )
         self._follower.start()
-        await self._first_event.wait()
+        try:
+            async with asyncio.timeout(OPEN_WITHIN_S):
+                await self._first_event.wait()
+        except TimeoutError:
+            self._on_lost(f"the Docker Engine at {self._context.docker} has not answered yet")
 
     async def close(self) -> None:
         """See `Runtime`."""
@@ -169,6 +161,7 @@ class DockerRuntime:
     def _on_connected(self, client: Any, reports: list[Report], mark: int) -> None:
         seen = {report.task for report in reports}
         for task, record in list(self._records.items()):
+            record.undisturbed = False  # nobody knows what happened while the stream was broken
             if task in seen:
                 continue
             if record.starting:
@@ -185,34 +178,46 @@ class DockerRuntime:
         self._engine.client = client
         self._engine.unavailable = ""
         self._report_to(Snapshot(runtime=self.name, reports=tuple(reports)))
+        self._engine.lost.clear()
         self._engine.connected.set()
         self._first_event.set()
 
+    def _remove_surplus(self, client: Any, listing: list[dict[str, Any]]) -> None:
+        self._spawn(self._engine.in_thread(self._engine.pools.control, remove_surplus, client, listing))
+
     def _on_lost(self, reason: str) -> None:
         self._engine.connected.clear()
+        if not self._engine.lost.is_set():
+            self._engine.lost.set()
+            self._pulls.clear()
+            self._engine.pools.renew_pull()
         if reason != self._engine.unavailable:
             self._engine.unavailable = reason
             self._report_to(Unavailable(runtime=self.name, reason=reason))
         self._first_event.set()
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
-        labels = event["Actor"]["Attributes"]
+        action, container, labels = event["Action"], event["Actor"]["ID"], event["Actor"]["Attributes"]
         identity = container_json.identity_of(labels, self._context)
-        if event["Action"] not in _EVENTS or identity is None:
+        if identity is None or container_json.kept_since(labels.get("name", "")) is not None:
             return
-        if container_json.kept_since(labels.get("name", "")) is not None:
-            return
-        if event["Action"] != "start" and identity.task not in self._records:
+        if action != "start" and identity.task not in self._records:
             return
         record = self._record(identity)
-        if record.incarnation == identity.incarnation:
-            self._spawn(self._follow_event(record, event["Action"], event["Actor"]["ID"], labels))
+        if record.incarnation != identity.incarnation:
+            return
+        if container == record.container:
+            record.note(action, labels)
+        if action in _EVENTS:
+            self._spawn(self._follow_event(record, action, container, labels))
 
-    async def _follow_event(self, record: _Record, action: str, container: str, labels: Mapping[str, str]) -> None:
+    async def _follow_event(self, record: Record, action: str, container: str, labels: Mapping[str, str]) -> None:
         async with record.lock:
             if container != (record.container or container):
                 return  # of an earlier container of the same name
             if action != "start" and record.phase in (Phase.ENDED, None):
+                return
+            if record.undisturbed and self._is_told(record, action, labels):
                 return
             seen = await self._inspect(container, record.identity)
             if action == "start":
@@ -226,7 +231,16 @@ class DockerRuntime:
             else:
                 self._report(record, seen)
 
-    def _follow_start(self, record: _Record, container: str, seen: Report | None) -> None:
+    def _is_told(self, record: Record, action: str, labels: Mapping[str, str]) -> bool:
+        """Does the event itself say all that is to be reported? Then it has been."""
+        if action == "die":
+            ended = container_json.exit_of_event(labels, out_of_memory=record.out_of_memory)
+            if ended is not None:
+                self._emit(record, Phase.ENDED, exit=ended)
+            return ended is not None
+        return action == "start" and record.phase is Phase.RUNNING
+
+    def _follow_start(self, record: Record, container: str, seen: Report | None) -> None:
         running = seen is not None and seen.phase is Phase.RUNNING
         if record.phase is Phase.ENDED and not running:
             return  # old news
@@ -258,7 +272,7 @@ class DockerRuntime:
         record.starting = True
         self._spawn(self._start(record, launch))
 
-    async def _start(self, record: _Record, launch: Launch) -> None:
+    async def _start(self, record: Record, launch: Launch) -> None:
         async with record.lock:
             ended: Exit | None = None
             try:
@@ -273,7 +287,7 @@ class DockerRuntime:
             if ended is not None:
                 self._emit(record, Phase.ENDED, exit=ended)
 
-    async def _start_until_known(self, record: _Record, creation: Creation) -> None:
+    async def _start_until_known(self, record: Record, creation: Creation) -> None:
         backoff_s = BACKOFF_FIRST_S
         asked = False
         while True:
@@ -292,9 +306,29 @@ class DockerRuntime:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
 
-    async def _start_once(self, record: _Record, creation: Creation) -> None:
-        if creation.pull_always:
-            await self._pull(record, creation.image)
+    async def _start_once(self, record: Record, creation: Creation) -> None:
+        to_pull, pulled = creation.pull_always, False
+        deadline = time.monotonic() + NAME_FREE_WITHIN_S
+        while True:
+            if to_pull:
+                await self._pull(record, creation.image)
+                to_pull, pulled = False, True
+            try:
+                # What is created is started before the next one is created: the engine is fastest with a mixture.
+                async with self._slots:
+                    await self._create_and_start(record, creation)
+                return
+            except EngineRefused as error:
+                if not error.no_image or pulled:
+                    raise
+                to_pull = True
+            except _NameTaken as taken:
+                if time.monotonic() > deadline:
+                    raise EngineRefused(str(taken)) from taken
+                await asyncio.sleep(NAME_POLL_S)
+
+    async def _create_and_start(self, record: Record, creation: Creation) -> None:
+        """Raises EngineRefused, EngineLost, _NameTaken, _Abandoned."""
         container = await self._create_or_adopt(record, creation)
         if container is None:
             return
@@ -303,44 +337,38 @@ class DockerRuntime:
             await self._engine.discard(container, record.identity)
             raise _Abandoned
         self._emit(record, Phase.STARTING, external_id=container)
+        record.undisturbed = creation.stays_ended
         try:
             await self._engine.call(self._engine.pools.start, "start", container)
         except EngineRefused:
             await self._engine.discard(container, record.identity)
             raise
+        if not creation.own_network:
+            self._emit(record, Phase.RUNNING)
 
-    async def _create_or_adopt(self, record: _Record, creation: Creation) -> str | None:
+    async def _create_or_adopt(self, record: Record, creation: Creation) -> str | None:
         """The id of a container that is to be started; None when an adopted one has been reported."""
-        deadline = time.monotonic() + NAME_FREE_WITHIN_S
-        pulled = creation.pull_always
-        while True:
-            try:
-                create = ("create_container_from_config", creation.body, creation.name)
-                made: dict[str, Any] = await self._engine.call(self._engine.pools.start, *create)
-                return str(made["Id"])
-            except EngineRefused as error:
-                if error.no_image and not pulled:
-                    pulled = True
-                    await self._pull(record, creation.image)
-                    continue
-                if error.status != 409 or time.monotonic() > deadline:
-                    raise
-            with contextlib.suppress(KeyError):
-                return await self._adopt(record, creation.name)
-            await asyncio.sleep(NAME_POLL_S)
+        create = ("create_container_from_config", creation.body, creation.name)
+        try:
+            made: dict[str, Any] = await self._engine.call(self._engine.pools.start, *create)
+            return str(made["Id"])
+        except EngineRefused as error:
+            if error.status != 409:
+                raise
+            return await self._adopt(record, creation.name)
 
-    async def _adopt(self, record: _Record, name: str) -> str | None:
-        """As `_create_or_adopt`. Raises KeyError when the name is, or soon will be, free again."""
+    async def _adopt(self, record: Record, name: str) -> str | None:
+        """As `_create_or_adopt`."""
         try:
             inspected = await self._engine.call(self._engine.pools.start, "inspect_container", name)
         except EngineRefused as error:
-            raise KeyError(name) from error
+            raise _NameTaken(f"the name {name} is not free") from error
         there = container_json.identity_of(inspected["Config"].get("Labels"), self._context)
         if there is None or there.task != record.task:
             raise EngineRefused(f"the name {name} is taken by a container that is not of this task")
         seen = container_json.report_of(inspected, there)
         if seen is None:
-            raise KeyError(name)
+            raise _NameTaken(f"the name {name} is not free")
         if there == record.identity:
             record.container = inspected["Id"]
             if seen.phase is Phase.PREPARING:
@@ -350,9 +378,9 @@ class DockerRuntime:
         if seen.phase is Phase.RUNNING:
             raise EngineRefused(f"incarnation {there.incarnation} of this task still runs in {name}")
         await self._engine.keep(inspected["Id"], there)
-        raise KeyError(name)
+        raise _NameTaken(f"the name {name} is not free")
 
-    async def _pull(self, record: _Record, image: str) -> None:
+    async def _pull(self, record: Record, image: str) -> None:
         """Tasks that want the same image wait for one pull. Raises EngineRefused, EngineLost, _Abandoned."""
         self._emit(record, Phase.PREPARING, message=f"pulling {image}")
         pulling = self._pulls.get(image)
@@ -365,18 +393,19 @@ class DockerRuntime:
             pulling = loop.run_in_executor(self._engine.pools.pull, pull, self._engine.client, image, progress)
             self._pulls[image] = pulling
             pulling.add_done_callback(lambda done: self._pulled(image, done))
-        await self._unless_abandoned(record, asyncio.shield(pulling))
+        await self._unless_abandoned(record, self._engine.unless_lost(pulling))
 
     def _pulled(self, image: str, done: asyncio.Future[None]) -> None:
-        self._pulls.pop(image, None)
+        if self._pulls.get(image) is done:
+            del self._pulls[image]
         if not done.cancelled():
             done.exception()  # seen by those who still wait, if any
 
-    def _on_progress(self, record: _Record, message: str) -> None:
+    def _on_progress(self, record: Record, message: str) -> None:
         if record.starting and record.phase is Phase.PREPARING:
             self._emit(record, Phase.PREPARING, message=message)
 
-    async def _unless_abandoned(self, record: _Record, waited: Any, *, asked: bool = False) -> None:
+    async def _unless_abandoned(self, record: Record, waited: Any, *, asked: bool = False) -> None:
         """Waits; raises _Abandoned when the start is called off first.
 
         asked: the engine may have acted already, so that being called off has to wait for it.
@@ -412,7 +441,7 @@ class DockerRuntime:
             record.sending.add(signal_name)
             self._spawn(self._send(record, signal_name))
 
-    async def _send(self, record: _Record, signal_name: str) -> None:
+    async def _send(self, record: Record, signal_name: str) -> None:
         async with record.lock:
             try:
                 while record.container and record.phase in _ALIVE:
@@ -425,7 +454,7 @@ class DockerRuntime:
             finally:
                 record.sending.discard(signal_name)
 
-    async def _deliver(self, record: _Record, signal_name: str) -> None:
+    async def _deliver(self, record: Record, signal_name: str) -> None:
         control = self._engine.pools.control
         if record.phase is Phase.PREPARING:  # made by an earlier agent, never started
             await self._engine.discard(record.container, record.identity)
@@ -447,15 +476,29 @@ class DockerRuntime:
             del self._records[task]
             self._spawn(self._forget(record))
 
-    async def _forget(self, record: _Record) -> None:
+    async def _forget(self, record: Record) -> None:
+        """Not at once: the engine is busy with its end, and with what replaces it."""
+        await asyncio.sleep(KEEP_AFTER_S)
         async with record.lock:
             while record.container:
                 try:
                     await self._engine.connected.wait()
                     await self._engine.keep(record.container, record.identity)
+                    self._sweep_later()
                     return
                 except EngineLost:
                     await asyncio.sleep(BACKOFF_FIRST_S)
+
+    def _sweep_later(self) -> None:
+        """Once for many that end together."""
+        if not self._sweep_set:
+            self._sweep_set = True
+            self._spawn(self._sweep())
+
+    async def _sweep(self) -> None:
+        await asyncio.sleep(SWEEP_AFTER_S)
+        self._sweep_set = False
+        await self._engine.sweep()
 
     async def run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
         """See `Runtime`; also raises ConnectionError while the engine is away."""
@@ -481,25 +524,25 @@ class DockerRuntime:
 
     # Records and reports
 
-    def _record(self, identity: Identity) -> _Record:
+    def _record(self, identity: Identity) -> Record:
         """The task's record; a new one, under the same lock, when the incarnation is new."""
         known = self._records.get(identity.task)
         if known is not None and known.incarnation >= identity.incarnation:
             return known
-        made = _Record(task=identity.task, incarnation=identity.incarnation)
+        made = Record(task=identity.task, incarnation=identity.incarnation)
         if known is not None:
             made.lock = known.lock
         self._records[identity.task] = made
         return made
 
-    def _preparing(self, record: _Record, message: str) -> Report:
+    def _preparing(self, record: Record, message: str) -> Report:
         return Report(task=record.task, incarnation=record.incarnation, phase=Phase.PREPARING, message=message)
 
-    def _emit(self, record: _Record, phase: Phase, **members: Any) -> None:
+    def _emit(self, record: Record, phase: Phase, **members: Any) -> None:
         members.setdefault("external_id", record.container)
         self._report(record, Report(task=record.task, incarnation=record.incarnation, phase=phase, **members))
 
-    def _report(self, record: _Record, report: Report) -> None:
+    def _report(self, record: Record, report: Report) -> None:
         if report != record.last:
             self._changes += 1
             record.last, record.changed = report, self._changes

@@ -1,7 +1,8 @@
 """An engine as the event loop sees it: calls that are awaited, commands, output, and what is kept of ended tasks.
 
 `Access` is there while the engine is not: `connected` is set between a snapshot and the next loss, and whoever must
-not fail for the engine's absence waits for it. A call that is under way when the engine goes away raises EngineLost.
+not fail for the engine's absence waits for it; `lost` is set between a loss and the next snapshot. A call that is
+under way when the engine goes away raises EngineLost; one to an engine that hangs gets its answer when it goes on.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Access:
         self.pools = Pools()
         self.client: Any = None
         self.connected = asyncio.Event()
+        self.lost = asyncio.Event()
         self.unavailable = ""
         self._context = context
 
@@ -52,6 +54,17 @@ class Access:
 
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
+    async def unless_lost(self, future: asyncio.Future[T]) -> T:
+        """The result of what has no deadline; it goes on when nobody waits for it. Raises EngineLost too."""
+        lost = asyncio.ensure_future(self.lost.wait())
+        try:
+            await asyncio.wait((future, lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            lost.cancel()
+        if not future.done() or future.cancelled():
+            raise EngineLost(self.unavailable)
+        return future.result()
+
     async def discard(self, container: str, identity: Identity) -> None:
         """Removes a half-made container, by id or name, if it is this task's. Raises EngineLost."""
         with contextlib.suppress(EngineRefused):
@@ -60,10 +73,13 @@ class Access:
                 await self.call(self.pools.control, "remove_container", inspected["Id"], v=True, force=True)
 
     async def keep(self, container: str, identity: Identity) -> None:
-        """Keeps an ended container for its output only, and removes those kept for too long. Raises EngineLost."""
+        """Keeps an ended container for its output only. Raises EngineLost."""
         name = container_json.kept_name(identity.task, identity.incarnation, int(time.time()))
         with contextlib.suppress(EngineRefused):  # it is gone
             await self.call(self.pools.control, "rename", container, name)
+
+    async def sweep(self) -> None:
+        """Removes containers that are kept for too long. Raises EngineLost."""
         filters = {"label": [self._node_label], "name": r"orlop\.ended\."}
         listing = await self.call(self.pools.control, "containers", all=True, filters=filters)
         await self.in_thread(self.pools.control, remove_surplus, self.client, listing)
@@ -116,7 +132,7 @@ class Access:
 
     async def newest_container(self, task: str) -> str:
         """The id of the task's last container, kept ones included. Raises EngineLost, UnknownTask."""
-        if self.client is None:
+        if not self.connected.is_set():
             raise EngineLost(self.unavailable)
         filters = {"label": [self._node_label, f"{container_json.TASK_LABEL}={task}"]}
         listing = await self.call(self.pools.control, "containers", all=True, filters=filters)

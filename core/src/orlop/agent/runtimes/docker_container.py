@@ -32,6 +32,7 @@ LOG_FILES: Final = 2
 #: An exit code of 128 + n says that signal n ended the process; Linux has signals 1 to 64.
 SIGNAL_BASE: Final = 128
 HIGHEST_SIGNAL: Final = 64
+UNSURE_EXIT_CODE: Final = 255
 
 #: Stopped containers of forgotten tasks, kept for their output.
 KEPT_COUNT_MAX: Final = 50
@@ -86,12 +87,17 @@ def identity_of(labels: Mapping[str, str] | None, context: RuntimeContext) -> Id
 
 @attrs.frozen(kw_only=True)
 class Creation:
-    """A container to create. body: of POST /containers/create. pull_always: even when the image is there."""
+    """A container to create. body: of POST /containers/create. pull_always: even when the image is there.
+
+    own_network: it has addresses of its own. stays_ended: the engine neither restarts nor removes it when it ends.
+    """
 
     name: str
     image: str
     body: Mapping[str, Any]
     pull_always: bool
+    own_network: bool = True
+    stays_ended: bool = False
 
 
 def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
@@ -103,8 +109,9 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     image = body.get("Image")
     if not isinstance(image, str) or not image:
         raise InvalidPayload(f"payload.Image: expected the name of an image, got {image!r}")
+    variables = _variable_labels(launch, body.pop("orlop_labels", ()))
     body["Env"] = _environment(launch, body.get("Env"))
-    body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | _labels(launch.assignment, context)
+    body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
     host = _mapping("payload.HostConfig", body.get("HostConfig"))
     body["HostConfig"] = host
     _limit(host, launch.assignment)
@@ -113,8 +120,19 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     if not _mapping("payload.HostConfig.LogConfig", host.get("LogConfig")).get("Type"):
         bounds = {"max-size": str(context.log_bytes_max), "max-file": str(LOG_FILES)}
         host["LogConfig"] = {"Type": "json-file", "Config": bounds}
-    name = container_name(launch.task)
-    return Creation(name=name, image=image, body=body, pull_always=pull == "always")
+    return Creation(
+        name=container_name(launch.task),
+        image=image,
+        body=body,
+        pull_always=pull == "always",
+        own_network=host.get("NetworkMode") not in ("host", "none"),
+        stays_ended=_stays_ended(host),
+    )
+
+
+def _stays_ended(host: Mapping[str, Any]) -> bool:
+    policy = _mapping("payload.HostConfig.RestartPolicy", host.get("RestartPolicy")).get("Name")
+    return policy in (None, "", "no") and not host.get("AutoRemove")
 
 
 def _mapping(path: str, value: object) -> dict[str, Any]:
@@ -133,6 +151,13 @@ def _environment(launch: Launch, own: object) -> list[str]:
     taken = {item.partition("=")[0] for item in own}
     added = [f"{name}={value}" for name, value in launch.environment.items() if name not in taken]
     return [*added, *own]
+
+
+def _variable_labels(launch: Launch, names: object) -> dict[str, str]:
+    """Variables of this task alone that shall be labels too: a payload is shared by many tasks."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InvalidPayload(f"payload.orlop_labels: expected a list of names of variables, got {names!r}")
+    return {name: launch.environment[name] for name in names if name in launch.environment}
 
 
 def _labels(assignment: Assignment, context: RuntimeContext) -> dict[str, str]:
@@ -191,6 +216,14 @@ def exit_of(state: Mapping[str, Any]) -> Exit:
         reason += f": {one_line(state['Error'])}"
     outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
     return Exit(outcome=outcome, code=code if number is None else None, signal=number, reason=reason)
+
+
+def exit_of_event(attributes: Mapping[str, str], *, out_of_memory: bool) -> Exit | None:
+    """Of a `die` event; None when only an inspection can tell: the engine also says 255 when it does not know."""
+    code = attributes.get("exitCode", "")
+    if not code.isdecimal() or int(code) == UNSURE_EXIT_CODE:
+        return None
+    return exit_of({"ExitCode": int(code), "OOMKilled": out_of_memory})
 
 
 def exit_of_removed(code: int, *, killed: bool) -> Exit:

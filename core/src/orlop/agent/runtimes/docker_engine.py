@@ -4,6 +4,11 @@ docker-py blocks, so each call runs on a thread of a bounded pool. There are sev
 different length must not queue behind one another: a kill never waits for a pull, nor a start for a health
 probe's command. docker-py is imported when an engine is first seen listening, on the thread that follows it: an
 agent without an engine never pays for it.
+
+An engine that hangs keeps its connections open, so that only the lack of an answer tells. While events are followed
+the engine is pinged, and counts as lost when it does not answer within `PING_TIMEOUT_S`. What looks at it has
+`LIST_TIMEOUT_S`, what changes something has `REQUEST_TIMEOUT_S`: the engine may have to unpack much for it. A pull
+has no deadline, for it may take hours; whoever waits for it stops waiting when the engine is lost.
 """
 
 from __future__ import annotations
@@ -14,13 +19,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from orlop.agent.runtimes.daemon_threads import DaemonThreads
 from orlop.agent.runtimes.docker_container import NODE_LABEL, one_line
 
 REQUEST_TIMEOUT_S: Final = 120
+LIST_TIMEOUT_S: Final = 30
+PING_EVERY_S: Final = 2.0
+PING_TIMEOUT_S: Final = 8
 CONNECT_TIMEOUT_S: Final = 5
+CLOSE_WITHIN_S: Final = 2.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_LAST_S: Final = 5.0
 #: Events of the last moment are asked for again: the engine answers shortly before it subscribes the stream.
@@ -77,7 +86,19 @@ def engine_errors() -> Iterator[None]:
         urllib3.exceptions.HTTPError,
         OSError,
     ) as error:
-        raise EngineLost(one_line(str(error))) from error
+        raise EngineLost(_plainly(error)) from error
+
+
+def _plainly(error: BaseException) -> str:
+    """What is behind it, without the layers' names and the addresses of their objects, which differ each time."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TimeoutError):
+            return "it does not answer"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return one_line(str(error))
 
 
 def cut_stream(stream: Any) -> None:
@@ -97,19 +118,24 @@ class Pools:
     """The threads of one runtime, started as they are needed."""
 
     def __init__(self) -> None:
-        self.start = ThreadPoolExecutor(START_THREADS, "orlop-docker-start")
-        self.control = ThreadPoolExecutor(CONTROL_THREADS, "orlop-docker-control")
-        self.pull = ThreadPoolExecutor(PULL_THREADS, "orlop-docker-pull")
-        self.command = ThreadPoolExecutor(COMMAND_THREADS, "orlop-docker-command")
-        self.log = ThreadPoolExecutor(LOG_THREADS, "orlop-docker-log")
+        self.start = DaemonThreads(START_THREADS, "orlop-docker-start")
+        self.control = DaemonThreads(CONTROL_THREADS, "orlop-docker-control")
+        self.pull = DaemonThreads(PULL_THREADS, "orlop-docker-pull")
+        self.command = DaemonThreads(COMMAND_THREADS, "orlop-docker-command")
+        self.log = DaemonThreads(LOG_THREADS, "orlop-docker-log")
+
+    def renew_pull(self) -> None:
+        """Pulls of an engine that was lost may never end; new ones do not queue behind them."""
+        self.pull.shutdown(wait=False, cancel_futures=True)
+        self.pull = DaemonThreads(PULL_THREADS, "orlop-docker-pull")
 
     def close(self) -> None:
         for pool in (self.start, self.control, self.pull, self.command, self.log):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def connect(url: str) -> Any:
-    """A `docker.APIClient`, shared by all threads. Raises EngineLost."""
+def connect(url: str, timeout_s: float, version: str = "auto") -> Any:
+    """A `docker.APIClient`, which threads may share. timeout_s: of each of its calls. Raises EngineLost."""
     if url.startswith(_UNIX):
         # Asked with a bare socket first: it is cheap to repeat, and needs no docker-py.
         with socket.socket(socket.AF_UNIX) as attempt:
@@ -122,7 +148,7 @@ def connect(url: str) -> Any:
 
     with engine_errors():
         client = docker.APIClient(
-            base_url=url, version="auto", timeout=REQUEST_TIMEOUT_S, max_pool_size=START_THREADS + CONTROL_THREADS
+            base_url=url, version=version, timeout=timeout_s, max_pool_size=START_THREADS + CONTROL_THREADS
         )
     if url.startswith(_UNIX):
         client.trust_env = False  # else requests looks for proxies and a .netrc before each call
@@ -133,8 +159,9 @@ class Follower:
     """Keeps a connection, and follows the engine's events on a thread of its own.
 
     Each time it connects it opens the event stream first and lists the containers after, so that nothing falls
-    between; `on_connected(client, list)` is called with the listing, then `on_event` for each event, and
-    `on_lost(reason)` when the engine goes away or stays away. All are called on the thread.
+    between; `on_connected(client, looking, listing)` is called with a client to work with, the follower's own, and
+    the listing, then `on_event` for each event, and `on_lost(reason)` when the engine goes away, stays away or does
+    not answer. All are called on the thread.
     """
 
     def __init__(
@@ -142,7 +169,7 @@ class Follower:
         url: str,
         node_id: str,
         *,
-        on_connected: Callable[[Any, list[dict[str, Any]]], None],
+        on_connected: Callable[[Any, Any, list[dict[str, Any]]], None],
         on_event: Callable[[Mapping[str, Any]], None],
         on_lost: Callable[[str], None],
     ) -> None:
@@ -159,19 +186,18 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Blocks until the thread has ended."""
+        """Blocks until the thread has ended, or is found waiting for an engine that does not answer."""
         self._closed.set()
         cut_stream(self._stream)
-        self._thread.join()
+        self._thread.join(CLOSE_WITHIN_S)
 
     def _run(self) -> None:
         backoff_s = BACKOFF_FIRST_S
         while not self._closed.is_set():
             try:
-                with contextlib.closing(connect(self._url)) as client:
-                    self._follow(client)
-                    backoff_s = BACKOFF_FIRST_S
-                reason = "it closed the connection"
+                with contextlib.closing(connect(self._url, LIST_TIMEOUT_S)) as client:
+                    reason = self._follow(client)
+                backoff_s = BACKOFF_FIRST_S
             except (EngineLost, EngineRefused) as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 - the thread must live: nothing else sees the engine again
@@ -182,25 +208,67 @@ class Follower:
                 self._closed.wait(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
 
-    def _follow(self, client: Any) -> None:
-        connected = False
-        try:
-            with engine_errors():
-                since = int(time.time()) - EVENTS_OVERLAP_S
-                self._stream = client.events(since=since, filters=self._filter | {"type": "container"}, decode=True)
-                self._on_connected(client, client.containers(all=True, filters=self._filter))
-                connected = True
-                if self._closed.is_set():  # closed while the stream was being opened
+    def _follow(self, client: Any) -> str:
+        """Why it ended, once it was connected. Raises EngineLost, EngineRefused before that."""
+        version = client.api_version
+        working = connect(self._url, REQUEST_TIMEOUT_S, version)
+        with contextlib.closing(working), _Pulse(connect(self._url, PING_TIMEOUT_S, version)) as pulse:
+            try:
+                with engine_errors():
+                    since = int(time.time()) - EVENTS_OVERLAP_S
+                    self._stream = client.events(since=since, filters=self._filter | {"type": "container"}, decode=True)
+                    self._on_connected(working, client, client.containers(all=True, filters=self._filter))
+                pulse.watch(self._stream)
+                if not self._closed.is_set():  # closed while the stream was being opened
+                    self._follow_events()
+                return pulse.failure or "it closed the connection"
+            finally:
+                close_stream(self._stream)
+                self._stream = None
+
+    def _follow_events(self) -> None:
+        """Until the stream ends, for whatever reason: that it was there is all that matters for the next try."""
+        with contextlib.suppress(EngineLost), engine_errors():
+            for event in self._stream:
+                self._on_event(event)
+
+
+class _Pulse:
+    """Pings the engine while a stream is read, and cuts the stream when no answer comes: its reader finds it ended.
+
+    failure: why it was cut; empty when it was not.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.failure = ""
+        self._client = client
+        self._stream: Any = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orlop-docker-pulse", daemon=True)
+
+    def __enter__(self) -> _Pulse:
+        return self
+
+    def watch(self, stream: Any) -> None:
+        self._stream = stream
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Does not wait for a ping that is under way."""
+        self._over.set()
+        if not self._thread.is_alive():
+            self._client.close()
+
+    def _run(self) -> None:
+        with contextlib.closing(self._client):
+            while not self._over.wait(PING_EVERY_S):
+                try:
+                    with engine_errors():
+                        self._client.ping()
+                except (EngineLost, EngineRefused) as error:
+                    self.failure = str(error)
+                    cut_stream(self._stream)
                     return
-                for event in self._stream:
-                    self._on_event(event)
-        except EngineLost:
-            # The end of a stream that worked is no reason to wait longer the next time.
-            if not connected:
-                raise
-        finally:
-            close_stream(self._stream)
-            self._stream = None
 
 
 def pull(client: Any, image: str, progress: Callable[[str], None]) -> None:

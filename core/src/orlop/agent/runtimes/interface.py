@@ -48,7 +48,10 @@ class Report:
 
 @attrs.frozen(kw_only=True)
 class Snapshot:
-    """Everything a runtime has right now. A task that is not in it does not exist there."""
+    """Everything a runtime has right now. A task that is not in it does not exist there.
+
+    One that is PREPARING may have been left so by an earlier agent: it is started again, which goes on from there.
+    """
 
     runtime: str
     reports: tuple[Report, ...]

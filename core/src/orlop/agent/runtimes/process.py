@@ -42,12 +42,12 @@ from orlop.agent.runtimes.process_exec import execute_beside
 from orlop.agent.runtimes.process_folders import (
     CannotPrepare,
     mark_removed,
-    prepare,
     prune,
     read_facts,
 )
 from orlop.agent.runtimes.process_logs import LogStream
 from orlop.agent.runtimes.process_payload import parse_payload
+from orlop.agent.runtimes.process_preparing import Preparer
 from orlop.agent.supervisor.journal import Entry
 from orlop.agent.supervisor.journal import Exit as ProcessExit
 from orlop.agent.supervisor_client import SupervisorClient
@@ -136,12 +136,14 @@ class ProcessRuntime:
         self._report: Callable[[RuntimeEvent], None] = lambda _: None
         self._client: SupervisorClient | None = None
         self._control_groups: ControlGroups | None = None
+        self._preparer = Preparer(None)
         self._entries: dict[str, Entry] = {}
         self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Report] = {}
         self._kills: set[str] = set()
         self._forgets: set[str] = set()
         self._streams: dict[tuple[str, str], LogStream] = {}
+        self._sweep_due = False
         self._listed = asyncio.Event()
         self._told = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -152,6 +154,7 @@ class ProcessRuntime:
             self._control_groups = await asyncio.to_thread(ControlGroups.open, self._context.node_id)
         except NoControlGroups as error:
             _log.warning("process tasks run without resource limits: %s", error)
+        self._preparer = Preparer(self._control_groups)
         self._context.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._client = SupervisorClient(
             data=self._context.data,
@@ -165,6 +168,7 @@ class ProcessRuntime:
         await self._told.wait()
 
     async def close(self) -> None:
+        await self._preparer.close()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -185,17 +189,20 @@ class ProcessRuntime:
         self._report(pending.report())
         try:
             payload = parse_payload(launch.assignment.spec.payload)
-            request = await asyncio.to_thread(prepare, launch, payload, self._control_groups)
+            request = await self._preparer.prepare(launch, payload)
         except (InvalidPayload, CannotPrepare) as error:
             self._fail(pending, Exit(outcome=Outcome.ERROR, reason=str(error)))
             return
+        except Exception:  # a bug, and the agent's to report
+            if self._pending.get(task) is pending:
+                del self._pending[task]
+            raise
         if self._pending.get(task) is not pending:
             return  # a later incarnation has overtaken it, or the supervisor turned out to have it
         pending.request = request
         if pending.killed:
             self._fail_killed(pending)
             return
-        self._report(pending.report())
         self._ask_to_start(pending)
 
     async def signal(self, task: str, signal_name: str) -> None:
@@ -279,9 +286,9 @@ class ProcessRuntime:
         self._kills = {task for task in self._kills if self._is_running(task)}
         for task in self._kills:
             self._send({"do": "kill", "task": task})
-        if not self._listed.is_set():
-            self._listed.set()
-            self._sweep()
+        self._listed.set()
+        self._sweep_due = True
+        self._sweep()
         self._report(self._snapshot())
         self._told.set()
 
@@ -380,21 +387,25 @@ class ProcessRuntime:
         return known
 
     def _sweep(self) -> None:
-        if self._control_groups is not None:
-            kept = [tuple(entry.groups) for entry in self._entries.values()]
-            kept += [tuple(p.request["groups"]) for p in self._pending.values() if p.request is not None]
-            if not any(pending.request is None for pending in self._pending.values()):
-                self._control_groups.sweep(kept)
+        """A supervisor that dies leaves control groups behind: once per connection, when no launch is making its own,
+        those that no known task uses are removed."""
+        preparing = any(pending.request is None for pending in self._pending.values())
+        if not self._sweep_due or preparing or self._control_groups is None:
+            return
+        self._sweep_due = False
+        kept = [tuple(entry.groups) for entry in self._entries.values()]
+        kept += [tuple(p.request["groups"]) for p in self._pending.values() if p.request is not None]
+        self._control_groups.sweep(kept)
 
     # --- housekeeping ---
 
     async def _keep_house(self) -> None:
         next_prune_s = 0.0
         while True:
-            for task in list(self._entries):
-                if self._is_running(task):
-                    streams = [self._stream(task, stream) for stream in STREAMS]
-                    await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
+            self._sweep()
+            streams = [self._stream(task, name) for task in self._entries if self._is_running(task) for name in STREAMS]
+            if streams:
+                await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
             if self._listed.is_set() and time.monotonic() >= next_prune_s:
                 next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
                 known = self._entries.keys() | self._pending.keys() | self._failed.keys()

@@ -10,11 +10,12 @@ blocks: call it in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,11 +85,18 @@ def _look_up(name: str) -> pwd.struct_passwd:
         raise
 
 
-def prepare(launch: Launch, payload: Payload, control_groups: ControlGroups | None) -> dict[str, Any]:
-    """Makes the folder and the control groups. Returns the supervisor's request. Raises CannotPrepare."""
-    user, home = find_user(payload.user)
-    work = launch.directory / "work"
-    environment = environment_of(payload, launch.environment, task=launch.task, work=work, home=home or str(work))
+def prepare(
+    launch: Launch,
+    payload: Payload,
+    control_groups: ControlGroups | None,
+    look_up: Callable[[str], tuple[User | None, str]],
+) -> dict[str, Any]:
+    """Makes the folder and the control groups. look_up: as `find_user`. Returns the supervisor's request. Raises
+    CannotPrepare."""
+    user, home = look_up(payload.user)
+    folder = str(launch.directory)
+    work = os.path.join(folder, "work")
+    environment = environment_of(payload, launch.environment, task=launch.task, work=work, home=home or work)
     directory = os.path.join(work, payload.directory)
     try:
         _make_folders(launch.directory, work, user)
@@ -103,28 +111,40 @@ def prepare(launch: Launch, payload: Payload, control_groups: ControlGroups | No
         "do": "start",
         "task": launch.task,
         "incarnation": launch.assignment.incarnation,
-        "folder": str(launch.directory),
+        "folder": folder,
         "arguments": list(payload.arguments),
         "environment": environment,
         "directory": directory,
-        "stdout": str(launch.directory / "stdout"),
-        "stderr": str(launch.directory / "stderr"),
-        "user": attrs.asdict(user) if user is not None else None,
+        "stdout": os.path.join(folder, "stdout"),
+        "stderr": os.path.join(folder, "stderr"),
+        "user": _plain_user(user),
         "groups": list(groups),
     }
 
 
-def _make_folders(folder: Path, work: Path, user: User | None) -> None:
+def _make_folders(folder: Path, work: str, user: User | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
-    work.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(work, 0o700)
     if user is not None:
         os.chown(work, user.uid, user.gid, follow_symlinks=False)
 
 
 def _write_facts(folder: Path, facts: Facts) -> None:
-    with open(folder / FACTS, "w", opener=_private) as file:
-        json.dump({"v": FACTS_VERSION, **attrs.asdict(facts)}, file)
+    plain = {
+        "v": FACTS_VERSION,
+        "environment": facts.environment,
+        "directory": facts.directory,
+        "user": _plain_user(facts.user),
+        "groups": facts.groups,
+    }
+    with open(folder / FACTS, "wb", buffering=0, opener=_private) as file:
+        file.write(json.dumps(plain).encode())
+
+
+def _plain_user(user: User | None) -> dict[str, Any] | None:
+    return {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if user is not None else None
 
 
 def _private(path: str, flags: int) -> int:

@@ -9,7 +9,6 @@ runs. Errors name the path: `payload.environment.PORT: expected text, got 8080`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -100,13 +99,13 @@ def _shown_name(name: object) -> str:
     return str(name)[:100].encode(errors="backslashreplace").decode() if isinstance(name, str) else _shown(name)
 
 
-def environment_of(payload: Payload, added: Mapping[str, str], *, task: str, work: Path, home: str) -> dict[str, str]:
+def environment_of(payload: Payload, added: Mapping[str, str], *, task: str, work: str, home: str) -> dict[str, str]:
     """Defaults under the control plane's variables under the payload's own."""
     defaults = {
         "PATH": DEFAULT_PATH,
         "HOME": home,
         "LANG": DEFAULT_LANG,
-        "MESOS_SANDBOX": str(work),
+        "MESOS_SANDBOX": work,
         MARK: task,
     }
     return {**defaults, **added, **payload.environment}

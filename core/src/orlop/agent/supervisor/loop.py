@@ -122,6 +122,8 @@ class Supervisor:
         for entry in self._table.values():
             if entry.exit is None:
                 self._take_up(entry)
+            elif entry.groups:
+                self._graves.append((entry.groups, 0))  # the last supervisor may not have come to it
 
     def run(self) -> None:
         """Until there is nothing to do for long enough."""

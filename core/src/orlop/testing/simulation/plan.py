@@ -60,6 +60,7 @@ _TROUBLES: Final[dict[str, tuple[int, Callable[[Shape, random.Random], tuple[Any
     "kill_leader": (4, lambda _, chance: (_duration(chance),)),
     "hold_server": (3, lambda shape, chance: (shape.server(chance), _duration(chance))),
     "hold_leader": (3, lambda _, chance: (_duration(chance),)),
+    "suspend_leader": (2, lambda _, chance: (_duration(chance),)),
     "cut_store": (3, lambda shape, chance: (shape.server(chance), _duration(chance))),
     "lose_quorum": (2, lambda _, chance: (_duration(chance),)),
     "fill_store": (1, lambda _, chance: (_duration(chance),)),

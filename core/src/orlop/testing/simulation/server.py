@@ -9,10 +9,12 @@ from typing import Any, Final
 import attrs
 
 from orlop.framework import EVERYTHING, Changed, Framework, NotAvailable
+from orlop.kernel.assignments import assignments
 from orlop.kernel.events import (
     AgentHello,
     AgentStatuses,
     Answer,
+    Assign,
     Effect,
     Event,
     Logged,
@@ -81,9 +83,11 @@ class SimulatedServer:
         self.observe = observe
         self.life: Life | None = None
         self.held_until_ms = 0
+        self.behind_ms = 0
 
     def start(self) -> None:
         if self.life is None:
+            self.behind_ms = 0
             self.world.note(self.name, "starts")
             self.life = Life(self)
 
@@ -94,10 +98,19 @@ class SimulatedServer:
             life.dead = True
             life.sessions_end("the server was killed")
 
-    def hold(self, until_ms: int) -> None:
-        """SIGSTOP: nothing of it happens until then; what was due happens late."""
-        self.world.note(self.name, f"stands still until {until_ms / 1000:g}")
+    def hold(self, until_ms: int, *, clock_too: bool = False) -> None:
+        """SIGSTOP: nothing of it happens until then; what was due happens late.
+
+        clock_too: as a suspended virtual machine, which does not know that time has passed.
+        """
+        self.world.note(self.name, f"stands still until {until_ms / 1000:g}{', its clock too' if clock_too else ''}")
+        if clock_too:
+            self.behind_ms += max(0, until_ms - max(self.held_until_ms, self.world.now_ms))
         self.held_until_ms = max(self.held_until_ms, until_ms)
+
+    def monotonic_ms(self) -> int:
+        """Its own clock."""
+        return self.world.now_ms - self.behind_ms
 
     def leads(self) -> bool:
         """Does it believe, now, that it leads? One that stands still believes nothing."""
@@ -145,7 +158,7 @@ class Life:
         self._store.call(self._name, what, lambda value, error: self.soon(0, lambda: done(value, error)), writes=writes)
 
     def leads(self) -> bool:
-        return self.leading is not None and self._election.leads(self._world.now_ms)
+        return self.leading is not None and self._election.leads(self._server.monotonic_ms())
 
     def sessions_end(self, reason: str) -> None:
         if self.leading is not None:
@@ -158,7 +171,7 @@ class Life:
         self.soon(self._election.next_tick_ms, self._tick)
 
     def _vote(self, event: votes.Event) -> None:
-        for effect in self._election.handle(event, self._world.now_ms):
+        for effect in self._election.handle(event, self._server.monotonic_ms()):
             match effect:
                 case votes.Campaign():
                     self._campaign()
@@ -174,7 +187,7 @@ class Life:
                     self._end_term(effect.reason)
 
     def _campaign(self) -> None:
-        asked_ms = self._world.now_ms
+        asked_ms = self._server.monotonic_ms()
         record = LeaderRecord(server=self.id, url=self._name, since_utc_ms=0)
 
         def ended(won: int, lease: int, error: StoreError | None) -> None:
@@ -197,7 +210,7 @@ class Life:
         self.ask_store(lambda store: store.lease(LEASE_S), granted, writes=True)
 
     def _renew(self, lease: int) -> None:
-        asked_ms = self._world.now_ms
+        asked_ms = self._server.monotonic_ms()
         held = self._leases[lease]
 
         def renewed(kept: bool | None, error: StoreError | None) -> None:
@@ -384,10 +397,10 @@ class Leading:
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case ToNode():
+            case ToNode() | Assign():
                 session, link = self._sessions.get(effect.node, ("", None))
                 if link is not None and effect.session in ("", session):
-                    link.send(effect.message)
+                    link.send(assignments(effect) if isinstance(effect, Assign) else effect.message)
             case Notify():
                 if effect.framework in self._frameworks:
                     self._frameworks[effect.framework].notify(effect)

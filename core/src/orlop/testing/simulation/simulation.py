@@ -95,13 +95,14 @@ class Simulation:
         getattr(self, f"do_{operation.what}")(*operation.arguments)
 
     def _check(self) -> None:
-        leaders = [name for name, server in self.servers.items() if server.leads()]
+        leaders = [name for name, server in self.servers.items() if server.leads() and not server.behind_ms]
         if len(leaders) > 1:
             raise Broken(f"{' and '.join(leaders)} both believe that they lead")
 
     def leader(self) -> SimulatedServer | None:
         """Who leads now."""
-        return next((server for server in self.servers.values() if server.leads()), None)
+        leading = [server for server in self.servers.values() if server.leads()]
+        return min(leading, key=lambda server: server.behind_ms, default=None)
 
     def _dial(self, node: str) -> End | None:
         """A node looks for the leader: it asks one of the servers."""
@@ -203,6 +204,11 @@ class Simulation:
         leader = self.leader()
         if leader is not None:
             self.do_hold_server(leader.name, for_ms)
+
+    def do_suspend_leader(self, for_ms: int) -> None:
+        leader = self.leader()
+        if leader is not None:
+            leader.hold(self.world.now_ms + for_ms, clock_too=True)
 
     def do_cut_store(self, name: str, for_ms: int) -> None:
         self.store.cut.add(name)

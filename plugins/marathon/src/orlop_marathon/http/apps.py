@@ -19,9 +19,10 @@ def resolve(tail: list[str]) -> Methods | None:
         return {"GET": _list, "POST": _create, "PUT": partial(_update_all, create=True), "PATCH": _patch_all}
     last, before = tail[-1], tail[:-1]
     if last == "restart":
-        return {"POST": partial(_restart, path=paths.join(before))}
+        # No app can have such an id, so this DELETE is a 404.
+        return {"POST": partial(_restart, path=paths.join(before)), "DELETE": partial(_delete, path=paths.join(tail))}
     if last == "tasks":
-        return {"GET": partial(_tasks, at=before), "DELETE": partial(_kill_all, at=before)}
+        return {"GET": partial(_tasks, at=before), "DELETE": partial(_kill_all, path=paths.join(before))}
     if last == "versions":
         return {"GET": partial(_versions, path=paths.join(before))}
     if last == "*":
@@ -64,24 +65,21 @@ async def _get(call: Call, path: str) -> web.Response:
 
 async def _below(call: Call, group: str) -> web.Response:
     reader = Reader(await call.view())
-    embed = queries.parse_embed(call.values("embed")) | ALWAYS
-    found = [record for path, record in reader.apps.items() if paths.is_below(path, group)]
-    if not found and not root.Root.of(reader.view).has_group(group):
-        raise errors.unknown_group(group)
-    return answer({"*": [reader.app(record, embed) for record in found]})
-
-
-def _apps_at(view: View, at: list[str]) -> list[str]:
-    """The app of a path, or all apps below the group of `<group>/*`. Raises MarathonError (404)."""
-    if at[-1:] == ["*"]:
-        group = paths.join(at[:-1])
-        return [path for path in view.objects(root.APP) if paths.is_below(path, group)]
-    return [_record(view, paths.join(at)).app.id]
+    reader.tree.require(group)
+    embed = queries.parse_embed(call.values("embed")) | SINGLE
+    return answer({"*": [reader.app(reader.apps[path], embed) for path in reader.tree.apps_below(group)]})
 
 
 async def _tasks(call: Call, at: list[str]) -> web.Response:
+    """Of one app, or of all apps below the group of `<group>/*`."""
     reader = Reader(await call.view())
-    return answer({"tasks": [task for path in _apps_at(reader.view, at) for task in reader.tasks(path)]})
+    if at[-1:] == ["*"]:
+        group = paths.join(at[:-1])
+        reader.tree.require(group)
+        apps = list(reader.tree.apps_below(group))
+    else:
+        apps = [_record(reader.view, paths.join(at)).app.id]
+    return answer({"tasks": [task for path in apps for task in reader.tasks(path)]})
 
 
 async def _versions(call: Call, path: str) -> web.Response:
@@ -94,7 +92,6 @@ async def _versions(call: Call, path: str) -> web.Response:
 async def _version(call: Call, path: str, version: str) -> web.Response:
     view = await call.view()
     wanted = parsing.timestamp(version)
-    _record(view, path)
     found = view.objects(root.VERSION).get(root.version_id(path, wanted))
     if found is None:
         raise errors.unknown_app(path, wanted)
@@ -166,15 +163,11 @@ async def _restart(call: Call, path: str) -> web.Response:
 # --- killing ---
 
 
-async def _kill_all(call: Call, at: list[str]) -> web.Response:
+async def _kill_all(call: Call, path: str) -> web.Response:
     reader = Reader(await call.view())
+    _record(reader.view, path)
     host = call.value("host") or "*"
-    names = [
-        task.name
-        for path in _apps_at(reader.view, at)
-        for task in reader.live(path)
-        if host in ("*", reader.host(task))
-    ]
+    names = [task.name for task in reader.live(path) if host in ("*", reader.host(task))]
     return await kill(call, names)
 
 

@@ -114,9 +114,7 @@ def answer(
         headers["Marathon-Deployment-Id"] = deployment
     if location is not None:
         headers["Location"] = quote(location)
-    return web.Response(
-        body=orjson.dumps(value), status=status, headers=headers, content_type="application/json", charset="utf-8"
-    )
+    return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
 
 
 def empty(status: int) -> web.Response:
@@ -130,10 +128,5 @@ def deployed(result: Result, *, status: int = 200, location: str | None = None) 
 
 
 def failed(error: MarathonError, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(error.body),
-        status=error.status,
-        headers=headers,
-        content_type="application/json",
-        charset="utf-8",
-    )
+    body = orjson.dumps(error.body)
+    return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")

@@ -94,11 +94,14 @@ def application(host: Host, settings: Config) -> web.Application:
             _LOG.exception("%s %s failed", request.method, request.path)
             response = failed(MarathonError(500, {"message": f"{type(error).__name__}: {error}"}))
         if not response.prepared:
-            response.headers.update(common)
             _compress(request, response)
         return response
 
+    async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(common)
+
     made = web.Application(middlewares=[edge], client_max_size=settings.max_body_bytes)
+    made.on_response_prepare.append(add_headers)
     made.router.add_route("*", "/{path:.*}", handle)
     return made
 

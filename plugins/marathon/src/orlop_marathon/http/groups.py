@@ -8,7 +8,7 @@ from aiohttp import web
 
 from orlop_marathon import errors, executing, orders, parsing, paths, queries, wire
 from orlop_marathon.deployments import step_json
-from orlop_marathon.http.calls import Call, Methods, answer, deployed, empty
+from orlop_marathon.http.calls import Call, Handler, Methods, answer, deployed, empty
 from orlop_marathon.http.reading import ALWAYS, Reader
 
 
@@ -20,13 +20,13 @@ def resolve(tail: list[str]) -> Methods | None:
     if len(tail) > 1 and tail[-2] == "versions":
         return {"GET": partial(_version, path=paths.join(tail[:-2]), version=tail[-1])}
     path = paths.join(tail)
-    return {
+    methods: dict[str, Handler] = {
         "GET": partial(_get, path=path),
         "POST": partial(_create, path=path),
         "PUT": partial(_update, path=path),
-        "PATCH": partial(_patch, path=path),
         "DELETE": partial(_delete, path=path),
     }
+    return methods | ({"PATCH": partial(_patch, path=path)} if tail else {})
 
 
 # --- reading ---
@@ -57,17 +57,15 @@ async def _version(call: Call, path: str, version: str) -> web.Response:
     reader.tree.require(path)
     if wanted not in executing.group_versions(reader.view, path):
         raise errors.unknown_group(path, wanted)
-    return answer(reader.group_at(path, wanted, executing.apps_at(reader.view, path, wanted)))
+    records = executing.apps_at(reader.view, path, wanted)
+    return answer(reader.group_at(path, wanted, records, call.values("embed")))
 
 
 # --- changing ---
 
 
 async def _create(call: Call, path: str) -> web.Response:
-    document = await call.json()
-    if isinstance(document, dict) and document.get("id") is None and path == paths.ROOT:
-        raise errors.wrong_type([errors.Problem("/id", wire.PATH_MISSING)])
-    update = parsing.parse_group_update(document, path, call.settings.defaults)
+    update = parsing.parse_group_update(await call.json(), path, call.settings.defaults)
     order = orders.ChangeGroup(update=update, force=call.flag("force"), create_only=True)
     return deployed(await call.give(order), status=201, location=update.id)
 
@@ -86,10 +84,9 @@ async def _patch(call: Call, path: str) -> web.Response:
     if not isinstance(document, dict):
         raise errors.wrong_type([errors.Problem("/", wire.EXPECTED_OBJECT)])
     enforce = document.get("enforceRole")
-    if not isinstance(enforce, bool):
-        fault = wire.PATH_MISSING if enforce is None else wire.EXPECTED_BOOLEAN
-        raise errors.wrong_type([errors.Problem("/enforceRole", fault)])
-    await call.give(orders.EnforceRole(path=path, enforce=enforce))
+    if not isinstance(enforce, bool | None):
+        raise errors.wrong_type([errors.Problem("/enforceRole", wire.EXPECTED_BOOLEAN)])
+    await call.give(orders.EnforceRole(path=path, enforce=bool(enforce)))
     return empty(200)
 
 

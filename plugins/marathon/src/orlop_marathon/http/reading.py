@@ -96,10 +96,10 @@ class Reader:
     def group(self, path: str, embed: list[str]) -> dict[str, Any]:
         return rendering.group_json(self.tree, path, queries.parse_group_embed(embed), self.app)
 
-    def group_at(self, path: str, version: str, records: Mapping[str, AppRecord]) -> dict[str, Any]:
-        """A group as it was."""
+    def group_at(self, path: str, version: str, records: Mapping[str, AppRecord], embed: list[str]) -> dict[str, Any]:
+        """A group as it was; nothing is embedded in its apps."""
         tree = Tree(records, self.view.objects(root.GROUP))
         shown = rendering.group_json(
-            tree, path, queries.parse_group_embed([]), lambda record, _: self.definition(record)
+            tree, path, queries.parse_group_embed(embed), lambda record, _: self.definition(record)
         )
         return {**shown, "version": version}

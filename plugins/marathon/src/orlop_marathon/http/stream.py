@@ -39,7 +39,6 @@ async def _events(call: Call) -> web.StreamResponse:
 
 async def _stream(call: Call, queue: asyncio.Queue[Any], wanted: frozenset[str], now_utc_ms: int) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream;charset=utf-8"})
-    response.headers["Cache-Control"] = "no-cache, no-store, must-revalidate"
     await response.prepare(call.request)
     attached = event("event_stream_attached", now_utc_ms, remoteAddress=call.request.remote or "")
     try:

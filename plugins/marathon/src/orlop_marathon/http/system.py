@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from orlop.server.routing import Host
 
 _ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::", "[::]", "*"})  # noqa: S104
+#: Settings of Marathon that mean nothing without Mesos.
+_OF_MESOS: Final = (
+    "access_control_allow_origin", "decline_offer_duration", "launch_token", "launch_token_refresh_interval",
+    "max_instances_per_offer", "mesos_heartbeat_failure_threshold", "mesos_heartbeat_interval", "mesos_leader_ui_url",
+    "mesos_user", "min_revive_offers_interval", "offer_matching_timeout", "on_elected_prepare_timeout",
+    "reconciliation_initial_delay", "reconciliation_interval", "scale_apps_initial_delay", "scale_apps_interval",
+    "store_cache", "task_launch_confirm_timeout", "task_launch_timeout", "task_lost_expunge_initial_delay",
+    "task_lost_expunge_interval", "task_reservation_timeout",
+)  # fmt: skip
 
 
 def resolve_info(tail: list[str]) -> Methods | None:
@@ -64,8 +73,9 @@ async def _info(call: Call) -> web.Response:
 
 
 def info_json(settings: Config, leader: str, cluster: str, cluster_id: str) -> dict[str, Any]:
-    """What old clients read of a Marathon. There is neither Mesos nor ZooKeeper; their objects must be there."""
+    """What old clients read of a Marathon. There is neither Mesos nor ZooKeeper; their members must be there."""
     host, _, port = leader.rpartition(":")
+    defaults = settings.defaults
     return {
         "name": "marathon",
         "version": MARATHON_VERSION,
@@ -74,12 +84,13 @@ def info_json(settings: Config, leader: str, cluster: str, cluster_id: str) -> d
         "leader": leader,
         "frameworkId": cluster_id,
         "marathon_config": {
+            **dict.fromkeys(_OF_MESOS),
             "checkpoint": True,
             "default_network_name": settings.default_network_name or None,
             "env_vars_prefix": settings.env_vars_prefix or None,
             "executor": "//cmd",
             "failover_timeout": 604800,
-            "features": [],
+            "features": sorted(defaults.features),
             "framework_name": cluster,
             "ha": True,
             "hostname": host,
@@ -89,7 +100,9 @@ def info_json(settings: Config, leader: str, cluster: str, cluster_id: str) -> d
             "local_port_max": settings.local_port_max,
             "maintenance_mode": False,
             "master": "",
+            "mesos_bridge_name": defaults.bridge_name,
             "mesos_role": settings.default_role,
+            "new_group_enforce_role": "off",
             "webui_url": None,
         },
         "zookeeper_config": {
@@ -99,6 +112,8 @@ def info_json(settings: Config, leader: str, cluster: str, cluster_id: str) -> d
             "zk_connection_timeout": 10000,
             "zk_session_timeout": 10000,
             "zk_compression": False,
+            "zk_compression_threshold": None,
+            "zk_max_node_size": None,
         },
         "http_config": {"http_port": int(port) if port.isdecimal() else 0, "https_port": None},
     }
@@ -107,9 +122,9 @@ def info_json(settings: Config, leader: str, cluster: str, cluster_id: str) -> d
 async def _ping(call: Call) -> web.Response:
     accepted = [part.partition(";")[0].strip() for part in call.request.headers.get("Accept", "*/*").split(",")]
     if "text/html" in accepted:
-        return web.Response(text="pong", content_type="text/html")
+        return web.Response(body=b"pong", content_type="text/html")
     if any(one in ("", "*/*") or one.startswith("text/") for one in accepted):
-        return web.Response(text="pong", content_type="text/plain")
+        return web.Response(body=b"pong", content_type="text/plain")
     if any(one in ("application/json", "application/*") for one in accepted):
         return answer("pong")
     return empty(204)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
-from orlop.framework import Explanation, Task, TaskState, View, format_utc
+from orlop.framework import Explanation, Task, View, format_utc
 from orlop_marathon import errors, orders, paths, root, wire
+from orlop_marathon.events import mesos_state
 from orlop_marathon.http.apps import kill
 from orlop_marathon.http.calls import Call, Methods, answer, empty
 from orlop_marathon.http.reading import Reader
+
+#: Values of `status`; others ask for nothing.
+_STATUSES: Final = {"running": "TASK_RUNNING", "staging": "TASK_STAGING"}
+#: The forms that ids of tasks have had in the course of time, all in one (Marathon 1.11, `Task.Id.parse`).
+_TASK_ID: Final = re.compile(r".+[._][^._]+(\.[0-9]+)?", re.DOTALL)
 
 #: Reasons of Mesos' offers in their funnel order, and words in the kernel's reasons that mean them.
 _REASONS: Final = (
@@ -42,12 +49,13 @@ def resolve_queue(tail: list[str]) -> Methods | None:
 
 async def _list(call: Call) -> web.Response:
     reader = Reader(await call.view())
-    wanted = {value.casefold() for value in call.values("status", "status[]")} & {"running", "staging"}
+    asked = (value.casefold() for value in call.values("status", "status[]"))
+    states = {_STATUSES[value] for value in asked if value in _STATUSES}
     tasks = [
         reader.task(task)
         for path in reader.apps
-        for task in reader.live(path)
-        if not wanted or ("running" if task.state is TaskState.RUNNING else "staging") in wanted
+        for task in reader.placed(path)
+        if not states or mesos_state(task) in states
     ]
     return answer({"tasks": tasks})
 
@@ -63,6 +71,9 @@ async def _delete(call: Call) -> web.Response:
     wrong = [position for position, one in enumerate(ids) if not isinstance(one, str)]
     if wrong:
         raise errors.wrong_type([errors.Problem(f"/ids({position})", wire.EXPECTED_STRING) for position in wrong])
+    for one in ids:
+        if not _TASK_ID.fullmatch(one):
+            raise errors.invalid_task_id(one)
     return await kill(call, ids)
 
 

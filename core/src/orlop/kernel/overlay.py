@@ -1,0 +1,147 @@
+"""Parts of a draft: persistent maps opened for changes, and closed into persistent maps again.
+
+Opening costs nothing and a change costs what it touches, however large the map is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, Final
+
+from immutables import Map, MapMutation
+
+from orlop.kernel.state import FrameworkState, WaitingKey
+
+_EMPTY: Final[Map[Any, Any]] = Map()
+
+
+class Nested:
+    """A map of maps, of which few inner ones are changed; those left empty are dropped."""
+
+    def __init__(self, base: Map[Any, Map[Any, Any]]) -> None:
+        self._base = base
+        self._touched: dict[Any, MapMutation[Any, Any]] = {}
+
+    def change(self, name: Any) -> MapMutation[Any, Any]:
+        """The inner map, to be changed."""
+        inner = self._touched.get(name)
+        if inner is None:
+            inner = self._touched[name] = self._base.get(name, _EMPTY).mutate()
+        return inner
+
+    def look(self, name: Any) -> Map[Any, Any]:
+        """The inner map as it is now. What `change` gave before is not to be used any more."""
+        inner = self._touched.get(name)
+        if inner is None:
+            return self._base.get(name, _EMPTY)
+        found = inner.finish()
+        self._touched[name] = found.mutate()
+        return found
+
+    def size(self, name: Any) -> int:
+        """How many the inner map has."""
+        inner = self._touched.get(name)
+        return len(self._base.get(name, _EMPTY) if inner is None else inner)
+
+    def finish(self) -> Map[Any, Map[Any, Any]]:
+        """The whole as it is now; nothing may be changed after it."""
+        if not self._touched:
+            return self._base
+        whole = self._base.mutate()
+        for name, inner in self._touched.items():
+            if len(inner):
+                whole[name] = inner.finish()
+            else:
+                whole.pop(name, None)
+        return whole.finish()
+
+
+class FrameworkOverlay:
+    """One framework's part, while it is being changed."""
+
+    def __init__(self, base: FrameworkState) -> None:
+        self.name = base.name
+        self.cursor = base.cursor
+        self.latest = base.latest.mutate()
+        self.live = base.live.mutate()
+        self.names = base.names.mutate()
+        self.groups = Nested(base.groups)
+        self.spread = Nested(base.spread)
+        self.objects = base.objects
+
+    def held(self, group: str, node_id: str, more: int) -> None:
+        """So many more (or fewer) of the group's tasks hold resources on the node."""
+        counts = self.spread.change(group)
+        count = counts.get(node_id, 0) + more
+        if count:
+            counts[node_id] = count
+        else:
+            counts.pop(node_id, None)
+
+    def finish(self) -> FrameworkState:
+        return FrameworkState(
+            name=self.name,
+            cursor=self.cursor,
+            objects=self.objects,
+            latest=self.latest.finish(),
+            live=self.live.finish(),
+            groups=self.groups.finish(),
+            spread=self.spread.finish(),
+            names=self.names.finish(),
+        )
+
+
+class WaitingOverlay:
+    """The waiting asks, while they are being placed. fresh: those lined up in this batch; they are tried anywhere."""
+
+    def __init__(self, base: Map[WaitingKey, Map[int, str]]) -> None:
+        self._base = base
+        self._older = Nested(base)
+        self.fresh: dict[WaitingKey, dict[int, str]] = {}
+
+    def add(self, key: WaitingKey, sequence: int, task_id: str) -> None:
+        line = self.fresh.get(key)
+        if line is None:
+            line = self.fresh[key] = {}
+        line[sequence] = task_id
+
+    def remove(self, key: WaitingKey, sequences: Iterable[int]) -> None:
+        """Takes out those of them that wait."""
+        fresh = self.fresh.get(key, {})
+        older = self._base.get(key, ())
+        for sequence in sequences:
+            if fresh.pop(sequence, None) is None and sequence in older:
+                self._older.change(key).pop(sequence, None)
+
+    def unchanged_keys(self) -> list[WaitingKey]:
+        """Groups that waited before, and to which this batch has added nothing. In no order."""
+        return [key for key in self._base if key not in self.fresh]
+
+    def count(self, key: WaitingKey) -> int:
+        """How many wait in a group."""
+        return self._older.size(key) + len(self.fresh.get(key, ()))
+
+    def members(self, key: WaitingKey) -> list[int]:
+        """Sequences of all that wait in a group, in no order."""
+        return [*self._older.look(key), *self.fresh.get(key, ())]
+
+    def oldest(self, key: WaitingKey) -> int:
+        """Sequence of the one that waits longest. Raises ValueError when none does."""
+        older: Map[int, str] = self._older.look(key)
+        fresh = self.fresh.get(key)
+        return min(chain(older, fresh)) if fresh else min(older)
+
+    def task_id(self, key: WaitingKey, sequence: int) -> str:
+        """The id of one that waits. Raises KeyError."""
+        fresh = self.fresh.get(key)
+        if fresh is not None and sequence in fresh:
+            return fresh[sequence]
+        return self._base[key][sequence]
+
+    def finish(self) -> Map[WaitingKey, Map[int, str]]:
+        """The whole as it is now; nothing may be changed after it."""
+        for key, line in self.fresh.items():
+            if line:
+                self._older.change(key).update(line)
+        return self._older.finish()
