@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
-pytest_plugins = ["engines", "etcd_members"]
+pytest_plugins = ["engines", "etcd_members", "hosts"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -207,7 +207,7 @@ def test_no_server_is_one_line_with_a_hint() -> None:
         (409, {"error": "'x' may be any of: a, b"}, 5, "orlop: 'x' may be any of: a, b"),
         (400, {"error": "too long", "path": "query.reason"}, 1, "orlop: query.reason: too long"),
         (503, {"error": "the store is full"}, 1, "orlop: the store is full"),
-        (401, {"error": "who are you?"}, 1, "orlop: who are you? (give a token in ORLOP_TOKEN)"),
+        (401, {"error": "who are you?"}, 1, "orlop: who are you? (give a token in ORLOP_TOKEN: "),
         (502, b"<html>", 1, "orlop: 502 Bad Gateway"),
         (
             422,

@@ -24,6 +24,7 @@ from orlop.agent.runtimes import docker_container
 from orlop.agent.runtimes.docker import DockerRuntime
 from orlop.agent.runtimes.interface import (
     Launch,
+    Output,
     Phase,
     Report,
     RuntimeContext,
@@ -34,6 +35,7 @@ from orlop.agent.runtimes.interface import (
 )
 from orlop.model.messages import Assignment
 from orlop.model.resources import Resources
+from orlop.model.streams import CommandRequest
 from orlop.model.tasks import Desired, Outcome, PortRequest, Spec
 
 # docker-py leaves a socket to the garbage collector when an engine goes away under it
@@ -385,6 +387,55 @@ async def test_commands_beside_a_task(context: RuntimeContext, client: Any) -> N
         await asyncio.to_thread(wait_until, none_left, "the command and its children to be killed")
         with pytest.raises(UnknownTask):
             await run("unknown", "true", 1)
+
+
+async def output_of(execution: Any) -> dict[Output, bytes]:
+    found = dict.fromkeys(Output, b"")
+    async for kind, data in execution.output():
+        found[kind] += data
+    return found
+
+
+async def test_commands_that_somebody_talks_to(context: RuntimeContext) -> None:
+    async with opened(context) as driver, asyncio.timeout(WITHIN_S):
+        one = launch(context)
+        await driver.runtime.start(one)
+        await driver.phase(one.task, Phase.RUNNING)
+
+        async def run(*words: str, **size: int) -> Any:
+            return await driver.runtime.execute(CommandRequest(task=one.task, runtime="docker", words=words, **size))
+
+        execution = await run("sh", "-c", "echo a; echo b >&2; exit 6")
+        assert await output_of(execution) == {Output.OUTPUT: b"a\n", Output.ERROR: b"b\n"}
+        assert await execution.result() == 6
+        await execution.close()
+
+        data = bytes(range(256)) * 8_000
+        execution = await run("sh", "-c", "cat; echo and then")
+
+        async def give() -> None:
+            for start in range(0, len(data), 50_000):
+                await execution.write(data[start : start + 50_000])
+            await execution.end_input()
+
+        giving = asyncio.create_task(give())
+        assert (await output_of(execution))[Output.OUTPUT] == data + b"and then\n"
+        assert await execution.result() == 0
+        await giving
+        await execution.close()
+
+        execution = await run("sh", rows=30, columns=100)
+        await execution.write(b"stty size; exit 4\n")
+        assert b"30 100" in (await output_of(execution))[Output.OUTPUT]
+        assert await execution.result() == 4
+        await execution.close()
+
+        execution = await run("nosuchprogram")
+        assert b"nosuchprogram" in (await output_of(execution))[Output.OUTPUT]
+        assert await execution.result() in (126, 127)
+        await execution.close()
+        with pytest.raises(UnknownTask):
+            await driver.runtime.execute(CommandRequest(task="unknown", runtime="docker", words=("true",)))
 
 
 async def test_starting_again_adopts(context: RuntimeContext, client: Any) -> None:

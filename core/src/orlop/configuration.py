@@ -32,6 +32,8 @@ FILE_BYTES_MAX: Final = 2**20
 
 _LISTEN: Final = re.compile(r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+|):(\d{1,5})\Z")
 _CLUSTER_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+_HOST: Final = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})\Z|^[0-9a-fA-F:.]{2,45}\Z")
+_SERVER_URL: Final = re.compile(r"^https?://[^/?#@\s]+/?\Z")
 _STORE_URL: Final = re.compile(r"^[a-z][a-z0-9+.-]*:")
 _ENGINE_URL: Final = re.compile(r"^(unix|tcp|http|https|ssh|npipe)://.")
 
@@ -73,6 +75,20 @@ def _check_listen(_: object, __: object, value: str) -> None:
     found = _LISTEN.match(value)
     if found is None or int(found[1]) > HIGHEST_PORT:
         raise ValueError(f'expected "host:port", such as "127.0.0.1:5050", got "{value}"')
+
+
+def _each(check: Any) -> Any:
+    def check_all(instance: object, attribute: object, values: tuple[str, ...]) -> None:
+        wrong: list[tuple[Place, str]] = []
+        for position, value in enumerate(values):
+            try:
+                check(instance, attribute, value)
+            except ValueError as error:
+                wrong.append(((position,), str(error)))
+        if wrong:
+            raise InvalidValue(wrong)
+
+    return check_all
 
 
 def _check_advertise(instance: object, field: object, value: str) -> None:
@@ -125,6 +141,21 @@ class ClusterSettings:
         validator=_between(1, 600, "seconds"),
         metadata=about("Seconds until a silent leader is replaced."),
     )
+    unreachable_after_s: float = attrs.field(
+        default=15,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds of silence until a node counts as unreachable."),
+    )
+    gone_after_s: float = attrs.field(
+        default=60,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds of silence until a node counts as gone: its tasks are lost, and are replaced."),
+    )
+    restart_grace_s: float = attrs.field(
+        default=120,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds that a node whose agent was stopped on purpose may be silent."),
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -172,6 +203,11 @@ class ServerSettings:
     auth: Literal["on", "off"] = attrs.field(
         default="off", metadata=about('"on" asks every client for a token; "off" is for loopback addresses only.')
     )
+    names: tuple[str, ...] = attrs.field(
+        default=(),
+        validator=_each(_matching(_HOST, 'a host name or an address without a port, such as "orlop.example"')),
+        metadata=about("Further host names and addresses of this server, for its certificate."),
+    )
     deny_plugins: tuple[str, ...] = attrs.field(default=(), metadata=about("Plugins installed but not wanted."))
     allow_plugins: tuple[str, ...] = attrs.field(
         default=(), metadata=about("When not empty: only these plugins are wanted.")
@@ -201,6 +237,14 @@ class AgentSettings:
     )
     name: str = attrs.field(default="", metadata=about("The node's name. Default: the host's name."))
     address: str = attrs.field(default="", metadata=about("Where the ports of its tasks are reached."))
+    join: tuple[str, ...] = attrs.field(
+        default=(),
+        validator=_each(_matching(_SERVER_URL, 'a server\'s URL such as "https://10.0.0.1:5050"')),
+        metadata=about("For `orlop agent`: the servers, one or several."),
+    )
+    token: str = attrs.field(
+        default="", repr=False, metadata=about("For `orlop agent`: the join token; needed at its first start only.")
+    )
 
 
 @attrs.frozen(kw_only=True)

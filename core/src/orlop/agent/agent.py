@@ -33,6 +33,8 @@ from orlop.agent.runtimes.interface import (
     Unavailable,
 )
 from orlop.agent.session import Link, LinkClosed
+from orlop.agent.stream_service import serve_stream
+from orlop.agent.streams import StreamEnd
 from orlop.agent.worker import Worker
 from orlop.model.clock import Now
 from orlop.model.messages import (
@@ -42,6 +44,7 @@ from orlop.model.messages import (
     Goodbye,
     Heartbeat,
     Hello,
+    OpenStreams,
     Received,
     Refused,
     Statuses,
@@ -60,6 +63,8 @@ BATCH_EVENTS_MAX: Final = 200
 SAVE_AGAIN_S: Final = 1.0
 
 Connect = Callable[[], Awaitable[Link[ToServer, ToAgent]]]
+#: Dials the stream of this id. Raises OSError.
+DialStream = Callable[[str], Awaitable[StreamEnd]]
 
 
 def read_clock() -> Now:
@@ -100,7 +105,11 @@ class _Unsaved:
 
 
 class Agent:
-    """One node. info: all but its runtimes, which it finds out itself. connect: dials the leader."""
+    """One node.
+
+    info: all but its runtimes, which it finds out itself. connect: dials the leader. dial_stream: as the leader asks,
+    None where streams need no dialling.
+    """
 
     def __init__(
         self,
@@ -111,12 +120,14 @@ class Agent:
         context: RuntimeContext,
         runtimes: Sequence[Runtime],
         connect: Connect,
+        dial_stream: DialStream | None = None,
     ) -> None:
         self._info = info
         self._records = records
         self._identity = identity
         self._context = context
         self._connect = connect
+        self._dial_stream = dial_stream
         self._runtimes = {runtime.name: runtime for runtime in runtimes}
         self._available: set[str] = set()
         self._unavailable: dict[str, str] = {}
@@ -129,6 +140,10 @@ class Agent:
         self._cannot_save = ""
         self._background: set[asyncio.Task[Any]] = set()
         self._probes = ProbeRunner(self._probed, self._run_command, read_clock)
+
+    @property
+    def node_id(self) -> str:
+        return self._info.id
 
     async def run(self) -> None:
         """Until cancelled: opens the runtimes, then keeps a session. What runs goes on after it."""
@@ -180,12 +195,15 @@ class Agent:
 
     async def _keep_session(self) -> None:
         while True:
+            link = None
             try:
                 link = await self._connect()
                 await self._serve(link)
             except (LinkClosed, OSError) as error:
                 log.info("the session with the server ended: %s", error)
             self._link = None
+            if link is not None:
+                link.close()
             await asyncio.sleep(RECONNECT_S)
 
     async def _serve(self, link: Link[ToServer, ToAgent]) -> None:
@@ -216,14 +234,24 @@ class Agent:
     def _take(self, message: ToAgent) -> None:
         match message:
             case Welcome():
-                if not self._identity.cluster_id:
-                    self._identity = attrs.evolve(self._identity, cluster_id=message.cluster_id)
-                    self._records.save_identity(self._identity)
+                self._welcome(message)
             case Refused():
                 log.error("the server refused this node: %s", message.reason)
                 raise LinkClosed(message.reason)
             case Assignments() | Received():
                 self._inbox.put_nowait(message)
+            case OpenStreams():
+                for stream_id in message.ids:
+                    self._spawn(self._serve_stream(stream_id))
+
+    def _welcome(self, message: Welcome) -> None:
+        known = self._identity.cluster_id
+        if known not in ("", message.cluster_id):
+            log.error("the server is of cluster %s, and this node belongs to %s", message.cluster_id, known)
+            raise LinkClosed(f"this node belongs to cluster {known}")
+        if not known:
+            self._identity = attrs.evolve(self._identity, cluster_id=message.cluster_id)
+            self._records.save_identity(self._identity)
 
     async def _beat(self, link: Link[ToServer, ToAgent]) -> None:
         while True:
@@ -347,7 +375,21 @@ class Agent:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # Probes, output
+    # Probes, output, streams
+
+    async def _serve_stream(self, stream_id: str) -> None:
+        if self._dial_stream is None:
+            return
+        try:
+            stream = await self._dial_stream(stream_id)
+        except OSError as error:
+            log.info("a stream that the server asked for could not be made: %s", error)
+            return
+        await self.serve_stream(stream)
+
+    async def serve_stream(self, stream: StreamEnd) -> None:
+        """Does what the other end asks for, until the stream ends."""
+        await serve_stream(stream, self._runtimes)
 
     def _probed(self, task: str, incarnation: int, results: tuple[ProbeResult, ...]) -> None:
         self._inbox.put_nowait(decisions.ProbesChanged(task=task, incarnation=incarnation, results=results))

@@ -6,6 +6,7 @@ then the machine has rebooted, its processes are gone, and its containers tell b
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,15 +30,26 @@ class NodeIdentity:
     cluster_id: str = ""
 
 
+class InUse(Exception):
+    """Another agent uses these records; the text says so."""
+
+
 class CannotSave(Exception):
     """The environment's fault, such as a full disk: nothing was written, and it may work later."""
 
 
 class AgentRecords:
-    """Opens or makes the file. All methods are synchronous and take well under a millisecond."""
+    """Opens or makes the file. All methods are synchronous and take well under a millisecond. Raises InUse."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = path.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise InUse(f"another agent uses {path.parent}: give this one a data folder of its own") from None
+        path.touch(mode=0o600)  # it holds whole specs, and the files beside it take its mode
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -86,6 +98,7 @@ class AgentRecords:
 
     def close(self) -> None:
         self._connection.close()
+        self._lock.close()
 
     def _get(self, key: str) -> bytes | None:
         row = self._connection.execute("SELECT document FROM documents WHERE key = ?", (key,)).fetchone()

@@ -216,7 +216,7 @@ class Worker:
         for item in message.items:
             yield from self._wanted(item, message, now)
         if message.full:
-            named = {item.task for item in message.items}
+            named = {item.task for item in message.items} | set(message.also)
             for record in [one for task, one in self._records.items() if task not in named]:
                 yield from self._unnamed(record, message, now)
             strangers, self._strangers = self._strangers, {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from http import HTTPStatus
@@ -18,6 +19,8 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from orlop.api import backup, cluster, events, explain, metrics, nodes, page, plugins, tasks
+from orlop.api.agents import add_agents
+from orlop.api.commands import ROUTES as COMMAND_ROUTES
 from orlop.api.forwarding import client_session, forwarding
 from orlop.api.guard import Authenticate, Handler, add_security_headers, authentication, is_own, loopback_guard
 from orlop.api.interface import OperatorServer
@@ -27,6 +30,7 @@ from orlop.api.requests import BODY_BYTES_MAX, SERVER, too_large
 from orlop.api.streams import STREAMS, end_streams
 from orlop.framework import NotAvailable
 from orlop.hookspecs import Routes
+from orlop.server.remote_agents import RemoteAgents
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +40,30 @@ _GUARD: Final = web.AppKey[Middleware]("guard", object)  # type: ignore[arg-type
 _MODULES: Final = (backup, cluster, nodes, tasks, explain, events, plugins, metrics, page)
 
 
-def make_application(server: OperatorServer, authenticate: Authenticate | None = None) -> web.Application:
+def make_application(
+    server: OperatorServer,
+    authenticate: Authenticate | None = None,
+    agents: RemoteAgents | None = None,
+    trust: ssl.SSLContext | None = None,
+) -> web.Application:
     """The API of this server, to be run on the loop that the server lives on.
 
     authenticate: gives a request's principal, or raises Problem. Without it, only this machine is served.
+    agents: of other machines; without it none are served. trust: for connections to the leader over TLS.
     """
     guard: Middleware = loopback_guard if authenticate is None else authentication(authenticate)
     application = web.Application(middlewares=[errors_as_json, guard, limit_body], client_max_size=BODY_BYTES_MAX)
     application[SERVER] = server
     application[STREAMS] = set()
     application[_GUARD] = guard
-    application[FORWARDING] = partial(forwarding, server, lambda: application[SESSION])
+    application[FORWARDING] = partial(forwarding, server, lambda: application[SESSION], trust=trust)
     application.middlewares.insert(2, application[FORWARDING]())
     application.cleanup_ctx.append(_with_session)
     for module in _MODULES:
         application.router.add_routes(module.ROUTES)
+    if agents is not None:
+        add_agents(application, agents)
+        application.router.add_routes(COMMAND_ROUTES)
     application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(end_streams)
     return application

@@ -54,6 +54,10 @@ class BoundedProtocol(web_protocol.RequestHandler):
         _open.discard(self)
         super().connection_lost(exc)
 
+    def leave(self) -> None:
+        """It is known who this is, and somebody else bounds how many of them there are."""
+        _open.discard(self)
+
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         super().data_received(data)

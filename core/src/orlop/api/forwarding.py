@@ -9,6 +9,7 @@ all others get 503, which says whether nothing was changed or nobody knows. They
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -35,6 +36,8 @@ SILENCE_TIMEOUT_S: Final = 60.0
 READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 #: About this very server, so never handed on.
 OWN_PATHS: Final = frozenset({"/health", "/metrics"})
+#: Agents speak with the leader themselves, for their certificates end here: they are told where it is.
+AGENTS_PREFIX: Final = "/v1/agents/"
 
 #: What this server is, while it handles a request that it does not hand on: for applications mounted in others.
 _STANDBY: Final[ContextVar[Role | None]] = ContextVar("standby", default=None)
@@ -51,18 +54,26 @@ class Forwards(Protocol):
     def role(self) -> Role: ...
 
 
-def forwarding(server: Forwards, session: Callable[[], aiohttp.ClientSession], prefix: str = "") -> Middleware:
-    """The middleware for the operator API, or, with the `prefix` it is mounted under, for a plugin's listener."""
+def forwarding(
+    server: Forwards,
+    session: Callable[[], aiohttp.ClientSession],
+    prefix: str = "",
+    trust: ssl.SSLContext | None = None,
+) -> Middleware:
+    """The middleware for the operator API, or, with the `prefix` it is mounted under, for a plugin's listener.
+
+    trust: for connections to the leader over TLS.
+    """
 
     @web.middleware
     async def forward(request: web.Request, handler: Handler) -> web.StreamResponse:
         role = server.role()
-        if role.leads or _STANDBY.get() is not None or (not prefix and request.path in OWN_PATHS):
+        if role.leads or _STANDBY.get() is not None or (not prefix and _is_own(request)):
             return await _led(request, handler, server)
         if role.leader_url and FORWARDED not in request.headers:
             target = URL(role.leader_url + prefix + request.raw_path, encoded=True)
             try:
-                response = await _to_leader(request, target, session())
+                response = await _to_leader(request, target, session(), trust)
             except Problem as problem:
                 return problem.response()
             if response is not None:
@@ -78,11 +89,15 @@ def forwarding(server: Forwards, session: Callable[[], aiohttp.ClientSession], p
     return forward
 
 
+def _is_own(request: web.Request) -> bool:
+    return request.path in OWN_PATHS or request.path.startswith(AGENTS_PREFIX)
+
+
 async def _led(request: web.Request, handler: Handler, server: Forwards) -> web.StreamResponse:
     """A read is an effect too: it counts as the leader's if this server still leads when it is answered."""
     response = await handler(request)
     role = server.role()
-    if not role.leads and request.method in READING and _STANDBY.get() is None and request.path not in OWN_PATHS:
+    if not role.leads and request.method in READING and _STANDBY.get() is None and not _is_own(request):
         return _marked_stale(response, role)
     return response
 
@@ -108,10 +123,12 @@ def _marked_stale(response: web.StreamResponse, role: Role) -> web.StreamRespons
     return response
 
 
-async def _to_leader(request: web.Request, target: URL, session: aiohttp.ClientSession) -> web.StreamResponse | None:
+async def _to_leader(
+    request: web.Request, target: URL, session: aiohttp.ClientSession, trust: ssl.SSLContext | None
+) -> web.StreamResponse | None:
     """The leader's answer; None when the leader was not reached, so that nothing has happened."""
     if hdrs.UPGRADE in request.headers:
-        return await hand_on_upgrade(request, target, _headers(request))
+        return await hand_on_upgrade(request, target, _headers(request), trust)
     try:
         answer = await session.request(
             request.method,
@@ -119,6 +136,7 @@ async def _to_leader(request: web.Request, target: URL, session: aiohttp.ClientS
             headers=_headers(request),
             data=request.content if request.can_read_body else None,
             allow_redirects=False,
+            ssl=trust if trust is not None else True,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None),
         )
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

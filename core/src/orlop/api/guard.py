@@ -24,6 +24,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Gives the principal's name; raises Problem (401, 403).
 Authenticate = Callable[[web.Request], Awaitable[str]]
 
+#: The principal of requests whose own guard is still to come.
+UNPROVEN: Final = ""
 #: What the names of routes to plugins begin with.
 PLUGIN_ROUTE: Final = "plugin-"
 
@@ -66,10 +68,10 @@ def refusal(hosts: Collection[str], origin: str | None, headers: Collection[str]
     return None
 
 
-def _split(host: str) -> tuple[str, int]:
+def _split(host: str, scheme: str = "http") -> tuple[str, int]:
     """Name and port; an empty name for what is not a host."""
     try:
-        url = URL(f"http://{host}")
+        url = URL(f"{scheme}://{host}")
     except ValueError:
         return "", 0
     if url.raw_user is not None or url.raw_path not in ("", "/") or url.raw_query_string or url.raw_fragment:
@@ -83,6 +85,14 @@ def _same_origin(origin: str, name: str, port: int) -> bool:
     except ValueError:
         return False
     return url.scheme in ("http", "https") and (url.raw_host, url.port) == (name, port)
+
+
+def from_foreign_page(request: web.Request) -> str | None:
+    """The page of another site that a browser makes this request for; None when there is none."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is None or _same_origin(origin, *_split(request.headers.get(hdrs.HOST, ""), request.scheme)):
+        return None
+    return origin
 
 
 @web.middleware
@@ -109,6 +119,9 @@ def authentication(authenticate: Authenticate) -> Middleware:
             principal = await authenticate(request)
         except Problem as problem:
             return problem.response()
+        prove = getattr(request.protocol, "proven", None)
+        if prove is not None and principal != UNPROVEN:
+            prove()
         token = PRINCIPAL.set(principal)
         try:
             return await handler(request)

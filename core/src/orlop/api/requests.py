@@ -62,7 +62,17 @@ def whole(lowest: int, highest: int) -> Reader:
             raise ValueError(f"expected a whole number from {lowest} to {highest}, got {printable(value)!r}")
         return int(value)
 
-    return read
+    return Number(read)
+
+
+class Number:
+    """A reader to which a body may also give a JSON number."""
+
+    def __init__(self, read: Reader) -> None:
+        self._read = read
+
+    def __call__(self, value: str) -> Any:
+        return self._read(value)
 
 
 def one_of(allowed: Collection[str]) -> Reader:
@@ -102,7 +112,7 @@ def read_query(request: web.Request, **readers: Reader) -> Mapping[str, Any]:
 
 
 async def read_body(request: web.Request, **readers: Reader) -> Mapping[str, Any]:
-    """The members of a JSON object, all of them texts, None for what is not given; an empty body is `{}`.
+    """The members of a JSON object, texts and whole numbers, None for what is not given; an empty body is `{}`.
 
     Raises Problem.
     """
@@ -115,6 +125,8 @@ async def read_body(request: web.Request, **readers: Reader) -> Mapping[str, Any
         raise invalid(f"body.{unknown[0][:100]}", f"unknown member: {names}", f"known here: {known}")
     values: dict[str, Any] = dict.fromkeys(readers)
     for name, value in document.items():
+        if isinstance(readers[name], Number) and type(value) is int:
+            value = str(value)
         if not isinstance(value, str):
             raise invalid(f"body.{name}", f"{name}: expected a text, got {_kind(value)}")
         try:

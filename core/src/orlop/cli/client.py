@@ -19,15 +19,25 @@ TIMEOUT_S: Final = 30.0
 ERROR_BYTES_MAX: Final = 2**20
 PIECE_BYTES: Final = 65_536
 TOKEN_VARIABLE: Final = "ORLOP_TOKEN"  # noqa: S105  (a variable's name)
+AUTHORITY_VARIABLE: Final = "ORLOP_CA"
 _CODES: Final = {404: NOT_FOUND, 409: CONFLICT}
-_HINTS: Final = {401: f"give a token in {TOKEN_VARIABLE}", 403: f"the token in {TOKEN_VARIABLE} does not permit it"}
+_HINTS: Final = {
+    401: f"give a token in {TOKEN_VARIABLE}: the server's data folder has one in admin.token",
+    403: f"the token in {TOKEN_VARIABLE} does not permit it",
+}
+_AUTHORITY_HINT: Final = f"verify it with --ca FILE or {AUTHORITY_VARIABLE}: the server's data folder has ca.pem"
 _START: Final = "start one with `orlop up`, or name it with --server URL or ORLOP_SERVER"
 
 
 class Client:
-    """base: the server's URL. token: for servers with authentication; from ORLOP_TOKEN when None."""
+    """base: the server's URL. token: for servers with authentication; from ORLOP_TOKEN when None.
 
-    def __init__(self, base: str, *, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    authority: the file with the certificate authority of an https server; from ORLOP_CA when None, else the system's.
+    """
+
+    def __init__(
+        self, base: str, *, token: str | None = None, authority: str | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self.base = base.rstrip("/")
         self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
         self._timeout_s = timeout_s
@@ -36,7 +46,17 @@ class Client:
             raise Failure(f"--server: expected a URL such as http://127.0.0.1:5050, got {base!r}", code=2)
         loopback = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
         # a proxy for the world outside cannot reach this machine's own addresses
-        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if loopback else []))
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if loopback else []
+        self.context: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            self.context = _context(os.environ.get(AUTHORITY_VARIABLE, "") if authority is None else authority)
+            handlers.append(urllib.request.HTTPSHandler(context=self.context))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each request carries to say who asks."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def get(self, path: str, **query: Any) -> Any:
         """A JSON answer. Raises Failure."""
@@ -77,9 +97,7 @@ class Client:
         given = {name: _text(value) for name, value in query.items() if value not in (None, "", False)}
         url = self.base + urllib.parse.quote(path, safe="/*%") + (f"?{urllib.parse.urlencode(given)}" if given else "")
         data = json.dumps(body).encode() if body is not None else None
-        headers = {"Accept": accept, "Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        headers = {"Accept": accept, "Content-Type": "application/json", **self.headers}
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  (http and https only)
         try:
             # a stream may be silent for long, but connecting may not
@@ -92,7 +110,16 @@ class Client:
         except TimeoutError as error:
             raise Unreachable(f"{self.base} did not answer within {self._timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"cannot reach {self.base}: {_reason(error)}", hint=_START) from error
+            hint = _AUTHORITY_HINT if "CERTIFICATE_VERIFY_FAILED" in str(error) else _START
+            raise Unreachable(f"cannot reach {self.base}: {_reason(error)}", hint=hint) from error
+
+
+def _context(authority: str) -> ssl.SSLContext:
+    """Raises Failure."""
+    try:
+        return ssl.create_default_context(cafile=authority or None)
+    except OSError as error:  # ssl.SSLError is one
+        raise Failure(f"--ca: {authority} cannot be used: {error.strerror or error}", code=2) from error
 
 
 def _text(value: Any) -> str:
@@ -109,6 +136,8 @@ def _never_time_out(answer: Any) -> None:
 
 def _reason(error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"TLS: {reason.verify_message or reason.reason}"
     if isinstance(reason, ssl.SSLError):
         return f"TLS: {reason.reason or reason}"
     return str(getattr(reason, "strerror", None) or reason or type(error).__name__)
@@ -130,5 +159,6 @@ def _refusal(error: urllib.error.HTTPError) -> Failure:
     if isinstance(details, list):
         rows = [row for row in details if isinstance(row, dict)]
         text += ": " + "; ".join(f"{row.get('path', '')} {', '.join(row.get('errors', []))}" for row in rows)
-    hint = str(document.get("hint") or _HINTS.get(error.code, ""))
+    own = _HINTS.get(error.code, "")
+    hint = own if error.code == 401 else str(document.get("hint") or own)  # the server's is for those who write clients
     return Failure(f"{where}{text}", hint=hint, code=_CODES.get(error.code, ERROR), document=document)

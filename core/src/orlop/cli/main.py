@@ -21,6 +21,7 @@ from orlop.cli.failures import Failure
 _OWN: Final = {
     "Clusters": {
         "up": ("running", "Start a one-machine cluster: server, agent and plugins."),
+        "agent": ("running", "Make this machine a node of a cluster."),
         "server": ("running", "Start a server of a cluster."),
         "status": ("cluster", "The cluster at a glance."),
         "nodes": ("cluster", "The machines of the pool."),
@@ -28,9 +29,11 @@ _OWN: Final = {
         "explain": ("stories", "Why a task waits or died, and its story."),
         "events": ("stories", "What happened, to whom, why."),
         "logs": ("stories", "A task's output."),
+        "exec": ("execution", "Run a command beside a task."),
         "kill": ("cluster", "Stop a task."),
         "drain": ("cluster", "Put no new tasks on a node."),
         "undrain": ("cluster", "Let a node take tasks again."),
+        "token": ("tokens", "Tokens that let machines join: create, list, revoke."),
     },
     "The state": {
         "backup": ("stores", "Write the cluster's state to a file."),
@@ -58,7 +61,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = _MODULES.get(cmd_name)
         if module is not None:
-            command: click.Command = getattr(importlib.import_module(f"orlop.cli.{module}"), cmd_name)
+            found = importlib.import_module(f"orlop.cli.{module}")
+            # one that would hide a name of Python's own has an underscore behind it
+            command: click.Command = getattr(found, cmd_name, None) or getattr(found, f"{cmd_name}_")
             return command
         return None if cmd_name.startswith("-") else _plugin_command(cmd_name)
 
@@ -129,6 +134,12 @@ def _plugin_command(name: str) -> click.Command | None:
     return None
 
 
+def _trust(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    from orlop.cli.options import trust
+
+    trust(ctx, parameter, value)
+
+
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--server",
@@ -138,10 +149,20 @@ def _plugin_command(name: str) -> click.Command | None:
     metavar="URL",
     help="Where to ask; also ORLOP_SERVER.",
 )
+@click.option(
+    "--ca",
+    expose_value=False,
+    callback=_trust,
+    metavar="FILE",
+    help="The certificate authority of an https server; also ORLOP_CA. Default: the system's.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @click.pass_context
 def cli(ctx: click.Context, server: str, debug: bool) -> None:
-    """The lowest deck of a datacenter: pools machines, and carries schedulers installed as plugins."""
+    """The lowest deck of a datacenter: pools machines, and carries schedulers installed as plugins.
+
+    A server that asks for a token finds it in ORLOP_TOKEN.
+    """
     ctx.obj = {"server": server.rstrip("/"), "debug": debug}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from orlop.cli.client import Client
+from orlop.cli.client import AUTHORITY_VARIABLE, Client
 from orlop.cli.failures import Failure
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,11 +33,18 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
         ctx.find_root().ensure_object(dict)[parameter.name] = value
 
 
+def trust(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    """`--ca`, as if it had been given in the environment: plugins' commands have clients of their own."""
+    if value:
+        os.environ[AUTHORITY_VARIABLE] = value
+
+
 def server_options(command: F) -> F:
-    """`--server` and `--debug` behind the command too, where people look for them."""
+    """`--server`, `--ca` and `--debug` behind the command too, where people look for them."""
     server = click.option("--server", expose_value=False, callback=_remember, metavar="URL", help="Where to ask.")
+    authority = click.option("--ca", expose_value=False, callback=trust, metavar="FILE", hidden=True)
     debug = click.option("--debug", is_flag=True, expose_value=False, callback=_remember, hidden=True)
-    return server(debug(command))
+    return server(authority(debug(command)))
 
 
 def client_of(ctx: click.Context) -> Client:

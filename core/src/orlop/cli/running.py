@@ -1,4 +1,4 @@
-"""`orlop up` and `orlop server`."""
+"""The long-running processes: `orlop up`, `orlop server`, `orlop agent`."""
 
 from __future__ import annotations
 
@@ -28,18 +28,24 @@ def default_data() -> Path:
     return Path(platformdirs.user_data_dir("orlop"))
 
 
+_debug = click.option("--debug", is_flag=True, help="Log everything, and show a traceback with an error.")
+_verbose = click.option("--verbose", is_flag=True, help="Log what is going on.")
+_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Where state, logs and tasks' folders are kept. Default: the user's.",
+)
+
+
 def _running_options(command: F) -> F:
     """What both long-running commands with a server take."""
     for option in (
-        click.option("--debug", is_flag=True, help="Log everything, and show a traceback with an error."),
-        click.option("--verbose", is_flag=True, help="Log what is going on."),
+        _debug,
+        _verbose,
+        click.option("--auth", is_flag=True, help='Ask every client for a token, over TLS: [server] auth = "on".'),
         click.option("--name", help="The cluster's name, instead of [cluster] name."),
         click.option("--listen", help="host:port of the operator API, instead of [server] listen."),
-        click.option(
-            "--data",
-            type=click.Path(path_type=Path),
-            help="Where state, logs and tasks' folders are kept. Default: the user's.",
-        ),
+        _data,
         config_option,
     ):
         command = option(command)
@@ -78,24 +84,32 @@ def _run(
     data: Path | None,
     listen: str | None,
     name: str | None,
+    auth: bool,
     verbose: bool,
     debug: bool,
 ) -> None:
+    from orlop.agent.records import InUse
     from orlop.configuration import ConfigurationError, load
     from orlop.model.documents import DocumentError
-    from orlop.processes.listening import CannotStart
+    from orlop.processes.exposure import CannotStart
     from orlop.store.interface import StoreError
 
+    _begin_logging(ctx, verbose, debug)
+    try:
+        settings = with_options(load(config, os.environ), listen, name)
+        if auth:
+            settings = attrs.evolve(settings, server=attrs.evolve(settings.server, auth="on"))
+        code = running(settings, data or default_data(), lambda text: click.echo(text))
+    except (ConfigurationError, CannotStart, InUse, StoreError, DocumentError, OSError) as error:
+        raise Failure(str(error)) from error
+    ctx.exit(code)
+
+
+def _begin_logging(ctx: click.Context, verbose: bool, debug: bool) -> None:
     shared = ctx.find_root().ensure_object(dict)
     shared["debug"] = debug = debug or shared.get("debug", False)
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        settings = with_options(load(config, os.environ), listen, name)
-        code = running(settings, data or default_data(), lambda text: click.echo(text))
-    except (ConfigurationError, CannotStart, StoreError, DocumentError, OSError) as error:
-        raise Failure(str(error)) from error
-    ctx.exit(code)
 
 
 def with_options(settings: Settings, listen: str | None, name: str | None) -> Settings:
@@ -111,3 +125,61 @@ def with_options(settings: Settings, listen: str | None, name: str | None) -> Se
     except ValueError as error:
         raise Failure(f"--name: {error}", code=2) from error
     return settings
+
+
+@click.command()
+@config_option
+@_data
+@click.option("--join", "servers", multiple=True, metavar="URL", help="A server of the cluster; may be given again.")
+@click.option("--token", help="The join token; needed at the first start, where servers ask for it.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The file that the token is in."
+)
+@click.option("--name", help="The node's name, instead of [agent] name.")
+@click.option("--rejoin", is_flag=True, help="Leave the cluster that this node belongs to. Its tasks become orphans.")
+@_verbose
+@_debug
+@click.pass_context
+def agent(
+    ctx: click.Context,
+    config: Path | None,
+    data: Path | None,
+    servers: tuple[str, ...],
+    token: str | None,
+    token_file: Path | None,
+    name: str | None,
+    rejoin: bool,
+    verbose: bool,
+    debug: bool,
+) -> None:
+    """Make this machine a node of a cluster: it runs what the servers say. Tasks survive the agent.
+
+    Stop it with SIGTERM or Ctrl-C: it says goodbye, and may be away for two minutes before its tasks are replaced.
+    """
+    from orlop.configuration import ConfigurationError, load
+    from orlop.model.documents import DocumentError
+    from orlop.processes import agent as running
+    from orlop.processes.exposure import CannotStart
+
+    _begin_logging(ctx, verbose, debug)
+    if token and token_file:
+        raise Failure("give either --token or --token-file, not both", code=2)
+    try:
+        if token_file is not None:
+            token = token_file.read_text().strip()
+        settings = _with_agent_options(load(config, os.environ), servers, token, name)
+        code = running.run(settings, data or default_data(), rejoin=rejoin, announce=lambda text: click.echo(text))
+    except (ConfigurationError, CannotStart, DocumentError, OSError, UnicodeDecodeError) as error:
+        raise Failure(str(error)) from error
+    ctx.exit(code)
+
+
+def _with_agent_options(settings: Settings, servers: tuple[str, ...], token: str | None, name: str | None) -> Settings:
+    """The settings with what the command line says instead. Raises Failure."""
+    try:
+        if servers:
+            settings = attrs.evolve(settings, agent=attrs.evolve(settings.agent, join=servers))
+    except ValueError as error:
+        raise Failure(f"--join: {error}", code=2) from error
+    own = settings.agent
+    return attrs.evolve(settings, agent=attrs.evolve(own, token=token or own.token, name=name or own.name))

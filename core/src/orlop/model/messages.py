@@ -1,7 +1,7 @@
 """The messages of an agent's session, the same in one process and across the network.
 
 The agent dials and says `Hello` with everything it has. The server answers `Welcome`, then `Assignments` in full,
-then deltas. The agent reports `Statuses` and repeats them until a `Received` covers them.
+then deltas. The agent reports `Statuses` and repeats them until a `Received` covers them. Their bytes are `wire`'s.
 """
 
 from __future__ import annotations
@@ -90,12 +90,22 @@ class Assignments:
     A task that a full list does not name is stopped only if it was assigned at or before `revision` within the
     same generation: then this state contains its removal. Anything else is an orphan (a restored backup must not
     kill what runs).
+
+    also: tasks that a full list names besides its items, because they were sent just before it.
     """
 
     epoch: Epoch
     revision: int
     full: bool = False
     items: tuple[Assignment, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class OpenStreams:
+    """The server would like streams: for each of these ids, to be used once, the agent makes a connection."""
+
+    ids: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -123,4 +133,4 @@ class Goodbye:
 
 
 ToServer = Hello | Statuses | Heartbeat | Goodbye
-ToAgent = Welcome | Refused | Assignments | Received
+ToAgent = Welcome | Refused | Assignments | Received | OpenStreams

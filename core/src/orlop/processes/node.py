@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import orlop
-from orlop.agent.agent import Agent, Connect
+from orlop.agent.agent import Agent, Connect, DialStream
 from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_resources, operating_system
 from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.runtimes.interface import Runtime, RuntimeContext
@@ -19,17 +19,30 @@ from orlop.server.plugin_host import PluginHost
 
 
 def open_records(data: Path) -> AgentRecords:
-    """What this node remembers."""
+    """What this node remembers. Raises InUse."""
     return AgentRecords(data / "agent" / "agent.db")
 
 
-def make_agent(settings: Settings, data: Path, plugins: PluginHost, cluster_id: str, connect: Connect) -> Agent:
-    """The agent of this node, its folders made. connect: dials the leader."""
-    records = open_records(data)
+def identity_of(records: AgentRecords) -> NodeIdentity:
+    """Who this node is, which is made up at its first start. Raises DocumentError, CannotSave."""
     identity = records.identity()
     if identity is None:
         identity = NodeIdentity(node_id=secrets.token_hex(6))
         records.save_identity(identity)
+    return identity
+
+
+def make_agent(
+    settings: Settings,
+    data: Path,
+    plugins: PluginHost,
+    cluster_id: str,
+    connect: Connect,
+    dial_stream: DialStream | None = None,
+) -> Agent:
+    """The agent of this node, its folders made; see `Agent`. Raises InUse, DocumentError."""
+    records = open_records(data)
+    identity = identity_of(records)
     context = RuntimeContext(
         cluster_id=cluster_id,
         node_id=identity.node_id,
@@ -49,6 +62,7 @@ def make_agent(settings: Settings, data: Path, plugins: PluginHost, cluster_id: 
         context=context,
         runtimes=made,
         connect=connect,
+        dial_stream=dial_stream,
     )
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
 from orlop.configuration import Settings
 from orlop.model.messages import Seen
-from orlop.processes.listening import CannotStart, check_loopback, listen
+from orlop.processes.exposure import check_exposure
+from orlop.processes.listening import Listening, listen
 from orlop.processes.stores import open_configured_store, store_url
 from orlop.server import builtin
 from orlop.server.plugin_host import PluginHost
@@ -35,6 +37,7 @@ COLLECT_AFTER_OBJECTS: Final = 10_000
 BEGIN_ANEW_DELAY_S: Final = 1.0
 READY_S: Final = 3.0
 
+T = TypeVar("T")
 #: What runs beside the server for as long as it does; makes the coroutine once the server is ready.
 Companion = Callable[[Server], Coroutine[Any, Any, None]]
 
@@ -51,17 +54,18 @@ def run(
     check: of the opened store: what this machine's own node has seen of its history; may raise CannotStart.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    _check_exposure(settings)
+    check_exposure(settings, settings.server.listen, "[server] listen")
+    if companion is None:
+        _open_as_many_files_as_allowed()
     data = data.absolute()
     data.mkdir(parents=True, exist_ok=True, mode=0o711)  # tasks of other users pass through
     return asyncio.run(_run(settings, data, announce, companion, check))
 
 
-def _check_exposure(settings: Settings) -> None:
-    """Without authentication Orlop listens on loopback only. Raises CannotStart."""
-    if settings.server.auth == "on":
-        raise CannotStart('[server] auth = "on" is not built yet: only "off", on loopback addresses, is there')
-    check_loopback(settings.server.listen, "[server] listen")
+def _open_as_many_files_as_allowed() -> None:
+    """Each agent takes a few connections. Not where there is an agent: its tasks would inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(
@@ -98,6 +102,7 @@ async def _one_life(
     store = open_configured_store(settings, data, plugins)
     runners: list[web.AppRunner] = []
     beside: asyncio.Task[None] | None = None
+    kept: asyncio.Task[None] | None = None
     server: Server | None = None
     try:
         server = Server(settings, plugins, store, store_url(settings, data), check(store))
@@ -105,15 +110,20 @@ async def _one_life(
         await _ready(server, store)
         if companion is not None:
             beside = asyncio.create_task(companion(server))
-        addresses = await listen(server, runners)
-        announce(_welcome(server, addresses))
+        listening = await _unless(stop, listen(server, data, runners))
+        if listening is None:
+            return None
+        if listening.door is not None:
+            kept = asyncio.create_task(listening.door.keep(server))
+        announce(_welcome(server, listening))
         return await _wait(stop, server, beside)
     finally:
         for runner in runners:
             await runner.cleanup()
-        if beside is not None:
-            beside.cancel()
-            await asyncio.gather(beside, return_exceptions=True)
+        for task in (beside, kept):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if server is not None:
             await server.stop()
         store.close()
@@ -137,6 +147,18 @@ async def _ready(server: Server, store: Store) -> None:
         raise server.failed.result()
 
 
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives; None when it was told to stop before. Raises what the work raises."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, stopped):
+            task.cancel()
+        await asyncio.gather(working, stopped, return_exceptions=True)
+
+
 async def _wait(stop: asyncio.Event, server: Server, beside: asyncio.Task[None] | None) -> Exception | None:
     stopped = asyncio.create_task(stop.wait())
     waited: set[asyncio.Future[Any]] = {stopped, server.failed}
@@ -156,12 +178,18 @@ async def _wait(stop: asyncio.Event, server: Server, beside: asyncio.Task[None] 
     return error if isinstance(error, Exception) else RuntimeError("the agent ended")
 
 
-def _welcome(server: Server, addresses: dict[str, str]) -> str:
+def _welcome(server: Server, listening: Listening) -> str:
+    scheme = "https" if listening.door is not None else "http"
     lines = [f"Orlop {server.version} is up: cluster {server.cluster_name!r}, state in {server.store_url}"]
-    width = max(map(len, addresses))
-    lines += [f"  {name:<{width}}  http://{address}" for name, address in addresses.items()]
+    width = max(map(len, listening.addresses))
+    lines += [f"  {name:<{width}}  {scheme}://{address}" for name, address in listening.addresses.items()]
     for record in server.plugins.records():
         if record.error:
             lines.append(f"  plugin {record.name}: {record.error} (see: orlop plugins list)")
-    lines.append("  open to programs on this machine only; Ctrl-C stops Orlop, and its tasks go on")
+    if listening.door is not None:
+        data = listening.door.data
+        lines.append(f"  asks for a token: ORLOP_TOKEN=$(cat {data}/admin.token) ORLOP_CA={data}/ca.pem")
+        lines.append("  Ctrl-C stops Orlop, and its tasks go on")
+    else:
+        lines.append("  open to programs on this machine only; Ctrl-C stops Orlop, and its tasks go on")
     return "\n".join(lines)

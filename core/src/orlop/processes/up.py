@@ -11,7 +11,7 @@ from orlop.kernel.records import META_KEY, Meta
 from orlop.model.documents import from_bytes
 from orlop.model.messages import Seen
 from orlop.processes import server as serving
-from orlop.processes.listening import CannotStart
+from orlop.processes.exposure import CannotStart
 from orlop.processes.node import make_agent, open_records
 from orlop.server.server import Server
 from orlop.store.interface import Store
@@ -25,8 +25,12 @@ def run(settings: Settings, data: Path, announce: Callable[[str], None] = print,
     data = data.absolute()
 
     async def agent(server: Server) -> None:
-        server.agent = make_agent(settings, data, server.plugins, server.state().cluster_id, server.connect_local_agent)
-        await server.agent.run()
+        made = make_agent(settings, data, server.plugins, server.state().cluster_id, server.connect_local_agent)
+        server.agent = made
+        server.remote.streams.attach_local(made.node_id, made.serve_stream)
+        if server.remote.auth:
+            await server.remote.admit_local(made.node_id)
+        await made.run()
 
     def check(store: Store) -> Seen | None:
         _check_embedded(store)

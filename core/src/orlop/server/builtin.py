@@ -1,4 +1,4 @@
-"""The plugin that Orlop itself is: the kernel's own filters and scorers, and the two runtimes."""
+"""The plugin that Orlop itself is: the kernel's own filters and scorers, admission, and the two runtimes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from orlop.agent.runtimes.interface import Runtime, RuntimeContext
-from orlop.framework import NodeFilter, NodeScorer
+from orlop.framework import Framework, NodeFilter, NodeScorer
 from orlop.hookspecs import hookimpl
 from orlop.kernel.filters import kernel_filters, kernel_scorers
+from orlop.server.admission import Admission
+
+
+@hookimpl
+def frameworks() -> Sequence[type[Framework]]:
+    return (Admission,)
 
 
 @hookimpl

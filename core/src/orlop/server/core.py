@@ -83,6 +83,7 @@ class Core:
         self._events.put(None)
         for thread in self._threads:
             thread.join(timeout=JOIN_S)
+            self._write_wanted.set()  # the writer may have looked just before the kernel's thread was gone
 
     def abandon(self, reason: str) -> None:
         """Ends without writing anything more: whoever waits is told that nothing was changed, or that nobody knows.

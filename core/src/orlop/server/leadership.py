@@ -20,7 +20,7 @@ import attrs
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from orlop.agent.agent import read_clock
-from orlop.agent.session import AgentEnd, local_session
+from orlop.agent.session import AgentEnd, Link, local_session
 from orlop.framework import Framework, NotAvailable
 from orlop.kernel import records
 from orlop.kernel.events import (
@@ -38,6 +38,7 @@ from orlop.kernel.events import (
 )
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
+from orlop.model.messages import ToAgent, ToServer
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.event_log import EventLog
@@ -86,6 +87,7 @@ class Parts:
     bridge: Bridge
     metrics: Metrics
     handler_timeout_s: float
+    liveness: LivenessSettings = attrs.field(factory=LivenessSettings)
 
 
 class Leadership:
@@ -109,7 +111,7 @@ class Leadership:
         self._timers = TimerService(loop)
         self._housekeeping = Housekeeping()
         self._frameworks = self._make_frameworks()
-        liveness = Liveness(LivenessSettings(), iter(term.state.node_order), read_clock().monotonic_ms)
+        liveness = Liveness(parts.liveness, iter(term.state.node_order), read_clock().monotonic_ms)
         self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
         self.log = EventLog(parts.store, parts.kernel.settings.log_records_kept)
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -179,6 +181,10 @@ class Leadership:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return agent_end
+
+    async def serve_agent(self, link: Link[ToAgent, ToServer]) -> None:
+        """A session for an agent elsewhere, until it ends."""
+        await self._sessions.serve(link)
 
     async def _check_hangs(self) -> None:
         while True:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
 from orlop.kernel.events import NodeSilent
+
+#: Between two ticks; they come every second.
+DEAF_AFTER_MS: Final = 3_000
 
 
 @attrs.frozen(kw_only=True)
@@ -26,10 +30,15 @@ class _Heard:
 
 
 class Liveness:
-    """Counts silence from the last message, and for nodes that were never heard of, from the takeover."""
+    """Counts silence from the last message, and for nodes that were never heard of, from the takeover.
+
+    Silence counts only while somebody listens: a server that was stopped, or had no time, for more than
+    DEAF_AFTER_MS has missed what was said meanwhile, and blames nobody for it.
+    """
 
     def __init__(self, settings: LivenessSettings, nodes: Iterator[str], monotonic_ms: int) -> None:
         self._settings = settings
+        self._ticked_ms = monotonic_ms
         self._heard = {node: _Heard(monotonic_ms) for node in nodes}
 
     def heard(self, node: str, monotonic_ms: int) -> None:
@@ -48,6 +57,11 @@ class Liveness:
 
     def tick(self, monotonic_ms: int) -> list[NodeSilent]:
         """What the kernel must be told now, each transition once, unless it was `refused`."""
+        deaf_ms = monotonic_ms - self._ticked_ms
+        self._ticked_ms = monotonic_ms
+        if deaf_ms > DEAF_AFTER_MS:
+            for heard in self._heard.values():
+                heard.at_ms = min(heard.at_ms + deaf_ms, monotonic_ms)
         found = []
         for node, heard in self._heard.items():
             silence = monotonic_ms - heard.at_ms

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import orlop
 from orlop.agent.agent import Agent, read_clock
-from orlop.agent.session import AgentEnd, LinkClosed
-from orlop.configuration import Settings
+from orlop.agent.session import AgentEnd, Link, LinkClosed
+from orlop.configuration import ClusterSettings, Settings
 from orlop.framework import Framework, NotAvailable, Task
 from orlop.kernel.events import DrainNode, KillTask, Logged
 from orlop.kernel.kernel import Kernel
@@ -27,15 +27,17 @@ from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
-from orlop.model.messages import Seen
+from orlop.model.messages import Seen, ToAgent, ToServer
 from orlop.server import archive
 from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
 from orlop.server.framework_host import FrameworkStatus
 from orlop.server.leadership import Leadership, Metrics, Parts
+from orlop.server.liveness import LivenessSettings
 from orlop.server.loading import LeaderRecord, Term
 from orlop.server.plugin_host import PluginHost
+from orlop.server.remote_agents import RemoteAgents
 from orlop.server.role import Role
 from orlop.server.routing import Host
 from orlop.store.interface import Store, StoreError
@@ -61,7 +63,8 @@ class Server:
         self.plugins = plugins
         self.cluster_name = settings.cluster.name
         self.address = settings.server.listen
-        self.url = f"http://{settings.server.advertise or settings.server.listen}"
+        scheme = "https" if settings.server.auth == "on" else "http"
+        self.url = f"{scheme}://{settings.server.advertise or settings.server.listen}"
         self.version = orlop.__version__
         self.store_url = store_url
         self.started_utc_ms = read_clock().utc_ms
@@ -82,6 +85,13 @@ class Server:
             explainer=kernel.explain,
             clock=read_clock,
         )
+        self.remote = RemoteAgents(
+            auth=settings.server.auth == "on",
+            state=self.state,
+            command=self.host.command,
+            serve=self._serve_agent,
+            clock=read_clock,
+        )
         self._parts = Parts(
             store=store,
             kernel=kernel,
@@ -91,6 +101,7 @@ class Server:
             bridge=Bridge(asyncio.get_running_loop()),
             metrics=Metrics(),
             handler_timeout_s=settings.server.handler_timeout_s,
+            liveness=_liveness(settings.cluster),
         )
         self.metrics = self._parts.metrics.registry
         own_classes = {name: framework for name, (_, framework) in classes.items()}
@@ -201,6 +212,7 @@ class Server:
             log.warning("this server leads no more: %s", reason)
             self._last_led = (leadership.state(), self._candidate.led_until_ms)
             leadership.abandon(reason)
+            self.remote.streams.let_go()
 
     async def _retry_plugins(self) -> None:
         """Tries failed plugins again; when one has recovered, everything begins anew with it (tasks go on)."""
@@ -228,6 +240,13 @@ class Server:
         if self._leadership is None:
             raise LinkClosed("this server does not lead")
         return await self._leadership.connect_local_agent()
+
+    async def _serve_agent(self, link: Link[ToAgent, ToServer]) -> None:
+        """A session for an agent elsewhere, until it ends."""
+        if self._leadership is None:
+            link.close("this server does not lead")
+            return
+        await self._leadership.serve_agent(link)
 
     # What the operator API uses
 
@@ -307,7 +326,17 @@ class Server:
 
     def task_output(self, task: Task, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """Raises NotAvailable when the task's node cannot be reached from here."""
-        if self.agent is None or task.placement is None:
+        if task.placement is None:
             raise NotAvailable("the task is not on a node yet, so it has no output")
         runtime = self.state().spec_of(task).runtime
-        return self.agent.output(task.id, runtime, stream, follow=follow, tail=tail)
+        if self.agent is not None and self.agent.node_id == task.placement.node:
+            return self.agent.output(task.id, runtime, stream, follow=follow, tail=tail)
+        return self.remote.output(task, runtime, stream, follow=follow, tail=tail)
+
+
+def _liveness(settings: ClusterSettings) -> LivenessSettings:
+    return LivenessSettings(
+        unreachable_after_ms=round(settings.unreachable_after_s * 1000),
+        gone_after_ms=round(settings.gone_after_s * 1000),
+        restart_grace_ms=round(settings.restart_grace_s * 1000),
+    )

@@ -42,8 +42,10 @@ from orlop.agent.runtimes.docker_engine import (
     engine_errors,
     pull,
 )
+from orlop.agent.runtimes.docker_exec import execute_in
 from orlop.agent.runtimes.docker_record import Record
 from orlop.agent.runtimes.interface import (
+    Execution,
     InvalidPayload,
     Launch,
     Phase,
@@ -54,6 +56,7 @@ from orlop.agent.runtimes.interface import (
     Unavailable,
     UnknownTask,
 )
+from orlop.model.streams import CommandRequest
 from orlop.model.tasks import Exit, Outcome
 
 _log = logging.getLogger(__name__)
@@ -503,6 +506,13 @@ class DockerRuntime:
         if record is None or record.phase is not Phase.RUNNING:
             raise UnknownTask(f"no container of task {task} runs here")
         return await self._engine.run_command(record.container, command, timeout_s)
+
+    async def execute(self, request: CommandRequest) -> Execution:
+        """See `Runtime`."""
+        record = self._records.get(request.task)
+        if record is None or record.phase is not Phase.RUNNING:
+            raise UnknownTask(f"no container of task {request.task} runs here")
+        return await execute_in(self._engine, self._context.docker, record.container, request)
 
     async def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """See `Runtime`; also raises ConnectionError while the engine is away."""

@@ -16,6 +16,7 @@ from typing import Protocol
 import attrs
 
 from orlop.model.messages import Assignment
+from orlop.model.streams import Channel, CommandRequest
 from orlop.model.tasks import Exit
 
 
@@ -111,6 +112,35 @@ class InvalidPayload(ValueError):
     """The payload is not one this runtime can run; the text names the path and what was expected."""
 
 
+class Output(enum.IntEnum):
+    """Where a command's output comes from; with a terminal all of it is OUTPUT."""
+
+    OUTPUT = Channel.OUTPUT
+    ERROR = Channel.ERROR
+
+
+class Execution(Protocol):
+    """A command that somebody talks to."""
+
+    async def write(self, data: bytes) -> None:
+        """Its input. Returns when there is room for more; what comes after its end is dropped."""
+
+    async def end_input(self) -> None:
+        """No more input will come."""
+
+    def output(self) -> AsyncIterator[tuple[Output, bytes]]:
+        """Its output in pieces, to its end; to be asked for once."""
+
+    async def result(self) -> int | None:
+        """Its exit code, 128 + n for signal n, once it has ended; None when that is not known."""
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Its terminal, if it has one, is of this size now."""
+
+    async def close(self) -> None:
+        """Lets go of it; what still runs of it is ended, where that is possible."""
+
+
 class Runtime(Protocol):
     """See the module."""
 
@@ -134,6 +164,10 @@ class Runtime(Protocol):
     async def run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
         """Runs `sh -c command` beside the task (in its container, or as its user in its folder): the exit code and
         at most 4 kB of output. Raises UnknownTask, TimeoutError."""
+
+    async def execute(self, request: CommandRequest) -> Execution:
+        """Runs a command beside the task, as `run_command` does, with somebody who talks to it. Raises UnknownTask,
+        ValueError when it cannot be run as it is, OSError when the node cannot run it now."""
 
     def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """Output of `stdout` or `stderr`; the last `tail` lines, then, with `follow`, what comes until the end.

@@ -26,6 +26,7 @@ import attrs
 from orlop.agent import cgroups
 from orlop.agent.cgroups import ControlGroups, NoControlGroups
 from orlop.agent.runtimes.interface import (
+    Execution,
     InvalidPayload,
     Launch,
     Phase,
@@ -37,6 +38,7 @@ from orlop.agent.runtimes.interface import (
     UnknownTask,
 )
 from orlop.agent.runtimes.process_command import run_beside
+from orlop.agent.runtimes.process_exec import execute_beside
 from orlop.agent.runtimes.process_folders import (
     CannotPrepare,
     mark_removed,
@@ -49,6 +51,7 @@ from orlop.agent.runtimes.process_preparing import Preparer
 from orlop.agent.supervisor.journal import Entry
 from orlop.agent.supervisor.journal import Exit as ProcessExit
 from orlop.agent.supervisor_client import SupervisorClient
+from orlop.model.streams import CommandRequest
 from orlop.model.tasks import Exit, Outcome
 
 _log = logging.getLogger(__name__)
@@ -240,6 +243,15 @@ class ProcessRuntime:
         except CannotPrepare as error:
             raise UnknownTask(str(error)) from error
         return await run_beside(facts, command, timeout_s)
+
+    async def execute(self, request: CommandRequest) -> Execution:
+        if not self._is_running(request.task):
+            raise UnknownTask(f"{request.task} is not running on this node")
+        try:
+            facts = await asyncio.to_thread(read_facts, Path(self._entries[request.task].folder))
+        except CannotPrepare as error:
+            raise UnknownTask(str(error)) from error
+        return await execute_beside(facts, request)
 
     def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         if stream not in STREAMS:

@@ -1,0 +1,403 @@
+"""A server and agents as real processes on hosts of their own: joining, being killed, being cut off, coming back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import Hosts, Process, RemoteCluster
+from running import RunningOrlop, processes_with_environment, wait_until
+
+pytestmark = pytest.mark.real
+
+LIVELY = {
+    "ORLOP_CLUSTER__UNREACHABLE_AFTER_S": "6",
+    "ORLOP_CLUSTER__GONE_AFTER_S": "10",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(hosts: Hosts) -> Iterator[RemoteCluster]:
+    """A server and three agents that have joined over TLS."""
+    made = RemoteCluster(hosts, **LIVELY)
+    try:
+        made.start_server()
+        for name in ("n1", "n2", "n3"):
+            made.add_agent(name, wait=False)
+        made.wait_ready("n1", "n2", "n3")
+        yield made
+    finally:
+        made.close()
+
+
+def sleepers(cluster: RemoteCluster, group: str) -> dict[str, list[int]]:
+    """Task id → pids, of a group's tasks, on all hosts, as the machine sees them."""
+    found = {}
+    for agent in cluster.agents.values():
+        for task, pids in agent.tasks().items():
+            for pid in pids:
+                with contextlib.suppress(OSError):
+                    if f"MARATHON_APP_ID={group}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                        found.setdefault(task, []).append(pid)
+    return found
+
+
+def test_tasks_run_on_other_hosts_and_are_reached_there(cluster: RemoteCluster) -> None:
+    cluster.deploy(
+        "/spread", 6, cmd="echo here $MARATHON_APP_ID; exec sleep 1000", constraints=[["hostname", "GROUP_BY"]]
+    )
+    placed = cluster.placed("/spread")
+    assert sorted(placed.values()) == ["n1", "n1", "n2", "n2", "n3", "n3"]
+    assert sleepers(cluster, "/spread").keys() == placed.keys()
+    for task in placed:
+        wait_until(lambda task=task: "here /spread" in cluster.cli("logs", task), "its output is shown")
+    addresses = {node["name"]: node["address"] for node in cluster.get("/v1/nodes")["nodes"]}
+    assert addresses == {name: agent.host.address for name, agent in cluster.agents.items()}
+    cluster.call("DELETE", "/v2/apps/spread?force=true", base=cluster.marathon)
+    wait_until(lambda: not sleepers(cluster, "/spread"), "they are stopped")
+
+
+def test_output_is_followed_across_the_network(cluster: RemoteCluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    count = 60_000
+    writing = f"while [ ! -e {gate} ]; do sleep 0.05; done; seq 1 {count}; echo the end; sleep 1000"
+    cluster.deploy("/followed", 1, cmd=writing)
+    (task,) = cluster.placed("/followed")
+    with subprocess.Popen(
+        [sys.executable, "-m", "orlop", "logs", "-f", "--stdout", task],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=cluster.environment(),
+    ) as following:
+        gate.touch()
+        assert following.stdout is not None
+        lines = []
+        for line in following.stdout:
+            lines.append(line.strip())
+            if line.startswith("the end"):
+                break
+        following.kill()
+    assert lines == [*map(str, range(1, count + 1)), "the end"]
+
+
+def run_in(cluster: RemoteCluster, task: str, *words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """What `orlop exec` gives."""
+    return subprocess.run(
+        [sys.executable, "-m", "orlop", "exec", task, "--", *words],
+        input=given,
+        capture_output=True,
+        env=cluster.environment(),
+        timeout=120,
+        check=False,
+    )
+
+
+def test_commands_run_beside_tasks_on_other_hosts(cluster: RemoteCluster) -> None:
+    cluster.deploy("/commanded", 3, constraints=[["hostname", "UNIQUE"]])
+    for task, node in cluster.placed("/commanded").items():
+        done = run_in(cluster, task, "sh", "-c", "echo $ORLOP_TASK_ID; echo no >&2; exit 7")
+        assert (done.returncode, done.stdout, done.stderr) == (7, f"{task}\n".encode(), b"no\n"), node
+    events = cluster.get("/v1/events?type=orlop.task.exec")["events"]
+    assert {event["subject"] for event in events} >= cluster.placed("/commanded").keys()
+    assert {event["details"]["program"] for event in events} == {"sh"}
+    assert run_in(cluster, task, "nosuchprogram").returncode == 127
+    assert run_in(cluster, "nosuchtask", "true").returncode == 4
+
+
+def test_50_mb_go_to_a_command_and_come_back_and_more_after_their_end(cluster: RemoteCluster) -> None:
+    cluster.deploy("/pipe", 1)
+    (task,) = cluster.placed("/pipe")
+    data = os.urandom(52_000_000)
+    done = run_in(cluster, task, "sh", "-c", "cat; echo and then", given=data)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout == data + b"and then\n"
+
+
+def test_a_command_ends_with_the_one_who_asked_for_it(cluster: RemoteCluster) -> None:
+    cluster.deploy("/left", 1)
+    (task,) = cluster.placed("/left")
+    with subprocess.Popen(
+        [sys.executable, "-m", "orlop", "exec", task, "--", "sh", "-c", "echo $$; exec sleep 1234"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=cluster.environment(),
+    ) as asking:
+        assert asking.stdout is not None
+        pid = int(asking.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        asking.kill()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the command is gone")
+
+
+def test_a_killed_agent_finds_its_tasks_again(cluster: RemoteCluster) -> None:
+    cluster.deploy("/adopted", 6)
+    before = sleepers(cluster, "/adopted")
+    assert len(before) == 6
+    for agent in cluster.agents.values():
+        agent.kill()
+    assert sleepers(cluster, "/adopted") == before
+    for agent in cluster.agents.values():
+        agent.start()  # without a token: they have their certificates
+    wait_until(lambda: all(agent.said().count(" of cluster ") == 2 for agent in cluster.agents.values()), "they are up")
+    cluster.wait_ready("n1", "n2", "n3")
+    task, (pid, *_) = next(iter(before.items()))
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(sleepers(cluster, "/adopted").keys() - {task}) == 6, "a killed task is replaced")
+    now = sleepers(cluster, "/adopted")
+    assert {one: now[one] for one in before if one != task} == {one: before[one] for one in before if one != task}
+
+
+def test_a_killed_server_harms_no_task_and_agents_come_back(cluster: RemoteCluster) -> None:
+    cluster.deploy("/steady", 6)
+    before = sleepers(cluster, "/steady")
+    cluster.server.kill()
+    task, (pid, *_) = next(iter(before.items()))
+    os.kill(pid, signal.SIGKILL)  # something happens while nobody can be told
+    cluster.start_server()
+    wait_until(lambda: len(cluster.placed("/steady").keys() - {task}) == 6, "the lost one is replaced")
+    now = sleepers(cluster, "/steady")
+    assert len(now) == 6
+    assert {one: now[one] for one in before if one != task} == {one: before[one] for one in before if one != task}
+    ended = cluster.get(f"/v1/tasks/{task}")
+    assert (ended["outcome"], ended["signal"]) == ("failed", 9), "its end was kept on the node"
+
+
+def test_a_frozen_server_is_left_and_found_again(cluster: RemoteCluster) -> None:
+    cluster.deploy("/frozen", 3)
+    before = sleepers(cluster, "/frozen")
+    assert cluster.server.process is not None
+    cluster.server.process.send_signal(signal.SIGSTOP)
+    try:
+        said = {name: agent.said().count("the session with the server ended") for name, agent in cluster.agents.items()}
+        for name, agent in cluster.agents.items():
+            wait_until(
+                lambda name=name, agent=agent: agent.said().count("the session with the server ended") > said[name],
+                "the agent notices that nobody answers",
+            )
+    finally:
+        cluster.server.process.send_signal(signal.SIGCONT)
+    cluster.wait_ready("n1", "n2", "n3")
+    cluster.deploy("/frozen", 4)
+    now = sleepers(cluster, "/frozen")
+    assert len(now) == 4
+    assert {one: now[one] for one in before} == before
+
+
+@pytest.mark.parametrize("how", ["cut_off", "unplug", "cut_incoming"])
+def test_a_node_that_is_cut_off_is_replaced_and_comes_back(cluster: RemoteCluster, how: str) -> None:
+    app = f"/cut-{how.replace('_', '-')}"
+    cluster.deploy(app, 6, constraints=[["hostname", "GROUP_BY"]])
+    lost = {task for task, node in cluster.placed(app).items() if node == "n2"}
+    kept = sleepers(cluster, app)
+    assert len(lost) == 2
+    victim = cluster.agents["n2"]
+    getattr(victim.host, how)()
+    try:
+        wait_until(lambda: cluster.nodes()["n2"] == "unreachable", "it is unreachable")
+        assert sleepers(cluster, app).keys() >= lost
+        wait_until(lambda: cluster.nodes()["n2"] == "gone", "it is gone")
+        wait_until(lambda: sorted(cluster.placed(app).values()) == ["n1"] * 3 + ["n3"] * 3, "its tasks run elsewhere")
+        assert sleepers(cluster, app).keys() >= lost, "and where nobody can stop them"
+    finally:
+        victim.host.mend()
+    cluster.wait_ready("n1", "n2", "n3")
+    wait_until(lambda: len(sleepers(cluster, app)) == 6, "exactly the wanted instances are left")
+    now = sleepers(cluster, app)
+    assert not lost & now.keys()
+    assert now.keys() == cluster.placed(app).keys()
+    assert {one: pids for one, pids in kept.items() if one not in lost} == {
+        one: pids for one, pids in now.items() if one in kept
+    }, "the others were left alone"
+
+
+def test_a_planned_stop_says_goodbye(cluster: RemoteCluster) -> None:
+    cluster.deploy("/goodbye", 3, constraints=[["hostname", "UNIQUE"]])
+    before = sleepers(cluster, "/goodbye")
+    agent = cluster.agents["n3"]
+    assert agent.stop() == 0
+    assert "the session of node" in wait_until(
+        lambda: cluster.server.said() if "ended: the agent stops" in cluster.server.said() else "", "the server knows"
+    )
+    time.sleep(8)  # longer than a node may be silent without a word
+    assert cluster.nodes()["n3"] == "ready"
+    assert sleepers(cluster, "/goodbye") == before
+    agent.start()
+    wait_until(lambda: agent.said().count(" of cluster ") >= 2, "it is up")
+    cluster.deploy("/goodbye", 3, constraints=[["hostname", "UNIQUE"]], env={"ROUND": "2"})
+    assert len(sleepers(cluster, "/goodbye")) == 3
+
+
+# --- who is not let in ---
+
+
+def refused(cluster: RemoteCluster, name: str, token: str | None, *more: str) -> str:
+    """What an agent says that is not let in; it ends by itself, and nobody else notices."""
+    agent = cluster.agent(name)
+    try:
+        agent.start(*(["--token", token] if token is not None else []), *more)
+        assert agent.ended() == 1
+        assert name not in cluster.nodes()
+        assert {cluster.nodes()[other] for other in ("n1", "n2", "n3")} == {"ready"}
+        return agent.said()
+    finally:
+        agent.close()
+
+
+def test_tokens_that_let_nobody_in(cluster: RemoteCluster) -> None:
+    good = cluster.token()
+    head, secret, authority = good.rpartition("-")[0].rpartition("-")[0], *good.split("-")[-2:]
+    assert "the token is not known" in refused(cluster, "wrong", f"{head}-{'0' * len(secret)}-{authority}")
+    assert "this is not a token" in refused(cluster, "rubbish", "open sesame")
+    assert "not one to join with" in refused(cluster, "api", cluster.admin)
+    assert "give a join token" in refused(cluster, "none", None)
+    expired = cluster.token("--lifetime", "1s")
+    wait_until(lambda: token_state(cluster, expired) == "expired", "it expires")
+    assert "the token has expired" in refused(cluster, "expired", expired)
+    revoked = cluster.token()
+    cluster.cli("token", "revoke", revoked)
+    assert "the token was revoked" in refused(cluster, "revoked", revoked)
+    used = cluster.token()
+    cluster.add_agent("n4", token=used)
+    assert "the token was used before" in refused(cluster, "second", used)
+    assert "an agent at" in cluster.server.said()
+    assert "is refused: the token was used before" in cluster.server.said()
+    cluster.agents.pop("n4").close()
+
+
+def token_state(cluster: RemoteCluster, token: str) -> str:
+    rows = cluster.get("/v1/tokens")["tokens"]
+    cluster.call("POST", "/v1/tokens", {"lifetime_s": 1})  # the state's clock goes on with each write
+    return next(row["state"] for row in rows if row["id"] == token.split("-")[3])
+
+
+def test_a_server_of_another_cluster_gets_no_token_and_no_node(cluster: RemoteCluster, hosts: Hosts) -> None:
+    other = RemoteCluster(hosts)
+    try:
+        other.start_server()
+        token = cluster.token()
+        agent = other.agent("stray")
+        agent.start("--token", token)
+        assert agent.ended() == 1
+        assert "another cluster than the token's" in agent.said()
+        assert "stray" not in other.nodes()
+        # a node of one cluster that is sent to another: its certificate is of a foreign authority there
+        member = cluster.agents["n1"]
+        elsewhere = Process(member.host, "agent", {"ORLOP_AGENT__NAME": "n1"}, "agent", "--join", other.url)
+        elsewhere.log = member.host.folder / "elsewhere.log"
+        member.kill()
+        elsewhere.start()
+        wait_until(lambda: "is not a server of this cluster" in elsewhere.said(), "it does not trust that server")
+        elsewhere.kill()
+        assert other.nodes() == {}
+        member.start()
+        cluster.wait_ready("n1", "n2", "n3")
+    finally:
+        other.close()
+
+
+def test_a_node_changes_its_cluster_only_when_told_to(hosts: Hosts) -> None:
+    former, other = RemoteCluster(hosts), RemoteCluster(hosts)
+    try:
+        former.start_server()
+        other.start_server()
+        agent = former.add_agent("mover")
+        former.deploy("/moving", 1)
+        ((task, pids),) = agent.tasks().items()
+        agent.stop()
+        agent.arguments = ("agent", "--join", other.url)
+        agent.start("--token", other.token())
+        wait_until(lambda: "is not a server of this cluster" in agent.said(), "it stays with its cluster")
+        agent.stop()
+        agent.start("--token", other.token(), "--rejoin")
+        other.wait_ready("mover")
+        orphans = wait_until(lambda: other.get("/v1/cluster")["orphans"], "its task is an orphan there")
+        assert [orphan["task"] for orphan in orphans] == [task]
+        assert agent.tasks() == {task: pids}, "which nobody stops"
+        agent.stop()
+        agent.start()
+        wait_until(lambda: agent.said().count(" of cluster ") >= 4, "it is up again")
+        wait_until(lambda: other.get("/v1/cluster")["orphans"], "it is still known as an orphan")
+        assert agent.tasks() == {task: pids}
+    finally:
+        former.close()
+        other.close()
+
+
+def test_rubbish_on_the_port_disturbs_nobody(cluster: RemoteCluster) -> None:
+    cluster.deploy("/undisturbed", 3)
+    before = sleepers(cluster, "/undisturbed")
+    ended = cluster.server.said().count("the session of node")
+    address = (cluster.server.host.address, 5050)
+    for sent in (
+        b"GET /v1/cluster HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\xff\xff" + b"\0" * 70_000,
+        os.urandom(100_000),
+        struct.pack("!BBQ", 0x82, 0xFF, 2**30),
+        b"",
+    ):
+        with socket.create_connection(address, timeout=20) as connection, contextlib.suppress(OSError):
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65_536):
+                continue
+    held = [socket.create_connection(address, timeout=20) for _ in range(300)]
+    try:
+        assert {cluster.nodes()[name] for name in ("n1", "n2", "n3")} == {"ready"}
+        cluster.deploy("/undisturbed", 4)
+    finally:
+        for connection in held:
+            connection.close()
+    assert cluster.server.said().count("the session of node") == ended
+    now = sleepers(cluster, "/undisturbed")
+    assert {one: now[one] for one in before} == before
+    assert "does not speak TLS" in cluster.server.said()
+
+
+# --- one machine, without tokens ---
+
+
+def test_agents_of_the_same_machine_need_no_token(tmp_path: Path) -> None:
+    orlop = RunningOrlop(tmp_path, ORLOP_AGENT__RUNTIMES="[]")
+    agents = []
+    try:
+        orlop.start()
+        for number in (1, 2):
+            environment = {
+                **os.environ,
+                "ORLOP_AGENT__NAME": f"local{number}",
+                "ORLOP_AGENT__DOCKER": "unix:///nonexistent/docker.sock",
+                "ORLOP_AGENT__RESOURCES__PORTS": f"{31000 + 100 * number}-{31099 + 100 * number}",
+            }
+            data = tmp_path / f"agent{number}"
+            command = [sys.executable, "-m", "orlop", "agent", "--join", orlop.url, "--data", str(data)]
+            agents.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        wait_until(lambda: len(orlop.get(f"{orlop.url}/v1/nodes")["nodes"]) == 3, "both join")
+        app = {"id": "/x", "cmd": "echo hi; exec sleep 1000", "cpus": 0.01, "mem": 8, "instances": 4}
+        orlop.call("POST", "/v2/apps", app)
+        orlop.wait_deployed()
+        tasks = orlop.get(f"{orlop.url}/v1/tasks?group=/x")["tasks"]
+        assert {task["node_name"] for task in tasks} == {"local1", "local2"}
+        wait_until(lambda: all("hi" in orlop.cli("logs", task["id"]) for task in tasks), "their output is shown")
+        second = subprocess.run(
+            [*command, "--name", "twin"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert second.returncode == 1
+        assert "another agent uses" in second.stderr
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+        for number in (1, 2):
+            for pid in processes_with_environment(f"MESOS_SANDBOX={tmp_path}/agent{number}"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        orlop.close()
