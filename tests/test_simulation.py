@@ -24,11 +24,11 @@ FOUND_ONCE = (17, 25, 28, 128, 162, 635, 1506)
 
 #: Fault → seeds that find it, of the first 1,000 (`python tests/soak.py 1000 --plant FAULT`).
 FINDS = {
-    "no_epoch_compare_in_the_store": (18, 82),
-    "no_epoch_compare_on_the_node": (3, 882),
+    "no_epoch_compare_in_the_store": (115, 116, 263),
+    "no_epoch_compare_on_the_node": (3, 592, 696),
     "effects_before_the_commit": (0, 1),
-    "no_resync": (0, 1),
-    "no_check_on_return": (7, 20),
+    "no_resync": (0, 1, 5),
+    "no_check_on_return": (7, 20, 32),
 }
 
 
