@@ -44,14 +44,14 @@ SLEEP: Final = {"cmd": "sleep 1000", "cpus": 0.001, "mem": 1, "backoffSeconds": 
 class TimedOrlop(RunningOrlop):
     """Its `start` returns as soon as `/v1/cluster` answers."""
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             return bool(self.get(f"{self.url}/v1/cluster"))
         except OSError:
             return False
 
     def wait_ready(self) -> None:
-        wait_until(super()._answers, "orlop up is ready for tasks")
+        wait_until(super().answers, "orlop up is ready for tasks")
 
 
 @contextlib.contextmanager
