@@ -150,7 +150,7 @@ async def gone(client: docker.APIClient, container: str) -> None:
 
 async def test_runs_a_container_and_tells_how_it_ended(context: RuntimeContext) -> None:
     async with opened(context) as driver:
-        assert driver.events == [Snapshot(runtime="docker", reports=())]
+        assert await driver.kind(Snapshot) == Snapshot(runtime="docker", reports=())
         for code, outcome in ((0, Outcome.FINISHED), (3, Outcome.FAILED)):
             one = launch(context, ["sh", "-c", f"exit {code}"])
             await driver.runtime.start(one)
@@ -463,13 +463,12 @@ async def test_a_second_runtime_adopts_what_it_finds(context: RuntimeContext, cl
     client.create_container_from_config(creation.body, creation.name)
     foreign = attrs.evolve(context, node_id="another")
     async with opened(context) as second, opened(foreign) as other:
-        snapshot = second.events[0]
-        assert isinstance(snapshot, Snapshot)
+        snapshot = await second.kind(Snapshot)
         assert {report.task: report for report in snapshot.reports if report.task != made.task} == {
             runs.task: running,
             ends.task: attrs.evolve(ended, addresses=()),
         }
-        assert other.events == [Snapshot(runtime="docker", reports=())]
+        assert await other.kind(Snapshot) == Snapshot(runtime="docker", reports=())
         await second.runtime.start(made)  # created by the first, never started
         await second.phase(made.task, Phase.RUNNING)
         await second.runtime.kill(runs.task)
@@ -619,7 +618,7 @@ async def test_ended_containers_are_kept_by_count(
 
         await asyncio.to_thread(wait_until, two_left, "two kept containers")
     async with opened(context) as second:
-        assert second.events == [Snapshot(runtime="docker", reports=())]
+        assert await second.kind(Snapshot) == Snapshot(runtime="docker", reports=())
 
 
 @pytest.fixture
