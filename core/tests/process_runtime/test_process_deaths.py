@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -52,7 +53,8 @@ def test_tasks_and_exit_codes_outlive_a_killed_agent(context: RuntimeContext) ->
             assert agent_process.stdout.readline() == b"ready\n"
         finally:
             agent_process.kill()
-    pid = int((context.tasks / "stays" / "stdout").read_text())
+    said = asyncio.run(wait_until((context.tasks / "stays" / "stdout").read_text, "it tells its number"))
+    pid = int(said)
     assert is_alive(pid)
     gate.write_text("42\n")
 

@@ -109,9 +109,12 @@ def test_a_child_whose_parent_vanishes_before_the_journal_runs_nothing(node: Nod
 
 def test_reexec_keeps_the_number_the_children_and_their_codes(node: Node) -> None:
     client, listed = node.open()
-    client.send(**node.request("a", "/bin/sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.02; done"))
+    script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done"
+    client.send(**node.request("a", "/bin/sh", "-c", script))
     client.send(**node.request("b", "/bin/sh", "-c", "exit 4"))
     started = client.wait_for("started", "a")["task"]
+    stdout = node.data / "stdout"
+    wait_until(lambda: stdout.exists() and stdout.read_text(), "it minds the signal")
     newer = node.data / "newer"
     shutil.copytree(SOURCE, newer / "supervisor")
     client.send(
