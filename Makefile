@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .orlop
 
-.PHONY: up test lint bench setup system clean
+.PHONY: up test lint bench soak setup system clean
 
 setup: $(VENV)/ready
 
@@ -32,6 +32,12 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks
+
+# Simulated clusters, many more than `make test` looks at. SEEDS: how many; FIRST: from which on.
+SEEDS ?= 10000
+FIRST ?= 0
+soak: setup
+	$(BIN)/python tests/soak.py $(SEEDS) $(FIRST)
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -158,6 +158,9 @@ async def test_without_a_leader_reads_say_how_old_they_are_and_writes_are_refuse
         read = await two.client.get("/v1/tasks")
         assert (read.status, read.headers[STALE]) == (200, "4321")
         assert "no quorum" in read.headers["Warning"]
+        for of_plugin in (two.listener.get("/show/x"), two.client.get("/echo/show/x")):
+            answer = await of_plugin
+            assert (answer.status, answer.headers[STALE]) == (200, "4321")
         for refused in (await two.client.delete("/v1/tasks/x"), await two.listener.post("/echo", data=b"x")):
             assert refused.status == 503
             assert (await refused.json())["error"] == "nothing was changed: the store has no quorum"

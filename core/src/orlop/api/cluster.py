@@ -52,12 +52,12 @@ async def list_roles(request: web.Request) -> web.Response:
 async def get_health(request: web.Request) -> web.Response:
     """503 when writes are refused. A quarantined framework is a warning: taking this server away would not help it.
 
-    A standby is well when it knows a leader: then it serves everything.
+    A standby is well when it knows a leader and can see the store: then it serves everything.
     """
     read_query(request)
     server = server_of(request)
     role = server.role()
-    if not role.leads and role.leader_url:
+    if not role.leads and role.leader_url and not role.reason:
         return plain({"status": "ok", "role": "standby", "leader": role.leader_url, "stale_ms": role.stale_ms})
     reason = server.read_only_reason() if role.leads else role.reason
     if reason:

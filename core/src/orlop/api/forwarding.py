@@ -39,8 +39,8 @@ OWN_PATHS: Final = frozenset({"/health", "/metrics"})
 #: Agents speak with the leader themselves, for their certificates end here: they are told where it is.
 AGENTS_PREFIX: Final = "/v1/agents/"
 
-#: Set while a request is handled whose way was decided, for applications that are mounted in others.
-_DECIDED: Final = ContextVar("decided", default=False)
+#: What this server is, while it handles a request that it does not hand on: for applications mounted in others.
+_STANDBY: Final[ContextVar[Role | None]] = ContextVar("standby", default=None)
 
 _HOP_BY_HOP: Final = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
@@ -68,7 +68,7 @@ def forwarding(
     @web.middleware
     async def forward(request: web.Request, handler: Handler) -> web.StreamResponse:
         role = server.role()
-        if role.leads or _DECIDED.get() or (not prefix and _is_own(request)):
+        if role.leads or _STANDBY.get() is not None or (not prefix and _is_own(request)):
             return await _led(request, handler, server)
         if role.leader_url and FORWARDED not in request.headers:
             target = URL(role.leader_url + prefix + request.raw_path, encoded=True)
@@ -80,11 +80,11 @@ def forwarding(
                 return response
         if request.method not in READING:
             return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was changed: {_reason(role)}").response()
-        token = _DECIDED.set(True)
+        token = _STANDBY.set(role)
         try:
             return _marked_stale(await handler(request), role)
         finally:
-            _DECIDED.reset(token)
+            _STANDBY.reset(token)
 
     return forward
 
@@ -97,7 +97,7 @@ async def _led(request: web.Request, handler: Handler, server: Forwards) -> web.
     """A read is an effect too: it counts as the leader's if this server still leads when it is answered."""
     response = await handler(request)
     role = server.role()
-    if not role.leads and request.method in READING and not _DECIDED.get() and not _is_own(request):
+    if not role.leads and request.method in READING and _STANDBY.get() is None and not _is_own(request):
         return _marked_stale(response, role)
     return response
 
@@ -106,6 +106,13 @@ def _reason(role: Role) -> str:
     if role.leader_url:
         return f"the leader at {role.leader_url} cannot be reached"
     return role.reason or "no server leads at the moment"
+
+
+def mark_if_stale(response: web.StreamResponse) -> None:
+    """For applications that send the answers of others."""
+    role = _STANDBY.get()
+    if role is not None:
+        _marked_stale(response, role)
 
 
 def _marked_stale(response: web.StreamResponse, role: Role) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from yarl import URL
 
+from orlop.api.forwarding import mark_if_stale
 from orlop.api.guard import PLUGIN_ROUTE, Handler
 from orlop.api.problems import Problem
 from orlop.hookspecs import Routes
@@ -70,6 +71,7 @@ def _handing_on(prefix: str, plugin: web.Application) -> Handler:
         except web.HTTPException as error:
             await error.prepare(inner)
             raise
+        mark_if_stale(response)
         # Prepared here, for its signals are the plugin's and not the API's.
         await response.prepare(inner)
         return response

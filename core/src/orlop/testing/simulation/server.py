@@ -59,8 +59,8 @@ LIST_AGAIN_MS: Final = 500
 FRAMEWORK_RETRY_MS: Final = 1_000
 LIVENESS_MS: Final = 1_000
 TICK_AGAIN_MS: Final = 1_000
-#: A planned stop is waited for less than by default, so that the time after healing is long enough for its end.
-LIVENESS: Final = LivenessSettings(restart_grace_ms=20_000)
+#: Shorter than by default, so that nodes are lost within the time of trouble, and all is over after that of healing.
+LIVENESS: Final = LivenessSettings(unreachable_after_ms=6_000, gone_after_ms=12_000, restart_grace_ms=20_000)
 
 Reply = Callable[[Any, Exception | None], None]
 Frameworks = Mapping[str, Callable[[], Framework]]

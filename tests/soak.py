@@ -1,0 +1,71 @@
+"""`python tests/soak.py SEEDS [FIRST]`: simulates so many clusters, in a process for each processor.
+
+Prints a line for every seed that breaks, with the shortest history found, and ends with 1 if there was one. With
+`--plant FAULT` it looks for seeds that find a planted fault, and stops at the first few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from planted_faults import FAULTS
+
+from orlop.testing.simulation.simulation import simulate
+from orlop.testing.simulation.workloads import MixedWorkload
+
+CHUNK: Final = 50
+FINDS_WANTED: Final = 3
+TROUBLES: Final = (1.0, 1.0, 2.0, 4.0)
+
+
+def run(first: int, count: int, plant: str | None) -> list[tuple[int, str]]:
+    """Seeds that broke, and how."""
+    broken = []
+    with pytest.MonkeyPatch.context() as patch:
+        if plant is not None:
+            FAULTS[plant](patch)
+        for seed in range(first, first + count):
+            trouble = 1.0 if plant is not None else TROUBLES[seed % len(TROUBLES)]
+            try:
+                simulate(seed, MixedWorkload, trouble=trouble, shrink=plant is None)
+            except AssertionError as error:
+                broken.append((seed, str(error)))
+    return broken
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("seeds", type=int)
+    parser.add_argument("first", type=int, nargs="?", default=0)
+    parser.add_argument("--plant", choices=FAULTS)
+    options = parser.parse_args()
+    began = time.monotonic()
+    found = 0
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        parts = [
+            pool.submit(run, first, min(CHUNK, options.first + options.seeds - first), options.plant)
+            for first in range(options.first, options.first + options.seeds, CHUNK)
+        ]
+        for part in parts:
+            for seed, how in part.result():
+                found += 1
+                print(how if options.plant is None else f"{seed}: {how.splitlines()[0]}", flush=True)
+            if options.plant is not None and found >= FINDS_WANTED:
+                pool.shutdown(cancel_futures=True)
+                break
+    print(f"{options.seeds} seeds from {options.first}: {found} broke; {time.monotonic() - began:.0f} s")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
