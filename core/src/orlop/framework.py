@@ -40,6 +40,7 @@ from orlop.model.tasks import (
     Desired,
     Exit,
     Outcome,
+    PartitionPolicy,
     Policies,
     PortRequest,
     Probe,
@@ -53,9 +54,9 @@ from orlop.model.tasks import (
 __all__ = [
     "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
     "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "Now",
-    "Outcome", "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind", "ProbeResult", "Process",
-    "Put", "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task", "TaskState", "View", "WakeAt",
-    "Withdraw", "format_utc", "parse_utc", "spec_id",
+    "Outcome", "PartitionPolicy", "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind",
+    "ProbeResult", "Process", "Put", "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task",
+    "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id",
 ]  # fmt: skip
 
 

@@ -801,7 +801,7 @@ def test_work_is_proportional_to_what_changed():
 
 
 def test_lost_outcomes_are_remembered(world):
-    world.create(id="/a", unreachableStrategy="disabled")
+    world.create(id="/a")
     world.settle()
     (task,) = world.running("/a")
     world.cluster.lose_node(task.node)

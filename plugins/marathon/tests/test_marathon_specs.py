@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.framework import Constraint, ProbeKind, Resources, Spec
+from orlop.framework import Constraint, PartitionPolicy, ProbeKind, Resources, Spec
 from orlop_marathon import docker_parameters
 from orlop_marathon.model import AppRecord, DockerParameter
 from orlop_marathon.parsing import parse_app
@@ -450,3 +450,15 @@ def test_parameters_are_the_last_word():
     body = docker_of({"cmd": "a", "container": {"docker": docker}})
     assert body["HostConfig"]["NetworkMode"] == "mine"
     assert body["Entrypoint"] == ["/e"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "policy"),
+    [
+        ({"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0}, PartitionPolicy()),
+        ({"inactiveAfterSeconds": 60, "expungeAfterSeconds": 600}, PartitionPolicy(replace_after_ms=600_000)),
+        ("disabled", PartitionPolicy(keep=True)),
+    ],
+)
+def test_the_kernel_waits_for_a_lost_node_as_long_as_the_app_does(strategy, policy):
+    assert spec_of({"unreachableStrategy": strategy}).policies.partition == policy

@@ -194,6 +194,7 @@ class Agent:
     # The session
 
     async def _keep_session(self) -> None:
+        self._inbox.put_nowait(decisions.ServerAway())
         while True:
             link = None
             try:
@@ -202,6 +203,7 @@ class Agent:
             except (LinkClosed, OSError) as error:
                 log.info("the session with the server ended: %s", error)
             self._link = None
+            self._inbox.put_nowait(decisions.ServerAway())
             if link is not None:
                 link.close()
             await asyncio.sleep(RECONNECT_S)
@@ -235,6 +237,7 @@ class Agent:
         match message:
             case Welcome():
                 self._welcome(message)
+                self._inbox.put_nowait(decisions.ServerHere())
             case Refused():
                 log.error("the server refused this node: %s", message.reason)
                 raise LinkClosed(message.reason)

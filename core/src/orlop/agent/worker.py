@@ -6,10 +6,10 @@ meet here, each level-triggered: what the server wants (`Assignments`), what the
 and what was acknowledged (`Received`). Every handler compares them and moves one step; asking twice for the same
 thing is harmless, because starting is idempotent per incarnation and stopping per task.
 
-The worker never kills because a server is gone, and never because a task is unhealthy. It stops a task when its
-desired state says so, or when a full list of assignments, made within the lineage that the task was assigned in,
-does not name it any more. What a runtime still has of an ended task of which neither the node nor such a list knows
-is removed: the node went down after the record was dropped and before it was.
+The worker never kills because a task is unhealthy, and because a server is gone only where the task's own partition
+policy says so. It stops a task when its desired state says so, or when a full list of assignments, made within the
+lineage that the task was assigned in, does not name it any more. What a runtime still has of an ended task of which
+neither the node nor such a list knows is removed: the node went down after the record was dropped and before it was.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, ProbeResult, 
 KILL_AGAIN_MS: Final = 5_000
 REPORT_AGAIN_MS: Final = 2_000
 RESEND: Final = "resend"
+#: What the names of timers begin with that wait for a server; ids of tasks have no slash.
+ALONE: Final = "alone/"
 
 
 @attrs.frozen(kw_only=True)
 class TaskRecord:
-    """What the node knows of one task. generation, revision: of the assignment, to tell orphans from removed ones."""
+    """What the node knows of one task. generation, revision: of the assignment, to tell orphans from removed ones.
+
+    alone: why the node has stopped it by itself, while no server was there; nothing takes that back.
+    """
 
     assignment: Assignment
     generation: int
@@ -39,6 +44,7 @@ class TaskRecord:
     status: Status
     acknowledged: int = 0
     orphan: bool = False
+    alone: str = ""
 
     @property
     def live(self) -> bool:
@@ -51,7 +57,11 @@ class TaskRecord:
 
     @property
     def to_stop(self) -> bool:
-        return self.assignment.desired in (Desired.STOPPED, Desired.REMOVED)
+        return bool(self.alone) or self.assignment.desired in (Desired.STOPPED, Desired.REMOVED)
+
+    @property
+    def stop_reason(self) -> str:
+        return self.alone or self.assignment.reason
 
 
 # Events beside Assignments, Received, Report, Snapshot and Unavailable
@@ -67,13 +77,23 @@ class ProbesChanged:
 
 
 @attrs.frozen
+class ServerHere:
+    """A session with a server has begun."""
+
+
+@attrs.frozen
+class ServerAway:
+    """There is no session any more, or none yet."""
+
+
+@attrs.frozen
 class TimerDue:
     """A timer set by `SetTimer` is due."""
 
     token: str
 
 
-Event = Assignments | Received | Report | Snapshot | Unavailable | ProbesChanged | TimerDue
+Event = Assignments | Received | Report | Snapshot | Unavailable | ProbesChanged | ServerHere | ServerAway | TimerDue
 
 
 # Effects
@@ -163,6 +183,7 @@ class Worker:
         self._strangers: dict[str, str] = {}
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
+        self._alone = True
         #: What each runtime had in its last snapshot, while that can be relied on.
         self._present: dict[str, set[str]] = {}
 
@@ -199,8 +220,12 @@ class Worker:
                 yield from self._snapshot(event, now)
             case ProbesChanged():
                 yield from self._probed(event)
+            case ServerHere():
+                self._alone = False
+            case ServerAway():
+                yield from self._server_away()
             case TimerDue():
-                yield from self._timer(event)
+                yield from self._timer(event, now)
             case Unavailable():
                 # Nothing is known until the next snapshot; running tasks stay what they are.
                 self._present.pop(event.runtime, None)
@@ -341,7 +366,7 @@ class Worker:
     def _ended(self, record: TaskRecord, exit_: Exit | None, now: Now) -> Iterator[Effect]:
         exit_ = exit_ or Exit(outcome=Outcome.LOST, reason="its end was not observed")
         if record.to_stop and exit_.outcome in (Outcome.FAILED, Outcome.FINISHED, Outcome.LOST):
-            exit_ = attrs.evolve(exit_, outcome=Outcome.KILLED, reason=record.assignment.reason or exit_.reason)
+            exit_ = attrs.evolve(exit_, outcome=Outcome.KILLED, reason=record.stop_reason or exit_.reason)
         keep = record.assignment.spec.policies.keep_ended and not record.to_stop
         state = TaskState.ENDED if keep else TaskState.REMOVED
         yield from self._moved(record, state, now, exit_=exit_)
@@ -374,7 +399,7 @@ class Worker:
 
     def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
         if record.to_stop:
-            exit_ = Exit(outcome=Outcome.KILLED, reason=record.assignment.reason)
+            exit_ = Exit(outcome=Outcome.KILLED, reason=record.stop_reason)
             yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
         elif STATE_ORDER[record.status.state] <= STATE_ORDER[TaskState.PREPARED]:
             yield Start(record.assignment)
@@ -405,7 +430,28 @@ class Worker:
             else:
                 self._remember(attrs.evolve(record, acknowledged=sequence))
 
-    def _timer(self, event: TimerDue) -> Iterator[Effect]:
+    def _server_away(self) -> Iterator[Effect]:
+        """Tasks whose policy says so are stopped when it lasts."""
+        self._alone = True
+        for task, record in self._records.items():
+            after_ms = record.assignment.spec.policies.partition.stop_after_ms
+            if record.live and after_ms is not None:
+                yield SetTimer(ALONE + task, after_ms)
+
+    def _stop_alone(self, task: str, now: Now) -> Iterator[Effect]:
+        record = self._records.get(task)
+        after_ms = record.assignment.spec.policies.partition.stop_after_ms if record is not None else None
+        if record is None or after_ms is None or not self._alone or not record.live or record.to_stop:
+            return
+        reason = f"no server for {after_ms / 1000:g} s, for which its policy does not let it run"
+        record = attrs.evolve(record, alone=reason)
+        yield from self._keep(record)
+        yield from self._stop(record, now)
+
+    def _timer(self, event: TimerDue, now: Now) -> Iterator[Effect]:
+        if event.token.startswith(ALONE):
+            yield from self._stop_alone(event.token.removeprefix(ALONE), now)
+            return
         if event.token == RESEND:
             self._resend_set = False
             if self._unacknowledged:

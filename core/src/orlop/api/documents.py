@@ -156,6 +156,8 @@ def node_document(state: State, node: Node) -> Document:
         "state": node.state.value,
         "state_since": moment(node.state_since_utc_ms),
         "drained": node.drained,
+        "drain_at": moment(node.drain_at_utc_ms),
+        "away": node.away,
         "attributes": dict(info.attributes),
         "runtimes": info.runtimes,
         "unavailable": dict(info.unavailable),

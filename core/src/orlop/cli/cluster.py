@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from orlop.cli.options import client_of, json_option, node_argument, output_option, server_options, task_argument
-from orlop.cli.output import age, quantity, repeated, show, show_json, text_of, watch_option
+from orlop.cli.output import age, duration_s, quantity, repeated, show, show_json, text_of, watch_option
 
 ORPHANS_SHOWN_MAX: Final = 20
 
@@ -162,12 +162,24 @@ def kill(ctx: click.Context, task: str, reason: str) -> None:
 @click.command()
 @node_argument
 @click.option("--reason", default="", help="Why, for the event log.")
+@click.option("--deadline", default="", help="10m, 2h, 0s: after this time stop what still runs there.")
 @server_options
 @click.pass_context
-def drain(ctx: click.Context, node: str, reason: str) -> None:
-    """Put no new tasks on a node. What runs there goes on."""
-    answer = client_of(ctx).send("POST", f"{_path('nodes', node)}/drain", {"reason": reason} if reason else None)
-    click.echo(f"{answer['node']['name']} takes no new tasks; it runs {answer['node'].get('tasks', 0)}")
+def drain(ctx: click.Context, node: str, reason: str, deadline: str) -> None:
+    """Put no new tasks on a node. What runs there goes on, up to a deadline if one is given.
+
+    Frameworks replace what is stopped elsewhere. `orlop undrain` takes the deadline back too.
+    """
+    body: dict[str, Any] = {"reason": reason} if reason else {}
+    if deadline:
+        seconds = duration_s(deadline)
+        if seconds is None:
+            raise click.UsageError(f'--deadline: expected "0s", "90s", "10m", "3h" or "2d", got "{deadline}"')
+        body["deadline_s"] = round(seconds)
+    answer = client_of(ctx).send("POST", f"{_path('nodes', node)}/drain", body or None)
+    until = answer["node"].get("drain_at")
+    stopped = f", which are stopped at {until}" if until else ""
+    click.echo(f"{answer['node']['name']} takes no new tasks; it runs {answer['node'].get('tasks', 0)}{stopped}")
 
 
 @click.command()

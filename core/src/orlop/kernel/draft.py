@@ -72,6 +72,7 @@ class Draft:
         self.totals = state.totals
         self.next_sequence = state.next_sequence
         self.next_due_utc_ms = state.next_due_utc_ms
+        self.draining = state.draining
 
     def finish(self) -> State:
         """The next state; nothing may be changed after it."""
@@ -98,6 +99,7 @@ class Draft:
             role_usage=self._finish_usage(),
             orphans=self._orphans,
             next_due_utc_ms=self.next_due_utc_ms,
+            draining=self.draining,
         )
 
     def _finish_usage(self) -> Map[str, Resources]:
@@ -395,6 +397,10 @@ class Draft:
             used = used + self._specs[task.spec].spec.resources
             ports = ports | PortSet(task.ports)
         self._candidates[node.id] = Candidate(node, node.info.resources - used, node.info.ports - ports, held)
+        if node.drain_at_utc_ms:
+            self.draining = self.draining.set(node.id, node.drain_at_utc_ms)
+        else:
+            self.draining = _without(self.draining, node.id)
         if known is None:
             self.node_order = tuple(sorted((*self.node_order, node.id)))
         self.puts[records.NODES + node.id] = node

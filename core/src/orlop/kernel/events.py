@@ -36,19 +36,34 @@ class AgentStatuses:
 
 @attrs.frozen(kw_only=True)
 class NodeSilent:
-    """A node has not been heard of for `unreachable_after`, or, `gone`, for so long that it counts as lost."""
+    """A node has not been heard of for `unreachable_after`, or, `gone`, for so long that it counts as lost.
+
+    silent_ms: how long it has been silent; it may be told again with more, for tasks that have a time of their own.
+    """
 
     node: str
     gone: bool = False
+    silent_ms: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class NodeLeaves:
+    """A node's agent is stopped on purpose: it will be back."""
+
+    node: str
 
 
 @attrs.frozen(kw_only=True)
 class DrainNode:
-    """No new tasks on this node (`drained`), or again."""
+    """No new tasks on this node (`drained`), or again.
+
+    within_ms: after which what still runs there is stopped, so that frameworks replace it elsewhere; None: never.
+    """
 
     node: str
     drained: bool
     cause: str = ""
+    within_ms: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +106,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = AgentHello | AgentStatuses | NodeSilent | DrainNode | FrameworkActions | KillTask | Tick
+Event = AgentHello | AgentStatuses | NodeSilent | NodeLeaves | DrainNode | FrameworkActions | KillTask | Tick
 
 
 @attrs.frozen(kw_only=True)

@@ -24,7 +24,7 @@ CHECKS_REMEMBERED: Final = 1_000
 
 
 class HealthFilter:
-    """Only nodes that are ready and not being drained."""
+    """Only nodes that are ready, not being drained, and whose agent has not been stopped."""
 
     name = "health"
 
@@ -36,6 +36,8 @@ def _unhealthy(candidate: Candidate) -> str | None:
     node = candidate.node
     if node.state is not NodeState.READY:
         return f"node is {node.state.value}"
+    if node.away:
+        return "its agent was stopped"
     return "node is drained" if node.drained else None
 
 

@@ -73,7 +73,17 @@ def _check_indexes(state: State) -> None:
     documents.append((records.META_KEY, loading.encode(meta)))
     made = loading.load(documents, loading.read_object_plainly)
     assert made is not None
-    for name in ("node_order", "candidates", "totals", "tasks", "specs", "waiting", "delayed", "role_usage"):
+    for name in (
+        "node_order",
+        "candidates",
+        "totals",
+        "tasks",
+        "specs",
+        "waiting",
+        "delayed",
+        "role_usage",
+        "draining",
+    ):
         found, expected = getattr(state, name), getattr(made, name)
         if found != expected:
             raise InvariantBroken(f"{name} is {found}, and should be {expected}")

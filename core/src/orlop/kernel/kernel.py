@@ -26,6 +26,7 @@ from orlop.kernel.events import (
     FrameworkActions,
     KillTask,
     Logged,
+    NodeLeaves,
     NodeSilent,
     Notify,
     Published,
@@ -38,7 +39,7 @@ from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.planner import Planner, now_or_never
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
-from orlop.model.clock import Now
+from orlop.model.clock import Now, format_utc
 from orlop.model.events import LogEntry, LogRecord
 from orlop.model.messages import Epoch, Hello, Received, Refused, Welcome
 from orlop.model.nodes import Node, NodeState
@@ -132,6 +133,8 @@ class _Batch:
                 self._hello(event)
             case NodeSilent():
                 self._silent(event)
+            case NodeLeaves():
+                self._leaves(event)
             case DrainNode():
                 self._drain(event)
             case KillTask():
@@ -154,6 +157,7 @@ class _Batch:
             if known is not None and known.state is NodeState.READY
             else self._now.utc_ms,
             drained=known.drained if known is not None else False,
+            drain_at_utc_ms=known.drain_at_utc_ms if known is not None else 0,
         )
         if node != known:
             self._draft.put_node(node)
@@ -219,33 +223,56 @@ class _Batch:
 
     def _silent(self, event: NodeSilent) -> None:
         node = self._draft.find_node(event.node)
-        wanted = NodeState.GONE if event.gone else NodeState.UNREACHABLE
-        if node is None or node.state in (wanted, NodeState.GONE):
+        if node is None:
             return
-        self._draft.put_node(attrs.evolve(node, state=wanted, state_since_utc_ms=self._now.utc_ms))
-        self._draft.note(f"node.{wanted.value}", node.id, name=node.info.name)
-        for task_id in [task for _, task in sorted(self._draft.candidate(node.id).tasks.items())]:
-            task = self._draft.task(task_id)
-            assert task is not None, "a node holds recorded tasks only"
-            if event.gone:
-                exit_ = Exit(outcome=Outcome.LOST, reason=f"node {node.info.name} is gone")
-                status = attrs.evolve(task.status, state=TaskState.REMOVED, exit=exit_)
-                self._draft.finish_task(task.changed(status=status))
-            else:
+        wanted = NodeState.GONE if event.gone else NodeState.UNREACHABLE
+        if node.state not in (wanted, NodeState.GONE):
+            self._draft.put_node(attrs.evolve(node, state=wanted, state_since_utc_ms=self._now.utc_ms))
+            self._draft.note(f"node.{wanted.value}", node.id, name=node.info.name)
+        for task in self._tasks_on(node.id):
+            if lifecycle.is_lost(self._draft.spec(task.spec).policies.partition, event.gone, event.silent_ms):
+                self._lose(task, f"node {node.info.name} is {wanted.value}")
+            elif not task.unreachable:
                 changed = task.changed(unreachable=True)
                 self._draft.put_task(changed)
                 self._draft.touch(changed)
 
+    def _tasks_on(self, node_id: str) -> list[Task]:
+        """In the order of asking."""
+        found = [self._draft.task(task_id) for _, task_id in sorted(self._draft.candidate(node_id).tasks.items())]
+        return [task for task in found if task is not None]
+
+    def _lose(self, task: Task, reason: str) -> None:
+        exit_ = Exit(outcome=Outcome.LOST, reason=reason)
+        status = attrs.evolve(task.status, state=TaskState.REMOVED, exit=exit_)
+        self._draft.finish_task(task.changed(status=status))
+
+    def _leaves(self, event: NodeLeaves) -> None:
+        node = self._draft.find_node(event.node)
+        if node is not None and node.state is NodeState.READY and not node.away:
+            self._draft.put_node(attrs.evolve(node, away=True))
+            self._draft.note("node.away", node.id, name=node.info.name)
+
     def _drain(self, event: DrainNode) -> None:
         node = self._draft.find_node(event.node)
-        if node is not None and node.drained is not event.drained:
-            self._draft.put_node(attrs.evolve(node, drained=event.drained))
-            self._draft.note(
-                "node.drained" if event.drained else "node.undrained",
-                node.id,
-                event.cause,
-                name=node.info.name,
-            )
+        if node is None:
+            return
+        at = self._now.utc_ms + event.within_ms if event.drained and event.within_ms is not None else 0
+        if (node.drained, node.drain_at_utc_ms) != (event.drained, at):
+            self._draft.put_node(attrs.evolve(node, drained=event.drained, drain_at_utc_ms=at))
+            kind = "node.drained" if event.drained else "node.undrained"
+            details = {"until": format_utc(at)} if at else {}
+            self._draft.note(kind, node.id, event.cause, name=node.info.name, **details)
+
+    def _stop_drained(self) -> None:
+        """The time of drained nodes that has come: frameworks replace what is stopped there elsewhere."""
+        for node_id, at in sorted(self._draft.draining.items()):
+            node = self._draft.find_node(node_id)
+            if at > self._now.utc_ms or node is None:
+                continue
+            self._draft.put_node(attrs.evolve(node, drain_at_utc_ms=0))
+            for task in self._tasks_on(node_id):
+                self._kill(task, f"node {node.info.name} is drained")
 
     def _kill_task(self, event: KillTask) -> None:
         task = self._draft.task(event.task)
@@ -255,6 +282,11 @@ class _Batch:
     def _kill(self, task: Task, reason: str) -> bool:
         if task.placement is None:
             self._draft.end_unplaced(task, Outcome.KILLED, reason)
+            return True
+        node = self._draft.find_node(task.placement.node)
+        if node is not None and node.state is NodeState.GONE:
+            # Nobody is there to stop it; should the node come back, it finds that it shall not run this task.
+            self._lose(task, f"{reason}; its node {node.info.name} is gone")
             return True
         stopping = lifecycle.stop(task, reason)
         if stopping is None:
@@ -291,6 +323,7 @@ class _Batch:
 
     def finish(self) -> Step:
         self._draft.wake_delayed()
+        self._stop_drained()
         self._kernel.planner.run(self._draft)
         self._reject()
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
@@ -354,8 +387,8 @@ class _Batch:
                 nodes=self._draft.nodes_changed,
                 rejected=self._rejected.get(name, {}),
             )
-        if state.next_due_utc_ms:
-            yield TickAt(utc_ms=state.next_due_utc_ms)
+        if due := state.due_utc_ms:
+            yield TickAt(utc_ms=due)
 
     def _to_nodes(self, state: State) -> Iterable[ToNode | Assign]:
         for node_id, session in self._sessions.items():

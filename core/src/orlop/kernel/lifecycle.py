@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from orlop.model.tasks import Desired, Exit, Outcome, Status, Task, TaskState
+from orlop.model.tasks import Desired, Exit, Outcome, PartitionPolicy, Status, Task, TaskState
 
 
 def observe(task: Task, status: Status, utc_ms: int) -> Task | None:
@@ -41,6 +41,13 @@ def stop(task: Task, reason: str) -> Task | None:
     if task.desired is wanted:
         return None
     return task.changed(desired=wanted, desired_reason=reason)
+
+
+def is_lost(policy: PartitionPolicy, gone: bool, silent_ms: int) -> bool:
+    """Does a task count as lost when its node is silent, or gone?"""
+    if policy.keep:
+        return False
+    return gone if policy.replace_after_ms is None else silent_ms >= policy.replace_after_ms
 
 
 def assignable_environment(task: Task, host_name: str, host_variable: str) -> dict[str, str]:

@@ -105,6 +105,7 @@ def _assemble(
         waiting=_waiting(task for task in pending if task.sequence not in delayed),
         delayed=Map(delayed),
         next_due_utc_ms=min((due for due, _ in delayed.values()), default=0),
+        draining=Map({node_id: node.drain_at_utc_ms for node_id, node in nodes.items() if node.drain_at_utc_ms}),
         ended=Map({number: (meta.version, task.id) for number, task in enumerate(ended, 1)}),
         ended_next=len(ended) + 1,
         role_usage=Map(_role_usage(holding, specs)),

@@ -94,7 +94,8 @@ class State:
     delayed: pending tasks whose time has not come: sequence → (UTC ms, task id).
     ended: recorded ended tasks in the order of their ends: number → (version of the end, task id).
     role_usage: what each role's placed tasks take.
-    next_due_utc_ms: no delayed task is due before; 0 without any. orphans: task id → node, of tasks that run there and
+    next_due_utc_ms: no delayed task is due before; 0 without any. draining: node → when what runs there is stopped.
+    orphans: task id → node, of tasks that run there and
     are not of this state; memory only.
     """
 
@@ -117,6 +118,12 @@ class State:
     role_usage: Map[str, Resources] = Map()
     orphans: Map[str, str] = Map()
     next_due_utc_ms: int = 0
+    draining: Map[str, int] = Map()
+
+    @property
+    def due_utc_ms(self) -> int:
+        """When the kernel has something to do by time alone; 0 for never."""
+        return min((due for due in (self.next_due_utc_ms, *self.draining.values()) if due), default=0)
 
     def spec_of(self, task: Task) -> Spec:
         """The task's spec; every recorded task has one."""

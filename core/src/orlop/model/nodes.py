@@ -47,13 +47,16 @@ class NodeInfo:
 class Node:
     """A node as stored: what it said of itself, and what was decided about it.
 
-    state_since_utc_ms: when `state` was entered.
+    state_since_utc_ms: when `state` was entered. drain_at_utc_ms: when what still runs on it, drained, is to be
+    stopped; 0 for never. away: its agent was stopped on purpose, and is expected back.
     """
 
     info: NodeInfo
     state: NodeState = NodeState.READY
     state_since_utc_ms: int = 0
     drained: bool = False
+    drain_at_utc_ms: int = 0
+    away: bool = False
 
     @property
     def id(self) -> str:
@@ -62,4 +65,4 @@ class Node:
     @property
     def schedulable(self) -> bool:
         """May new tasks be placed here?"""
-        return self.state is NodeState.READY and not self.drained
+        return self.state is NodeState.READY and not self.drained and not self.away

@@ -117,6 +117,21 @@ class Probe:
 
 
 @attrs.frozen(kw_only=True)
+class PartitionPolicy:
+    """What becomes of a task whose node and the servers do not hear of each other.
+
+    replace_after_ms: of its node's silence, until it counts as lost and its framework starts another; at the earliest
+    when the node counts as unreachable. None: when the node counts as gone. keep: it never counts as lost; it waits
+    for its node. stop_after_ms: without a server, after which its node stops it, so that there are never two of it
+    if that is well below replace_after_ms. None: never.
+    """
+
+    replace_after_ms: int | None = None
+    keep: bool = False
+    stop_after_ms: int | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Policies:
     """How a task is treated at its edges.
 
@@ -128,6 +143,7 @@ class Policies:
     kill_grace_ms: int = 3_000
     keep_ended: bool = False
     stop_signal: str = "SIGTERM"
+    partition: PartitionPolicy = attrs.field(factory=PartitionPolicy)
 
 
 @attrs.frozen(kw_only=True)

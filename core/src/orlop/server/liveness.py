@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -24,9 +24,12 @@ class LivenessSettings:
 
 @attrs.define
 class _Heard:
+    """told_ms: the silence that was last told, beside the transitions."""
+
     at_ms: int
     goodbye: bool = False
     reported: int = 0
+    told_ms: int = -1
 
 
 class Liveness:
@@ -54,24 +57,31 @@ class Liveness:
         heard = self._heard.get(event.node)
         if heard is not None:
             heard.reported = min(heard.reported, 1 if event.gone else 0)
+            heard.told_ms = -1
 
-    def tick(self, monotonic_ms: int) -> list[NodeSilent]:
-        """What the kernel must be told now, each transition once, unless it was `refused`."""
+    def tick(self, monotonic_ms: int, times: Callable[[str], Iterable[int]] = lambda _: ()) -> list[NodeSilent]:
+        """What the kernel must be told now, each thing once, unless it was `refused`.
+
+        times: milliseconds of a silent node's silence at which something else than its state changes.
+        """
         deaf_ms = monotonic_ms - self._ticked_ms
         self._ticked_ms = monotonic_ms
         if deaf_ms > DEAF_AFTER_MS:
             for heard in self._heard.values():
                 heard.at_ms = min(heard.at_ms + deaf_ms, monotonic_ms)
-        found = []
+        found: list[NodeSilent] = []
         for node, heard in self._heard.items():
             silence = monotonic_ms - heard.at_ms
             settings = self._settings
             unreachable = settings.restart_grace_ms if heard.goodbye else settings.unreachable_after_ms
             gone = max(settings.gone_after_ms, unreachable)
-            if heard.reported < 1 and silence >= unreachable:
-                heard.reported = 1
-                found.append(NodeSilent(node=node))
-            if heard.reported < 2 and silence >= gone:
-                heard.reported = 2
-                found.append(NodeSilent(node=node, gone=True))
+            stage = 2 if silence >= gone else 1 if silence >= unreachable else 0
+            passed = max((time for time in times(node) if time <= silence), default=-1) if stage else -1
+            told = [
+                NodeSilent(node=node, gone=at == 2, silent_ms=silence) for at in range(heard.reported + 1, stage + 1)
+            ]
+            if not told and passed > heard.told_ms:
+                told = [NodeSilent(node=node, gone=stage == 2, silent_ms=silence)]
+            heard.reported, heard.told_ms = max(heard.reported, stage), max(heard.told_ms, passed)
+            found += told
         return found

@@ -10,7 +10,7 @@ from typing import Final
 
 from orlop.agent.session import Link, LinkClosed
 from orlop.kernel.assignments import assignments
-from orlop.kernel.events import AgentHello, AgentStatuses, Answer, Assign, NodeSilent, ToNode
+from orlop.kernel.events import AgentHello, AgentStatuses, Answer, Assign, NodeLeaves, NodeSilent, ToNode
 from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
 from orlop.server.bridge import Bridge
@@ -65,6 +65,7 @@ class Sessions:
         monotonic_ms = self._clock().monotonic_ms
         if isinstance(message, Goodbye):
             self._liveness.goodbye(node, monotonic_ms)
+            self._core.submit(NodeLeaves(node=node))
             return
         self._liveness.heard(node, monotonic_ms)
         match message:
@@ -104,8 +105,16 @@ class Sessions:
         """Tells the kernel of silent nodes, for ever."""
         while True:
             await asyncio.sleep(LIVENESS_TICK_S)
-            for event in self._liveness.tick(self._clock().monotonic_ms):
+            for event in self._liveness.tick(self._clock().monotonic_ms, self._times):
                 self._tell_silent(event)
+
+    def _times(self, node: str) -> set[int]:
+        """When tasks of this node count as lost that have a time of their own for it."""
+        state = self._core.committed
+        if state.node(node) is None:
+            return set()
+        policies = (state.spec_of(state.tasks[task]).policies for task in state.candidate(node).tasks.values())
+        return {one.partition.replace_after_ms for one in policies if one.partition.replace_after_ms is not None}
 
     def _tell_silent(self, event: NodeSilent) -> None:
         self._core.submit(event, self._if_it_fails(lambda: self._liveness.refused(event)))

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
-from orlop.framework import Constraint, Policies, PortRequest, Probe, ProbeKind, Resources, Spec
+from orlop.framework import Constraint, PartitionPolicy, Policies, PortRequest, Probe, ProbeKind, Resources, Spec
 from orlop_marathon import docker_parameters, environment
 from orlop_marathon.model import (
     UNLIMITED,
@@ -67,7 +67,6 @@ def build_spec(record: AppRecord, *, env_vars_prefix: str = "", enforce_group_ro
     if image is not None:
         variables["MESOS_SANDBOX"] = SANDBOX
     variables |= environment.own(app)
-    grace_s = app.task_kill_grace_period_seconds
     return Spec(
         runtime="process" if image is None else "docker",
         payload=_process(app, variables) if image is None else _docker(app, variables),
@@ -75,10 +74,24 @@ def build_spec(record: AppRecord, *, env_vars_prefix: str = "", enforce_group_ro
         ports=_ports(app, env_vars_prefix),
         constraints=tuple(_constraint(one) for one in app.constraints),
         probes=tuple(_probe(app, check) for check in app.health_checks),
-        policies=Policies() if grace_s is None else Policies(kill_grace_ms=_milliseconds(grace_s)),
+        policies=_policies(app),
         all_ports_variable=f"{env_vars_prefix}PORTS",
         host_variable=f"{env_vars_prefix}HOST",
     )
+
+
+def _policies(app: App) -> Policies:
+    """The kernel's word on a lost node is the last one: it must not come before the app's own strategy is through."""
+    strategy = app.unreachable_strategy
+    partition = PartitionPolicy()
+    if strategy.disabled:
+        partition = PartitionPolicy(keep=True)
+    elif strategy.expunge_after_seconds:
+        partition = PartitionPolicy(replace_after_ms=strategy.expunge_after_seconds * 1000)
+    grace_s = app.task_kill_grace_period_seconds
+    if grace_s is None:
+        return Policies(partition=partition)
+    return Policies(kill_grace_ms=_milliseconds(grace_s), partition=partition)
 
 
 def task_environment(name: str) -> dict[str, str]:

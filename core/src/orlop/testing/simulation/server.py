@@ -18,6 +18,7 @@ from orlop.kernel.events import (
     Effect,
     Event,
     Logged,
+    NodeLeaves,
     NodeSilent,
     Notify,
     Tick,
@@ -445,6 +446,7 @@ class Leading:
             return
         if isinstance(message, Goodbye):
             self._liveness.goodbye(node[0], self._world.now_ms)
+            self.submit(NodeLeaves(node=node[0]))
             return
         self._liveness.heard(node[0], self._world.now_ms)
         match message:
