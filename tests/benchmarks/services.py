@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 from running import RunningOrlop, wait_until
 
 from .figures import Figure
@@ -31,7 +32,6 @@ STARTS: Final = 5
 SETTLE_S: Final = 3.0
 IDLE_S: Final = 10.0
 ROUNDS: Final = 5
-COUNTS: Final = (100, 500)
 POLL_S: Final = 0.02
 KILLS: Final = 20
 BETWEEN_KILLS_S: Final = 0.2
@@ -114,30 +114,47 @@ def idle_figures(orlop: RunningOrlop) -> Iterator[Figure]:
     yield Figure("idle: processor", percent, "% of a core", at_most=1)
 
 
+@attrs.define
+class Many:
+    """What was measured of starts of as many processes: seconds until all ran, Orlop's processor time in seconds."""
+
+    count: int
+    took_s: list[float] = attrs.field(factory=list)
+    used_s: list[float] = attrs.field(factory=list)
+
+    def measure(self, orlop: RunningOrlop, pids: list[int]) -> str:
+        """Starts them once more. Returns the app's id."""
+        app = SLEEP | {"id": f"/many-{self.count}-{len(self.took_s)}", "instances": self.count}
+        used_s = cpu_s(pids)
+        self.took_s.append(seconds_to_run(orlop, app))
+        self.used_s.append(cpu_s(pids) - used_s)
+        return str(app["id"])
+
+    def figures(self, at_least: float | None = None) -> Iterator[Figure]:
+        yield Figure(f"{self.count} processes: slowest round", self.count / max(self.took_s), "tasks/s")
+        rate = self.count / statistics.median(self.took_s)
+        yield Figure(f"{self.count} processes: median", rate, "tasks/s", at_least=at_least)
+        spent_ms = 1000 * statistics.median(self.used_s) / self.count
+        yield Figure(f"{self.count} processes: Orlop's processor time for each, median", spent_ms, "ms")
+
+
 def many_figures(orlop: RunningOrlop) -> Iterator[Figure]:
-    """The rounds of one count lie between those of the other, so that both meet the same load."""
-    rates: dict[int, list[float]] = {count: [] for count in COUNTS}
-    used_ms: dict[int, list[float]] = {count: [] for count in COUNTS}
+    """Each round of many lies between two of few, so that both meet the same load."""
+    few, many = Many(100), Many(500)
     pids = own_processes(orlop)
-    for attempt in range(ROUNDS):
-        for count in COUNTS if attempt % 2 == 0 else reversed(COUNTS):
-            app = SLEEP | {"id": f"/many-{count}-{attempt}", "instances": count}
-            used_s = cpu_s(pids)
-            rates[count].append(count / seconds_to_run(orlop, app))
-            used_ms[count].append(1000 * (cpu_s(pids) - used_s) / count)
-            if (count, attempt) == (100, 0):
-                time.sleep(SETTLE_S)
-                assert len(orlop.task_processes()) >= count, "they are real processes"
-                yield Figure("100 processes running: PSS", memory_mb(own_processes(orlop), "Pss"), "MB", at_most=120)
-            remove(orlop, app["id"])
-    for count in COUNTS:
-        median = statistics.median(rates[count])
-        yield Figure(f"{count} processes: slowest round", min(rates[count]), "tasks/s")
-        yield Figure(f"{count} processes: median", median, "tasks/s", at_least=150 if count == 100 else None)
-        spent_ms = statistics.median(used_ms[count])
-        yield Figure(f"{count} processes: Orlop's processor time for each, median", spent_ms, "ms")
-    few, many = (rates[count] for count in COUNTS)
-    ratio = statistics.median(after / before for before, after in zip(few, many, strict=True))
+    app_id = few.measure(orlop, pids)
+    time.sleep(SETTLE_S)
+    assert len(orlop.task_processes()) >= few.count, "they are real processes"
+    yield Figure("100 processes running: PSS", memory_mb(own_processes(orlop), "Pss"), "MB", at_most=120)
+    remove(orlop, app_id)
+    ratios = []
+    for _ in range(ROUNDS):
+        for one in (few, many, few):
+            remove(orlop, one.measure(orlop, pids))
+        ratios.append(many.count / many.took_s[-1] / (2 * few.count / sum(few.took_s[-2:])))
+    yield from few.figures(at_least=150)
+    yield from many.figures()
+    ratio = statistics.median(ratios)
     yield Figure("500 processes: rate over that of 100, median of the rounds", ratio, "x", at_least=1)
 
 

@@ -58,7 +58,7 @@ def counts(tasks: Iterable[Task]) -> Counts:
     for task in tasks:
         if task.running:
             running += not task.unreachable
-            health = task.healthy
+            health = task.healthy if task.status.probes else None
             healthy += health is True
             unhealthy += health is False
         else:
