@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .orlop
 
-.PHONY: up test lint bench soak setup system clean
+.PHONY: up test lint bench soak chaos setup system clean
 
 setup: $(VENV)/ready
 
@@ -38,6 +38,11 @@ SEEDS ?= 10000
 FIRST ?= 0
 soak: setup
 	$(BIN)/python tests/soak.py $(SEEDS) $(FIRST)
+
+# Real processes on hosts of their own, broken at random for so long.
+SECONDS ?= 600
+chaos: setup system
+	$(BIN)/python tests/chaos.py $(SECONDS)
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -321,7 +321,8 @@ class Engine:
         return self._daemon is not None
 
     def clear(self) -> None:
-        """Removes every container. Some may be removing themselves, which takes a moment."""
+        """Removes every container. Some may be removing themselves, which takes a moment, and some may just be renamed
+        by Orlop, which makes the engine fail to remove their folder (500)."""
 
         def none_left(client: docker.APIClient) -> bool:
             left = client.containers(all=True)
@@ -329,7 +330,7 @@ class Engine:
                 try:
                     client.remove_container(container["Id"], force=True, v=True)
                 except docker.errors.APIError as error:
-                    if error.status_code not in (404, 409):
+                    if error.status_code not in (404, 409, 500):
                         raise
             return not left
 

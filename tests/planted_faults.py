@@ -11,7 +11,7 @@ import pytest
 from orlop.agent.worker import TaskRecord, Worker
 from orlop.kernel import assignments
 from orlop.kernel.events import Assign
-from orlop.model.messages import Assignments, Epoch
+from orlop.model.messages import Assignments
 from orlop.server.writing import Released, Transaction, Writer
 from orlop.testing.simulation import server
 
@@ -31,13 +31,7 @@ def no_epoch_compare_in_the_store(patch: pytest.MonkeyPatch) -> None:
 
 def no_epoch_compare_on_the_node(patch: pytest.MonkeyPatch) -> None:
     """A node obeys whoever speaks to it."""
-    original = Worker._assigned
-
-    def obedient(self: Worker, message: Assignments, now: Any) -> Iterator[Any]:
-        self._epoch = Epoch(0, 0)
-        return original(self, message, now)
-
-    patch.setattr(Worker, "_assigned", obedient)
+    patch.setattr(Worker, "is_deposed", lambda self, epoch: False)
 
 
 def effects_before_the_commit(patch: pytest.MonkeyPatch) -> None:

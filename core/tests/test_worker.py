@@ -91,6 +91,13 @@ def test_one_that_the_runtime_may_have_is_stopped_until_it_is_known_that_it_has_
     assert [status.state for status in told(effects)] == [TaskState.REMOVED]
 
 
+def test_a_deposed_leader_is_known_as_such() -> None:
+    worker = make(assigned(assignment(), epoch=Epoch(1, 7)))
+    assert worker.is_deposed(Epoch(1, 6))
+    assert not worker.is_deposed(Epoch(1, 7))
+    assert not worker.is_deposed(Epoch(2, 1)), "a later generation counts more"
+
+
 def test_the_same_assignment_again_starts_nothing() -> None:
     worker = make(assigned(assignment()))
     assert not of(worker.handle(assigned(assignment(), full=True), NOW), Start)

@@ -44,14 +44,14 @@ SLEEP: Final = {"cmd": "sleep 1000", "cpus": 0.001, "mem": 1, "backoffSeconds": 
 class TimedOrlop(RunningOrlop):
     """Its `start` returns as soon as `/v1/cluster` answers."""
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             return bool(self.get(f"{self.url}/v1/cluster"))
         except OSError:
             return False
 
     def wait_ready(self) -> None:
-        wait_until(super()._answers, "orlop up is ready for tasks")
+        wait_until(super().answers, "orlop up is ready for tasks")
 
 
 @contextlib.contextmanager
@@ -117,10 +117,14 @@ def idle_figures(orlop: RunningOrlop) -> Iterator[Figure]:
 def many_figures(orlop: RunningOrlop) -> Iterator[Figure]:
     """The rounds of one count lie between those of the other, so that both meet the same load."""
     rates: dict[int, list[float]] = {count: [] for count in COUNTS}
+    used_ms: dict[int, list[float]] = {count: [] for count in COUNTS}
+    pids = own_processes(orlop)
     for attempt in range(ROUNDS):
         for count in COUNTS if attempt % 2 == 0 else reversed(COUNTS):
             app = SLEEP | {"id": f"/many-{count}-{attempt}", "instances": count}
+            used_s = cpu_s(pids)
             rates[count].append(count / seconds_to_run(orlop, app))
+            used_ms[count].append(1000 * (cpu_s(pids) - used_s) / count)
             if (count, attempt) == (100, 0):
                 time.sleep(SETTLE_S)
                 assert len(orlop.task_processes()) >= count, "they are real processes"
@@ -130,6 +134,8 @@ def many_figures(orlop: RunningOrlop) -> Iterator[Figure]:
         median = statistics.median(rates[count])
         yield Figure(f"{count} processes: slowest round", min(rates[count]), "tasks/s")
         yield Figure(f"{count} processes: median", median, "tasks/s", at_least=150 if count == 100 else None)
+        spent_ms = statistics.median(used_ms[count])
+        yield Figure(f"{count} processes: Orlop's processor time for each, median", spent_ms, "ms")
     few, many = (rates[count] for count in COUNTS)
     ratio = statistics.median(after / before for before, after in zip(few, many, strict=True))
     yield Figure("500 processes: rate over that of 100, median of the rounds", ratio, "x", at_least=1)

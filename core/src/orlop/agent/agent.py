@@ -252,6 +252,8 @@ class Agent:
         if known not in ("", message.cluster_id):
             log.error("the server is of cluster %s, and this node belongs to %s", message.cluster_id, known)
             raise LinkClosed(f"this node belongs to cluster {known}")
+        if self._worker.is_deposed(message.epoch):
+            raise LinkClosed("this server does not know yet that another one leads")
         if not known:
             self._identity = attrs.evolve(self._identity, cluster_id=message.cluster_id)
             self._records.save_identity(self._identity)

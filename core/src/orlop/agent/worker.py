@@ -192,6 +192,10 @@ class Worker:
         """task id → record; not to be changed by others."""
         return self._records
 
+    def is_deposed(self, epoch: Epoch) -> bool:
+        """Does a later leader than this one command the node? Nothing it says counts, acknowledgements included."""
+        return epoch < self._epoch
+
     def statuses(self) -> tuple[Status, ...]:
         """Of every recorded task, for a hello."""
         return tuple(record.status for record in self._records.values())
@@ -233,7 +237,7 @@ class Worker:
     # What the server wants
 
     def _assigned(self, message: Assignments, now: Now) -> Iterator[Effect]:
-        if message.epoch < self._epoch:
+        if self.is_deposed(message.epoch):
             return
         if message.epoch > self._epoch:
             self._epoch = message.epoch

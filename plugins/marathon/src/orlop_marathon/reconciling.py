@@ -156,7 +156,7 @@ def _sick(view: View, tasks: Iterable[Task], record: AppRecord) -> Iterator[tupl
     `maxConsecutiveFailures` 3 the fourth failure in a row kills; 0 never kills.
     """
     checks = record.app.health_checks
-    for task in tasks:
+    for task in tasks if checks else ():
         if not task.running or is_away(view, task) or config_version(task) != record.last_config_change_at:
             continue
         for check, result in zip(checks, task.status.probes, strict=False):

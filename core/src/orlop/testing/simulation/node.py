@@ -203,6 +203,8 @@ class SimulatedNode:
         match message:
             case Welcome():
                 self.disk.cluster_id = self.disk.cluster_id or message.cluster_id
+                if self.worker.is_deposed(message.epoch) and self._link is not None:
+                    self._link.close("another server leads")
             case Refused():
                 self._world.note(self.name, f"refused: {message.reason}")
             case Assignments():
