@@ -227,6 +227,8 @@ def test_a_planned_stop_says_goodbye(cluster: RemoteCluster) -> None:
     assert "the session of node" in wait_until(
         lambda: cluster.server.said() if "ended: the agent stops" in cluster.server.said() else "", "the server knows"
     )
+    cluster.deploy("/meanwhile", 4)
+    assert "n3" not in cluster.placed("/meanwhile").values(), "nothing new is put on it"
     time.sleep(8)  # longer than a node may be silent without a word
     assert cluster.nodes()["n3"] == "ready"
     assert sleepers(cluster, "/goodbye") == before
@@ -234,6 +236,35 @@ def test_a_planned_stop_says_goodbye(cluster: RemoteCluster) -> None:
     wait_until(lambda: agent.said().count(" of cluster ") >= 2, "it is up")
     cluster.deploy("/goodbye", 3, constraints=[["hostname", "UNIQUE"]], env={"ROUND": "2"})
     assert len(sleepers(cluster, "/goodbye")) == 3
+
+
+def test_an_app_may_wait_for_a_node_that_is_gone(cluster: RemoteCluster) -> None:
+    cluster.deploy("/patient", 3, constraints=[["hostname", "UNIQUE"]], unreachableStrategy="disabled")
+    before = sleepers(cluster, "/patient")
+    host = cluster.agents["n1"].host
+    host.unplug()
+    try:
+        wait_until(lambda: cluster.nodes()["n1"] == "gone", "it is gone")
+    finally:
+        host.mend()
+    cluster.wait_ready("n1", "n2", "n3")
+    cluster.deploy("/patient", 3, constraints=[["hostname", "UNIQUE"]], unreachableStrategy="disabled")
+    assert sleepers(cluster, "/patient") == before
+
+
+def test_a_drained_node_is_emptied_at_its_deadline(cluster: RemoteCluster) -> None:
+    cluster.deploy("/moved", 6, constraints=[["hostname", "GROUP_BY"]])
+    cluster.cli("drain", "n1", "--deadline", "1h")
+    cluster.cli("undrain", "n1")
+    node = next(node for node in cluster.get("/v1/nodes")["nodes"] if node["name"] == "n1")
+    assert (node["drained"], node["drain_at"]) == (False, None)
+    assert "which are stopped at" in cluster.cli("drain", "n1", "--deadline", "1s", "--reason", "new disk")
+    try:
+        wait_until(lambda: not cluster.agents["n1"].tasks(), "all is stopped there")
+        wait_until(lambda: sorted(cluster.placed("/moved").values()) == ["n2"] * 3 + ["n3"] * 3, "and runs elsewhere")
+    finally:
+        cluster.cli("undrain", "n1")
+    assert len(sleepers(cluster, "/moved")) == 6
 
 
 # --- who is not let in ---

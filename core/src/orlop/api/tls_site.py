@@ -12,6 +12,7 @@ import contextlib
 import logging
 import socket
 import ssl
+from asyncio import sslproto
 from typing import Any, Final
 
 from aiohttp import web
@@ -25,6 +26,8 @@ SHUTDOWN_WITHIN_S: Final = 3.0
 UNFINISHED_MAX: Final = 512
 BACKLOG: Final = 1_024
 ACCEPT_AGAIN_S: Final = 0.5
+#: asyncio sets 256 KiB aside for each TLS connection, which is more than all else that an idle agent's takes.
+READ_AHEAD_BYTES: Final = 32 * 1024
 #: The first byte of every TLS connection.
 _HANDSHAKE_RECORD: Final = 0x16
 _PLAIN: Final = b'{"error": "this port speaks TLS", "hint": "use https://"}'
@@ -32,6 +35,10 @@ _TOLD: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
     % (len(_PLAIN), _PLAIN)
 )
+
+
+if hasattr(sslproto.SSLProtocol, "max_size"):
+    sslproto.SSLProtocol.max_size = READ_AHEAD_BYTES
 
 
 class TlsSite(web.BaseSite):
