@@ -126,8 +126,9 @@ def test_there_is_nothing_to_back_up_in_an_empty_store() -> None:
 
 
 @given(st.data())
-def test_damage_is_noticed(data: st.DataObject) -> None:
-    whole = as_file(taken(a_store({"objects/f/k/a": 1, "objects/f/k/b": "text"})))
+def test_damage_is_noticed_or_does_not_matter(data: st.DataObject) -> None:
+    backup = taken(a_store({"objects/f/k/a": 1, "objects/f/k/b": "text"}))
+    whole = as_file(backup)
     kind = data.draw(st.sampled_from(["cut", "flip", "line"]))
     if kind == "cut":
         damaged = whole[: data.draw(st.integers(0, len(whole) - 9))]
@@ -138,8 +139,13 @@ def test_damage_is_noticed(data: st.DataObject) -> None:
         rows = gzip.decompress(whole).splitlines(keepends=True)
         del rows[data.draw(st.integers(1, len(rows) - 1))]
         damaged = gzip.compress(b"".join(rows))
-    with pytest.raises(BackupError):
-        archive.read(io.BytesIO(damaged))
+    try:
+        found = archive.read(io.BytesIO(damaged))
+    except BackupError:
+        return
+    # A few bits of the compressed form mean nothing, those that fill up its last byte for example.
+    assert found == backup
+    assert kind == "flip"
 
 
 def test_a_backup_of_a_later_version_is_refused_by_both_numbers() -> None:
