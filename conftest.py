@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a machine is, or how busy, is no property of the code.
+settings.register_profile("orlop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("orlop")
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
