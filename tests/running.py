@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -121,11 +122,16 @@ class RunningOrlop:
         """Ends Orlop, its supervisor, and all tasks."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        for pid in processes_naming(str(self.data)) + self.task_processes():
-            try:
+        # Again until none is left: a task that starts others meanwhile is quicker than one look at all processes.
+        wait_until(lambda: not self._kill_others(), f"the supervisor and the tasks of {self.data} end")
+
+    def _kill_others(self) -> list[int]:
+        """Pids of the supervisor and the tasks, which have been killed now."""
+        found = processes_naming(str(self.data)) + self.task_processes()
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        return found
 
     def task_processes(self) -> list[int]:
         """Processes whose environment names a task of this data folder."""
