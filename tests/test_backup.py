@@ -64,6 +64,9 @@ def test_a_backup_of_no_server_and_damaged_files(orlop: RunningOrlop, tmp_path: 
     damaged.write_bytes(file.read_bytes()[:-20])
     assert "damaged" in orlop.cli("restore", str(damaged), "--replace", "--data", str(orlop.data), code=1)
     assert sorted(os.listdir(tmp_path)) == sorted({"offline", "damaged", "data", "orlop.log"}), "no temporary files"
+    fresh = tmp_path / "a" / "fresh"
+    assert "restored" in orlop.cli("restore", str(file), "--data", str(fresh))
+    assert (fresh / "state.db").exists()
     orlop.start()
 
 

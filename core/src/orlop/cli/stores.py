@@ -98,6 +98,7 @@ def restore(file: Path, replace: bool, config: Path | None, data: Path | None) -
     """
     with file.open("rb") as opened:
         found = _read_backup(opened, file)
+    (data or default_data()).mkdir(parents=True, exist_ok=True, mode=0o711)  # of a machine that is new
     with _opened(config, data) as store:
         generation = _restore(found, store, replace)
     click.echo(f"restored {len(found.documents)} documents of cluster {found.head.cluster_id}, generation {generation}")
