@@ -163,8 +163,9 @@ async def test_a_terminal_is_one(tmp_path: Path) -> None:
             if b"TERM=xterm" in got and not asked:
                 asked = True
                 await one.resize(50, 132)
-                await one.write(b"stty size; sleep 1000\n")
-            if b"50 132" in got and not interrupted_at:
+                await one.write(b"stty size; cat\nheard\n")
+            # The terminal shows what is typed, and cat says it again once it runs: then it is what is interrupted.
+            if b"50 132" in got and got.count(b"heard") >= 2 and not interrupted_at:
                 interrupted_at = len(got)
                 await one.write(b"\x03")
             elif interrupted_at and not left and any(prompt in got[interrupted_at:] for prompt in (b"# ", b"$ ")):
