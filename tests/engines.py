@@ -15,7 +15,9 @@ import contextlib
 import fcntl
 import functools
 import io
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -179,13 +181,19 @@ class Lane:
         delete_rule = ["iptables", "-w", "-D", "FORWARD", *self._forward_rule]
         while subprocess.run(delete_rule, capture_output=True, check=False).returncode == 0:
             pass
-        _run("ip", "link", "del", self.name, check=False)
+        for link in (*self._legs(), self.name):
+            _run("ip", "link", "del", link, check=False)
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
     def _namespaces(self) -> list[str]:
         names = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line]
         return [name for name in names if name.startswith(f"{self.name}-")]
+
+    def _legs(self) -> list[str]:
+        """The ends of hosts in the bridge. The kernel deletes them only some time after their namespaces."""
+        links = json.loads(_run("ip", "-json", "link", "show", "type", "veth") or "[]")
+        return [link["ifname"] for link in links if re.match(rf"t{self.number}[-h]", link["ifname"])]
 
     def _cgroups(self) -> list[Path]:
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup" in line]
