@@ -13,7 +13,7 @@ from orlop.kernel import assignments
 from orlop.kernel.events import Assign
 from orlop.model.messages import Assignments
 from orlop.server.writing import Released, Transaction, Writer
-from orlop.testing.simulation import server
+from orlop.testing.simulation import leading
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -58,7 +58,7 @@ def no_resync(patch: pytest.MonkeyPatch) -> None:
         made = assignments.assignments(effect)
         return attrs.evolve(made, full=False, items=()) if made.full else made
 
-    patch.setattr(server, "assignments", nothing)
+    patch.setattr(leading, "assignments", nothing)
 
 
 def no_check_on_return(patch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ SEEDS = 300
 SEEDS_SEARCHED = 1_000
 PARTS = 20
 #: Seeds that found something once. What they found is in the commit that added them.
-FOUND_ONCE = (17, 25, 28, 128, 162, 592, 635, 1506)
+FOUND_ONCE = (17, 25, 28, 128, 162, 592, 635, 1506, 5304)
 
 #: Fault → seeds that find it, of the first 1,000 (`python tests/soak.py 1000 --plant FAULT`).
 FINDS = {
