@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.agent.session import AgentEnd, LinkClosed, local_session
-from orlop.kernel.events import AgentHello, Event, NodeLeaves, ToNode
+from orlop.kernel.events import AgentHello, Event, NodeLeaves, NodeSilent, ToNode
 from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Hello, Received
 from orlop.model.nodes import NodeInfo
@@ -142,5 +142,26 @@ def test_the_server_serves_a_nodes_newest_session() -> None:
         assert core.empty()
         new.close()
         await serving[1]
+
+    asyncio.run(scenario())
+
+
+def test_the_session_of_a_silent_node_is_ended() -> None:
+    """What is given up meanwhile it would not hear of otherwise: only a session's beginning tells the full truth."""
+
+    async def scenario() -> None:
+        core = Recorder()
+        sessions = Sessions(core, Liveness(LivenessSettings(), iter(()), 0), lambda: Now(0, 0), None)  # type: ignore[arg-type]
+        agent_end, server_end = local_session()
+        serving = asyncio.create_task(sessions.serve(server_end))
+        agent_end.send(hello("n1"))
+        assert isinstance(await core.next(), AgentHello)
+        silent = NodeSilent(node="n1", silent_ms=15_000)
+        sessions._tell_silent(silent)
+        assert await core.next() == silent
+        with pytest.raises(LinkClosed):
+            await agent_end.receive()
+        await serving
+        sessions._tell_silent(NodeSilent(node="n1", silent_ms=60_000, gone=True))  # there is none any more
 
     asyncio.run(scenario())

@@ -117,6 +117,10 @@ class Sessions:
         return times_of_loss(self._core.committed, node)
 
     def _tell_silent(self, event: NodeSilent) -> None:
+        """Its session ends with it: tasks may be given up now, and it must hear of that when it speaks again."""
+        link = self._table.to_node(event.node)
+        if link is not None:
+            link.close(f"nothing was heard for {event.silent_ms / 1000:g} s")
         self._core.submit(event, self._if_it_fails(lambda: self._liveness.refused(event)))
 
     def _if_it_fails(self, call: Callable[[], None]) -> Callable[[Failure | None], None]:
