@@ -8,8 +8,8 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from orlop.agent.worker import TaskRecord, Worker
-from orlop.kernel import assignments
+from orlop.agent.worker import Start, TaskRecord, Worker
+from orlop.kernel import assignments, lifecycle
 from orlop.kernel.events import Assign
 from orlop.model.messages import Assignments
 from orlop.server.writing import Released, Transaction, Writer
@@ -70,6 +70,36 @@ def no_check_on_return(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "_unnamed", keep)
 
 
+def silent_session_goes_on(patch: pytest.MonkeyPatch) -> None:
+    """A node that was silent, and given up, speaks on as if nothing had happened."""
+    patch.setattr(leading.Leading, "_end_session", lambda self, event: None)
+
+
+def no_stop_alone(patch: pytest.MonkeyPatch) -> None:
+    """A node runs on what its policy does not let run without a server."""
+    patch.setattr(Worker, "_stop_alone", lambda self, task, now: iter(()))
+
+
+def start_alone(patch: pytest.MonkeyPatch) -> None:
+    """An agent that comes back starts, unasked, what may have been replaced."""
+
+    def at_once(self: Worker, record: TaskRecord) -> Iterator[Any]:
+        if record.live and not record.to_stop:
+            yield Start(record.assignment)
+
+    patch.setattr(Worker, "_start_again", at_once)
+
+
+def lost_though_kept(patch: pytest.MonkeyPatch) -> None:
+    """What is to be kept is given up with its node."""
+    patch.setattr(lifecycle, "is_lost", lambda policy, gone, silent_ms: gone)
+
+
+def lost_at_once(patch: pytest.MonkeyPatch) -> None:
+    """What is to be given up later is given up with its node's first silence."""
+    patch.setattr(lifecycle, "is_lost", lambda policy, gone, silent_ms: not policy.keep)
+
+
 FAULTS: Final[dict[str, Plant]] = {
     plant.__name__: plant
     for plant in (
@@ -78,5 +108,10 @@ FAULTS: Final[dict[str, Plant]] = {
         effects_before_the_commit,
         no_resync,
         no_check_on_return,
+        silent_session_goes_on,
+        no_stop_alone,
+        start_alone,
+        lost_though_kept,
+        lost_at_once,
     )
 }

@@ -3,22 +3,52 @@ them. `make soak SEEDS=10000` looks at more."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
+from marathon_workload import MarathonWorkload
 from planted_faults import FAULTS
 
 from orlop.testing.simulation.plan import Operation, Shape, make_plan
-from orlop.testing.simulation.simulation import Simulation, simulate
+from orlop.testing.simulation.simulation import Simulation, history, simulate
 from orlop.testing.simulation.workloads import MixedWorkload
 from orlop.testing.simulation.world import Broken
 
 SEEDS = 300
 SEEDS_SEARCHED = 1_000
 PARTS = 20
+MARATHON_SEEDS = 60
+MARATHON_PARTS = 6
+
+#: What must have made a difference in the seeds above, by the names under which it is counted.
+KINDS = (
+    # servers
+    "a server is killed", "a leader is killed", "a server stands still", "a leader stands still",
+    "a server's clock stands still", "a server's clock is wrong",
+    # the store
+    "a server is cut off from the store", "the store has no quorum", "the store changes its leader",
+    "the store is full", "the store is slow", "the store is compacted", "a watch is compacted",
+    "a request of the store is lost", "an answer of the store is lost", "a write's outcome is unknown",
+    "the store answers too late", "the store writes what was given up",
+    # the network
+    "a way is cut", "a way is cut in one direction", "a message is late", "a message is lost",
+    "a message arrives twice", "a message is overtaken",
+    # nodes
+    "an agent is stopped", "an agent is killed", "a machine crashes", "a machine crashes and its disk is lost",
+    "a disk is slow", "a node's clock is wrong", "a node is drained",
+    # runtimes
+    "a start is slow", "an engine is busy", "a task dies at once", "a runtime restarts and keeps its tasks",
+    "a runtime restarts and loses its tasks", "a name is held by others",
+    "a name is held by what an earlier start has left",
+    # what policies make of it
+    "a task is given up when its node is gone", "a task is given up at a time of its own",
+    "a kept task is given up by an operator", "a task is stopped by its node alone",
+)  # fmt: skip
 #: Seeds that found something once. What they found is in the commit that added them.
 FOUND_ONCE = (17, 25, 28, 128, 162, 592, 635, 1506, 5304)
 
@@ -32,10 +62,38 @@ FINDS = {
 }
 
 
+@functools.cache
+def struck(seed: int) -> Mapping[str, int]:
+    """What struck in a seed's history, in which nothing breaks. Each is looked at once, by whichever comes first."""
+    return history(seed, MixedWorkload).struck
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nothing_breaks(part: int) -> None:
     for seed in range(part, SEEDS, PARTS):
-        simulate(seed, MixedWorkload)
+        struck(seed)
+
+
+@pytest.mark.parametrize("part", range(MARATHON_PARTS))
+def test_nothing_breaks_with_marathon(part: int) -> None:
+    """A real framework: apps that are created, scaled, upgraded, restarted, killed and removed in all that trouble."""
+    for seed in range(part, MARATHON_SEEDS, MARATHON_PARTS):
+        simulate(seed, MarathonWorkload)
+
+
+def test_every_kind_of_fault_strikes() -> None:
+    """A fault that makes no difference tests nothing: each one has to, in some of the seeds above."""
+    missing = set(KINDS)
+    for seed in range(SEEDS):
+        missing -= struck(seed).keys()
+        if not missing:
+            return
+    assert not missing, f"none of {SEEDS} seeds has them"
+
+
+def test_no_kind_of_fault_is_counted_that_is_not_expected() -> None:
+    """So that a new one is looked for above."""
+    assert {kind for seed in range(20) for kind in struck(seed)} <= set(KINDS)
 
 
 @pytest.mark.parametrize("seed", range(1_000_000, 1_000_015))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ from orlop.kernel.events import (
 )
 from orlop.kernel.kernel import Kernel, KernelSettings
 from orlop.kernel.lifecycle import times_of_loss
+from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses
 from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.server.liveness import Liveness, LivenessSettings
@@ -68,6 +70,8 @@ class Leading:
         self._liveness = Liveness(LIVENESS, iter(term.state.node_order), self._world.now_ms)
         self._sessions: SessionTable[End] = SessionTable()
         self._frameworks = {name: _Hosted(self, make()) for name, make in server.frameworks.items()}
+        self._began_ms = self._world.now_ms
+        self._heard_ms: dict[str, int] = {}
         self._watch_liveness()
         self.submit(Tick())
         for hosted in self._frameworks.values():
@@ -76,6 +80,10 @@ class Leading:
     def soon(self, delay_ms: int, call: Callable[[], None]) -> None:
         """In this term only."""
         self._life.soon(delay_ms, lambda: None if self._over else call())
+
+    def now(self) -> Now:
+        """The server's clocks."""
+        return self._server.now()
 
     def abandon(self, reason: str) -> None:
         self._over = True
@@ -103,8 +111,10 @@ class Leading:
         self._decided = False
         events, self._events = self._events[:20], self._events[20:]
         before = self.pipeline.head
-        self.pipeline.decide(events, self._world.now())
-        self._server.observe(before, self.pipeline.head)
+        if self._server.skew_ms:
+            self._world.strike("a server's clock is wrong")
+        self.pipeline.decide(events, self._server.now())
+        self._server.observer.decided(before, self.pipeline.head, [one.event for one in events])
         if self._events:
             self._decided = True
             self.soon(0, self._decide)
@@ -155,7 +165,7 @@ class Leading:
                 if effect.framework in self._frameworks:
                     self._frameworks[effect.framework].notify(effect)
             case TickAt():
-                self.soon(effect.utc_ms - self._world.now().utc_ms, self._tick)
+                self.soon(effect.utc_ms - self._server.now().utc_ms, self._tick)
             case Answer() if isinstance(effect.value, Refused):
                 link = self._sessions.link(effect.token)
                 if link is not None:
@@ -173,12 +183,14 @@ class Leading:
         session = f"{self._life.id}/{self._world.number()}"
         self._sessions.begin(session, link)
 
-        def received(message: Any) -> None:
-            if not self._over:
-                self._life.soon(0, lambda: None if self._over else self._received(session, link, message))
+        arrived: deque[Callable[[], None]] = deque()  # in order, whatever happens to the process meanwhile
 
-        link.received = received
-        link.closed = lambda _: self._life.soon(0, lambda: self._sessions.end(session))
+        def later(call: Callable[[], None]) -> None:
+            arrived.append(call)
+            self.soon(0, lambda: arrived.popleft()())
+
+        link.received = lambda message: later(lambda: self._received(session, link, message))
+        link.closed = lambda _: later(lambda: self._sessions.end(session))
         link.answers = lambda: self._server.held_until_ms <= self._world.now_ms
 
     def _received(self, session: str, link: End, message: Any) -> None:
@@ -189,6 +201,7 @@ class Leading:
         node = self._sessions.node_of(session)
         if not node:
             return
+        self._heard_ms[node] = self._world.now_ms
         if isinstance(message, Goodbye):
             self._liveness.goodbye(node, self._world.now_ms)
             self.submit(NodeLeaves(node=node))
@@ -208,8 +221,16 @@ class Leading:
     def _watch_liveness(self) -> None:
         state = self.pipeline.committed
         for event in self._liveness.tick(self._world.now_ms, lambda node: times_of_loss(state, node)):
+            silent_ms = self._world.now_ms - self._heard_ms.get(event.node, self._began_ms)
+            self._server.observer.blamed(event, silent_ms)
+            self._end_session(event)
             self.submit(event, self._telling_again(event))
         self.soon(LIVENESS_MS, self._watch_liveness)
+
+    def _end_session(self, event: NodeSilent) -> None:
+        link = self._sessions.to_node(event.node)
+        if link is not None:
+            link.close(f"nothing was heard for {event.silent_ms / 1000:g} s")
 
     def _telling_again(self, event: NodeSilent) -> Callable[[Failure | None], None]:
         return lambda failure: self._liveness.refused(event) if failure is not None else None
@@ -262,8 +283,8 @@ class _Hosted:
         world = self._leading._world
         changed, self._changed = self._changed, Changed()
         commands, self._commands = self._commands, []
-        state = self._leading.pipeline.committed
-        result = self._runner.run(state, changed, [one for one, _ in commands], world.now(), f"run-{world.number()}")
+        state, now = self._leading.pipeline.committed, self._leading.now()
+        result = self._runner.run(state, changed, [one for one, _ in commands], now, f"run-{world.number()}")
         for token, utc_ms in result.wakeups.items():
             self._set_wakeup(token, utc_ms)
         if result.actions is None:
@@ -309,4 +330,4 @@ class _Hosted:
                 self._changed = attrs.evolve(self._changed, wakeups=self._changed.wakeups | {token})
                 self.wake()
 
-        self._leading.soon(max(0, utc_ms - self._leading._world.now().utc_ms), due)
+        self._leading.soon(max(0, utc_ms - self._leading.now().utc_ms), due)

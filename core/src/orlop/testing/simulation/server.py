@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from orlop.framework import Framework
+from orlop.kernel.events import Event, NodeSilent
 from orlop.kernel.state import State
+from orlop.model.clock import Now
 from orlop.model.documents import to_bytes
 from orlop.server import election as votes
 from orlop.server.election import Election, ElectionSettings
@@ -26,6 +28,14 @@ LIST_AGAIN_MS: Final = 500
 Frameworks = Mapping[str, Callable[[], Framework]]
 
 
+class Observer(Protocol):
+    """Who sees what servers decide."""
+
+    def decided(self, before: State, after: State, events: Sequence[Event]) -> None: ...
+
+    def blamed(self, event: NodeSilent, silent_ms: int) -> None: ...
+
+
 class SimulatedServer:
     """A process that may be killed, started, or held up. `life` is None while it is dead."""
 
@@ -35,16 +45,17 @@ class SimulatedServer:
         name: str,
         store: SimulatedStore,
         frameworks: Frameworks,
-        observe: Callable[[State, State], None],
+        observer: Observer,
     ) -> None:
         self.world = world
         self.name = name
         self.store = store
         self.frameworks = frameworks
-        self.observe = observe
+        self.observer = observer
         self.life: Life | None = None
         self.held_until_ms = 0
         self.behind_ms = 0
+        self.skew_ms = 0
 
     def start(self) -> None:
         if self.life is None:
@@ -55,6 +66,7 @@ class SimulatedServer:
     def kill(self) -> None:
         if self.life is not None:
             self.world.note(self.name, "is killed")
+            self.world.strike("a server is killed")
             life, self.life = self.life, None
             life.dead = True
             life.sessions_end("the server was killed")
@@ -65,6 +77,7 @@ class SimulatedServer:
         clock_too: as a suspended virtual machine, which does not know that time has passed.
         """
         self.world.note(self.name, f"stands still until {until_ms / 1000:g}{', its clock too' if clock_too else ''}")
+        self.world.strike("a server's clock stands still" if clock_too else "a server stands still")
         if clock_too:
             self.behind_ms += max(0, until_ms - max(self.held_until_ms, self.world.now_ms))
         self.held_until_ms = max(self.held_until_ms, until_ms)
@@ -72,6 +85,10 @@ class SimulatedServer:
     def monotonic_ms(self) -> int:
         """Its own clock."""
         return self.world.now_ms - self.behind_ms
+
+    def now(self) -> Now:
+        """What its clocks show; the monotonic one of others."""
+        return self.world.now(self.skew_ms)
 
     def leads(self) -> bool:
         """Does it believe, now, that it leads? One that stands still believes nothing."""
@@ -94,6 +111,7 @@ class Life:
         self._leases: dict[int, Lease] = {}
         self._documents = Documents()
         self._watch: Watch | None = None
+        self._lists = 0
         self._wanted_revision = 0
         self.leading: Leading | None = None
         self.soon(0, self._tick)
@@ -194,12 +212,16 @@ class Life:
     # The mirror
 
     def _list(self) -> None:
+        """Begins the copy anew; what comes of an earlier beginning does not count any more."""
+        self._watch = None
+        number = self._lists = self._lists + 1
+
         def listed(found: Any, error: StoreError | None) -> None:
-            if self.leading is not None:
+            if self.leading is not None or self._lists != number:
                 return
             if error is not None:
                 self._vote(votes.Eligible(reason=str(error)))
-                self.soon(LIST_AGAIN_MS, self._list)
+                self.soon(LIST_AGAIN_MS, lambda: self._list() if self._lists == number else None)
                 return
             self._documents.reset(*found)
             watch = self._watch = self._store.watch(self._documents.revision)
@@ -220,6 +242,7 @@ class Life:
             while changes := watch.next(0):
                 self._documents.apply(changes)
         except Compacted:
+            self._world.strike("a watch is compacted")
             self._list()
             return
         if self._documents.leader_revision != before:
@@ -234,8 +257,9 @@ class Life:
 
     def _begin(self, revision: int) -> None:
         entries = dict(self._documents.entries)
-        utc_ms = self._world.now().utc_ms
+        utc_ms = self._server.now().utc_ms
         self._watch = None
+        self._lists += 1
 
         def begun(term: Term | None, error: StoreError | None) -> None:
             if self._wanted_revision != revision:
