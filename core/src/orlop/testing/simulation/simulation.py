@@ -10,6 +10,7 @@ import attrs
 
 from orlop.framework import Framework
 from orlop.kernel.events import DrainNode, KillTask
+from orlop.kernel.invariants import check
 from orlop.kernel.state import State
 from orlop.model.resources import Resources
 from orlop.model.tasks import TaskState
@@ -151,6 +152,7 @@ class Simulation:
         if leader is None or leader.life is None or leader.life.leading is None:
             raise Broken("after healing nobody leads")
         state = leader.life.leading.pipeline.committed
+        check(state)
         lost = sorted(set(self._identities()) - set(state.node_order))
         if lost:
             raise Broken(f"after healing the leader does not know of {', '.join(lost)}")

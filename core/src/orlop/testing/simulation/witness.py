@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from orlop.kernel import records
 from orlop.kernel.events import Event, NodeSilent
-from orlop.kernel.invariants import check_step
+from orlop.kernel.invariants import check, check_step
 from orlop.kernel.state import State
 from orlop.model.documents import from_bytes
 from orlop.model.messages import Assignment, Assignments
@@ -29,6 +29,8 @@ from orlop.testing.simulation.store import SimulatedStore
 from orlop.testing.simulation.world import Broken, World
 
 KILLED = "it was killed"
+#: Steps between two checks of a whole state, which cost about as much as the step.
+FULL_CHECK_EVERY = 8
 
 
 def _is_given_up(task: Task) -> bool:
@@ -52,6 +54,7 @@ class Witness:
         self._world = world
         self._store = store
         self._capacity = capacity
+        self._steps = 0
         self._placed: dict[str, str] = {}
         self._to_stop: set[str] = set()
         self._given_up: set[str] = set()
@@ -88,6 +91,9 @@ class Witness:
     def decided(self, before: State, after: State, events: Sequence[Event]) -> None:
         """A step of a leader, not durable yet."""
         check_step(before, after)
+        self._steps += 1
+        if self._steps % FULL_CHECK_EVERY == 0:
+            check(after)
         silences = [event for event in events if isinstance(event, NodeSilent)]
         for event in silences:
             of_node = [one for one in silences if one.node == event.node]
