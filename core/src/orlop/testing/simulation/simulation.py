@@ -215,7 +215,7 @@ class Simulation:
 
     def _for(self, for_ms: int, thing: object, name: str, value: float | bool) -> None:
         """Sets an attribute, and sets it back later."""
-        usual = False if isinstance(value, bool) and value else True if isinstance(value, bool) else type(value)(0)
+        usual = not value if isinstance(value, bool) else type(value)(0)
         setattr(thing, name, value)
         self._later(for_ms, lambda: setattr(thing, name, usual))
 
