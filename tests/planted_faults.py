@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from orlop.agent.worker import Start, TaskRecord, Worker
+from orlop.agent.worker import TaskRecord, Worker
 from orlop.kernel import assignments, lifecycle
 from orlop.kernel.events import Assign
 from orlop.model.messages import Assignments
@@ -80,16 +80,6 @@ def no_stop_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "_stop_alone", lambda self, task, now: iter(()))
 
 
-def start_alone(patch: pytest.MonkeyPatch) -> None:
-    """An agent that comes back starts, unasked, what may have been replaced."""
-
-    def at_once(self: Worker, record: TaskRecord) -> Iterator[Any]:
-        if record.live and not record.to_stop:
-            yield Start(record.assignment)
-
-    patch.setattr(Worker, "_start_again", at_once)
-
-
 def lost_though_kept(patch: pytest.MonkeyPatch) -> None:
     """What is to be kept is given up with its node."""
     patch.setattr(lifecycle, "is_lost", lambda policy, gone, silent_ms: gone)
@@ -110,7 +100,6 @@ FAULTS: Final[dict[str, Plant]] = {
         no_check_on_return,
         silent_session_goes_on,
         no_stop_alone,
-        start_alone,
         lost_though_kept,
         lost_at_once,
     )

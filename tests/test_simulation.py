@@ -65,7 +65,6 @@ FINDS = {
     "no_check_on_return": (24, 40, 42),
     "silent_session_goes_on": (),
     "no_stop_alone": (1, 2),
-    "start_alone": (),
     "lost_though_kept": (1, 7),
     "lost_at_once": (0, 1),
 }

@@ -86,6 +86,15 @@ class SimulatedNode:
         self._link: End | None = None
         self._timers: dict[str, int] = {}
 
+    @property
+    def ends(self) -> Callable[[Assignment], tuple[int, int] | None]:
+        """When programs end by themselves: (milliseconds after the start, exit code), or None."""
+        return self.runtime.ends
+
+    @ends.setter
+    def ends(self, ends: Callable[[Assignment], tuple[int, int] | None]) -> None:
+        self.runtime.ends = ends
+
     # What a plan does to it
 
     def start(self) -> None:

@@ -46,6 +46,12 @@ class Running:
     exit: Exit | None = None
 
 
+def planned_end(assignment: Assignment) -> tuple[int, int] | None:
+    """(milliseconds after its start, exit code) of a program that ends by itself, as its payload says."""
+    payload = assignment.spec.payload
+    return (payload["run_ms"], payload.get("code", 0)) if payload.get("run_ms") is not None else None
+
+
 @attrs.define(eq=False)
 class _Start:
     """A start that the agent is busy with. free_until_ms: how long it waits for the name."""
@@ -62,7 +68,7 @@ class _Leftover:
 
 
 class SimulatedRuntime:
-    """report: takes what the agent is told, which may be down.
+    """report: takes what the agent is told, which may be down. ends: when programs end by themselves.
 
     slow_starts, early_deaths, name_conflicts: how probable it is that a pull takes long, that a task dies at once, and
     that a name is held.
@@ -77,6 +83,7 @@ class SimulatedRuntime:
         self.tasks: dict[str, Running] = {}
         self._starting: dict[str, _Start] = {}
         self._leftovers: dict[str, _Leftover] = {}
+        self.ends: Callable[[Assignment], tuple[int, int] | None] = planned_end
         self._agents = 0
         self._boots = 1
         self._away_until_ms = 0
@@ -237,11 +244,11 @@ class SimulatedRuntime:
         self._report(task)
 
     def _plan_end(self, one: Running) -> None:
-        """payload: `run_ms` until it ends by itself, with `code`."""
-        run_ms, code = one.assignment.spec.payload.get("run_ms"), one.assignment.spec.payload.get("code", 0)
+        end = self.ends(one.assignment)
         if self._happens("a task dies at once", self.early_deaths):
-            run_ms, code = EARLY_DEATH_MS, 1
-        if run_ms is not None:
+            end = (EARLY_DEATH_MS, 1)
+        if end is not None:
+            run_ms, code = end
             outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
             self._world.after(run_ms, lambda: self._end(one, Exit(outcome=outcome, code=code), "it ended by itself"))
 

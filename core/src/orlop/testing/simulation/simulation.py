@@ -13,7 +13,6 @@ from orlop.kernel.events import DrainNode, KillTask
 from orlop.kernel.invariants import check
 from orlop.kernel.state import State
 from orlop.model.resources import Resources
-from orlop.model.tasks import TaskState
 from orlop.testing.simulation.network import End, Network
 from orlop.testing.simulation.node import SimulatedNode
 from orlop.testing.simulation.plan import HEALING_MS, TROUBLE_MS, Operation, Plan, Shape, make_plan
@@ -156,11 +155,7 @@ class Simulation:
         lost = sorted(set(self._identities()) - set(state.node_order))
         if lost:
             raise Broken(f"after healing the leader does not know of {', '.join(lost)}")
-        said = {task.id: task.node for task in state.tasks.values() if task.live and task.state is TaskState.RUNNING}
-        found = {task: self.nodes[node].disk.identity for task, (node, _) in self.witness.running.items()}
-        if said != found:
-            wrong = sorted(dict(said.items() ^ found.items()))
-            raise Broken(f"after healing the state does not say what runs: {', '.join(wrong)}")
+        self.witness.agrees(state)
         running = [(one.framework, one.key) for _, one in self.witness.running.values()]
         self.workload.check(state, running)
 

@@ -31,6 +31,8 @@ from orlop.testing.simulation.world import Broken, World
 KILLED = "it was killed"
 #: Steps between two checks of a whole state, which cost about as much as the step.
 FULL_CHECK_EVERY = 8
+#: So soon does a state know what has changed on a node, when all is well.
+KNOWN_WITHIN_MS = 5_000
 
 
 def _is_given_up(task: Task) -> bool:
@@ -60,6 +62,7 @@ class Witness:
         self._given_up: set[str] = set()
         self._stopped_alone: set[str] = set()
         self._started: dict[tuple[str, int], str] = {}
+        self._changed_ms: dict[str, int] = {}
         self.running: dict[str, tuple[str, Assignment]] = {}
         store.backend.applied = self._applied
 
@@ -144,6 +147,7 @@ class Witness:
         if once in self._started:
             raise Broken(f"incarnation {assignment.incarnation} of task {task} started twice")
         self._started[once] = node
+        self._changed_ms[task] = self._world.now_ms
         if task in self._given_up:
             # Its node cannot know yet. What must never run beside what has replaced it waits for a server's word.
             policy = assignment.spec.policies.partition
@@ -164,9 +168,22 @@ class Witness:
         if short is not None:
             raise Broken(f"node {node} runs more than it has: {short}")
 
+    def agrees(self, state: State) -> None:
+        """Does the state say what really runs, and where? What has changed just now may not be known yet."""
+        said = {
+            task.id: state.node(task.node or "") for task in state.tasks.values() if task.state is TaskState.RUNNING
+        }
+        names = {task: node.info.name if node is not None else "" for task, node in said.items()}
+        found = {task: node for task, (node, _) in self.running.items()}
+        known_ms = self._world.now_ms - KNOWN_WITHIN_MS
+        differ = {task for task, _ in names.items() ^ found.items() if self._changed_ms.get(task, 0) <= known_ms}
+        if differ:
+            raise Broken(f"the state does not say what runs: {', '.join(sorted(differ))}")
+
     def ended(self, node: str, task: str, why: str) -> None:
         """A task's program has ended."""
         self.running.pop(task, None)
+        self._changed_ms[task] = self._world.now_ms
         self._world.note(node, f"{task[:6]} has ended: {why}")
         if why == KILLED and task not in self._to_stop | self._stopped_alone:
             raise Broken(f"task {task} was killed on node {node}, which nobody durably decided")
