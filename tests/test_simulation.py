@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 from marathon_workload import MarathonWorkload
-from planted_faults import FAULTS
+from planted_faults import FAULTS, RARE_FAULTS
 
 from orlop.framework import Action, Changed, Kill, View
 from orlop.testing.simulation.plan import Operation, Shape, make_plan
@@ -63,10 +63,35 @@ FINDS = {
     "effects_before_the_commit": (0, 1),
     "no_resync": (2, 3, 5),
     "no_check_on_return": (24, 40, 42),
-    "silent_session_goes_on": (),
     "no_stop_alone": (1, 2),
     "lost_though_kept": (1, 7),
     "lost_at_once": (0, 1),
+}
+
+#: Rare fault → what must happen for it to be found, and seeds whose delays are right.
+PLANS: dict[str, tuple[tuple[Operation, ...], tuple[int, ...]]] = {
+    # Hellos are under way for longer than their agents live.
+    "late_hello_counts": (
+        (
+            Operation(20_000, "kill_leader", (800,)),
+            Operation(20_100, "slow_network", (3_000, 12_000)),
+            *(
+                Operation(23_000 + 700 * again, "kill_agent", (f"node{node}", 100))
+                for again in range(9)
+                for node in range(5)
+            ),
+            Operation(40_000, "command", ("services", ("db", 5, 1))),
+        ),
+        (1, 3),
+    ),
+    # A node is silent for just as long as it takes to give up some of its tasks.
+    "silent_session_goes_on": (
+        (
+            Operation(20_000, "command", ("services", ("cache", 5, 1))),
+            Operation(30_000, "cut_way", ("node1", "*", "to", 6_800)),
+        ),
+        (0, 1, 5),
+    ),
 }
 
 
@@ -126,6 +151,17 @@ def test_the_net_catches_planted_faults(fault: str, monkeypatch: pytest.MonkeyPa
         except Broken:
             found.append(seed)
     assert found, f"none of the seeds that are known to find it does; look for others among {SEEDS_SEARCHED}"
+
+
+@pytest.mark.parametrize("fault", RARE_FAULTS)
+def test_the_net_catches_rare_faults_that_are_provoked(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, seeds = PLANS[fault]
+    for seed in seeds:
+        Simulation(seed, MixedWorkload(), plan, Shape()).run()
+    RARE_FAULTS[fault](monkeypatch)
+    for seed in seeds:
+        with pytest.raises(Broken):
+            Simulation(seed, MixedWorkload(), plan, Shape()).run()
 
 
 @pytest.mark.parametrize(("kind", "seeds"), [("kills", (0, 1, 2)), ("news of one app", (2, 3, 4))])

@@ -12,6 +12,7 @@ from orlop.framework import Framework
 from orlop.kernel.events import DrainNode, KillTask
 from orlop.kernel.invariants import check
 from orlop.kernel.state import State
+from orlop.model.nodes import NodeState
 from orlop.model.resources import Resources
 from orlop.testing.simulation.network import End, Network
 from orlop.testing.simulation.node import SimulatedNode
@@ -152,9 +153,10 @@ class Simulation:
             raise Broken("after healing nobody leads")
         state = leader.life.leading.pipeline.committed
         check(state)
-        lost = sorted(set(self._identities()) - set(state.node_order))
+        found = {name: state.node(name) for name in self._identities()}
+        lost = sorted(name for name, node in found.items() if node is None or node.state is not NodeState.READY)
         if lost:
-            raise Broken(f"after healing the leader does not know of {', '.join(lost)}")
+            raise Broken(f"after healing the leader does not hear of {', '.join(lost)}")
         self.witness.agrees(state)
         running = [(one.framework, one.key) for _, one in self.witness.running.values()]
         self.workload.check(state, running)
