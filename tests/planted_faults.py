@@ -9,11 +9,12 @@ import attrs
 import pytest
 
 from orlop.agent.worker import TaskRecord, Worker
-from orlop.kernel import assignments
+from orlop.kernel import assignments, lifecycle
 from orlop.kernel.events import Assign
 from orlop.model.messages import Assignments
+from orlop.server.session_table import SessionTable
 from orlop.server.writing import Released, Transaction, Writer
-from orlop.testing.simulation import server
+from orlop.testing.simulation import leading
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -58,7 +59,7 @@ def no_resync(patch: pytest.MonkeyPatch) -> None:
         made = assignments.assignments(effect)
         return attrs.evolve(made, full=False, items=()) if made.full else made
 
-    patch.setattr(server, "assignments", nothing)
+    patch.setattr(leading, "assignments", nothing)
 
 
 def no_check_on_return(patch: pytest.MonkeyPatch) -> None:
@@ -70,6 +71,38 @@ def no_check_on_return(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "_unnamed", keep)
 
 
+def late_hello_counts(patch: pytest.MonkeyPatch) -> None:
+    """Whoever says hello last is the node's session, even one that the node has given up."""
+    original = SessionTable.hello
+
+    def last(self: SessionTable[Any], session: str, node: str) -> None:
+        self._newest.clear()
+        self._current.pop(node, None)
+        original(self, session, node)
+
+    patch.setattr(SessionTable, "hello", last)
+
+
+def silent_session_goes_on(patch: pytest.MonkeyPatch) -> None:
+    """A node that was silent, and given up, speaks on as if nothing had happened."""
+    patch.setattr(leading.Leading, "_end_session", lambda self, event: None)
+
+
+def no_stop_alone(patch: pytest.MonkeyPatch) -> None:
+    """A node runs on what its policy does not let run without a server."""
+    patch.setattr(Worker, "_stop_alone", lambda self, task, now: iter(()))
+
+
+def lost_though_kept(patch: pytest.MonkeyPatch) -> None:
+    """What is to be kept is given up with its node."""
+    patch.setattr(lifecycle, "is_lost", lambda policy, gone, silent_ms: gone)
+
+
+def lost_at_once(patch: pytest.MonkeyPatch) -> None:
+    """What is to be given up later is given up with its node's first silence."""
+    patch.setattr(lifecycle, "is_lost", lambda policy, gone, silent_ms: not policy.keep)
+
+
 FAULTS: Final[dict[str, Plant]] = {
     plant.__name__: plant
     for plant in (
@@ -78,5 +111,11 @@ FAULTS: Final[dict[str, Plant]] = {
         effects_before_the_commit,
         no_resync,
         no_check_on_return,
+        no_stop_alone,
+        lost_though_kept,
+        lost_at_once,
     )
 }
+
+#: So rare that plans for them are written by hand.
+RARE_FAULTS: Final[dict[str, Plant]] = {plant.__name__: plant for plant in (late_hello_counts, silent_session_goes_on)}

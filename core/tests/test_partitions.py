@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from orlop.agent.worker import (
     ServerHere,
     SetTimer,
     Signal,
+    Start,
     TaskRecord,
     TimerDue,
     Worker,
@@ -282,6 +284,54 @@ def test_a_restarted_agent_that_finds_no_server_counts_again() -> None:
     third = Worker(["process"], stored, EPOCH)
     effects = third.handle(Snapshot(runtime="process", reports=(running("bound"), running("free"))), NOW)
     assert signalled(effects) == ["bound"], "it remembers that it was stopping it"
+
+
+def starts(effects: list[Effect]) -> list[str]:
+    return [effect.assignment.task for effect in effects if isinstance(effect, Start)]
+
+
+def restarted_while_preparing(report: Phase | None) -> Worker:
+    """An agent that comes back, and finds its two tasks not started, or not there at all."""
+    before = Worker(["process"])
+    before.handle(ServerHere(), NOW)
+    items = (assignment("bound", 30_000), assignment("free", None))
+    assert starts(before.handle(Assignments(epoch=EPOCH, revision=5, items=items), NOW)) == ["bound", "free"]
+    again = Worker(["process"], before.records.values(), EPOCH)
+    again.handle(ServerAway(), NOW)
+    reports = [Report(task=task, incarnation=1, phase=report) for task in ("bound", "free")] if report else []
+    assert starts(again.handle(Snapshot(runtime="process", reports=tuple(reports)), NOW)) == ["free"]
+    return again
+
+
+@pytest.mark.parametrize("report", [None, Phase.PREPARING])
+def test_what_may_not_run_alone_is_not_started_before_a_server_wants_it(report: Phase | None) -> None:
+    """Its node may have been away for so long that another one was started in its place."""
+    one = restarted_while_preparing(report)
+    one.handle(ServerHere(), NOW)
+    items = (assignment("bound", 30_000), assignment("free", None))
+    full = Assignments(epoch=EPOCH, revision=6, items=items, full=True)
+    assert starts(one.handle(full, NOW)) == ["bound"]
+    assert starts(one.handle(attrs.evolve(full, revision=7), NOW)) == []
+
+
+@pytest.mark.parametrize("report", [None, Phase.PREPARING])
+@pytest.mark.parametrize("how", ["not named", "stopped", "alone"])
+def test_what_waits_for_a_server_can_be_stopped(report: Phase | None, how: str) -> None:
+    one = restarted_while_preparing(report)
+    if how == "alone":
+        effects = one.handle(TimerDue("alone/bound"), NOW)
+    else:
+        one.handle(ServerHere(), NOW)
+        stopped = (assignment("bound", 30_000, Desired.STOPPED),) if how == "stopped" else ()
+        items = (*stopped, assignment("free", None))
+        effects = one.handle(Assignments(epoch=EPOCH, revision=6, items=items, full=True), NOW)
+    assert starts(effects) == []
+    if report is None:  # nobody is there to end: that would be waited for for ever
+        assert signalled(effects) == []
+        assert one.records["bound"].status.state is TaskState.REMOVED
+    else:
+        assert signalled(effects) == ["bound"]
+        assert one.records["bound"].status.state is TaskState.STOPPING
 
 
 def test_specs_without_a_policy_are_stored_as_they_were() -> None:

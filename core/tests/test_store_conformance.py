@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 from etcd_members import EtcdCluster
+from simulated_client import SimulatedClient
 
 from orlop.store.etcd import EtcdStore
 from orlop.store.etcd_address import StoreAccess, parse_address
@@ -60,6 +61,11 @@ def memory_backend(request: pytest.FixtureRequest) -> Backend:
     return Backend(MemoryStore(limits=LIMITS, clock=clock), clock.advance)
 
 
+def simulated_backend(request: pytest.FixtureRequest) -> Backend:
+    store = SimulatedClient(next(numbers), LIMITS)
+    return Backend(store, store.pass_time)
+
+
 def sqlite_backend(request: pytest.FixtureRequest) -> Backend:
     clock = FakeClock()
     folder: Path = request.getfixturevalue("tmp_path")
@@ -77,6 +83,7 @@ def etcd_backend(request: pytest.FixtureRequest) -> Backend:
 numbers = itertools.count()
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Backend]] = {
     "memory": memory_backend,
+    "simulated": simulated_backend,
     "sqlite": sqlite_backend,
     "etcd": etcd_backend,
 }

@@ -184,6 +184,8 @@ class Worker:
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
         self._alone = True
+        #: Tasks whose start waits for a server's word.
+        self._held: set[str] = set()
         #: What each runtime had in its last snapshot, while that can be relied on.
         self._present: dict[str, set[str]] = {}
 
@@ -248,6 +250,9 @@ class Worker:
             named = {item.task for item in message.items} | set(message.also)
             for record in [one for task, one in self._records.items() if task not in named]:
                 yield from self._unnamed(record, message, now)
+            held, self._held = self._held, set()
+            for task in sorted(held & named & self._records.keys()):
+                yield from self._start_again(self._records[task])
             strangers, self._strangers = self._strangers, {}
             for task in strangers.keys() - named:
                 yield Remove(strangers[task], task)
@@ -308,6 +313,11 @@ class Worker:
             yield from self._moved(record, TaskState.REMOVED, now, exit_=record.status.exit)
             return
         if not record.live:
+            return
+        if task in self._held and task not in self._present.get(record.assignment.spec.runtime, {task}):
+            self._held.discard(task)
+            exit_ = Exit(outcome=Outcome.KILLED, reason=record.stop_reason)
+            yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
             return
         yield from self._moved(record, TaskState.STOPPING, now)
         policies = record.assignment.spec.policies
@@ -399,17 +409,27 @@ class Worker:
                 yield Remove(snapshot.runtime, report.task)
             elif known.live and report.phase is Phase.PREPARING:
                 # As would one between the making of a container and its start.
-                yield Start(known.assignment)
+                yield from self._start_again(known)
 
     def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
         if record.to_stop:
             exit_ = Exit(outcome=Outcome.KILLED, reason=record.stop_reason)
             yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
         elif STATE_ORDER[record.status.state] <= STATE_ORDER[TaskState.PREPARED]:
-            yield Start(record.assignment)
+            yield from self._start_again(record)
         else:
             exit_ = Exit(outcome=Outcome.LOST, reason=f"it vanished from the {record.assignment.spec.runtime} runtime")
             yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
+
+    def _start_again(self, record: TaskRecord) -> Iterator[Effect]:
+        """Once a server has said that it is still wanted, if its policy does not let it run without one: another may
+        have been started in its place while the node was away."""
+        if record.to_stop or not record.live:
+            return
+        if self._alone and record.assignment.spec.policies.partition.stop_after_ms is not None:
+            self._held.add(record.assignment.task)
+        else:
+            yield Start(record.assignment)
 
     def _probed(self, event: ProbesChanged) -> Iterator[Effect]:
         record = self._records.get(event.task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from orlop.kernel.state import State
 from orlop.model.tasks import Desired, Exit, Outcome, PartitionPolicy, Status, Task, TaskState
 
 
@@ -48,6 +49,14 @@ def is_lost(policy: PartitionPolicy, gone: bool, silent_ms: int) -> bool:
     if policy.keep:
         return False
     return gone if policy.replace_after_ms is None else silent_ms >= policy.replace_after_ms
+
+
+def times_of_loss(state: State, node_id: str) -> set[int]:
+    """Milliseconds of the node's silence at which tasks of it count as lost that have a time of their own for it."""
+    if state.node(node_id) is None:
+        return set()
+    policies = (state.spec_of(state.tasks[task]).policies for task in state.candidate(node_id).tasks.values())
+    return {one.partition.replace_after_ms for one in policies if one.partition.replace_after_ms is not None}
 
 
 def assignable_environment(task: Task, host_name: str, host_variable: str) -> dict[str, str]:

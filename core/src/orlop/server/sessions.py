@@ -11,12 +11,14 @@ from typing import Final
 from orlop.agent.session import Link, LinkClosed
 from orlop.kernel.assignments import assignments
 from orlop.kernel.events import AgentHello, AgentStatuses, Answer, Assign, NodeLeaves, NodeSilent, ToNode
+from orlop.kernel.lifecycle import times_of_loss
 from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.liveness import Liveness
 from orlop.server.pipeline import Failure
+from orlop.server.session_table import SUPERSEDED, SessionTable
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ ServerLink = Link[ToAgent, ToServer]
 
 
 class Sessions:
-    """Lives on the event loop. A node's newest session is the one that counts.
+    """Lives on the event loop. A node's newest session is the one that counts (`SessionTable`).
 
     A hello that does not become durable ends its session, for a session begins with the full truth or not at all;
     statuses are repeated by the agent until they are acknowledged.
@@ -37,29 +39,32 @@ class Sessions:
         self._liveness = liveness
         self._clock = clock
         self._bridge = bridge
-        self._links: dict[str, tuple[str, ServerLink]] = {}
-        self._by_session: dict[str, ServerLink] = {}
+        self._table: SessionTable[ServerLink] = SessionTable()
         self._numbers = itertools.count(1)
 
     async def serve(self, link: ServerLink) -> None:
         """One session, until it ends."""
         session = f"session-{next(self._numbers)}"
-        self._by_session[session] = link
+        self._table.begin(session, link)
         node = ""
         try:
             while True:
                 message = await link.receive()
                 if isinstance(message, Hello):
                     node = message.node.id
-                    self._links[node] = (session, link)
-                if node:
+                    self._hello(session, node)
+                if self._table.node_of(session):
                     self._received(session, node, message)
         except LinkClosed as error:
             log.info("the session of node %s ended: %s", node or "?", error)
         finally:
-            self._by_session.pop(session, None)
-            if self._links.get(node, ("",))[0] == session:
-                del self._links[node]
+            self._table.end(session)
+
+    def _hello(self, session: str, node: str) -> None:
+        older = self._table.hello(session, node)
+        if older is not None:
+            log.info("an older session of node %s is ended: %s", node, SUPERSEDED)
+            older.close(SUPERSEDED)
 
     def _received(self, session: str, node: str, message: ToServer) -> None:
         monotonic_ms = self._clock().monotonic_ms
@@ -79,13 +84,13 @@ class Sessions:
 
     def close(self, reason: str) -> None:
         """Ends all sessions: agents look for the leader."""
-        for link in list(self._by_session.values()):
+        for link in self._table.links():
             link.close(reason)
 
     def send(self, effect: ToNode | Assign) -> None:
         """To the node's current session; dropped when there is none or it is another one."""
-        session, link = self._links.get(effect.node, ("", None))
-        if link is None or (effect.session and effect.session != session):
+        link = self._table.to_node(effect.node, effect.session)
+        if link is None:
             return
         try:
             link.send(assignments(effect) if isinstance(effect, Assign) else effect.message)
@@ -96,7 +101,7 @@ class Sessions:
         """Ends the session that a hello was refused for; False when the answer is for somebody else."""
         if not isinstance(answer.value, Refused):
             return False
-        link = self._by_session.get(answer.token)
+        link = self._table.link(answer.token)
         if link is not None:
             link.send(answer.value)
         return True
@@ -105,18 +110,17 @@ class Sessions:
         """Tells the kernel of silent nodes, for ever."""
         while True:
             await asyncio.sleep(LIVENESS_TICK_S)
-            for event in self._liveness.tick(self._clock().monotonic_ms, self._times):
+            for event in self._liveness.tick(self._clock().monotonic_ms, self._times_of_loss):
                 self._tell_silent(event)
 
-    def _times(self, node: str) -> set[int]:
-        """When tasks of this node count as lost that have a time of their own for it."""
-        state = self._core.committed
-        if state.node(node) is None:
-            return set()
-        policies = (state.spec_of(state.tasks[task]).policies for task in state.candidate(node).tasks.values())
-        return {one.partition.replace_after_ms for one in policies if one.partition.replace_after_ms is not None}
+    def _times_of_loss(self, node: str) -> set[int]:
+        return times_of_loss(self._core.committed, node)
 
     def _tell_silent(self, event: NodeSilent) -> None:
+        """Its session ends with it: tasks may be given up now, and it must hear of that when it speaks again."""
+        link = self._table.to_node(event.node)
+        if link is not None:
+            link.close(f"nothing was heard for {event.silent_ms / 1000:g} s")
         self._core.submit(event, self._if_it_fails(lambda: self._liveness.refused(event)))
 
     def _if_it_fails(self, call: Callable[[], None]) -> Callable[[Failure | None], None]:
@@ -127,6 +131,6 @@ class Sessions:
         return done
 
     def _end(self, session: str, reason: str) -> None:
-        link = self._by_session.get(session)
+        link = self._table.link(session)
         if link is not None:
             link.close(reason)

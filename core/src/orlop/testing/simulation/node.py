@@ -1,4 +1,4 @@
-"""A simulated node: the real worker, a disk, and a runtime that starts, fails, and forgets as runtimes do."""
+"""A simulated node: the real worker, a disk, and a session with whoever leads; `runtime` is what runs its tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import attrs
 
 from orlop.agent import worker as decisions
-from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
+from orlop.agent.runtimes.interface import Phase, RuntimeEvent, Snapshot, Unavailable
 from orlop.agent.worker import TaskRecord, Worker
 from orlop.model.messages import (
     Assignment,
@@ -25,41 +25,24 @@ from orlop.model.messages import (
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
-from orlop.model.tasks import Exit, Outcome, Status
+from orlop.model.tasks import Status
+from orlop.testing.simulation import runtime as runtimes
 from orlop.testing.simulation.network import End
-from orlop.testing.simulation.world import World
+from orlop.testing.simulation.runtime import RUNTIME, SimulatedRuntime
+from orlop.testing.simulation.world import Broken, World
 
 HEARTBEAT_MS: Final = 1_000
 RECONNECT_MS: Final = 500
-RUNTIME: Final = "process"
-SLOW_PULL_MS: Final = 8_000
-EARLY_DEATH_MS: Final = 300
+#: After the time of its policy, for the signal and what it takes to end.
+STOPPED_WITHIN_MS: Final = 1_000
 
 
-class Witness(Protocol):
+class Witness(runtimes.Witness, Protocol):
     """Who sees what really happens on nodes."""
 
     def assigned(self, node: str, message: Assignments) -> None: ...
 
-    def started(self, node: str, assignment: Assignment) -> None: ...
-
-    def ended(self, node: str, task: str, why: str) -> None: ...
-
-
-@attrs.define
-class Running:
-    """What the runtime has of one task. payload: `run_ms` until it ends by itself, with `code`."""
-
-    assignment: Assignment
-    incarnation: int
-    phase: Phase
-    exit: Exit | None = None
-
-
-def planned_end(assignment: Assignment) -> tuple[int, int] | None:
-    """(milliseconds after its start, exit code) of a program that ends by itself, as its payload says."""
-    payload = assignment.spec.payload
-    return (payload["run_ms"], payload.get("code", 0)) if payload.get("run_ms") is not None else None
+    def stopped_alone(self, node: str, assignment: Assignment, alone_ms: int) -> None: ...
 
 
 @attrs.define
@@ -75,7 +58,7 @@ class Disk:
 class SimulatedNode:
     """A machine. connect: gives the end of a new session with the leader, or None.
 
-    trouble: chances that a start is slow, and that it dies at once. ends: when programs end by themselves.
+    slow_disk_ms: at most so long does it take to write a record.
     """
 
     def __init__(
@@ -91,16 +74,26 @@ class SimulatedNode:
         self._boots = 1
         self._machines = 1
         self.disk = Disk(identity=f"{name}-1")
-        self.tasks: dict[str, Running] = {}
+        self.runtime = SimulatedRuntime(world, name, self._reported, witness)
         self.up = False
         self.skew_ms = 0
         self.slow_disk_ms = 0
-        self.slow_starts = 0.0
-        self.early_deaths = 0.0
-        self.ends: Callable[[Assignment], tuple[int, int] | None] = planned_end
         self.worker: Worker
+        self._unavailable = ""
+        self._disk_free_ms = 0
+        self._alone_ms: int | None = None
+        self._hindered_ms = 0
         self._link: End | None = None
         self._timers: dict[str, int] = {}
+
+    @property
+    def ends(self) -> Callable[[Assignment], tuple[int, int] | None]:
+        """When programs end by themselves: (milliseconds after the start, exit code), or None."""
+        return self.runtime.ends
+
+    @ends.setter
+    def ends(self, ends: Callable[[Assignment], tuple[int, int] | None]) -> None:
+        self.runtime.ends = ends
 
     # What a plan does to it
 
@@ -112,7 +105,10 @@ class SimulatedNode:
         self._lives += 1
         self.worker = Worker([RUNTIME], list(self.disk.records.values()), self.disk.epoch)
         self._timers.clear()
-        self._in_this_life(0, self._snapshot)
+        self._unavailable = ""
+        self._disk_free_ms = self._world.now_ms
+        self._server_is_away()
+        self.runtime.agent_begins()
         self._in_this_life(self._chance.randint(0, RECONNECT_MS), self._dial)
         self._world.note(self.name, "agent starts")
 
@@ -121,9 +117,11 @@ class SimulatedNode:
         if not self.up:
             return
         self._world.note(self.name, "agent stops" if planned else "agent dies")
+        self._world.strike("an agent is stopped" if planned else "an agent is killed")
         link, self._link = self._link, None
         self.up = False
         self._lives += 1
+        self.runtime.agent_ends()
         if link is not None:
             if planned:
                 link.send(Goodbye())
@@ -133,35 +131,43 @@ class SimulatedNode:
         """The machine: what ran is gone, and with its disk all that it knew."""
         self.stop(planned=False)
         self._world.note(self.name, f"machine crashes{', disk lost' if disk_lost else ''}")
-        for task, one in list(self.tasks.items()):
-            self._gone(task, "the machine crashed")
-            if one.phase is Phase.PREPARING or disk_lost:
-                del self.tasks[task]
-            elif one.phase is not Phase.ENDED:  # what runtimes keep on disk tells that it had been started
-                one.phase, one.exit = Phase.ENDED, Exit(outcome=Outcome.LOST, reason="the machine was booted")
+        self._world.strike("a machine crashes and its disk is lost" if disk_lost else "a machine crashes")
+        self.runtime.crash(disk_lost)
         self._boots += 1
         if disk_lost:
             self._machines += 1
             self.disk = Disk(identity=f"{self.name}-{self._machines}")
 
     def restart_runtime(self, keeps_tasks: bool) -> None:
-        """As an engine's daemon does: away for a while, with or without what it ran."""
+        """As an engine's daemon does."""
         self._world.note(self.name, f"runtime restarts, {'keeping' if keeps_tasks else 'losing'} its tasks")
-        if self.up:
-            self._decide(Unavailable(runtime=RUNTIME, reason="restarting"))
-        if not keeps_tasks:
-            for task, running in list(self.tasks.items()):
-                if running.phase is not Phase.ENDED:
-                    self._gone(task, "the runtime was restarted")
-                    running.phase = Phase.ENDED
-                    running.exit = Exit(outcome=Outcome.FAILED, code=137, reason="killed with its daemon")
-        self._in_this_life(1_500, self._snapshot)
+        self._world.strike(f"a runtime restarts and {'keeps' if keeps_tasks else 'loses'} its tasks")
+        self._hindered_ms = self._world.now_ms
+        self.runtime.restart(keeps_tasks)
 
-    def running(self) -> list[Running]:
-        """What really runs."""
-        return [one for one in self.tasks.values() if one.phase in (Phase.STARTING, Phase.RUNNING)]
+    def heal(self) -> None:
+        """All is well; its clock stays wrong."""
+        self.slow_disk_ms = 0
+        self.runtime.heal()
+        self.start()
 
     # The session
+
+    def _server_is_away(self) -> None:
+        """From now on the node is alone; what may not run then is looked at when it must have been stopped."""
+        self._decide(decisions.ServerAway())
+        since_ms = self._alone_ms = self._world.now_ms
+        for task, record in self.worker.records.items():
+            after_ms = record.assignment.spec.policies.partition.stop_after_ms
+            if after_ms is not None:
+                within_ms = after_ms + STOPPED_WITHIN_MS
+                self._in_this_life(within_ms, lambda task=task: self._look_whether_stopped(task, since_ms))  # type: ignore[misc]
+
+    def _look_whether_stopped(self, task: str, since_ms: int) -> None:
+        one = self.runtime.tasks.get(task)
+        if self._alone_ms != since_ms or self._hindered_ms >= since_ms or one is None or one.phase is not Phase.RUNNING:
+            return
+        raise Broken(f"task {task} runs on node {self.name}, alone since {since_ms} ms, which its policy forbids")
 
     def _in_this_life(self, delay_ms: int, call: Callable[[], None]) -> None:
         life = self._lives
@@ -187,6 +193,7 @@ class SimulatedNode:
     def _lost(self, link: End) -> None:
         if self._link is link:
             self._link = None
+            self._server_is_away()
             self._in_this_life(RECONNECT_MS, self._dial)
 
     def _beat(self, link: End) -> None:
@@ -201,7 +208,8 @@ class SimulatedNode:
             address=self.name,
             resources=self._resources,
             ports=PortSet.parse("31000-31099"),
-            runtimes=(RUNTIME,),
+            runtimes=() if self._unavailable else (RUNTIME,),
+            unavailable={RUNTIME: self._unavailable} if self._unavailable else {},
             boot_id=str(self._boots),
         )
         link.send(Hello(node=info, cluster_id=self.disk.cluster_id, statuses=self.worker.statuses()))
@@ -212,6 +220,9 @@ class SimulatedNode:
                 self.disk.cluster_id = self.disk.cluster_id or message.cluster_id
                 if self.worker.is_deposed(message.epoch) and self._link is not None:
                     self._link.close("another server leads")
+                else:
+                    self._alone_ms = None
+                    self._decide(decisions.ServerHere())
             case Refused():
                 self._world.note(self.name, f"refused: {message.reason}")
             case Assignments():
@@ -222,8 +233,37 @@ class SimulatedNode:
 
     # The worker
 
+    def _reported(self, event: RuntimeEvent) -> None:
+        """Of the runtime; nobody hears it while the agent is down."""
+        if not self.up:
+            return
+        before = self._unavailable
+        if isinstance(event, Unavailable):
+            self._unavailable = event.reason
+        elif isinstance(event, Snapshot):
+            self._unavailable = ""
+        self._decide(event)
+        if self._unavailable != before and self._link is not None:
+            self._hello(self._link)
+
     def _decide(self, event: decisions.Event) -> None:
         effects = self.worker.handle(event, self._world.now(self.skew_ms))
+        for effect in effects:
+            if isinstance(effect, decisions.Save) and effect.record.alone and effect.record.live:
+                alone_ms = self._world.now_ms - self._alone_ms if self._alone_ms is not None else 0
+                self._witness.stopped_alone(self.name, effect.record.assignment, alone_ms)
+        if self.skew_ms:
+            self._world.strike("a node's clock is wrong")
+        delay_ms = 0
+        if self.slow_disk_ms and any(isinstance(one, decisions.Save | decisions.Drop) for one in effects):
+            self._world.strike("a disk is slow")
+            delay_ms = self._chance.randint(0, self.slow_disk_ms)
+        self._disk_free_ms = max(self._disk_free_ms, self._world.now_ms) + delay_ms
+        if self._disk_free_ms > self._world.now_ms:
+            self._hindered_ms = max(self._hindered_ms, self._disk_free_ms)
+        self._in_this_life(self._disk_free_ms - self._world.now_ms, lambda: self._save_and_carry_out(effects))
+
+    def _save_and_carry_out(self, effects: list[decisions.Effect]) -> None:
         for effect in effects:
             match effect:
                 case decisions.Save():
@@ -232,8 +272,7 @@ class SimulatedNode:
                     self.disk.records.pop(effect.task, None)
                 case decisions.SaveEpoch():
                     self.disk.epoch = effect.epoch
-        delay_ms = self._chance.randint(0, self.slow_disk_ms) if self.slow_disk_ms else 0
-        self._in_this_life(delay_ms, lambda: self._carry_out(effects))
+        self._carry_out(effects)
 
     def _carry_out(self, effects: list[decisions.Effect]) -> None:
         statuses: dict[tuple[str, int], Status] = {}
@@ -242,11 +281,11 @@ class SimulatedNode:
                 case decisions.Tell():
                     statuses.update(((status.task, status.incarnation), status) for status in effect.statuses)
                 case decisions.Start():
-                    self._start(effect.assignment)
+                    self.runtime.start(effect.assignment)
                 case decisions.Signal() | decisions.KillNow():
-                    self._kill(effect.task)
+                    self.runtime.kill(effect.task)
                 case decisions.Remove():
-                    self._remove(effect.task)
+                    self.runtime.remove(effect.task)
                 case decisions.SetTimer():
                     self._set_timer(effect.token, effect.delay_ms)
         if statuses and self._link is not None:
@@ -260,69 +299,3 @@ class SimulatedNode:
                 self._decide(decisions.TimerDue(token))
 
         self._in_this_life(delay_ms, due)
-
-    # The runtime
-
-    def _snapshot(self) -> None:
-        reports = tuple(self._report_of(task, one) for task, one in self.tasks.items())
-        self._decide(Snapshot(runtime=RUNTIME, reports=reports))
-
-    @staticmethod
-    def _report_of(task: str, one: Running) -> Report:
-        return Report(task=task, incarnation=one.incarnation, phase=one.phase, exit=one.exit, external_id=task)
-
-    def _report(self, task: str) -> None:
-        one = self.tasks.get(task)
-        if one is not None and self.up:
-            self._decide(self._report_of(task, one))
-
-    def _start(self, assignment: Assignment) -> None:
-        known = self.tasks.get(assignment.task)
-        if known is not None and known.incarnation >= assignment.incarnation:
-            self._report(assignment.task)
-            return
-        one = self.tasks[assignment.task] = Running(assignment, assignment.incarnation, Phase.PREPARING)
-        slow = self._chance.random() < self.slow_starts
-        delay_ms = self._chance.randint(1, SLOW_PULL_MS if slow else 30)
-        boot = self._boots
-
-        def up() -> None:
-            if self._boots == boot and self.tasks.get(assignment.task) is one and one.phase is Phase.PREPARING:
-                one.phase = Phase.RUNNING
-                self._witness.started(self.name, assignment)
-                self._plan_end(one)
-                self._report(assignment.task)
-
-        self._world.after(delay_ms, up)
-
-    def _plan_end(self, one: Running) -> None:
-        end = self.ends(one.assignment)
-        if self._chance.random() < self.early_deaths:
-            end = (EARLY_DEATH_MS, 1)
-        if end is not None:
-            run_ms, code = end
-            outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
-            self._world.after(run_ms, lambda: self._end(one, Exit(outcome=outcome, code=code), "it ended by itself"))
-
-    def _end(self, one: Running, exit_: Exit, why: str) -> None:
-        task = one.assignment.task
-        if self.tasks.get(task) is one and one.phase is not Phase.ENDED:
-            if one.phase is Phase.RUNNING:
-                self._witness.ended(self.name, task, why)
-            one.phase, one.exit = Phase.ENDED, exit_
-            self._report(task)
-
-    def _gone(self, task: str, why: str) -> None:
-        if self.tasks[task].phase is Phase.RUNNING:
-            self._witness.ended(self.name, task, why)
-
-    def _kill(self, task: str) -> None:
-        one = self.tasks.get(task)
-        if one is not None:
-            exit_ = Exit(outcome=Outcome.FAILED, signal=15)
-            self._world.after(self._chance.randint(1, 200), lambda: self._end(one, exit_, "it was killed"))
-
-    def _remove(self, task: str) -> None:
-        one = self.tasks.get(task)
-        if one is not None and one.phase is Phase.ENDED:
-            del self.tasks[task]

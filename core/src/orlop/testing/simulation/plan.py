@@ -43,6 +43,10 @@ class Shape:
     def node(self, chance: random.Random) -> str:
         return f"node{chance.randrange(self.nodes)}"
 
+    def nodes_hit(self, chance: random.Random) -> str:
+        """One, or all of them: `*`."""
+        return chance.choice((self.node(chance), "*"))
+
 
 def _duration(chance: random.Random) -> int:
     """Milliseconds: from a blink to longer than any time-out."""
@@ -67,16 +71,22 @@ _TROUBLES: Final[dict[str, tuple[int, Callable[[Shape, random.Random], tuple[Any
     "slow_store": (2, lambda _, chance: (chance.choice((20, 200, 1_500)), _duration(chance))),
     "lossy_store": (2, lambda _, chance: (chance.choice((0.02, 0.2)), _duration(chance))),
     "compact": (2, lambda *_: ()),
+    "change_store_leader": (2, lambda _, chance: (chance.choice((300, 1_500, 2_500)),)),
     "cut_way": (6, _way),
     "slow_network": (2, lambda _, chance: (chance.choice((50, 500, 3_000)), _duration(chance))),
+    "lossy_network": (2, lambda _, chance: (chance.choice((0.01, 0.1)), _duration(chance))),
+    "doubling_network": (2, lambda _, chance: (chance.choice((0.1, 0.5)), _duration(chance))),
+    "reordering_network": (2, lambda _, chance: (chance.choice((0.1, 0.5)), _duration(chance))),
     "stop_agent": (2, lambda shape, chance: (shape.node(chance), _duration(chance))),
     "kill_agent": (4, lambda shape, chance: (shape.node(chance), _duration(chance))),
     "crash_machine": (2, lambda shape, chance: (shape.node(chance), chance.random() < 0.3, _duration(chance))),
     "restart_runtime": (2, lambda shape, chance: (shape.node(chance), chance.random() < 0.5)),
-    "slow_starts": (2, lambda shape, chance: (shape.node(chance), _duration(chance))),
-    "early_deaths": (2, lambda shape, chance: (shape.node(chance), _duration(chance))),
-    "slow_disk": (1, lambda shape, chance: (shape.node(chance), _duration(chance))),
+    "slow_starts": (2, lambda shape, chance: (shape.nodes_hit(chance), _duration(chance))),
+    "early_deaths": (2, lambda shape, chance: (shape.nodes_hit(chance), _duration(chance))),
+    "name_conflicts": (2, lambda shape, chance: (shape.nodes_hit(chance), _duration(chance))),
+    "slow_disk": (1, lambda shape, chance: (shape.nodes_hit(chance), _duration(chance))),
     "skew_clock": (1, lambda shape, chance: (shape.node(chance), chance.choice((-3_600_000, -4_000, 90_000)))),
+    "skew_server_clock": (1, lambda shape, chance: (shape.server(chance), chance.choice((-4_000, 4_000)))),
     "drain": (1, lambda shape, chance: (shape.node(chance), _duration(chance))),
 }
 

@@ -1,69 +1,39 @@
-"""A simulated server: the real election, mirror's copy, pipeline, writer, kernel, frameworks and liveness."""
+"""A simulated server: the real election and mirror's copy; `leading` has its terms as the leader."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
-import attrs
-
-from orlop.framework import EVERYTHING, Changed, Framework, NotAvailable
-from orlop.kernel.assignments import assignments
-from orlop.kernel.events import (
-    AgentHello,
-    AgentStatuses,
-    Answer,
-    Assign,
-    Effect,
-    Event,
-    Logged,
-    NodeLeaves,
-    NodeSilent,
-    Notify,
-    Tick,
-    TickAt,
-    ToNode,
-)
-from orlop.kernel.kernel import Kernel, KernelSettings
+from orlop.framework import Framework
+from orlop.kernel.events import Event, NodeSilent
 from orlop.kernel.state import State
+from orlop.model.clock import Now
 from orlop.model.documents import to_bytes
-from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses
 from orlop.server import election as votes
 from orlop.server.election import Election, ElectionSettings
-from orlop.server.framework_run import Command, FrameworkRunner
-from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import LEADER_KEY, LeaderRecord, Term, begin_term, list_entries
 from orlop.server.mirror import Documents
-from orlop.server.pipeline import Failure, Pipeline, Submission
-from orlop.server.writing import Released, Transaction, Writer
-from orlop.store.interface import (
-    Compacted,
-    Compare,
-    Field,
-    Lease,
-    OutcomeUnknown,
-    Put,
-    StoreError,
-    StoreRefused,
-    TransactionResult,
-    Watch,
-)
-from orlop.testing.simulation.network import End
+from orlop.store.interface import Compacted, Compare, Field, Lease, Put, StoreError, TransactionResult, Watch
+from orlop.testing.simulation.leading import Leading, Reply
 from orlop.testing.simulation.store import SimulatedStore
 from orlop.testing.simulation.world import World
+
+__all__ = ["Frameworks", "Leading", "Life", "Reply", "SimulatedServer"]
 
 LEASE_S: Final = 3
 WATCH_MS: Final = 60
 LIST_AGAIN_MS: Final = 500
-FRAMEWORK_RETRY_MS: Final = 1_000
-LIVENESS_MS: Final = 1_000
-TICK_AGAIN_MS: Final = 1_000
-#: Shorter than by default, so that nodes are lost within the time of trouble, and all is over after that of healing.
-LIVENESS: Final = LivenessSettings(unreachable_after_ms=6_000, gone_after_ms=12_000, restart_grace_ms=20_000)
 
-Reply = Callable[[Any, Exception | None], None]
 Frameworks = Mapping[str, Callable[[], Framework]]
+
+
+class Observer(Protocol):
+    """Who sees what servers decide."""
+
+    def decided(self, before: State, after: State, events: Sequence[Event]) -> None: ...
+
+    def blamed(self, event: NodeSilent, silent_ms: int) -> None: ...
 
 
 class SimulatedServer:
@@ -75,16 +45,17 @@ class SimulatedServer:
         name: str,
         store: SimulatedStore,
         frameworks: Frameworks,
-        observe: Callable[[State, State], None],
+        observer: Observer,
     ) -> None:
         self.world = world
         self.name = name
         self.store = store
         self.frameworks = frameworks
-        self.observe = observe
+        self.observer = observer
         self.life: Life | None = None
         self.held_until_ms = 0
         self.behind_ms = 0
+        self.skew_ms = 0
 
     def start(self) -> None:
         if self.life is None:
@@ -95,6 +66,7 @@ class SimulatedServer:
     def kill(self) -> None:
         if self.life is not None:
             self.world.note(self.name, "is killed")
+            self.world.strike("a server is killed")
             life, self.life = self.life, None
             life.dead = True
             life.sessions_end("the server was killed")
@@ -105,6 +77,7 @@ class SimulatedServer:
         clock_too: as a suspended virtual machine, which does not know that time has passed.
         """
         self.world.note(self.name, f"stands still until {until_ms / 1000:g}{', its clock too' if clock_too else ''}")
+        self.world.strike("a server's clock stands still" if clock_too else "a server stands still")
         if clock_too:
             self.behind_ms += max(0, until_ms - max(self.held_until_ms, self.world.now_ms))
         self.held_until_ms = max(self.held_until_ms, until_ms)
@@ -112,6 +85,10 @@ class SimulatedServer:
     def monotonic_ms(self) -> int:
         """Its own clock."""
         return self.world.now_ms - self.behind_ms
+
+    def now(self) -> Now:
+        """What its clocks show; the monotonic one of others."""
+        return self.world.now(self.skew_ms)
 
     def leads(self) -> bool:
         """Does it believe, now, that it leads? One that stands still believes nothing."""
@@ -134,6 +111,7 @@ class Life:
         self._leases: dict[int, Lease] = {}
         self._documents = Documents()
         self._watch: Watch | None = None
+        self._lists = 0
         self._wanted_revision = 0
         self.leading: Leading | None = None
         self.soon(0, self._tick)
@@ -234,12 +212,16 @@ class Life:
     # The mirror
 
     def _list(self) -> None:
+        """Begins the copy anew; what comes of an earlier beginning does not count any more."""
+        self._watch = None
+        number = self._lists = self._lists + 1
+
         def listed(found: Any, error: StoreError | None) -> None:
-            if self.leading is not None:
+            if self.leading is not None or self._lists != number:
                 return
             if error is not None:
                 self._vote(votes.Eligible(reason=str(error)))
-                self.soon(LIST_AGAIN_MS, self._list)
+                self.soon(LIST_AGAIN_MS, lambda: self._list() if self._lists == number else None)
                 return
             self._documents.reset(*found)
             watch = self._watch = self._store.watch(self._documents.revision)
@@ -260,6 +242,7 @@ class Life:
             while changes := watch.next(0):
                 self._documents.apply(changes)
         except Compacted:
+            self._world.strike("a watch is compacted")
             self._list()
             return
         if self._documents.leader_revision != before:
@@ -274,8 +257,9 @@ class Life:
 
     def _begin(self, revision: int) -> None:
         entries = dict(self._documents.entries)
-        utc_ms = self._world.now().utc_ms
+        utc_ms = self._server.now().utc_ms
         self._watch = None
+        self._lists += 1
 
         def begun(term: Term | None, error: StoreError | None) -> None:
             if self._wanted_revision != revision:
@@ -297,270 +281,3 @@ class Life:
 
 def _revoking(lease: Lease) -> Callable[[Any], None]:
     return lambda _: lease.revoke()
-
-
-class Leading:
-    """One term."""
-
-    def __init__(self, life: Life, server: SimulatedServer, term: Term) -> None:
-        self._life = life
-        self._server = server
-        self._world = server.world
-        self._name = server.name
-        self._over = False
-        limits = server.store.backend.limits
-        self.kernel = Kernel(settings=KernelSettings(ended_tasks_kept=30, log_records_kept=50))
-        self.pipeline = Pipeline(self.kernel, term.state, term.epoch, limits.operations - 1)
-        self._writer = Writer(self.pipeline, term, limits, contextlib.nullcontext())
-        self._writing = False
-        self._events: list[Submission] = []
-        self._decided = False
-        self._liveness = Liveness(LIVENESS, iter(term.state.node_order), self._world.now_ms)
-        self._sessions: dict[str, tuple[str, End]] = {}
-        self._links: dict[str, End] = {}
-        self._frameworks = {name: _Hosted(self, make()) for name, make in server.frameworks.items()}
-        self._watch_liveness()
-        self.submit(Tick())
-        for hosted in self._frameworks.values():
-            hosted.wake()
-
-    def soon(self, delay_ms: int, call: Callable[[], None]) -> None:
-        """In this term only."""
-        self._life.soon(delay_ms, lambda: None if self._over else call())
-
-    def abandon(self, reason: str) -> None:
-        self._over = True
-        for submission, failure in self.pipeline.abandoned(reason):
-            submission.tell(failure)
-        for submission in self._events:
-            submission.tell(Failure(reason))
-        for hosted in self._frameworks.values():
-            hosted.stop(reason)
-        self.end_sessions(reason)
-
-    def end_sessions(self, reason: str) -> None:
-        for link in list(self._links.values()):
-            link.close(reason)
-
-    # Events
-
-    def submit(self, event: Event, done: Callable[[Failure | None], object] | None = None) -> None:
-        self._events.append(Submission(event, done))
-        if not self._decided:
-            self._decided = True
-            self.soon(self._world.source(f"kernel/{self._name}").choice((0, 0, 1, 4)), self._decide)
-
-    def _decide(self) -> None:
-        self._decided = False
-        events, self._events = self._events[:20], self._events[20:]
-        before = self.pipeline.head
-        self.pipeline.decide(events, self._world.now())
-        self._server.observe(before, self.pipeline.head)
-        if self._events:
-            self._decided = True
-            self.soon(0, self._decide)
-        self._write()
-
-    def _write(self) -> None:
-        while not self._writing and not self._over and (work := self._writer.next()) is not None:
-            if isinstance(work, Released):
-                self._let_go(work)
-            else:
-                self._writing = True
-                self._transact(work)
-
-    def _transact(self, transaction: Transaction) -> None:
-        def answered(result: TransactionResult | None, error: StoreError | None) -> None:
-            if self._over:
-                return
-            self._writing = False
-            if isinstance(error, StoreRefused):
-                self._let_go(self._writer.refused(str(error)))
-                return
-            if result is None or not result.applied:
-                fenced = OutcomeUnknown("another server leads")
-                self._life.give_up(str(error or fenced))
-                return
-            released = self._writer.applied(result.revision)
-            if released is not None:
-                self._let_go(released)
-            self._write()
-
-        self._life.ask_store(
-            lambda store: store.transact(transaction.writes, transaction.compares), answered, writes=True
-        )
-
-    def _let_go(self, released: Released) -> None:
-        for effect in released.effects:
-            self._carry_out(effect)
-        for submission, failure in released.told:
-            submission.tell(failure)
-
-    def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case ToNode() | Assign():
-                session, link = self._sessions.get(effect.node, ("", None))
-                if link is not None and effect.session in ("", session):
-                    link.send(assignments(effect) if isinstance(effect, Assign) else effect.message)
-            case Notify():
-                if effect.framework in self._frameworks:
-                    self._frameworks[effect.framework].notify(effect)
-            case TickAt():
-                self.soon(effect.utc_ms - self._world.now().utc_ms, self._tick)
-            case Answer() if isinstance(effect.value, Refused):
-                link = self._links.get(effect.token)
-                if link is not None:
-                    link.send(effect.value)
-            case Logged() | Answer():
-                pass
-
-    def _tick(self) -> None:
-        self.submit(Tick(), lambda failure: self.soon(TICK_AGAIN_MS, self._tick) if failure else None)
-
-    # Agents
-
-    def serve(self, link: End) -> None:
-        """A new session."""
-        session = f"{self._life.id}/{self._world.number()}"
-        self._links[session] = link
-        node: list[str] = []
-
-        def received(message: Any) -> None:
-            if not self._over:
-                self._life.soon(0, lambda: None if self._over else self._received(session, link, node, message))
-
-        def closed(_: str) -> None:
-            self._links.pop(session, None)
-            for name in node:
-                if self._sessions.get(name, ("",))[0] == session:
-                    del self._sessions[name]
-
-        link.received, link.closed = received, closed
-        link.answers = lambda: self._server.held_until_ms <= self._world.now_ms
-
-    def _received(self, session: str, link: End, node: list[str], message: Any) -> None:
-        if isinstance(message, Hello):
-            node[:] = [message.node.id]
-            self._sessions[message.node.id] = (session, link)
-        if not node:
-            return
-        if isinstance(message, Goodbye):
-            self._liveness.goodbye(node[0], self._world.now_ms)
-            self.submit(NodeLeaves(node=node[0]))
-            return
-        self._liveness.heard(node[0], self._world.now_ms)
-        match message:
-            case Hello():
-                self.submit(
-                    AgentHello(session=session, hello=message),
-                    lambda failure: link.close(str(failure)) if failure is not None else None,
-                )
-            case Statuses():
-                self.submit(AgentStatuses(session=session, node=node[0], statuses=message.items))
-            case Heartbeat():
-                pass
-
-    def _watch_liveness(self) -> None:
-        for event in self._liveness.tick(self._world.now_ms):
-            self.submit(event, self._telling_again(event))
-        self.soon(LIVENESS_MS, self._watch_liveness)
-
-    def _telling_again(self, event: NodeSilent) -> Callable[[Failure | None], None]:
-        return lambda failure: self._liveness.refused(event) if failure is not None else None
-
-    # Clients
-
-    def command(self, framework: str, value: Any, reply: Reply) -> None:
-        """As a route gives it; the answer comes after the commit."""
-        self._frameworks[framework].command(value, reply)
-
-
-class _Hosted:
-    """A framework on the leader: what `FrameworkHost` does, without its thread."""
-
-    def __init__(self, leading: Leading, framework: Framework) -> None:
-        self._leading = leading
-        self._runner = FrameworkRunner(framework, leading.kernel.explain)
-        self._changed = EVERYTHING
-        self._commands: list[tuple[Command, Reply]] = []
-        self._busy = False
-        self._planned = False
-        self._wakeups: dict[str, int] = {}
-
-    def stop(self, reason: str) -> None:
-        for _, reply in self._commands:
-            reply(None, NotAvailable(f"nothing was changed: {reason}"))
-        self._commands.clear()
-
-    def notify(self, effect: Notify) -> None:
-        self._changed = attrs.evolve(
-            self._changed,
-            keys=self._changed.keys | effect.keys,
-            nodes=self._changed.nodes or effect.nodes,
-            rejected={**self._changed.rejected, **effect.rejected},
-        )
-        self.wake()
-
-    def command(self, value: Any, reply: Reply) -> None:
-        self._commands.append((Command(token=str(self._leading._world.number()), value=value), reply))
-        self.wake()
-
-    def wake(self, delay_ms: int = 0) -> None:
-        if not self._busy and not self._planned:
-            self._planned = True
-            chance = self._leading._world.source(f"framework/{self._runner.framework.name}")
-            self._leading.soon(delay_ms + chance.choice((0, 1, 5)), self._run)
-
-    def _run(self) -> None:
-        self._planned = False
-        world = self._leading._world
-        changed, self._changed = self._changed, Changed()
-        commands, self._commands = self._commands, []
-        state = self._leading.pipeline.committed
-        result = self._runner.run(state, changed, [one for one, _ in commands], world.now(), f"run-{world.number()}")
-        for token, utc_ms in result.wakeups.items():
-            self._set_wakeup(token, utc_ms)
-        if result.actions is None:
-            self._answer(commands, result.refusals, {}, None)
-            return
-        self._busy = True
-
-        def done(failure: Failure | None) -> None:
-            self._busy = False
-            self._answer(commands, result.refusals, result.actions.replies if result.actions else {}, failure)
-            if failure is not None:
-                self._changed = EVERYTHING
-                self.wake(FRAMEWORK_RETRY_MS)
-            elif self._changed != Changed() or self._commands:
-                self.wake()
-
-        self._leading.submit(result.actions, done)
-
-    def _answer(
-        self,
-        commands: list[tuple[Command, Reply]],
-        refusals: Mapping[str, Exception],
-        replies: Mapping[str, Any],
-        failure: Failure | None,
-    ) -> None:
-        for command, reply in commands:
-            if command.token in refusals:
-                reply(None, refusals[command.token])
-            elif failure is not None:
-                reply(None, NotAvailable(str(failure)))
-            else:
-                reply(replies.get(command.token), None)
-
-    def _set_wakeup(self, token: str, utc_ms: int | None) -> None:
-        if utc_ms is None:
-            self._wakeups.pop(token, None)
-            return
-        self._wakeups[token] = utc_ms
-
-        def due() -> None:
-            if self._wakeups.get(token) == utc_ms:
-                del self._wakeups[token]
-                self._changed = attrs.evolve(self._changed, wakeups=self._changed.wakeups | {token})
-                self.wake()
-
-        self._leading.soon(max(0, utc_ms - self._leading._world.now().utc_ms), due)

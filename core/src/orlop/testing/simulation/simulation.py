@@ -10,7 +10,9 @@ import attrs
 
 from orlop.framework import Framework
 from orlop.kernel.events import DrainNode, KillTask
+from orlop.kernel.invariants import check
 from orlop.kernel.state import State
+from orlop.model.nodes import NodeState
 from orlop.model.resources import Resources
 from orlop.testing.simulation.network import End, Network
 from orlop.testing.simulation.node import SimulatedNode
@@ -22,6 +24,9 @@ from orlop.testing.simulation.world import Broken, World
 
 CAPACITY: Final = Resources(cpus=4, mem="4GiB")
 SHRINK_RUNS_MAX: Final = 300
+#: After healing, when an operator looks for machines that will not come back; more than once, for what is decided may
+#: still be lost with its leader.
+GIVE_UP_AFTER_MS: Final = (20_000, 30_000)
 
 
 class Workload(Protocol):
@@ -69,7 +74,7 @@ class Simulation:
         self.witness = Witness(self.world, self.store, CAPACITY)
         self.network = Network(self.world)
         self.servers = {
-            name: SimulatedServer(self.world, name, self.store, workload.frameworks, self.witness.decided)
+            name: SimulatedServer(self.world, name, self.store, workload.frameworks, self.witness)
             for name in (f"server{number}" for number in range(shape.servers))
         }
         self.nodes = {
@@ -119,27 +124,41 @@ class Simulation:
 
     def _heal(self) -> None:
         self.world.note("plan", "everything is healed")
-        self.store.cut.clear()
-        self.store.quorum, self.store.full, self.store.slow_ms, self.store.loses = True, False, 0, 0.0
-        self.network.cut.clear()
-        self.network.slow_ms = 0
+        self.store.heal()
+        self.network.heal()
         for server in self.servers.values():
             server.held_until_ms = self.world.now_ms
             server.start()
         for node in self.nodes.values():
-            node.slow_disk_ms, node.slow_starts, node.early_deaths = 0, 0.0, 0.0
-            node.start()
+            node.heal()
+        for after_ms in GIVE_UP_AFTER_MS:
+            self.world.after(after_ms, self._give_up_lost_machines)
         for name in sorted(self._drained):
             self.world.after(20_000, lambda one=name: self._drain(one, drained=False))  # type: ignore[misc]
+
+    def _give_up_lost_machines(self) -> None:
+        """An operator says of tasks that wait for a machine whose disk is lost that they need not."""
+        leader = self.leader()
+        if leader is None or leader.life is None or leader.life.leading is None:
+            return
+        here = set(self._identities())
+        for task in list(leader.life.leading.pipeline.committed.tasks.values()):
+            if task.live and task.placement is not None and task.placement.node not in here:
+                self.world.strike("a kept task is given up by an operator")
+                event = KillTask(task=task.id, reason="the machine is lost", token="kill")  # noqa: S106
+                leader.life.leading.submit(event)
 
     def _check_end(self) -> None:
         leader = self.leader()
         if leader is None or leader.life is None or leader.life.leading is None:
             raise Broken("after healing nobody leads")
         state = leader.life.leading.pipeline.committed
-        lost = sorted(set(self._identities()) - set(state.node_order))
+        check(state)
+        found = {name: state.node(name) for name in self._identities()}
+        lost = sorted(name for name, node in found.items() if node is None or node.state is not NodeState.READY)
         if lost:
-            raise Broken(f"after healing the leader does not know of {', '.join(lost)}")
+            raise Broken(f"after healing the leader does not hear of {', '.join(lost)}")
+        self.witness.agrees(state)
         running = [(one.framework, one.key) for _, one in self.witness.running.values()]
         self.workload.check(state, running)
 
@@ -189,6 +208,15 @@ class Simulation:
         """The end of a trouble; after healing there is none."""
         self.world.after(delay_ms, lambda: call() if self.world.now_ms < TROUBLE_MS else None)
 
+    def _nodes(self, name: str) -> list[SimulatedNode]:
+        return list(self.nodes.values()) if name == "*" else [self.nodes[name]]
+
+    def _for(self, for_ms: int, thing: object, name: str, value: float | bool) -> None:
+        """Sets an attribute, and sets it back later."""
+        usual = not value if isinstance(value, bool) else type(value)(0)
+        setattr(thing, name, value)
+        self._later(for_ms, lambda: setattr(thing, name, usual))
+
     def do_kill_server(self, name: str, for_ms: int) -> None:
         self.servers[name].kill()
         self._later(for_ms, self.servers[name].start)
@@ -196,6 +224,7 @@ class Simulation:
     def do_kill_leader(self, for_ms: int) -> None:
         leader = self.leader()
         if leader is not None:
+            self.world.strike("a leader is killed")
             self.do_kill_server(leader.name, for_ms)
 
     def do_hold_server(self, name: str, for_ms: int) -> None:
@@ -204,6 +233,7 @@ class Simulation:
     def do_hold_leader(self, for_ms: int) -> None:
         leader = self.leader()
         if leader is not None:
+            self.world.strike("a leader stands still")
             self.do_hold_server(leader.name, for_ms)
 
     def do_suspend_leader(self, for_ms: int) -> None:
@@ -216,23 +246,22 @@ class Simulation:
         self._later(for_ms, lambda: self.store.cut.discard(name))
 
     def do_lose_quorum(self, for_ms: int) -> None:
-        self.store.quorum = False
-        self._later(for_ms, lambda: setattr(self.store, "quorum", True))
+        self._for(for_ms, self.store, "quorum", False)
 
     def do_fill_store(self, for_ms: int) -> None:
-        self.store.full = True
-        self._later(for_ms, lambda: setattr(self.store, "full", False))
+        self._for(for_ms, self.store, "full", True)
 
     def do_slow_store(self, slow_ms: int, for_ms: int) -> None:
-        self.store.slow_ms = slow_ms
-        self._later(for_ms, lambda: setattr(self.store, "slow_ms", 0))
+        self._for(for_ms, self.store, "slow_ms", slow_ms)
 
     def do_lossy_store(self, loses: float, for_ms: int) -> None:
-        self.store.loses = loses
-        self._later(for_ms, lambda: setattr(self.store, "loses", 0.0))
+        self._for(for_ms, self.store, "loses", loses)
 
     def do_compact(self) -> None:
         self.store.compact()
+
+    def do_change_store_leader(self, for_ms: int) -> None:
+        self.store.change_leader(for_ms)
 
     def do_cut_way(self, node: str, server: str, direction: str, for_ms: int) -> None:
         servers = sorted(self.servers) if server == "*" else [server]
@@ -242,8 +271,16 @@ class Simulation:
         self._later(for_ms, lambda: self.network.cut.difference_update(ways))
 
     def do_slow_network(self, slow_ms: int, for_ms: int) -> None:
-        self.network.slow_ms = slow_ms
-        self._later(for_ms, lambda: setattr(self.network, "slow_ms", 0))
+        self._for(for_ms, self.network, "slow_ms", slow_ms)
+
+    def do_lossy_network(self, loses: float, for_ms: int) -> None:
+        self._for(for_ms, self.network, "loses", loses)
+
+    def do_doubling_network(self, doubles: float, for_ms: int) -> None:
+        self._for(for_ms, self.network, "doubles", doubles)
+
+    def do_reordering_network(self, reorders: float, for_ms: int) -> None:
+        self._for(for_ms, self.network, "reorders", reorders)
 
     def do_stop_agent(self, name: str, for_ms: int) -> None:
         self.nodes[name].stop(planned=True)
@@ -261,19 +298,26 @@ class Simulation:
         self.nodes[name].restart_runtime(keeps_tasks)
 
     def do_slow_starts(self, name: str, for_ms: int) -> None:
-        self.nodes[name].slow_starts = 0.7
-        self._later(for_ms, lambda: setattr(self.nodes[name], "slow_starts", 0.0))
+        for node in self._nodes(name):
+            self._for(for_ms, node.runtime, "slow_starts", 0.7)
 
     def do_early_deaths(self, name: str, for_ms: int) -> None:
-        self.nodes[name].early_deaths = 0.7
-        self._later(for_ms, lambda: setattr(self.nodes[name], "early_deaths", 0.0))
+        for node in self._nodes(name):
+            self._for(for_ms, node.runtime, "early_deaths", 0.7)
+
+    def do_name_conflicts(self, name: str, for_ms: int) -> None:
+        for node in self._nodes(name):
+            self._for(for_ms, node.runtime, "name_conflicts", 0.7)
 
     def do_slow_disk(self, name: str, for_ms: int) -> None:
-        self.nodes[name].slow_disk_ms = 2_000
-        self._later(for_ms, lambda: setattr(self.nodes[name], "slow_disk_ms", 0))
+        for node in self._nodes(name):
+            self._for(for_ms, node, "slow_disk_ms", 2_000)
 
     def do_skew_clock(self, name: str, skew_ms: int) -> None:
         self.nodes[name].skew_ms = skew_ms
+
+    def do_skew_server_clock(self, name: str, skew_ms: int) -> None:
+        self.servers[name].skew_ms = skew_ms
 
     def do_drain(self, name: str, for_ms: int) -> None:
         identity = self.nodes[name].disk.identity
@@ -284,6 +328,8 @@ class Simulation:
     def _drain(self, identity: str, *, drained: bool) -> None:
         leader = self.leader()
         if leader is not None and leader.life is not None and leader.life.leading is not None:
+            if drained:
+                self.world.strike("a node is drained")
             leader.life.leading.submit(DrainNode(node=identity, drained=drained))
 
 
@@ -296,10 +342,31 @@ def simulate(
     shrink: bool = True,
 ) -> str:
     """The digest of the seed's history. Raises Broken with the shortest history found that breaks in the same way."""
+    return history(seed, workload, shape=shape, trouble=trouble, shrink=shrink).digest
+
+
+@attrs.frozen
+class History:
+    """digest: of all that happened. struck: kind of fault → how often it made a difference."""
+
+    digest: str
+    struck: Mapping[str, int]
+
+
+def history(
+    seed: int,
+    workload: Callable[[], Workload],
+    *,
+    shape: Shape | None = None,
+    trouble: float = 1.0,
+    shrink: bool = True,
+) -> History:
+    """As `simulate`, and what struck."""
     shape = shape or Shape()
     plan = make_plan(seed, shape, workload().operation, trouble)
+    simulation = Simulation(seed, workload(), plan, shape)
     try:
-        return Simulation(seed, workload(), plan, shape).run()
+        return History(simulation.run(), simulation.world.struck)
     except Exception as error:
         if not shrink:
             raise Broken(f"seed {seed}: {error}") from error

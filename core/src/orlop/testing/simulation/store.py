@@ -1,4 +1,8 @@
-"""The store of a simulated cluster: a real one (memory) behind answers that are late, lost or refusals."""
+"""The store of a simulated cluster: a real one (memory) behind answers that are late, lost or refusals.
+
+A client that has waited long enough gives up, and does not know what came of its request. The request may still arrive,
+as one that a new leader of the store's own finds in its log: what is written then is written late.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from orlop.store.interface import (
     TransactionResult,
     Watch,
 )
+from orlop.store.leases import HeldLease
 from orlop.store.memory import MemoryStore
 from orlop.testing.simulation.world import World
 
@@ -28,12 +33,18 @@ TIMEOUT_MS: Final = 2_000
 Done = Callable[[Any, StoreError | None], None]
 
 
-class _Observed(MemoryStore):
+class ObservedStore(MemoryStore):
     """Tells of each transaction that was applied."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         super().__init__(limits=limits, clock=clock)
         self.applied: Callable[[Sequence[Put | Delete]], None] = lambda _: None
+        self._granted: set[int] = set()
+
+    def lease(self, ttl_s: int) -> HeldLease:
+        lease = super().lease(ttl_s)
+        self._granted.add(lease.id)
+        return lease
 
     def transact(self, writes: Sequence[Put | Delete], compares: Sequence[Compare] = ()) -> TransactionResult:
         result = super().transact(writes, compares)
@@ -41,36 +52,63 @@ class _Observed(MemoryStore):
             self.applied(writes)
         return result
 
+    def extend_leases(self) -> None:
+        """Gives each lease its full time from now on, as a new leader of etcd does, which knows of no deadlines."""
+        self._granted = {lease for lease in sorted(self._granted) if self._leases.extend(lease)}
+
 
 class SimulatedStore:
-    """Clients are servers, by name. cut: those that cannot reach it. quorum: without it nobody is served."""
+    """Clients are servers, by name. cut: those that cannot reach it. quorum: without it nobody is served.
 
-    def __init__(self, world: World) -> None:
+    full: writes are refused. slow_ms: at most so much is added to the way there, and back. loses: how probable it is
+    that a request, or its answer, is lost.
+    """
+
+    def __init__(self, world: World, limits: Limits = LIMITS) -> None:
         self._world = world
-        self.backend = _Observed(LIMITS, lambda: world.now_ms / 1000)
+        self.backend = ObservedStore(limits, lambda: world.now_ms / 1000)
         self.cut: set[str] = set()
-        self.quorum = True
-        self.full = False
-        self.slow_ms = 0
-        self.loses = 0.0
+        self.heal()
 
-    def call(self, client: str, what: Callable[[_Observed], Any], done: Done, *, writes: bool) -> None:
+    def heal(self) -> None:
+        """All is well."""
+        self.cut.clear()
+        self.quorum, self.full = True, False
+        self.slow_ms, self.loses = 0, 0.0
+        self._elects_until_ms = 0
+
+    def call(self, client: str, what: Callable[[ObservedStore], Any], done: Done, *, writes: bool) -> None:
         """Asks the store; `done(value, None)` or `done(None, error)` comes some time later."""
-        chance = self._world.source(f"store/{client}")
+        world, chance = self._world, self._world.source(f"store/{client}")
         request_ms, answer_ms = self._delay(client), self._delay(client)
         lost_on_its_way, lost_on_the_way_back = chance.random() < self.loses, chance.random() < self.loses
+        told: list[bool] = []
+
+        def tell(value: Any, error: StoreError | None) -> None:
+            if not told:
+                told.append(True)
+                done(value, error)
 
         def arrives() -> None:
-            if lost_on_its_way or not self._reachable(client):
-                self._world.after(TIMEOUT_MS, lambda: done(None, self._no_answer(writes)))
-                return
-            value, error = self._do(what, writes)
-            if lost_on_the_way_back or not self._reachable(client):
-                self._world.after(TIMEOUT_MS, lambda: done(None, self._no_answer(writes)))
+            waits_ms = self._elects_until_ms - world.now_ms
+            if waits_ms > 0 and chance.random() < 0.5:
+                world.after(waits_ms, arrives)  # the next leader finds it in its log
+            elif lost_on_its_way or not self.reachable(client):
+                world.strike(self._why_lost(client))
             else:
-                self._world.after(answer_ms, lambda: done(value, error))
+                answers()
 
-        self._world.after(request_ms, arrives)
+        def answers() -> None:
+            value, error = self._do(what, writes)
+            if told:
+                world.strike("the store writes what was given up" if writes else "the store answers too late")
+            elif lost_on_the_way_back or not self.reachable(client):
+                world.strike("a write's outcome is unknown" if writes else "an answer of the store is lost")
+            else:
+                world.after(answer_ms, lambda: tell(value, error))
+
+        world.after(request_ms, arrives)
+        world.after(TIMEOUT_MS, lambda: tell(None, self._no_answer(writes)))
 
     def watch(self, after_revision: int) -> Watch:
         """To be looked at with `look`."""
@@ -78,7 +116,7 @@ class SimulatedStore:
 
     def reachable(self, client: str) -> bool:
         """Does the client get answers now?"""
-        return self._reachable(client)
+        return self.quorum and client not in self.cut and self._world.now_ms >= self._elects_until_ms
 
     def compact(self) -> None:
         """Forgets all history."""
@@ -87,16 +125,30 @@ class SimulatedStore:
             self.backend.compact(revision)
         except StoreError:
             return  # nothing has happened since the last time
+        self._world.strike("the store is compacted")
 
-    def _reachable(self, client: str) -> bool:
-        return self.quorum and client not in self.cut
+    def change_leader(self, for_ms: int) -> None:
+        """Its own members elect: nobody is served meanwhile, and all leases begin anew."""
+        self._elects_until_ms = max(self._elects_until_ms, self._world.now_ms + for_ms)
+        self._world.after(for_ms, self.backend.extend_leases)
+        self._world.strike("the store changes its leader")
+
+    def _why_lost(self, client: str) -> str:
+        if not self.quorum:
+            return "the store has no quorum"
+        return "a server is cut off from the store" if client in self.cut else "a request of the store is lost"
 
     def _delay(self, client: str) -> int:
         chance = self._world.source(f"store/{client}")
-        return chance.choice((0, 1, 1, 2, 5)) + (chance.randint(0, self.slow_ms) if self.slow_ms else 0)
+        delay_ms = chance.choice((0, 1, 1, 2, 5))
+        if self.slow_ms:
+            self._world.strike("the store is slow")
+            delay_ms += chance.randint(0, self.slow_ms)
+        return delay_ms
 
-    def _do(self, what: Callable[[_Observed], T], writes: bool) -> tuple[T | None, StoreError | None]:
+    def _do(self, what: Callable[[ObservedStore], T], writes: bool) -> tuple[T | None, StoreError | None]:
         if writes and self.full:
+            self._world.strike("the store is full")
             return None, StoreRefused("the store has no space")
         try:
             return what(self.backend), None

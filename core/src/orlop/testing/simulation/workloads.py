@@ -16,6 +16,8 @@ from orlop.framework import (
     Framework,
     Kill,
     Outcome,
+    PartitionPolicy,
+    Policies,
     Process,
     Put,
     Refused,
@@ -27,7 +29,15 @@ from orlop.kernel.state import State, StoredObject
 from orlop.testing.simulation.plan import Operation
 from orlop.testing.simulation.world import Broken
 
-SERVICES: Final = ("api", "web", "db")
+#: One service for each kind of partition policy; the times fit the simulated servers' detection.
+POLICIES: Final[Mapping[str, PartitionPolicy]] = {
+    "api": PartitionPolicy(),
+    "web": PartitionPolicy(replace_after_ms=14_000, stop_after_ms=4_000),
+    "db": PartitionPolicy(keep=True),
+    "mail": PartitionPolicy(replace_after_ms=20_000),
+    "cache": PartitionPolicy(replace_after_ms=0, stop_after_ms=2_000),
+}
+SERVICES: Final = tuple(POLICIES)
 NEEDS: Final = Resources(cpus=0.5, mem="128MiB")
 
 
@@ -58,7 +68,8 @@ class Services(Framework):
             if key not in view.live:
                 run = Process(f"serve {name} {service.release}")
                 labels = {"release": str(service.release)}
-                yield Ask(key, run=run, needs=NEEDS, group=name, labels=labels)
+                policies = Policies(partition=POLICIES[name])
+                yield Ask(key, run=run, needs=NEEDS, group=name, labels=labels, policies=policies)
         for key, task in view.live.items():
             if task.stopping:
                 continue

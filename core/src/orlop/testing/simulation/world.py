@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -21,11 +21,12 @@ class Broken(AssertionError):
 
 
 class World:
-    """See the module. now_ms: virtual milliseconds since the beginning."""
+    """See the module. now_ms: virtual milliseconds since the beginning. struck: how often each kind of fault did."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.now_ms = 0
+        self.struck: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=TRACE_LINES_KEPT)
         self._digest = hashlib.sha256()
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
@@ -63,6 +64,10 @@ class World:
     def now(self, skew_ms: int = 0) -> Now:
         """What a clock shows that is wrong by `skew_ms`."""
         return Now(utc_ms=START_UTC_MS + self.now_ms + skew_ms, monotonic_ms=self.now_ms)
+
+    def strike(self, kind: str) -> None:
+        """Counts a fault at the moment at which it makes a difference."""
+        self.struck[kind] += 1
 
     def note(self, who: str, what: str) -> None:
         """A line of the history."""
