@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from orlop.agent.session import Link, LinkClosed
 from orlop.kernel.assignments import assignments
@@ -15,12 +14,10 @@ from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
-from orlop.server.liveness import Liveness
+from orlop.server.liveness import TICK_MS, Liveness
 from orlop.server.pipeline import Failure
 
 log = logging.getLogger(__name__)
-
-LIVENESS_TICK_S: Final = 1.0
 
 ServerLink = Link[ToAgent, ToServer]
 
@@ -60,6 +57,7 @@ class Sessions:
             self._by_session.pop(session, None)
             if self._links.get(node, ("",))[0] == session:
                 del self._links[node]
+                self._liveness.closed(node)
 
     def _received(self, session: str, node: str, message: ToServer) -> None:
         monotonic_ms = self._clock().monotonic_ms
@@ -104,7 +102,7 @@ class Sessions:
     async def watch(self) -> None:
         """Tells the kernel of silent nodes, for ever."""
         while True:
-            await asyncio.sleep(LIVENESS_TICK_S)
+            await asyncio.sleep(TICK_MS / 1000)
             for event in self._liveness.tick(self._clock().monotonic_ms, self._times):
                 self._tell_silent(event)
 

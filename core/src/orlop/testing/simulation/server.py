@@ -60,7 +60,14 @@ FRAMEWORK_RETRY_MS: Final = 1_000
 LIVENESS_MS: Final = 1_000
 TICK_AGAIN_MS: Final = 1_000
 #: Shorter than by default, so that nodes are lost within the time of trouble, and all is over after that of healing.
-LIVENESS: Final = LivenessSettings(unreachable_after_ms=6_000, gone_after_ms=12_000, restart_grace_ms=20_000)
+LIVENESS: Final = LivenessSettings(
+    unreachable_after_ms=6_000,
+    gone_after_ms=12_000,
+    crash_grace_ms=6_000,
+    restart_grace_ms=20_000,
+    takeover_grace_ms=6_000,
+    deaf_after_ms=3_000,
+)
 
 Reply = Callable[[Any, Exception | None], None]
 Frameworks = Mapping[str, Callable[[], Framework]]
@@ -434,6 +441,7 @@ class Leading:
             for name in node:
                 if self._sessions.get(name, ("",))[0] == session:
                     del self._sessions[name]
+                    self._liveness.closed(name)
 
         link.received, link.closed = received, closed
         link.answers = lambda: self._server.held_until_ms <= self._world.now_ms
