@@ -172,6 +172,9 @@ class Lane:
         for namespace in self._namespaces():
             _kill_all(lambda ns=namespace: [int(pid) for pid in _run("ip", "netns", "pids", ns).split()])
             _run("ip", "netns", "del", namespace)
+        # A connection that nobody has acknowledged the end of keeps a namespace and its leg for a while.
+        for leg in self._legs():
+            _run("ip", "link", "del", leg, check=False)
         for path in self._cgroups():
             for child in sorted(path.rglob("*/"), reverse=True):
                 child.rmdir()
@@ -186,6 +189,11 @@ class Lane:
     def _namespaces(self) -> list[str]:
         names = [line.split()[0] for line in _run("ip", "netns", "list").splitlines() if line]
         return [name for name in names if name.startswith(f"{self.name}-")]
+
+    def _legs(self) -> list[str]:
+        """The bridge's ends of the hosts' links: `t7h12@if2` of a host of lane 7, `t7-12@if2` of an engine."""
+        names = [line.split()[1].partition("@")[0] for line in _run("ip", "-o", "link").splitlines()]
+        return [name for name in names if name.startswith((f"t{self.number}h", f"t{self.number}-"))]
 
     def _cgroups(self) -> list[Path]:
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup" in line]
