@@ -49,6 +49,7 @@ class Host:
         self._namespace = f"{lane.name}-{name}"
         self._outer = f"t{lane.number}h{number}"
         self._bridge = lane.name
+        self._subnet = f"{lane.subnet}.0/24"
         _run("ip", "netns", "add", self._namespace)
         _run("ip", "link", "add", self._outer, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
         _run("ip", "link", "set", self._outer, "master", self._bridge, "up")
@@ -68,6 +69,10 @@ class Host:
                     "iptables", "-w", "-A", chain, "!", "-o" if chain == "OUTPUT" else "-i", "lo", "-j", "DROP"
                 )
             )
+
+    def wait_long(self) -> None:
+        """TCP waits here as in a host that is 60 ms away, until it first sends again what was lost."""
+        _run("ip", "-n", self._namespace, "route", "replace", self._subnet, "dev", "eth0", "rto_min", "260ms")
 
     def lose(self) -> None:
         """Everything to and from it is lost on the way, and nobody is told."""
