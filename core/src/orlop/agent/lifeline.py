@@ -26,8 +26,8 @@ from orlop.agent.websocket import WebSocket, cut_connection
 
 #: How often is it looked whether what was sent has arrived?
 LOOK_S: Final = 0.25
-#: The next try after a hiccup comes after at most these two together.
-SLACK_S: Final = 1.25
+#: The next try after a hiccup comes after at most these two together, and the time until TCP first tries again, twice.
+SLACK_S: Final = 0.75
 #: Nothing of what was sent arrives for so long: there is nobody. Longer than any hiccup that is no alarm, with the
 #: next try after it.
 STUCK_S: Final = 7.5
