@@ -249,7 +249,7 @@ class Engine:
         self._connect()
 
     def _connect(self) -> None:
-        outer, namespace = f"t{self._lane.number}-{self.address.rpartition('.')[2]}", self._namespace
+        outer, namespace = self._leg, self._namespace
         _run("ip", "netns", "add", namespace)
         _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _run("ip", "link", "set", outer, "master", self._lane.name, "up")
@@ -257,6 +257,14 @@ class Engine:
         _run("ip", "-n", namespace, "link", "set", "eth0", "up")
         _run("ip", "-n", namespace, "link", "set", "lo", "up")
         _run("ip", "-n", namespace, "route", "add", "default", "via", f"{self._lane.subnet}.1")
+
+    @property
+    def _leg(self) -> str:
+        return f"t{self._lane.number}-{self.address.rpartition('.')[2]}"
+
+    def command(self, *words: str) -> list[str]:
+        """The command as it is run in this host's network."""
+        return ["nsenter", f"--net=/run/netns/{self._namespace}", *words]
 
     def client(self, **options: Any) -> docker.APIClient:
         """A new low-level client; the caller closes it."""
@@ -308,6 +316,22 @@ class Engine:
             # An init process that is slow to reap leaves a zombie, which the next dockerd takes for a living one.
             wait_until(lambda: _has_ended(int(pid_file.read_text())), "containerd to end", ENDED_WITHIN_S)
             pid_file.unlink()
+
+    def die(self) -> None:
+        """The whole host: its network is gone at once, and then all that runs on it. `revive` starts it again."""
+        with contextlib.closing(self.client()) as client:
+            inside = [client.inspect_container(one["Id"])["State"]["Pid"] for one in client.containers()]
+        _run("ip", "link", "set", self._leg, "nomaster")
+        _kill_all(lambda: [int(pid) for pid in _run("ip", "netns", "pids", self._namespace).split()])
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.kill()
+
+    def revive(self) -> None:
+        """After `die`: returns when the engine answers."""
+        _run("ip", "link", "set", self._leg, "master", self._lane.name)
+        self.start()
 
     def hang(self) -> None:
         """SIGSTOP: it takes connections and answers nothing, until `go_on`."""
