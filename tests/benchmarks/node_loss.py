@@ -1,5 +1,5 @@
-"""A host dies; how long until all that ran on it runs elsewhere? Orlop beside SwarmKit, with the defaults of both, on the
-same three hosts, in turns.
+"""A host dies; how long until all that ran on it runs elsewhere? Orlop beside SwarmKit, with the defaults of both, on
+the same three hosts, in turns.
 
 Each host is a real Docker Engine in a network of its own, a worker of the Swarm and a node of Orlop; SwarmKit's manager
 is the engine of the first, and Orlop's server a process beside them. The last host dies as one does whose power fails:
