@@ -71,15 +71,8 @@ def encode(message: ToServer | ToAgent) -> bytes:
     return orjson.dumps({"v": VERSION, "type": _NAMES[type(message)], **to_plain(message)})
 
 
-#: Every node sends one each second: it is known by its bytes.
-_HEARTBEAT: Final = Heartbeat()
-_HEARTBEAT_BYTES: Final = encode(_HEARTBEAT)
-
-
 def decode_to_server(data: bytes) -> ToServer:
     """What an agent says. Raises WireError, WrongVersion."""
-    if data == _HEARTBEAT_BYTES:
-        return _HEARTBEAT
     message: ToServer = decode(data, _TO_SERVER, _TO_AGENT, "an agent")
     return message
 
