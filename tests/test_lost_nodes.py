@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 #: As the operator guide states them for the default settings.
 HICCUP_S: Final = 5.0
-NOTICED_WITHIN_S: Final = 8.25
+NOTICED_WITHIN_S: Final = 8.75
 RUNS_ELSEWHERE_WITHIN_S: Final = 12.0
 #: Its node notices within this time that it is alone.
 ALONE_NOTICED_WITHIN_S: Final = 8.0

@@ -26,7 +26,7 @@ HOUR_MS: Final = 3_600_000
 NODES: Final = 30
 #: As in the operator guide.
 HICCUP_MS: Final = 5_000
-NOTICED_MS: Final = range(7_000, 8_251)
+NOTICED_MS: Final = range(7_000, 8_751)
 LATE_MS: Final = 40
 TASKS: Final = 60
 _RTO_MIN_MS: Final = 200

@@ -142,12 +142,12 @@ class ClusterSettings:
         metadata=about("Seconds until a silent leader is replaced."),
     )
     unreachable_after_s: float = attrs.field(
-        default=8,
+        default=8.5,
         validator=_between(1, 86_400, "seconds"),
         metadata=about("Seconds of silence until a node counts as unreachable."),
     )
     gone_after_s: float = attrs.field(
-        default=8,
+        default=8.5,
         validator=_between(1, 86_400, "seconds"),
         metadata=about("Seconds of silence until a node counts as gone: its tasks are lost, and are replaced."),
     )

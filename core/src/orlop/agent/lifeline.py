@@ -31,9 +31,9 @@ SLACK_S: Final = 0.75
 #: Nothing of what was sent arrives for so long: there is nobody. Longer than any hiccup that is no alarm, with the
 #: next try after it.
 STUCK_S: Final = 7.5
-#: A ping after so much silence, another one after as much again; without a byte for so long there is nobody.
-PING_S: Final = 5.0
-SILENT_S: Final = 12.0
+#: A ping after so much silence; without a byte for so long there is nobody, or one that does nothing any more.
+PING_S: Final = 8.0
+SILENT_S: Final = 15.0
 
 #: `struct tcp_info` of <linux/tcp.h>, of which Linux gives so many bytes as it knows: tcpi_unacked, then
 #: tcpi_bytes_acked and tcpi_bytes_received.

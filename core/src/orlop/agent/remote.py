@@ -109,6 +109,7 @@ class RemoteServers:
         )
         self._backoff = Backoff(random.random)
         self._leader: URL | None = None
+        self._silent: URL | None = None
         self._link: WebSocketLink[ToServer, ToAgent] | None = None
         self._lifeline: asyncio.Task[None] | None = None
         self._said = ""
@@ -222,18 +223,19 @@ class RemoteServers:
     async def _dial_session(self, url: URL) -> WebSocketLink[ToServer, ToAgent]:
         awake = can_keep_awake()
         socket = await self._upgrade(url / "v1/agents/session", MESSAGE_BYTES_MAX, None if awake else PING_S)
-        self._leader = url
+        self._leader, self._silent = url, None
         if self._lifeline is not None:
             self._lifeline.cancel()
-        self._lifeline = asyncio.create_task(self._keep_awake(socket)) if awake else None
+        self._lifeline = asyncio.create_task(self._keep_awake(socket, url)) if awake else None
         return WebSocketLink(socket, decode_to_agent, f"the server at {url}")
 
-    async def _keep_awake(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+    async def _keep_awake(self, socket: aiohttp.ClientWebSocketResponse[bool], url: URL) -> None:
         try:
             reason = await keep_awake(socket)
         except (OSError, RuntimeError):  # aiohttp says RuntimeError of a socket that is closed
             return  # who receives on it knows why
-        log.warning("the session with the server is given up: %s", reason)
+        log.warning("the session with the server at %s is given up: %s", url, reason)
+        self._leader, self._silent = None, url  # it is asked last: another one may lead already
 
     async def dial_stream(self, stream_id: str) -> WebSocketStream:
         """The stream of this id, at the server that the session is with. Raises ConnectionError."""
@@ -277,7 +279,7 @@ class RemoteServers:
         """What the first server gives that can be reached, with redirects followed. Raises the last error."""
         last: ConnectionError | None = None
         known = [self._leader] if self._leader is not None else []
-        for start in dict.fromkeys([*known, *self._urls]):
+        for start in dict.fromkeys([*known, *sorted(self._urls, key=lambda url: url == self._silent)]):
             url = start
             for _ in range(REDIRECTS_MAX + 1):
                 try:

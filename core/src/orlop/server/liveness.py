@@ -1,8 +1,8 @@
 """Which nodes are silent. Pure: heartbeats and time in, transitions out; never stored.
 
 Between the death of a node and the word about it lie at most `unreachable_after` and one tick. A network's hiccup is
-no death: an agent speaks every second, and after a hiccup it is heard again within 1.5 s (`agent/lifeline.py`), so
-that one that is 3 s shorter than `unreachable_after` is surely not taken for one. Half a second of these is left for
+no death: an agent speaks every 1.5 s, and after a hiccup it is heard again within 1.5 s (`agent/lifeline.py`), so
+that one that is 3.5 s shorter than `unreachable_after` is surely not taken for one. Half a second of these is left for
 processes that are slow.
 
 How long a node may be silent depends on how it was last heard of:
@@ -46,8 +46,8 @@ class LivenessSettings:
     deaf_after_ms: what the time between two ticks counts at the most, which is longer while nobody listens.
     """
 
-    unreachable_after_ms: int = 8_000
-    gone_after_ms: int = 8_000
+    unreachable_after_ms: int = 8_500
+    gone_after_ms: int = 8_500
     crash_grace_ms: int = 15_000
     restart_grace_ms: int = 120_000
     takeover_grace_ms: int = TAKEOVER_GRACE_MS
