@@ -174,6 +174,9 @@ class Lane:
         for namespace in self._namespaces():
             _kill_all(lambda ns=namespace: [int(pid) for pid in _run("ip", "netns", "pids", ns).split()])
             _run("ip", "netns", "del", namespace)
+        # A connection that nobody has acknowledged the end of keeps a namespace and its leg for a while.
+        for leg in self._legs():
+            _run("ip", "link", "del", leg, check=False)
         for path in self._cgroups():
             for child in sorted(path.rglob("*/"), reverse=True):
                 child.rmdir()
@@ -181,8 +184,7 @@ class Lane:
         delete_rule = ["iptables", "-w", "-D", "FORWARD", *self._forward_rule]
         while subprocess.run(delete_rule, capture_output=True, check=False).returncode == 0:
             pass
-        for link in (*self._legs(), self.name):
-            _run("ip", "link", "del", link, check=False)
+        _run("ip", "link", "del", self.name, check=False)
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -191,7 +193,7 @@ class Lane:
         return [name for name in names if name.startswith(f"{self.name}-")]
 
     def _legs(self) -> list[str]:
-        """The ends of hosts in the bridge. The kernel deletes them only some time after their namespaces."""
+        """The bridge's ends of the hosts' links: `t7h12` of a host of lane 7, `t7-12` of an engine."""
         links = json.loads(_run("ip", "-json", "link", "show", "type", "veth") or "[]")
         return [link["ifname"] for link in links if re.match(rf"t{self.number}[-h]", link["ifname"])]
 
@@ -249,7 +251,7 @@ class Engine:
         self._connect()
 
     def _connect(self) -> None:
-        outer, namespace = f"t{self._lane.number}-{self.address.rpartition('.')[2]}", self._namespace
+        outer, namespace = self._leg, self._namespace
         _run("ip", "netns", "add", namespace)
         _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _run("ip", "link", "set", outer, "master", self._lane.name, "up")
@@ -257,6 +259,14 @@ class Engine:
         _run("ip", "-n", namespace, "link", "set", "eth0", "up")
         _run("ip", "-n", namespace, "link", "set", "lo", "up")
         _run("ip", "-n", namespace, "route", "add", "default", "via", f"{self._lane.subnet}.1")
+
+    @property
+    def _leg(self) -> str:
+        return f"t{self._lane.number}-{self.address.rpartition('.')[2]}"
+
+    def command(self, *words: str) -> list[str]:
+        """The command as it is run in this host's network."""
+        return ["nsenter", f"--net=/run/netns/{self._namespace}", *words]
 
     def client(self, **options: Any) -> docker.APIClient:
         """A new low-level client; the caller closes it."""
@@ -308,6 +318,22 @@ class Engine:
             # An init process that is slow to reap leaves a zombie, which the next dockerd takes for a living one.
             wait_until(lambda: _has_ended(int(pid_file.read_text())), "containerd to end", ENDED_WITHIN_S)
             pid_file.unlink()
+
+    def die(self) -> None:
+        """The whole host: its network is gone at once, and then all that runs on it. `revive` starts it again."""
+        with contextlib.closing(self.client()) as client:
+            inside = [client.inspect_container(one["Id"])["State"]["Pid"] for one in client.containers()]
+        _run("ip", "link", "set", self._leg, "nomaster")
+        _kill_all(lambda: [int(pid) for pid in _run("ip", "netns", "pids", self._namespace).split()])
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.kill()
+
+    def revive(self) -> None:
+        """After `die`: returns when the engine answers."""
+        _run("ip", "link", "set", self._leg, "master", self._lane.name)
+        self.start()
 
     def hang(self) -> None:
         """SIGSTOP: it takes connections and answers nothing, until `go_on`."""

@@ -47,10 +47,12 @@ class Host:
         self.folder = lane.folder / name
         self.folder.mkdir()
         self._namespace = f"{lane.name}-{name}"
-        outer = f"t{lane.number}h{number}"
+        self._outer = f"t{lane.number}h{number}"
+        self._bridge = lane.name
+        self._subnet = f"{lane.subnet}.0/24"
         _run("ip", "netns", "add", self._namespace)
-        _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
-        _run("ip", "link", "set", outer, "master", lane.name, "up")
+        _run("ip", "link", "add", self._outer, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
+        _run("ip", "link", "set", self._outer, "master", self._bridge, "up")
         _run("ip", "-n", self._namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _run("ip", "-n", self._namespace, "link", "set", device, "up")
@@ -60,13 +62,25 @@ class Host:
         return ["nsenter", f"--net=/run/netns/{self._namespace}", *words]
 
     def cut_off(self) -> None:
-        """Everything to and from it is dropped without a word."""
+        """Everything to and from it is dropped without a word, and its system knows of its own that it was."""
         for chain in ("INPUT", "OUTPUT"):
             _run(
                 *self.command(
                     "iptables", "-w", "-A", chain, "!", "-o" if chain == "OUTPUT" else "-i", "lo", "-j", "DROP"
                 )
             )
+
+    def wait_long(self) -> None:
+        """TCP waits here as in a host that is 60 ms away, until it first sends again what was lost."""
+        _run("ip", "-n", self._namespace, "route", "replace", self._subnet, "dev", "eth0", "rto_min", "260ms")
+
+    def lose(self) -> None:
+        """Everything to and from it is lost on the way, and nobody is told."""
+        _run("ip", "link", "set", self._outer, "nomaster")
+
+    def ignore(self, address: str) -> None:
+        """What comes from this address is lost."""
+        _run(*self.command("iptables", "-w", "-A", "INPUT", "-s", address, "-j", "DROP"))
 
     def cut_incoming(self) -> None:
         """It is heard, and hears nothing."""
@@ -80,6 +94,7 @@ class Host:
         """All of it works again."""
         _run(*self.command("iptables", "-w", "-F"))
         _run("ip", "-n", self._namespace, "link", "set", "eth0", "up")
+        _run("ip", "link", "set", self._outer, "master", self._bridge)
 
 
 class Process:
@@ -133,11 +148,17 @@ class Process:
         """Ends it, its supervisor and its tasks."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
+        self.kill_all()
+
+    def kill_all(self) -> None:
+        """kill -9 of it, its supervisor and its tasks."""
         for pid in processes_naming(str(self.data)) + [pid for pids in self.tasks().values() for pid in pids]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        if self.process is not None:
+            self.process.wait()
 
     def tasks(self) -> dict[str, list[int]]:
         """Task id → pids of its processes, as the machine sees them."""

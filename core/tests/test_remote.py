@@ -21,6 +21,7 @@ import pytest
 from aiohttp import WSMsgType, web
 from yarl import URL
 
+from orlop.agent import remote
 from orlop.agent.backoff import MAX_S, Backoff
 from orlop.agent.credentials import Credentials, trusting
 from orlop.agent.remote import RemoteServers, ServerRefused, Unreachable, WrongCluster
@@ -524,6 +525,27 @@ async def test_a_newer_session_takes_the_place_of_the_older(tmp_path: Path) -> N
         await still_there(newer, "n1")
         older.close()
         await still_there(newer, "n1")
+
+
+async def test_a_server_that_fell_silent_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def give_up(_: object) -> str:
+        return "nothing was heard"
+
+    monkeypatch.setattr(remote, "keep_awake", give_up)
+    urls = [URL(f"https://10.0.0.{number}:5050") for number in (1, 2, 3)]
+    servers = RemoteServers(urls, "n1", Credentials(tmp_path))
+    servers._leader = urls[1]
+    asked: list[URL] = []
+
+    async def ask(url: URL) -> None:
+        asked.append(url)
+        raise Unreachable("it does not answer")
+
+    await servers._keep_awake(None, urls[1])  # type: ignore[arg-type]  # nobody looks at it
+    with pytest.raises(Unreachable):
+        await servers._first_of(ask)
+    assert asked == [urls[0], urls[2], urls[1]]
+    await servers.close()
 
 
 async def test_the_next_server_is_tried_when_one_is_away(tmp_path: Path) -> None:

@@ -142,14 +142,19 @@ class ClusterSettings:
         metadata=about("Seconds until a silent leader is replaced."),
     )
     unreachable_after_s: float = attrs.field(
-        default=15,
+        default=8.5,
         validator=_between(1, 86_400, "seconds"),
         metadata=about("Seconds of silence until a node counts as unreachable."),
     )
     gone_after_s: float = attrs.field(
-        default=60,
+        default=8.5,
         validator=_between(1, 86_400, "seconds"),
         metadata=about("Seconds of silence until a node counts as gone: its tasks are lost, and are replaced."),
+    )
+    crash_grace_s: float = attrs.field(
+        default=15,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds that a node whose agent was killed, while its machine goes on, may be silent."),
     )
     restart_grace_s: float = attrs.field(
         default=120,

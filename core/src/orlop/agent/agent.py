@@ -57,7 +57,7 @@ from orlop.model.tasks import Exit, Outcome, ProbeResult, Status
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S: Final = 3.0
+HEARTBEAT_S: Final = 1.5
 RECONNECT_S: Final = 0.5
 BATCH_EVENTS_MAX: Final = 200
 SAVE_AGAIN_S: Final = 1.0

@@ -1,8 +1,8 @@
 """The agent's way to servers on other machines: joining, sessions, streams, over HTTP and WebSockets.
 
 Several addresses are tried in turn; a server that does not lead answers with a redirect to the one that does. Failed
-rounds are followed by a pause with full jitter. A peer that is dead without a word is found by a ping on the session,
-and by the system on streams (pings would wait there behind data that nobody reads).
+rounds are followed by a pause with full jitter. A peer that is dead without a word is found by the session's
+`lifeline`, and by the system on streams (pings would wait there behind data that nobody reads).
 
 Trust: see `credentials`. Before a node has joined, the join token says by a hash which authority is the right one;
 the server's is fetched without trust, compared, and only then the token is shown.
@@ -28,6 +28,7 @@ from yarl import URL
 
 from orlop.agent.backoff import Backoff
 from orlop.agent.credentials import Credentials, not_yet_trusting, trusting
+from orlop.agent.lifeline import can_keep_awake, keep_awake
 from orlop.agent.session import Link
 from orlop.agent.streams import WebSocketStream
 from orlop.agent.websocket import WebSocketLink, look_after
@@ -40,10 +41,12 @@ from orlop.security.tokens import Purpose, Token
 log = logging.getLogger(__name__)
 
 CONNECT_WITHIN_S: Final = 10.0
+#: For a connection and the handshake of TLS: a dead server shall not keep an agent from the others for long.
+CONNECTION_WITHIN_S: Final = 5.0
 ANSWER_WITHIN_S: Final = 30.0
 ANSWER_BYTES_MAX: Final = 2**20
-#: A ping after so much silence; without an answer within half of it the session is over.
-PING_S: Final = 5.0
+#: Where there is no lifeline: a ping after so much silence; without an answer within half of it the session is over.
+PING_S: Final = 14.0
 REDIRECTS_MAX: Final = 3
 RENEW_CHECK_S: Final = 600.0
 
@@ -99,12 +102,16 @@ class RemoteServers:
         self._context: ssl.SSLContext | None = None
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S, connect=CONNECT_WITHIN_S),
+            timeout=aiohttp.ClientTimeout(
+                total=ANSWER_WITHIN_S, connect=CONNECT_WITHIN_S, sock_connect=CONNECTION_WITHIN_S
+            ),
             middlewares=(_follow_nothing,),
         )
         self._backoff = Backoff(random.random)
         self._leader: URL | None = None
+        self._silent: URL | None = None
         self._link: WebSocketLink[ToServer, ToAgent] | None = None
+        self._lifeline: asyncio.Task[None] | None = None
         self._said = ""
 
     async def close(self) -> None:
@@ -112,6 +119,8 @@ class RemoteServers:
         if self._link is not None:
             self._link.close("the agent stops")
             await self._link.finished()
+        if self._lifeline is not None:
+            self._lifeline.cancel()
         await self._http.close()
 
     # Joining
@@ -212,9 +221,21 @@ class RemoteServers:
                 return self._link
 
     async def _dial_session(self, url: URL) -> WebSocketLink[ToServer, ToAgent]:
-        socket = await self._upgrade(url / "v1/agents/session", MESSAGE_BYTES_MAX, heartbeat_s=PING_S)
-        self._leader = url
+        awake = can_keep_awake()
+        socket = await self._upgrade(url / "v1/agents/session", MESSAGE_BYTES_MAX, None if awake else PING_S)
+        self._leader, self._silent = url, None
+        if self._lifeline is not None:
+            self._lifeline.cancel()
+        self._lifeline = asyncio.create_task(self._keep_awake(socket, url)) if awake else None
         return WebSocketLink(socket, decode_to_agent, f"the server at {url}")
+
+    async def _keep_awake(self, socket: aiohttp.ClientWebSocketResponse[bool], url: URL) -> None:
+        try:
+            reason = await keep_awake(socket)
+        except (OSError, RuntimeError):  # aiohttp says RuntimeError of a socket that is closed
+            return  # who receives on it knows why
+        log.warning("the session with the server at %s is given up: %s", url, reason)
+        self._leader, self._silent = None, url  # it is asked last: another one may lead already
 
     async def dial_stream(self, stream_id: str) -> WebSocketStream:
         """The stream of this id, at the server that the session is with. Raises ConnectionError."""
@@ -258,7 +279,7 @@ class RemoteServers:
         """What the first server gives that can be reached, with redirects followed. Raises the last error."""
         last: ConnectionError | None = None
         known = [self._leader] if self._leader is not None else []
-        for start in dict.fromkeys([*known, *self._urls]):
+        for start in dict.fromkeys([*known, *sorted(self._urls, key=lambda url: url == self._silent)]):
             url = start
             for _ in range(REDIRECTS_MAX + 1):
                 try:

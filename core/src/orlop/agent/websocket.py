@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
@@ -30,6 +31,8 @@ QUEUED_BYTES_MAX: Final = 4 * wire.MESSAGE_BYTES_MAX
 CLOSE_WITHIN_S: Final = 3.0
 #: Silence is probed after 15 s, four times; what is sent and not acknowledged for 30 s breaks the connection.
 _TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
+#: Of <linux/tcp.h>, from Linux 6.15 on: what is lost is sent again after so many milliseconds at the latest.
+_TCP_RTO_MAX: Final = (44, 1_000)
 #: What a close frame can carry is 123 bytes.
 _REASON_BYTES_MAX: Final = 120
 
@@ -43,6 +46,8 @@ class WebSocket(Protocol):
     async def send_bytes(self, data: bytes) -> None: ...
 
     async def receive(self) -> Any: ...
+
+    async def ping(self, message: bytes = b"") -> None: ...
 
     async def close(self, *, code: int = 1000, message: bytes = b"") -> object: ...
 
@@ -65,6 +70,9 @@ def look_after(raw: Any) -> None:
     for name, value in _TCP_OPTIONS.items():
         if hasattr(socket, name):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # an older one does not know it
+            raw.setsockopt(socket.IPPROTO_TCP, *_TCP_RTO_MAX)
 
 
 class WebSocketLink(Generic[Sent, Got]):

@@ -338,5 +338,6 @@ def _liveness(settings: ClusterSettings) -> LivenessSettings:
     return LivenessSettings(
         unreachable_after_ms=round(settings.unreachable_after_s * 1000),
         gone_after_ms=round(settings.gone_after_s * 1000),
+        crash_grace_ms=round(settings.crash_grace_s * 1000),
         restart_grace_ms=round(settings.restart_grace_s * 1000),
     )

@@ -71,6 +71,12 @@ class SessionTable(Generic[LinkT]):
         known = self._sessions.get(current)
         return known.link if known is not None and session in ("", current) else None
 
+    def give_up(self, node: str) -> LinkT | None:
+        """Nothing that the node's session still says counts, and it is to end: its link, if there is one."""
+        link = self.to_node(node)
+        self._current.pop(node, None)
+        return link
+
     def link(self, session: str) -> LinkT | None:
         """Of a session, if it has not ended."""
         known = self._sessions.get(session)

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from orlop.agent.session import Link, LinkClosed
 from orlop.kernel.assignments import assignments
@@ -16,13 +15,11 @@ from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
-from orlop.server.liveness import Liveness
+from orlop.server.liveness import TICK_MS, Liveness
 from orlop.server.pipeline import Failure
 from orlop.server.session_table import SUPERSEDED, SessionTable
 
 log = logging.getLogger(__name__)
-
-LIVENESS_TICK_S: Final = 1.0
 
 ServerLink = Link[ToAgent, ToServer]
 
@@ -58,6 +55,8 @@ class Sessions:
         except LinkClosed as error:
             log.info("the session of node %s ended: %s", node or "?", error)
         finally:
+            if current := self._table.node_of(session):
+                self._liveness.closed(current)
             self._table.end(session)
 
     def _hello(self, session: str, node: str) -> None:
@@ -109,7 +108,7 @@ class Sessions:
     async def watch(self) -> None:
         """Tells the kernel of silent nodes, for ever."""
         while True:
-            await asyncio.sleep(LIVENESS_TICK_S)
+            await asyncio.sleep(TICK_MS / 1000)
             for event in self._liveness.tick(self._clock().monotonic_ms, self._times_of_loss):
                 self._tell_silent(event)
 
@@ -118,7 +117,7 @@ class Sessions:
 
     def _tell_silent(self, event: NodeSilent) -> None:
         """Its session ends with it: tasks may be given up now, and it must hear of that when it speaks again."""
-        link = self._table.to_node(event.node)
+        link = self._table.give_up(event.node)
         if link is not None:
             link.close(f"nothing was heard for {event.silent_ms / 1000:g} s")
         self._core.submit(event, self._if_it_fails(lambda: self._liveness.refused(event)))

@@ -46,7 +46,14 @@ FRAMEWORK_RETRY_MS: Final = 1_000
 LIVENESS_MS: Final = 1_000
 TICK_AGAIN_MS: Final = 1_000
 #: Shorter than by default, so that nodes are lost within the time of trouble, and all is over after that of healing.
-LIVENESS: Final = LivenessSettings(unreachable_after_ms=6_000, gone_after_ms=12_000, restart_grace_ms=20_000)
+LIVENESS: Final = LivenessSettings(
+    unreachable_after_ms=6_000,
+    gone_after_ms=12_000,
+    crash_grace_ms=6_000,
+    restart_grace_ms=20_000,
+    takeover_grace_ms=6_000,
+    deaf_after_ms=3_000,
+)
 
 Reply = Callable[[Any, Exception | None], None]
 
@@ -190,8 +197,13 @@ class Leading:
             self.soon(0, lambda: arrived.popleft()())
 
         link.received = lambda message: later(lambda: self._received(session, link, message))
-        link.closed = lambda _: later(lambda: self._sessions.end(session))
+        link.closed = lambda _: later(lambda: self._closed(session))
         link.answers = lambda: self._server.held_until_ms <= self._world.now_ms
+
+    def _closed(self, session: str) -> None:
+        if current := self._sessions.node_of(session):
+            self._liveness.closed(current)
+        self._sessions.end(session)
 
     def _received(self, session: str, link: End, message: Any) -> None:
         if isinstance(message, Hello):
@@ -228,7 +240,7 @@ class Leading:
         self.soon(LIVENESS_MS, self._watch_liveness)
 
     def _end_session(self, event: NodeSilent) -> None:
-        link = self._sessions.to_node(event.node)
+        link = self._sessions.give_up(event.node)
         if link is not None:
             link.close(f"nothing was heard for {event.silent_ms / 1000:g} s")
 
