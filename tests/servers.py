@@ -66,6 +66,13 @@ class ServerProcess:
         assert self.process is not None
         self.process.wait()
 
+    def cli(self, *arguments: str) -> str:
+        """Output of an `orlop` command against this server, which must succeed."""
+        command = [sys.executable, "-m", "orlop", "--server", self.url, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.returncode}, {done.stdout}{done.stderr}"
+        return done.stdout
+
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()

@@ -85,7 +85,7 @@ class Candidate:
         self._turn = threading.Lock()
         self._revision = 0
         self._trouble = ""
-        self.mirror = Mirror(store, classes, clock, self._mirrored)
+        self.mirror = Mirror(store, classes, clock, utc_ms, self._mirrored)
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-election", daemon=True),
             threading.Thread(target=self._call_forever, name="orlop-lease", daemon=True),

@@ -62,22 +62,22 @@ def read_leader(entry: Entry | None) -> LeaderRecord | None:
     return from_bytes(entry.value, LeaderRecord, entry.key) if entry is not None else None
 
 
-def list_entries(store: Store) -> tuple[dict[str, Entry], int]:
-    """All that a state is made of, as of one revision. Raises StoreError."""
+def list_entries(store: Store, *, stale: bool = False) -> tuple[dict[str, Entry], int]:
+    """All that a state is made of, as of one revision. stale: of some moment ago will do. Raises StoreError."""
     revision: int | None = None
     found: dict[str, Entry] = {}
     for prefix in PREFIXES:
-        for page in _pages(store, prefix, revision):
+        for page in _pages(store, prefix, revision, stale):
             revision = page.revision
             found.update((entry.key, entry) for entry in page.entries)
     assert revision is not None, "there is a prefix"
     return found, revision
 
 
-def _pages(store: Store, prefix: str, revision: int | None) -> Iterator[RangeResult]:
+def _pages(store: Store, prefix: str, revision: int | None, stale: bool) -> Iterator[RangeResult]:
     after = None
     while True:
-        page = store.range(prefix, revision=revision, after=after, limit=PAGE_KEYS)
+        page = store.range(prefix, revision=revision, after=after, limit=PAGE_KEYS, stale=stale)
         revision = page.revision
         yield page
         if not page.more:

@@ -7,6 +7,9 @@ and the mirror rests.
 
 How old the copy may be: the copy's state is as new as the moment at which the store was last asked for the revision of
 the state's own document, which every change of the state writes, and named none beyond the copy's.
+
+A store without a quorum names none. Where there is no copy yet, the mirror then takes what a member has by itself: of
+that it is known only that it was true when it was written, which the state's own clock says.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import attrs
 
 from orlop.kernel import records
 from orlop.kernel.state import State
-from orlop.model.documents import DocumentError
+from orlop.model.documents import DocumentError, from_bytes
 from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, list_entries, read_leader, state_of
 from orlop.store.interface import Change, Compacted, Entry, Store, StoreError, Watch
 
@@ -91,19 +94,26 @@ class MirrorNews:
 class Mirror:
     """See the module. `told` is called on the mirror's thread whenever the leader's key or reachability changes.
 
-    clock: monotonic milliseconds.
+    clock: monotonic milliseconds. utc_ms: the time of day.
     """
 
     def __init__(
-        self, store: Store, classes: FrameworkClasses, clock: Callable[[], int], told: Callable[[MirrorNews], None]
+        self,
+        store: Store,
+        classes: FrameworkClasses,
+        clock: Callable[[], int],
+        utc_ms: Callable[[], int],
+        told: Callable[[MirrorNews], None],
     ) -> None:
         self._store = store
         self._classes = classes
         self._clock = clock
+        self._utc_ms = utc_ms
         self._told = told
         self._lock = threading.Condition()
         self._documents = Documents()
         self._loaded = False
+        self._makeshift = False
         self._resting = False
         self._stopping = False
         self._fresh_at_ms = clock()
@@ -172,8 +182,13 @@ class Mirror:
 
     @property
     def loaded(self) -> bool:
-        """Has it a copy?"""
+        """Has it a copy that the store has confirmed once?"""
         return self._loaded
+
+    @property
+    def serves(self) -> bool:
+        """Has it a copy, though it may be what one member had by itself?"""
+        return self._loaded or self._makeshift
 
     @property
     def error(self) -> str:
@@ -212,6 +227,8 @@ class Mirror:
         if not self._error:
             log.warning("the store cannot be read: %s", reason)
         self._error = reason
+        if not self._loaded:
+            self._make_do()
         self._tell()
         with self._lock:
             if not self._stopping:
@@ -222,10 +239,29 @@ class Mirror:
         entries, revision = list_entries(self._store)
         with self._lock:
             self._documents.reset(entries, revision)
-            self._loaded = True
+            self._loaded, self._makeshift = True, False
             self._fresh_at_ms = asked_ms
         self._error = ""
         self._tell()
+
+    def _make_do(self) -> None:
+        """With what a member has by itself, if that is more than is known here."""
+        try:
+            entry = self._store.get(records.META_KEY, stale=True)
+            if entry is None or (self._makeshift and entry.mod_revision <= self._documents.state_revision):
+                return
+            entries, revision = list_entries(self._store, stale=True)
+            meta = from_bytes(entries[records.META_KEY].value, records.Meta, records.META_KEY)
+        except (StoreError, DocumentError, KeyError) as error:
+            log.info("no member of the store says what it knows: %s", error)
+            return
+        with self._lock:
+            if self._stopping or self._loaded:
+                return
+            self._documents.reset(entries, revision)
+            self._makeshift = True
+            self._fresh_at_ms = self._clock() - max(0, self._utc_ms() - meta.utc_ms)
+        log.warning("without the store's confirmation, this server knows what one member had by itself")
 
     def _follow(self) -> None:
         watch = self._store.watch("", after_revision=self._documents.revision)
