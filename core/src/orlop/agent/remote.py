@@ -16,8 +16,8 @@ import os
 import random
 import secrets
 import ssl
-import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -45,7 +45,6 @@ ANSWER_BYTES_MAX: Final = 2**20
 #: A ping after so much silence; without an answer within half of it the session is over.
 PING_S: Final = 5.0
 REDIRECTS_MAX: Final = 3
-RENEW_CHECK_S: Final = 600.0
 
 
 class Unreachable(ConnectionError):
@@ -60,7 +59,7 @@ class ServerRefused(ConnectionError):
         self.status = status
 
 
-class WrongCluster(Exception):
+class WrongCluster(ValueError):
     """The servers are not of the cluster that this node belongs to, or are not what the token says."""
 
 
@@ -144,13 +143,16 @@ class RemoteServers:
         if url.scheme != "https":
             raise WrongCluster(f"{url} is not https: a token is not shown to a server that cannot prove who it is")
         introduction = await self._introduce(url)
-        authority = introduction.authority
         try:
-            known = authority is not None and signing.fingerprint(authority) == token.authority
+            authority = signing.first_of(introduction.authority or b"")  # that of the server's own certificate
+            known = signing.fingerprint(authority) == token.authority
         except ValueError:
             known = False
-        if not known or authority is None:
-            raise WrongCluster(f"{url} is a server of another cluster than the token's, or somebody is in between")
+        if not known:
+            raise WrongCluster(
+                f"{url} is a server of another cluster than the token's, or somebody is in between "
+                "(or the cluster has a new authority since the token was made)"
+            )
         if cluster not in ("", introduction.cluster):
             raise WrongCluster(
                 f"this node belongs to cluster {cluster}, and {url} is of {introduction.cluster}: "
@@ -160,40 +162,40 @@ class RemoteServers:
         request = signing.make_request(key, self._node)
         body = {"token": token.text, "node": self._node, "certificate_request": request.decode()}
         document = await self._ask("POST", url / "v1/agents/join", body, trusting(authority))
-        await self._keep(document, authority)
+        await self._keep(document)
         return _text(document, "cluster")
 
-    async def _keep(self, document: dict[str, Any], authority: bytes) -> None:
+    async def _keep(self, document: dict[str, Any]) -> None:
+        """What a server has answered that this node has reason to trust."""
+        certificate, authority = _text(document, "certificate").encode(), _text(document, "authority").encode()
         try:
-            await asyncio.to_thread(self._credentials.keep, _text(document, "certificate").encode(), authority)
+            await asyncio.to_thread(self._credentials.keep, certificate, authority)
         except ValueError as error:
             raise WrongCluster(str(error)) from error
         self._context = None
 
-    async def keep_certificate_fresh(self) -> None:
-        """For ever: renews this node's certificate in time."""
-        while True:
-            certificate = await asyncio.to_thread(self._credentials.certificate)
-            if certificate is not None and time.time() * 1000 >= signing.renew_at(certificate):
-                try:
-                    await self.renew()
-                except (ConnectionError, WrongCluster) as error:
-                    left_s = signing.expires_at(certificate) / 1000 - time.time()
-                    log.warning("this node's certificate is not renewed yet: %s; it ends in %.0f s", error, left_s)
-            await asyncio.sleep(RENEW_CHECK_S * (0.5 + random.random()))  # noqa: S311  (spreads them, no more)
-
     async def renew(self) -> None:
-        """A new certificate for the same key. Raises ServerRefused, Unreachable, WrongCluster."""
+        """A new certificate for the same key, shown as soon as it is kept; the session goes on with the old one.
+
+        Whom this node trusts from now on comes with it. Raises ServerRefused, Unreachable, WrongCluster.
+        """
         key = await asyncio.to_thread(self._credentials.key, secrets.token_bytes(signing.KEY_ENTROPY_BYTES))
-        authority = await asyncio.to_thread(self._credentials.authority)
-        assert authority is not None, "a node that renews has joined"
         body = {"certificate_request": signing.make_request(key, self._node).decode()}
 
         async def ask(url: URL) -> dict[str, Any]:
             return await self._ask("POST", url / "v1/agents/renew", body, await self._trusted(url))
 
-        await self._keep(await self._first_of(ask), authority)
+        document = await self._first_of(ask)
+        await self._keep(document)
         log.info("this node's certificate is renewed")
+        try:
+            await self._first_of(self._confirm)
+        except ServerRefused as error:
+            if error.status != HTTPStatus.NOT_FOUND:  # a server of an earlier version does not ask
+                raise
+
+    async def _confirm(self, url: URL) -> dict[str, Any]:
+        return await self._ask("POST", url / "v1/agents/confirm", {}, await self._trusted(url))
 
     # Sessions and streams
 

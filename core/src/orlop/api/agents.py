@@ -4,13 +4,14 @@ What agents use (everything under `/v1/agents/`) is not for operators and not gu
 a token, everybody else the certificate that it got for it. Tokens are operators' business.
 
 `GET /v1/agents/cluster` says whom one talks to, before one trusts it. `POST /v1/agents/join` and `…/renew` sign
-certificates. `GET /v1/agents/session` and `…/streams/{id}` are WebSockets whose binary messages are those of `wire`
-and `streams`.
+certificates, `…/confirm` is shown them. `GET /v1/agents/session` and `…/streams/{id}` are WebSockets whose binary
+messages are those of `wire` and `streams`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,8 +68,8 @@ def add_agents(application: web.Application, agents: RemoteAgents) -> None:
 async def get_cluster(request: web.Request) -> web.Response:
     read_query(request)
     agents = request.app[AGENTS]
-    authority = agents.authority
-    if agents.auth and authority is None:
+    authorities = agents.authorities
+    if agents.auth and authorities is None:
         raise NotAvailable("this server does not know the cluster's authority yet")
     return plain(
         {
@@ -76,7 +77,7 @@ async def get_cluster(request: web.Request) -> web.Response:
             "name": server_of(request).cluster_name,
             "version": server_of(request).version,
             "session_version": VERSION,
-            "authority": authority.certificate.decode() if authority is not None else None,
+            "authority": authorities.trusted.decode() if authorities is not None else None,
         }
     )
 
@@ -106,6 +107,17 @@ async def renew(request: web.Request) -> web.Response:
     return _certificate(agents, certificate)
 
 
+async def confirm(request: web.Request) -> web.Response:
+    """The node shows the certificate that it has kept."""
+    read_query(request)
+    _leading(request)
+    try:
+        await request.app[AGENTS].shown(_peer_certificate(request))
+    except NotAdmitted as error:
+        raise _refused(request, str(error)) from None
+    return plain({})
+
+
 def _leading(request: web.Request) -> None:
     """Sends agents on to the leader. Raises HTTPTemporaryRedirect, or Problem (503) where there is none."""
     role = server_of(request).role()
@@ -117,12 +129,12 @@ def _leading(request: web.Request) -> None:
 
 
 def _certificate(agents: RemoteAgents, certificate: bytes) -> web.Response:
-    assert agents.authority is not None, "a certificate was issued"
+    assert agents.authorities is not None, "a certificate was issued"
     return plain(
         {
             "cluster": agents.cluster_id,
             "certificate": certificate.decode(),
-            "authority": agents.authority.certificate.decode(),
+            "authority": agents.authorities.trusted.decode(),
         }
     )
 
@@ -131,6 +143,8 @@ async def session(request: web.Request) -> web.StreamResponse:
     read_query(request)
     _leading(request)
     node = _admitted(request)
+    with contextlib.suppress(NotAvailable):  # it is shown again
+        await request.app[AGENTS].shown(_peer_certificate(request))
     async with _connection(request):
         socket = await upgraded(request, MESSAGE_BYTES_MAX)
         link: WebSocketLink[ToAgent, ToServer] = WebSocketLink(
@@ -333,6 +347,7 @@ ROUTES: Final = [
     web.get("/v1/agents/cluster", get_cluster),
     web.post("/v1/agents/join", join),
     web.post("/v1/agents/renew", renew),
+    web.post("/v1/agents/confirm", confirm),
     web.get("/v1/agents/session", session, allow_head=False),
     web.get("/v1/agents/streams/{id}", stream, allow_head=False),
     web.post("/v1/tokens", create_token),

@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 from asyncio import sslproto
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -42,12 +43,15 @@ if hasattr(sslproto.SSLProtocol, "max_size"):
 
 
 class TlsSite(web.BaseSite):
-    """See the module. host: empty for all addresses. To be started after its runner is set up."""
+    """See the module. host: empty for all addresses. context: for the next connection.
+
+    To be started after its runner is set up.
+    """
 
     __slots__ = ("_accepting", "_context", "_host", "_listeners", "_port", "_said", "_unfinished")
 
-    def __init__(self, runner: web.BaseRunner, host: str, port: int, context: ssl.SSLContext) -> None:
-        super().__init__(runner, ssl_context=context)
+    def __init__(self, runner: web.BaseRunner, host: str, port: int, context: Callable[[], ssl.SSLContext]) -> None:
+        super().__init__(runner, ssl_context=context())
         self._host = host
         self._port = port
         self._context = context
@@ -108,6 +112,7 @@ class TlsSite(web.BaseSite):
             self._said.warning(peer, f"a connection from {peer} has not finished its TLS handshake in time: refused")
         except (ssl.SSLError, OSError) as error:
             reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
+            reason = reason or type(error).__name__
             self._said.warning(peer, f"TLS with {peer} failed: {reason}")
         finally:
             if not taken:
@@ -118,7 +123,7 @@ class TlsSite(web.BaseSite):
         await asyncio.get_running_loop().connect_accepted_socket(
             protocols,
             connection,
-            ssl=self._context,
+            ssl=self._context(),
             ssl_handshake_timeout=HANDSHAKE_WITHIN_S,
             ssl_shutdown_timeout=SHUTDOWN_WITHIN_S,
         )

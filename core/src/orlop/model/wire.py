@@ -18,6 +18,7 @@ import orjson
 
 from orlop.model.documents import VERSION, DocumentError, from_plain, to_plain
 from orlop.model.messages import (
+    RENEW,
     Assignment,
     Assignments,
     Goodbye,
@@ -26,6 +27,7 @@ from orlop.model.messages import (
     OpenStreams,
     Received,
     Refused,
+    RenewCertificate,
     Statuses,
     ToAgent,
     ToServer,
@@ -49,6 +51,7 @@ _TO_AGENT: Final[dict[str, type]] = {
     "assignments": Assignments,
     "received": Received,
     "open-streams": OpenStreams,
+    RENEW: RenewCertificate,
 }
 _NAMES: Final = {cls: name for name, cls in (_TO_SERVER | _TO_AGENT).items()}
 assert set(_NAMES) == {*get_args(ToServer), *get_args(ToAgent)}, "each message has a name on the wire"

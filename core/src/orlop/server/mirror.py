@@ -18,13 +18,15 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
+from orlop.framework import Framework, NotAvailable
 from orlop.kernel import records
 from orlop.kernel.state import State
 from orlop.model.documents import DocumentError, from_bytes
+from orlop.server.framework_run import read_object
 from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, list_entries, read_leader, state_of
 from orlop.store.interface import Change, Compacted, Entry, Store, StoreError, Watch
 
@@ -174,6 +176,21 @@ class Mirror:
         with self._lock:
             self._state = (revision, made)
         return made
+
+    def objects(self, framework: type[Framework], kind: str, ids: Iterable[str]) -> dict[str, Any]:
+        """Those of these objects of a framework that the copy has, without making a state. Raises NotAvailable."""
+        if not self.serves:
+            raise NotAvailable(f"this server has no state yet: {self.error}")
+        with self._lock:
+            found = {one: self._documents.entries.get(records.object_key(framework.name, kind, one)) for one in ids}
+        try:
+            return {
+                one: read_object(framework, kind, one, entry.value).value
+                for one, entry in found.items()
+                if entry is not None
+            }
+        except DocumentError as error:
+            raise NotAvailable(str(error)) from error
 
     def age_ms(self) -> int:
         """How old the copy may be, in milliseconds."""

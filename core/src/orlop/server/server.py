@@ -28,7 +28,7 @@ from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
 from orlop.model.messages import Seen, ToAgent, ToServer
-from orlop.server import archive
+from orlop.server import admission, archive
 from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
@@ -39,6 +39,7 @@ from orlop.server.loading import LeaderRecord, Term
 from orlop.server.plugin_host import PluginHost
 from orlop.server.remote_agents import RemoteAgents
 from orlop.server.role import Role
+from orlop.server.rotation import AUTHORITY, CURRENT, FORMER, NEXT, StoredAuthority
 from orlop.server.routing import Host
 from orlop.store.interface import Store, StoreError
 
@@ -281,6 +282,12 @@ class Server:
     def _remembered(self) -> tuple[State, int] | None:
         """What it knew as the leader, and until when that held, while the store cannot be read since."""
         return self._last_led if not self._candidate.mirror.loaded else None
+
+    def stored_authorities(self) -> dict[str, StoredAuthority]:
+        """As far as this server knows; on a standby without making a whole state. Raises NotAvailable."""
+        if self._leadership is not None or self._remembered() is not None:
+            return admission.stored_authorities(self.state())
+        return self._candidate.mirror.objects(admission.Admission, AUTHORITY, (CURRENT, NEXT, FORMER))
 
     def framework_status(self) -> Mapping[str, FrameworkStatus]:
         """Of the leader's frameworks; none on a standby."""
