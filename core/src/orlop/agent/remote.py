@@ -31,9 +31,9 @@ from orlop.agent.credentials import Credentials, not_yet_trusting, trusting
 from orlop.agent.session import Link
 from orlop.agent.streams import WebSocketStream
 from orlop.agent.websocket import WebSocketLink, look_after
+from orlop.model import wire
 from orlop.model.messages import ToAgent, ToServer
 from orlop.model.streams import FRAME_BYTES_MAX
-from orlop.model.wire import MESSAGE_BYTES_MAX, decode_to_agent
 from orlop.security import authority as signing
 from orlop.security.tokens import Purpose, Token
 
@@ -88,13 +88,19 @@ class Introduction:
 
 
 class RemoteServers:
-    """Servers of one cluster. urls: at least one, http or https. To be made on the event loop; `close` at the end."""
+    """Servers of one cluster. urls: at least one, http or https. To be made on the event loop; `close` at the end.
 
-    def __init__(self, urls: Sequence[URL], node: str, credentials: Credentials) -> None:
+    language: of the sessions.
+    """
+
+    def __init__(
+        self, urls: Sequence[URL], node: str, credentials: Credentials, language: wire.Language | None = None
+    ) -> None:
         assert urls
         self._urls = tuple(urls)
         self._node = node
         self._credentials = credentials
+        self._language = language or wire.LANGUAGE
         self._context: ssl.SSLContext | None = None
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
@@ -214,9 +220,16 @@ class RemoteServers:
                 return self._link
 
     async def _dial_session(self, url: URL) -> WebSocketLink[ToServer, ToAgent]:
-        socket = await self._upgrade(url / "v1/agents/session", MESSAGE_BYTES_MAX, heartbeat_s=PING_S)
+        socket = await self._upgrade(
+            url / "v1/agents/session", wire.MESSAGE_BYTES_MAX, heartbeat_s=PING_S, protocols=self._language.offers()
+        )
+        try:
+            dialect = self._language.agreed(socket.protocol)
+        except wire.WrongVersion as error:
+            await socket.close(message=str(error).encode())
+            raise ServerRefused(0, f"{url}: {error}: upgrade the older one") from error
         self._leader = url
-        return WebSocketLink(socket, decode_to_agent, f"the server at {url}")
+        return WebSocketLink(socket, dialect.decode_to_agent, f"the server at {url}", encode=dialect.encode_in_pieces)
 
     async def dial_stream(self, stream_id: str) -> WebSocketStream:
         """The stream of this id, at the server that the session is with. Raises ConnectionError."""
@@ -227,7 +240,7 @@ class RemoteServers:
             raise ServerRefused(307, f"{url} does not lead any more") from error
 
     async def _upgrade(
-        self, url: URL, bytes_max: int, heartbeat_s: float | None = None
+        self, url: URL, bytes_max: int, heartbeat_s: float | None = None, protocols: Sequence[str] = ()
     ) -> aiohttp.ClientWebSocketResponse[bool]:
         context = await self._trusted(url)
         try:
@@ -236,6 +249,7 @@ class RemoteServers:
                     url,
                     ssl=context if context is not None else True,
                     heartbeat=heartbeat_s,
+                    protocols=protocols,
                     max_msg_size=bytes_max + 1,
                     timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
                 )

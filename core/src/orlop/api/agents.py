@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -30,10 +30,9 @@ from orlop.api.requests import PRINCIPAL, Reader, read_body, read_query, server_
 from orlop.api.responses import plain
 from orlop.framework import NotAvailable
 from orlop.framework import Refused as CommandRefused
-from orlop.model.documents import VERSION
 from orlop.model.messages import Hello, Refused, ToAgent, ToServer
 from orlop.model.streams import FRAME_BYTES_MAX
-from orlop.model.wire import MESSAGE_BYTES_MAX, decode_to_server
+from orlop.model.wire import MESSAGE_BYTES_MAX, Dialect, WrongVersion
 from orlop.security.tokens import StoredToken
 from orlop.server.remote_agents import NotAdmitted, RemoteAgents
 from orlop.server.streams import DialledStream
@@ -76,7 +75,7 @@ async def get_cluster(request: web.Request) -> web.Response:
             "cluster": agents.cluster_id,
             "name": server_of(request).cluster_name,
             "version": server_of(request).version,
-            "session_version": VERSION,
+            "session_version": agents.language.newest,
             "authority": authorities.trusted.decode() if authorities is not None else None,
         }
     )
@@ -145,12 +144,14 @@ async def session(request: web.Request) -> web.StreamResponse:
     node = _admitted(request)
     with contextlib.suppress(NotAvailable):  # it is shown again
         await request.app[AGENTS].shown(_peer_certificate(request))
+    protocol, dialect = _spoken(request)
     async with _connection(request):
-        socket = await upgraded(request, MESSAGE_BYTES_MAX)
+        socket = await upgraded(request, MESSAGE_BYTES_MAX, [protocol] if protocol is not None else [])
         link: WebSocketLink[ToAgent, ToServer] = WebSocketLink(
             socket,
-            decode_to_server,
+            dialect.decode_to_server,
             _peer(request, node),
+            encode=dialect.encode_in_pieces,
             refusal=lambda reason: Refused(reason=reason),
             check=_checker(node),
             first_within_s=FIRST_MESSAGE_WITHIN_S,
@@ -162,6 +163,16 @@ async def session(request: web.Request) -> web.StreamResponse:
             link.close("the server ends the session")
             await link.finished()
     return socket
+
+
+def _spoken(request: web.Request) -> tuple[str | None, Dialect]:
+    """The version of the session, and what to call it. Raises Problem."""
+    offered = [one.strip() for one in request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")]
+    try:
+        return request.app[AGENTS].language.pick(offered)
+    except WrongVersion as error:
+        log.warning("an agent at %s is refused: %s", request.remote, error)
+        raise Problem(HTTPStatus.UPGRADE_REQUIRED, str(error), hint="upgrade the older one") from None
 
 
 def _checker(node: str | None) -> Any:
@@ -200,10 +211,10 @@ async def stream(request: web.Request) -> web.StreamResponse:
     return socket
 
 
-async def upgraded(request: web.Request, bytes_max: int) -> web.WebSocketResponse[bool]:
+async def upgraded(request: web.Request, bytes_max: int, protocols: Sequence[str] = ()) -> web.WebSocketResponse[bool]:
     """The request's WebSocket. bytes_max: of a message. Raises Problem when it is no request for one."""
     socket: web.WebSocketResponse[bool] = web.WebSocketResponse(
-        max_msg_size=bytes_max + 1, compress=False, timeout=CLOSE_WITHIN_S
+        max_msg_size=bytes_max + 1, compress=False, timeout=CLOSE_WITHIN_S, protocols=protocols
     )
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
         raise Problem(HTTPStatus.UPGRADE_REQUIRED, "expected a WebSocket", headers={hdrs.UPGRADE: "websocket"})

@@ -19,6 +19,7 @@ from orlop.agent.streams import StreamClosed, StreamEnd, frames
 from orlop.framework import NotAvailable, Task
 from orlop.framework import Refused as CommandRefused
 from orlop.kernel.state import State
+from orlop.model import wire
 from orlop.model.clock import Now
 from orlop.model.messages import RENEW, Hello, RenewCertificate, ToAgent, ToServer
 from orlop.model.streams import CommandRequest, Fault, OutputRequest
@@ -49,9 +50,9 @@ class NotAdmitted(Exception):
 class RemoteAgents:
     """Lives on the event loop.
 
-    auth: do agents need certificates? authorities: sign them; None without, and until they are known. make_authority:
-    a new one, its key sealed; set together with them. state: the newest durable one; raises NotAvailable. command,
-    serve: of the leader's frameworks and sessions.
+    language: of the sessions. auth: do agents need certificates? authorities: sign them; None without, and until
+    they are known. make_authority: a new one, its key sealed; set together with them. state: the newest durable
+    one; raises NotAvailable. command, serve: of the leader's frameworks and sessions.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RemoteAgents:
         self.make_authority: Callable[[], Awaitable[StoredAuthority]] | None = None
         self.streams = Streams()
         self.renewals = Renewals()
+        self.language = wire.LANGUAGE
         self._state = state
         self._command = command
         self._serve = serve
