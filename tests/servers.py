@@ -19,7 +19,12 @@ ANSWER_WITHIN_S: Final = 10.0
 
 
 class ServerProcess:
-    """One `orlop server`. `start`, `kill`, `hold` and `go_on` may be called again and again."""
+    """One `orlop server`. `start`, `kill`, `hold` and `go_on` may be called again and again.
+
+    program: what it is started from.
+    """
+
+    program: tuple[str, ...] = ("-m", "orlop")
 
     def __init__(self, folder: Path, name: str, store_url: str, **settings: str) -> None:
         self.name = name
@@ -51,7 +56,7 @@ class ServerProcess:
         """Does not wait."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "orlop", "server", "--data", str(self.folder / "data"), "--verbose"],
+                [sys.executable, *self.program, "server", "--data", str(self.folder / "data"), "--verbose"],
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

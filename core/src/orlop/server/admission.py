@@ -117,6 +117,9 @@ class Admission(Framework):
         TOKEN: StoredToken,
         NODE: AdmittedNode,
     }
+    #: 2: rotations, and what nodes have shown of them.
+    version: ClassVar[int] = 2
+    migrations: ClassVar[dict[int, dict[str, Any]]] = {1: {}}
 
     def reconcile(self, view: View) -> Iterator[Action]:
         for token_id, token in view.objects(TOKEN).items():

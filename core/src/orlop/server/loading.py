@@ -12,10 +12,11 @@ import attrs
 
 from orlop.framework import Framework
 from orlop.kernel import records
-from orlop.kernel.loading import load, read_object_plainly
+from orlop.kernel.loading import CLASSES, load, read_object_plainly
 from orlop.kernel.state import State, StoredObject
-from orlop.model.documents import from_bytes, to_bytes
+from orlop.model.documents import VERSION, DocumentError, NewerVersion, from_bytes, to_bytes, version_of
 from orlop.model.messages import Epoch, Seen
+from orlop.model.versions import VERSIONS
 from orlop.server import redo
 from orlop.server.framework_run import read_object
 from orlop.store.interface import Compare, Entry, Field, OutcomeUnknown, Put, RangeResult, Store
@@ -97,6 +98,24 @@ def state_of(entries: Mapping[str, Entry], classes: FrameworkClasses) -> State |
     documents = redo.rolled_forward({key: entry.value for key, entry in entries.items()})
     documents.pop(LEADER_KEY, None)
     return load(documents.items(), read)
+
+
+def too_new(key: str, data: bytes, classes: FrameworkClasses) -> NewerVersion | None:
+    """Why this document cannot be read here, if a newer program has written it. Quick, and blind to other faults."""
+    if key.startswith(records.OBJECTS):
+        framework, kind, object_id = records.parse_object_key(key)
+        installed = classes.get(framework)
+        if installed is None:
+            return None
+        known, what, program = installed.version, f"{kind} {object_id} of {framework}", f"the installed {framework}"
+    else:
+        cls = next((cls for prefix, cls in CLASSES if key.startswith(prefix)), None)
+        known, what, program = VERSIONS.of(cls) if cls is not None else VERSION, key, "this program"
+    try:
+        found = version_of(data, what)
+    except DocumentError:
+        return None
+    return NewerVersion(what, found, known, program) if found > known else None
 
 
 @contextlib.contextmanager

@@ -27,7 +27,15 @@ from orlop.kernel import records
 from orlop.kernel.state import State
 from orlop.model.documents import DocumentError, from_bytes
 from orlop.server.framework_run import read_object
-from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, list_entries, read_leader, state_of
+from orlop.server.loading import (
+    LEADER_KEY,
+    FrameworkClasses,
+    LeaderRecord,
+    list_entries,
+    read_leader,
+    state_of,
+    too_new,
+)
 from orlop.store.interface import Change, Compacted, Entry, Store, StoreError, Watch
 
 log = logging.getLogger(__name__)
@@ -38,18 +46,33 @@ JOIN_S: Final = 10.0
 
 
 class Documents:
-    """The copy. Pure. revision: of the store, as of which it is complete. owners: frameworks with stored objects."""
+    """The copy. Pure. revision: of the store, as of which it is complete. owners: frameworks with stored objects.
 
-    def __init__(self) -> None:
+    too_new: says why a document cannot be read here. newer: those that cannot, and why.
+    """
+
+    def __init__(self, too_new: Callable[[str, bytes], Exception | None] = lambda *_: None) -> None:
         self.entries: dict[str, Entry] = {}
         self.revision = 0
         self.owners: Counter[str] = Counter()
+        self.newer: dict[str, str] = {}
+        self._too_new = too_new
 
     def reset(self, entries: Mapping[str, Entry], revision: int) -> None:
         """A new listing."""
         self.entries = dict(entries)
         self.revision = revision
         self.owners = Counter(map(_owner, entries))
+        self.newer = {}
+        for key, entry in entries.items():
+            self._look_at(key, entry)
+
+    def _look_at(self, key: str, entry: Entry | None) -> None:
+        why = self._too_new(key, entry.value) if entry is not None else None
+        if why is not None:
+            self.newer[key] = str(why)
+        elif self.newer:
+            self.newer.pop(key, None)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """All changes of one revision."""
@@ -58,6 +81,7 @@ class Documents:
             if change.key.startswith(records.LOG):
                 continue
             known = change.key in self.entries
+            self._look_at(change.key, change.entry)
             if change.entry is not None:
                 self.entries[change.key] = change.entry
                 self.owners[_owner(change.key)] += not known
@@ -85,12 +109,16 @@ def _owner(key: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class MirrorNews:
-    """What the election must know of the copy. error: why it is not up to date; empty when it is."""
+    """What the election must know of the copy. error: why it is not up to date; empty when it is.
+
+    newer: why this program cannot read all of it; empty when it can.
+    """
 
     leader_revision: int
     revision: int
     owners: frozenset[str] = frozenset()
     error: str = ""
+    newer: str = ""
 
 
 class Mirror:
@@ -113,7 +141,7 @@ class Mirror:
         self._utc_ms = utc_ms
         self._told = told
         self._lock = threading.Condition()
-        self._documents = Documents()
+        self._documents = Documents(lambda key, data: too_new(key, data, classes))
         self._loaded = False
         self._makeshift = False
         self._resting = False
@@ -211,6 +239,15 @@ class Mirror:
     def error(self) -> str:
         """Why the copy cannot be brought up to date; empty when it can."""
         return self._error
+
+    @property
+    def newer(self) -> str:
+        """Why this program cannot read all of the copy; empty when it can."""
+        with self._lock:
+            return self._newer()
+
+    def _newer(self) -> str:
+        return next(iter(self._documents.newer.values()), "")
 
     def leader(self) -> LeaderRecord | None:
         """Who leads, as far as the copy knows."""
@@ -324,6 +361,7 @@ class Mirror:
                 revision=self._documents.revision,
                 owners=frozenset(name for name, objects in self._documents.owners.items() if name and objects),
                 error=self._error,
+                newer=self._newer(),
             )
         known = self._news
         self._news = news

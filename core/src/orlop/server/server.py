@@ -26,6 +26,7 @@ from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
+from orlop.model.documents import DocumentError
 from orlop.model.events import LogEntry
 from orlop.model.messages import Seen, ToAgent, ToServer
 from orlop.server import admission, archive
@@ -263,7 +264,7 @@ class Server:
             leads=False,
             leader_url=leader.url if leader is not None and not own else "",
             stale_ms=max(0, read_clock().monotonic_ms - remembered[1]) if remembered else mirror.age_ms(),
-            reason=mirror.error or (NO_LEADER if leader is None or own else ""),
+            reason=mirror.error or (mirror.newer or NO_LEADER if leader is None or own else ""),
         )
 
     def state(self) -> State:
@@ -274,7 +275,10 @@ class Server:
         if remembered is not None:
             return remembered[0]
         mirror = self._candidate.mirror
-        state = mirror.state()
+        try:
+            state = mirror.state()
+        except DocumentError as error:
+            raise NotAvailable(f"this server cannot read the state: {error}") from error
         if state is None:
             raise NotAvailable(f"this server has no state yet: {mirror.error or NO_LEADER}")
         return state
