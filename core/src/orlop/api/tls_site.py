@@ -42,6 +42,23 @@ if hasattr(sslproto.SSLProtocol, "max_size"):
     sslproto.SSLProtocol.max_size = READ_AHEAD_BYTES
 
 
+def _send_alerts_first() -> None:
+    """When TLS fails, asyncio drops the alert that tells the other end why; it would only find the connection ended."""
+    drop = getattr(sslproto.SSLProtocol, "_fatal_error", None)
+    if drop is None or not hasattr(sslproto.SSLProtocol, "_process_outgoing"):
+        return
+
+    def fatal_error(self: Any, *arguments: Any, **options: Any) -> None:
+        with contextlib.suppress(ssl.SSLError, OSError, AttributeError):
+            self._process_outgoing()
+        drop(self, *arguments, **options)
+
+    sslproto.SSLProtocol._fatal_error = fatal_error  # type: ignore[method-assign]
+
+
+_send_alerts_first()
+
+
 class TlsSite(web.BaseSite):
     """See the module. host: empty for all addresses. context: for the next connection.
 
@@ -106,14 +123,15 @@ class TlsSite(web.BaseSite):
                     taken = True  # from here on it is closed by its transport
                     await self._shake_hands(connection)
                 elif first is not None:
-                    self._said.warning(peer, f"a connection from {peer} does not speak TLS: refused")
+                    self._said.warning(f"plain {peer}", f"a connection from {peer} does not speak TLS: refused")
                     await asyncio.get_running_loop().sock_sendall(connection, _TOLD)
         except TimeoutError:
-            self._said.warning(peer, f"a connection from {peer} has not finished its TLS handshake in time: refused")
+            late = f"a connection from {peer} has not finished its TLS handshake in time: refused"
+            self._said.warning(f"late {peer}", late)
         except (ssl.SSLError, OSError) as error:
             reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
             reason = reason or type(error).__name__
-            self._said.warning(peer, f"TLS with {peer} failed: {reason}")
+            self._said.warning(f"{reason} {peer}", f"TLS with {peer} failed: {reason}")
         finally:
             if not taken:
                 connection.close()
