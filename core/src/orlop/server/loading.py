@@ -100,8 +100,13 @@ def state_of(entries: Mapping[str, Entry], classes: FrameworkClasses) -> State |
     return load(documents.items(), read)
 
 
+_OF_THE_FIRST_VERSION: Final = b'{"v":1,'
+
+
 def too_new(key: str, data: bytes, classes: FrameworkClasses) -> NewerVersion | None:
     """Why this document cannot be read here, if a newer program has written it. Quick, and blind to other faults."""
+    if data.startswith(_OF_THE_FIRST_VERSION):
+        return None
     if key.startswith(records.OBJECTS):
         framework, kind, object_id = records.parse_object_key(key)
         installed = classes.get(framework)
