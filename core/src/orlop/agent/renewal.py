@@ -57,9 +57,10 @@ class Renewal:
             if not wished and time.time() * 1000 < signing.renew_at(certificate):
                 return False
             await self._renew()
+            return await self._wished()
         except (ConnectionError, ValueError, UnsafeFile, OSError) as error:
             log.warning("this node's certificate is not renewed yet: %s", error)
-        return await self._wished()
+            return self._wish is not None
 
     async def _wished(self) -> bool:
         wish = self._wish
