@@ -19,7 +19,12 @@ ANSWER_WITHIN_S: Final = 10.0
 
 
 class ServerProcess:
-    """One `orlop server`. `start`, `kill`, `hold` and `go_on` may be called again and again."""
+    """One `orlop server`. `start`, `kill`, `hold` and `go_on` may be called again and again.
+
+    program: what it is started from.
+    """
+
+    program: tuple[str, ...] = ("-m", "orlop")
 
     def __init__(self, folder: Path, name: str, store_url: str, **settings: str) -> None:
         self.name = name
@@ -51,7 +56,7 @@ class ServerProcess:
         """Does not wait."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "orlop", "server", "--data", str(self.folder / "data"), "--verbose"],
+                [sys.executable, *self.program, "server", "--data", str(self.folder / "data"), "--verbose"],
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -65,6 +70,13 @@ class ServerProcess:
         self.signal(signal.SIGKILL)
         assert self.process is not None
         self.process.wait()
+
+    def cli(self, *arguments: str) -> str:
+        """Output of an `orlop` command against this server, which must succeed."""
+        command = [sys.executable, "-m", "orlop", "--server", self.url, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.returncode}, {done.stdout}{done.stderr}"
+        return done.stdout
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

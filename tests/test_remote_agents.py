@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
@@ -14,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, Process, RemoteCluster
+from hosts import Hosts, RemoteCluster
 from running import RunningOrlop, processes_with_environment, wait_until
 
 pytestmark = pytest.mark.real
@@ -265,132 +263,6 @@ def test_a_drained_node_is_emptied_at_its_deadline(cluster: RemoteCluster) -> No
     finally:
         cluster.cli("undrain", "n1")
     assert len(sleepers(cluster, "/moved")) == 6
-
-
-# --- who is not let in ---
-
-
-def refused(cluster: RemoteCluster, name: str, token: str | None, *more: str) -> str:
-    """What an agent says that is not let in; it ends by itself, and nobody else notices."""
-    agent = cluster.agent(name)
-    try:
-        agent.start(*(["--token", token] if token is not None else []), *more)
-        assert agent.ended() == 1
-        assert name not in cluster.nodes()
-        assert {cluster.nodes()[other] for other in ("n1", "n2", "n3")} == {"ready"}
-        return agent.said()
-    finally:
-        agent.close()
-
-
-def test_tokens_that_let_nobody_in(cluster: RemoteCluster) -> None:
-    good = cluster.token()
-    head, secret, authority = good.rpartition("-")[0].rpartition("-")[0], *good.split("-")[-2:]
-    assert "the token is not known" in refused(cluster, "wrong", f"{head}-{'0' * len(secret)}-{authority}")
-    assert "this is not a token" in refused(cluster, "rubbish", "open sesame")
-    assert "not one to join with" in refused(cluster, "api", cluster.admin)
-    assert "give a join token" in refused(cluster, "none", None)
-    expired = cluster.token("--lifetime", "1s")
-    wait_until(lambda: token_state(cluster, expired) == "expired", "it expires")
-    assert "the token has expired" in refused(cluster, "expired", expired)
-    revoked = cluster.token()
-    cluster.cli("token", "revoke", revoked)
-    assert "the token was revoked" in refused(cluster, "revoked", revoked)
-    used = cluster.token()
-    cluster.add_agent("n4", token=used)
-    assert "the token was used before" in refused(cluster, "second", used)
-    assert "an agent at" in cluster.server.said()
-    assert "is refused: the token was used before" in cluster.server.said()
-    cluster.agents.pop("n4").close()
-
-
-def token_state(cluster: RemoteCluster, token: str) -> str:
-    rows = cluster.get("/v1/tokens")["tokens"]
-    cluster.call("POST", "/v1/tokens", {"lifetime_s": 1})  # the state's clock goes on with each write
-    return next(row["state"] for row in rows if row["id"] == token.split("-")[3])
-
-
-def test_a_server_of_another_cluster_gets_no_token_and_no_node(cluster: RemoteCluster, hosts: Hosts) -> None:
-    other = RemoteCluster(hosts)
-    try:
-        other.start_server()
-        token = cluster.token()
-        agent = other.agent("stray")
-        agent.start("--token", token)
-        assert agent.ended() == 1
-        assert "another cluster than the token's" in agent.said()
-        assert "stray" not in other.nodes()
-        # a node of one cluster that is sent to another: its certificate is of a foreign authority there
-        member = cluster.agents["n1"]
-        elsewhere = Process(member.host, "agent", {"ORLOP_AGENT__NAME": "n1"}, "agent", "--join", other.url)
-        elsewhere.log = member.host.folder / "elsewhere.log"
-        member.kill()
-        elsewhere.start()
-        wait_until(lambda: "is not a server of this cluster" in elsewhere.said(), "it does not trust that server")
-        elsewhere.kill()
-        assert other.nodes() == {}
-        member.start()
-        cluster.wait_ready("n1", "n2", "n3")
-    finally:
-        other.close()
-
-
-def test_a_node_changes_its_cluster_only_when_told_to(hosts: Hosts) -> None:
-    former, other = RemoteCluster(hosts), RemoteCluster(hosts)
-    try:
-        former.start_server()
-        other.start_server()
-        agent = former.add_agent("mover")
-        former.deploy("/moving", 1)
-        ((task, pids),) = agent.tasks().items()
-        agent.stop()
-        agent.arguments = ("agent", "--join", other.url)
-        agent.start("--token", other.token())
-        wait_until(lambda: "is not a server of this cluster" in agent.said(), "it stays with its cluster")
-        agent.stop()
-        agent.start("--token", other.token(), "--rejoin")
-        other.wait_ready("mover")
-        orphans = wait_until(lambda: other.get("/v1/cluster")["orphans"], "its task is an orphan there")
-        assert [orphan["task"] for orphan in orphans] == [task]
-        assert agent.tasks() == {task: pids}, "which nobody stops"
-        agent.stop()
-        agent.start()
-        wait_until(lambda: agent.said().count(" of cluster ") >= 4, "it is up again")
-        wait_until(lambda: other.get("/v1/cluster")["orphans"], "it is still known as an orphan")
-        assert agent.tasks() == {task: pids}
-    finally:
-        former.close()
-        other.close()
-
-
-def test_rubbish_on_the_port_disturbs_nobody(cluster: RemoteCluster) -> None:
-    cluster.deploy("/undisturbed", 3)
-    before = sleepers(cluster, "/undisturbed")
-    ended = cluster.server.said().count("the session of node")
-    address = (cluster.server.host.address, 5050)
-    for sent in (
-        b"GET /v1/cluster HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\x16\x03\x01\xff\xff" + b"\0" * 70_000,
-        os.urandom(100_000),
-        struct.pack("!BBQ", 0x82, 0xFF, 2**30),
-        b"",
-    ):
-        with socket.create_connection(address, timeout=20) as connection, contextlib.suppress(OSError):
-            connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65_536):
-                continue
-    held = [socket.create_connection(address, timeout=20) for _ in range(300)]
-    try:
-        assert {cluster.nodes()[name] for name in ("n1", "n2", "n3")} == {"ready"}
-        cluster.deploy("/undisturbed", 4)
-    finally:
-        for connection in held:
-            connection.close()
-    assert cluster.server.said().count("the session of node") == ended
-    now = sleepers(cluster, "/undisturbed")
-    assert {one: now[one] for one in before} == before
-    assert "does not speak TLS" in cluster.server.said()
 
 
 # --- one machine, without tokens ---

@@ -121,6 +121,40 @@ def test_without_quorum_reads_say_how_old_they_are_and_writes_say_why_they_are_r
     assert call(f"{servers.all[2].marathon}/v2/apps", "POST", app("again"))[0] == 201
 
 
+def test_a_server_that_is_started_without_quorum_serves_what_a_member_knows(
+    servers: Servers, members: EtcdCluster
+) -> None:
+    assert call(f"{servers.all[0].marathon}/v2/apps", "POST", app("before"))[0] == 201
+    for server in servers.all:
+        server.kill()
+    for member in members.members[1:]:
+        member.kill()
+    alone = servers.all[0]
+    alone.start()
+    wait_until(alone.health, f"it listens; {servers.logs()}")
+    wait_until(lambda: names_at(alone.marathon) == {"/before"}, f"it serves what the member has; {servers.logs()}")
+    _, cluster, headers = call(f"{alone.url}/v1/cluster")
+    assert int(headers["Orlop-Stale-Ms"]) > 0
+    assert "Stale" in headers["Warning"]
+    health = alone.health()
+    assert (health["status"], health["role"]) == ("degraded", "standby")
+    assert health["stale_ms"] > 0
+    (reason,) = health["reasons"]
+    assert "etcd" in reason
+    assert cluster["read_only"] in reason
+    said = alone.cli("status")
+    assert f"READ ONLY  {cluster['read_only']}" in said
+    assert "STALE" in said
+    status, document, _ = call(f"{alone.marathon}/v2/apps", "POST", app("refused"), timeout_s=30)
+    assert status == 503
+    assert "nothing was changed" in str(document)
+    members.heal()
+    wait_until(lambda: alone.leads, f"it leads by itself; {servers.logs()}")
+    assert names_at(alone.marathon) == {"/before"}
+    assert call(f"{alone.marathon}/v2/apps", "POST", app("again"))[0] == 201
+    assert "STALE" not in alone.cli("status")
+
+
 def test_a_planned_stop_hands_the_lead_over_at_once(servers: Servers) -> None:
     leader = servers.leader()
     leader.signal(signal.SIGTERM)

@@ -134,7 +134,7 @@ def test_the_first_authority_counts() -> None:
     assert cluster.command("orlop", KeepAuthority(authority=first)) == first
     assert cluster.command("orlop", KeepAuthority(authority=second)) == first
     cluster.restart(Admission())
-    assert admission.stored_authority(cluster.state) == first
+    assert admission.stored_authorities(cluster.state) == {"ca": first}
 
 
 def test_the_same_token_twice_is_one_and_another_of_its_id_is_refused() -> None:

@@ -23,7 +23,7 @@ changed. A handler that is called twice with the same view must want the same th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 import attrs
@@ -223,7 +223,9 @@ class Framework:
     """A scheduler. See the module for the rules its handlers live by.
 
     name: of the framework; also of its `[plugins.NAME]` settings. config: attrs class of these settings, or None.
-    documents: kind → attrs class of the objects it stores. version: of these classes, see `migrate`.
+    documents: kind → attrs class of the objects it stores. version: of these classes; a change of any raises it.
+    migrations: version → kind → function from that version's JSON object to the next one's; kinds that are as they were
+    need none. See `migrate`.
 
     Instances may cache what they derive from views; nothing else may be kept between calls.
     """
@@ -232,6 +234,7 @@ class Framework:
     config: ClassVar[type | None] = None
     documents: ClassVar[Mapping[str, type]] = {}
     version: ClassVar[int] = 1
+    migrations: ClassVar[Mapping[int, Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]]] = {}
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = settings
@@ -254,5 +257,13 @@ class Framework:
 
     @classmethod
     def migrate(cls, kind: str, document: dict[str, Any], from_version: int) -> dict[str, Any]:
-        """Brings a stored object of an earlier version to `version`. Pure. Runs once, at load."""
-        raise NotImplementedError(f"{cls.name} has no migration of {kind} from version {from_version}")
+        """Brings a stored object of an earlier version to `version`. Pure.
+
+        Runs whenever one is read: an object keeps the form in which it was written until it is put again.
+        """
+        for version in range(from_version, cls.version):
+            if version not in cls.migrations:
+                raise NotImplementedError(f"{cls.name} has no migration of {kind} from version {version}")
+            step = cls.migrations[version].get(kind)
+            document = step(document) if step is not None else document
+        return document

@@ -38,6 +38,7 @@ from orlop.agent.streams import StreamEnd
 from orlop.agent.worker import Worker
 from orlop.model.clock import Now
 from orlop.model.messages import (
+    RENEW,
     Assignment,
     Assignments,
     Epoch,
@@ -47,6 +48,7 @@ from orlop.model.messages import (
     OpenStreams,
     Received,
     Refused,
+    RenewCertificate,
     Statuses,
     ToAgent,
     ToServer,
@@ -108,7 +110,7 @@ class Agent:
     """One node.
 
     info: all but its runtimes, which it finds out itself. connect: dials the leader. dial_stream: as the leader asks,
-    None where streams need no dialling.
+    None where streams need no dialling. renew: takes the cluster's word on which certificate this node shall have.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Agent:
         runtimes: Sequence[Runtime],
         connect: Connect,
         dial_stream: DialStream | None = None,
+        renew: Callable[[RenewCertificate], None] | None = None,
     ) -> None:
         self._info = info
         self._records = records
@@ -128,6 +131,7 @@ class Agent:
         self._context = context
         self._connect = connect
         self._dial_stream = dial_stream
+        self._renew = renew
         self._runtimes = {runtime.name: runtime for runtime in runtimes}
         self._available: set[str] = set()
         self._unavailable: dict[str, str] = {}
@@ -227,7 +231,12 @@ class Agent:
             runtimes=tuple(sorted(self._available - unavailable.keys())),
             unavailable=dict(sorted(unavailable.items())),
         )
-        hello = Hello(node=info, cluster_id=self._identity.cluster_id, statuses=self._worker.statuses())
+        hello = Hello(
+            node=info,
+            cluster_id=self._identity.cluster_id,
+            statuses=self._worker.statuses(),
+            understands=(RENEW,) if self._renew is not None else (),
+        )
         try:
             link.send(hello)
         except LinkClosed as error:
@@ -246,6 +255,9 @@ class Agent:
             case OpenStreams():
                 for stream_id in message.ids:
                     self._spawn(self._serve_stream(stream_id))
+            case RenewCertificate():
+                if self._renew is not None:
+                    self._renew(message)
 
     def _welcome(self, message: Welcome) -> None:
         known = self._identity.cluster_id

@@ -11,6 +11,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+from orlop.model.messages import RenewCertificate
 from orlop.security import authority as signing
 from orlop.security.files import read_private, write_private
 
@@ -41,11 +42,23 @@ class Credentials:
         return read_private(self._folder / _CERTIFICATE)
 
     def authority(self) -> bytes | None:
-        """PEM; None before the node has joined."""
+        """Those that are trusted, PEM; None before the node has joined."""
         return read_private(self._folder / _AUTHORITY)
 
+    def shall_change(self, wish: RenewCertificate) -> bool:
+        """Is the certificate, or what this node trusts, other than it shall be?"""
+        certificate, authorities = self.certificate(), self.authority()
+        if certificate is None or authorities is None:
+            return False
+        trusted = signing.fingerprints(authorities)
+        return set(trusted) != set(wish.trusted) or signing.issuer_among(certificate, authorities) != wish.issuer
+
     def keep(self, certificate: bytes, authority: bytes) -> None:
-        """After a join or a renewal. Raises ValueError when the certificate is not of this key and this authority."""
+        """After a join or a renewal. authority: all that are trusted, PEM.
+
+        What is trusted is on disk before the certificate is. Raises ValueError when that is not of this key and of one
+        of these authorities.
+        """
         key = read_private(self._folder / _KEY)
         if key is None or not signing.belongs(key, certificate) or not signing.signed_by(certificate, authority):
             raise ValueError("the server's answer holds no certificate of this node's key and of its own authority")
@@ -67,7 +80,7 @@ class Credentials:
 
 
 def trusting(authority: bytes) -> ssl.SSLContext:
-    """For connections to servers of this authority (PEM), without a certificate of one's own."""
+    """For connections to servers of these authorities (PEM), without a certificate of one's own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False  # see the module

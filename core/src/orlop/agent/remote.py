@@ -16,8 +16,8 @@ import os
 import random
 import secrets
 import ssl
-import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -32,9 +32,9 @@ from orlop.agent.lifeline import can_keep_awake, keep_awake
 from orlop.agent.session import Link
 from orlop.agent.streams import WebSocketStream
 from orlop.agent.websocket import WebSocketLink, look_after
+from orlop.model import wire
 from orlop.model.messages import ToAgent, ToServer
 from orlop.model.streams import FRAME_BYTES_MAX
-from orlop.model.wire import MESSAGE_BYTES_MAX, decode_to_agent
 from orlop.security import authority as signing
 from orlop.security.tokens import Purpose, Token
 
@@ -48,7 +48,6 @@ ANSWER_BYTES_MAX: Final = 2**20
 #: Where there is no lifeline: a ping after so much silence; without an answer within half of it the session is over.
 PING_S: Final = 14.0
 REDIRECTS_MAX: Final = 3
-RENEW_CHECK_S: Final = 600.0
 
 
 class Unreachable(ConnectionError):
@@ -63,7 +62,7 @@ class ServerRefused(ConnectionError):
         self.status = status
 
 
-class WrongCluster(Exception):
+class WrongCluster(ValueError):
     """The servers are not of the cluster that this node belongs to, or are not what the token says."""
 
 
@@ -92,13 +91,19 @@ class Introduction:
 
 
 class RemoteServers:
-    """Servers of one cluster. urls: at least one, http or https. To be made on the event loop; `close` at the end."""
+    """Servers of one cluster. urls: at least one, http or https. To be made on the event loop; `close` at the end.
 
-    def __init__(self, urls: Sequence[URL], node: str, credentials: Credentials) -> None:
+    language: of the sessions.
+    """
+
+    def __init__(
+        self, urls: Sequence[URL], node: str, credentials: Credentials, language: wire.Language | None = None
+    ) -> None:
         assert urls
         self._urls = tuple(urls)
         self._node = node
         self._credentials = credentials
+        self._language = language or wire.LANGUAGE
         self._context: ssl.SSLContext | None = None
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
@@ -153,13 +158,16 @@ class RemoteServers:
         if url.scheme != "https":
             raise WrongCluster(f"{url} is not https: a token is not shown to a server that cannot prove who it is")
         introduction = await self._introduce(url)
-        authority = introduction.authority
         try:
-            known = authority is not None and signing.fingerprint(authority) == token.authority
+            authority = signing.first_of(introduction.authority or b"")  # that of the server's own certificate
+            known = signing.fingerprint(authority) == token.authority
         except ValueError:
             known = False
-        if not known or authority is None:
-            raise WrongCluster(f"{url} is a server of another cluster than the token's, or somebody is in between")
+        if not known:
+            raise WrongCluster(
+                f"{url} is a server of another cluster than the token's, or somebody is in between "
+                "(or the cluster has a new authority since the token was made)"
+            )
         if cluster not in ("", introduction.cluster):
             raise WrongCluster(
                 f"this node belongs to cluster {cluster}, and {url} is of {introduction.cluster}: "
@@ -169,40 +177,40 @@ class RemoteServers:
         request = signing.make_request(key, self._node)
         body = {"token": token.text, "node": self._node, "certificate_request": request.decode()}
         document = await self._ask("POST", url / "v1/agents/join", body, trusting(authority))
-        await self._keep(document, authority)
+        await self._keep(document)
         return _text(document, "cluster")
 
-    async def _keep(self, document: dict[str, Any], authority: bytes) -> None:
+    async def _keep(self, document: dict[str, Any]) -> None:
+        """What a server has answered that this node has reason to trust."""
+        certificate, authority = _text(document, "certificate").encode(), _text(document, "authority").encode()
         try:
-            await asyncio.to_thread(self._credentials.keep, _text(document, "certificate").encode(), authority)
+            await asyncio.to_thread(self._credentials.keep, certificate, authority)
         except ValueError as error:
             raise WrongCluster(str(error)) from error
         self._context = None
 
-    async def keep_certificate_fresh(self) -> None:
-        """For ever: renews this node's certificate in time."""
-        while True:
-            certificate = await asyncio.to_thread(self._credentials.certificate)
-            if certificate is not None and time.time() * 1000 >= signing.renew_at(certificate):
-                try:
-                    await self.renew()
-                except (ConnectionError, WrongCluster) as error:
-                    left_s = signing.expires_at(certificate) / 1000 - time.time()
-                    log.warning("this node's certificate is not renewed yet: %s; it ends in %.0f s", error, left_s)
-            await asyncio.sleep(RENEW_CHECK_S * (0.5 + random.random()))  # noqa: S311  (spreads them, no more)
-
     async def renew(self) -> None:
-        """A new certificate for the same key. Raises ServerRefused, Unreachable, WrongCluster."""
+        """A new certificate for the same key, shown as soon as it is kept; the session goes on with the old one.
+
+        Whom this node trusts from now on comes with it. Raises ServerRefused, Unreachable, WrongCluster.
+        """
         key = await asyncio.to_thread(self._credentials.key, secrets.token_bytes(signing.KEY_ENTROPY_BYTES))
-        authority = await asyncio.to_thread(self._credentials.authority)
-        assert authority is not None, "a node that renews has joined"
         body = {"certificate_request": signing.make_request(key, self._node).decode()}
 
         async def ask(url: URL) -> dict[str, Any]:
             return await self._ask("POST", url / "v1/agents/renew", body, await self._trusted(url))
 
-        await self._keep(await self._first_of(ask), authority)
+        document = await self._first_of(ask)
+        await self._keep(document)
         log.info("this node's certificate is renewed")
+        try:
+            await self._first_of(self._confirm)
+        except ServerRefused as error:
+            if error.status != HTTPStatus.NOT_FOUND:  # a server of an earlier version does not ask
+                raise
+
+    async def _confirm(self, url: URL) -> dict[str, Any]:
+        return await self._ask("POST", url / "v1/agents/confirm", {}, await self._trusted(url))
 
     # Sessions and streams
 
@@ -222,12 +230,19 @@ class RemoteServers:
 
     async def _dial_session(self, url: URL) -> WebSocketLink[ToServer, ToAgent]:
         awake = can_keep_awake()
-        socket = await self._upgrade(url / "v1/agents/session", MESSAGE_BYTES_MAX, None if awake else PING_S)
+        socket = await self._upgrade(
+            url / "v1/agents/session", wire.MESSAGE_BYTES_MAX, None if awake else PING_S, self._language.offers()
+        )
+        try:
+            dialect = self._language.agreed(socket.protocol)
+        except wire.WrongVersion as error:
+            await socket.close(message=str(error).encode())
+            raise ServerRefused(0, f"{url}: {error}: upgrade the older one") from error
         self._leader, self._silent = url, None
         if self._lifeline is not None:
             self._lifeline.cancel()
         self._lifeline = asyncio.create_task(self._keep_awake(socket, url)) if awake else None
-        return WebSocketLink(socket, decode_to_agent, f"the server at {url}")
+        return WebSocketLink(socket, dialect.decode_to_agent, f"the server at {url}", encode=dialect.encode_in_pieces)
 
     async def _keep_awake(self, socket: aiohttp.ClientWebSocketResponse[bool], url: URL) -> None:
         try:
@@ -246,7 +261,7 @@ class RemoteServers:
             raise ServerRefused(307, f"{url} does not lead any more") from error
 
     async def _upgrade(
-        self, url: URL, bytes_max: int, heartbeat_s: float | None = None
+        self, url: URL, bytes_max: int, heartbeat_s: float | None = None, protocols: Sequence[str] = ()
     ) -> aiohttp.ClientWebSocketResponse[bool]:
         context = await self._trusted(url)
         try:
@@ -255,6 +270,7 @@ class RemoteServers:
                     url,
                     ssl=context if context is not None else True,
                     heartbeat=heartbeat_s,
+                    protocols=protocols,
                     max_msg_size=bytes_max + 1,
                     timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
                 )

@@ -13,7 +13,7 @@ import logging
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType
@@ -78,9 +78,10 @@ def look_after(raw: Any) -> None:
 class WebSocketLink(Generic[Sent, Got]):
     """See the module. To be made on the event loop.
 
-    peer: who it is, for the log. decode: of the messages of the other end. refusal: the message that tells the other
-    end why it is refused, where there is one. check: why a message is not acceptable, None when it is.
-    first_within_s: for the first message. idle_s: the link is closed when nothing has arrived for so long; None: never.
+    peer: who it is, for the log. decode: of the messages of the other end. encode: of those for it. refusal: the
+    message that tells the other end why it is refused, where there is one. check: why a message is not acceptable, None
+    when it is. first_within_s: for the first message. idle_s: the link is closed when nothing has arrived for so long;
+    None: never.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class WebSocketLink(Generic[Sent, Got]):
         decode: Callable[[bytes], Got],
         peer: str,
         *,
+        encode: Callable[[Any], Iterable[bytes]] = wire.encode_in_pieces,
         refusal: Callable[[str], Any] | None = None,
         check: Callable[[Any], str | None] = lambda _: None,
         first_within_s: float | None = None,
@@ -96,6 +98,7 @@ class WebSocketLink(Generic[Sent, Got]):
     ) -> None:
         self._socket = web_socket
         self._decode = decode
+        self._encode = encode
         self._peer = peer
         self._refusal = refusal
         self._check = check
@@ -116,7 +119,7 @@ class WebSocketLink(Generic[Sent, Got]):
         """See `Link`."""
         if self._closed is not None:
             raise LinkClosed(self._closed)
-        for data in wire.encode_in_pieces(message):  # type: ignore[arg-type]  # Sent is one of the two directions
+        for data in self._encode(message):
             self._queue.append(data)
             self._queued_bytes += len(data)
         if self._queued_bytes > QUEUED_BYTES_MAX:

@@ -4,15 +4,16 @@ What agents use (everything under `/v1/agents/`) is not for operators and not gu
 a token, everybody else the certificate that it got for it. Tokens are operators' business.
 
 `GET /v1/agents/cluster` says whom one talks to, before one trusts it. `POST /v1/agents/join` and `…/renew` sign
-certificates. `GET /v1/agents/session` and `…/streams/{id}` are WebSockets whose binary messages are those of `wire`
-and `streams`.
+certificates, `…/confirm` is shown them. `GET /v1/agents/session` and `…/streams/{id}` are WebSockets whose binary
+messages are those of `wire` and `streams`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -29,10 +30,9 @@ from orlop.api.requests import PRINCIPAL, Reader, read_body, read_query, server_
 from orlop.api.responses import plain
 from orlop.framework import NotAvailable
 from orlop.framework import Refused as CommandRefused
-from orlop.model.documents import VERSION
 from orlop.model.messages import Hello, Refused, ToAgent, ToServer
 from orlop.model.streams import FRAME_BYTES_MAX
-from orlop.model.wire import MESSAGE_BYTES_MAX, decode_to_server
+from orlop.model.wire import MESSAGE_BYTES_MAX, Dialect, WrongVersion
 from orlop.security.tokens import StoredToken
 from orlop.server.remote_agents import NotAdmitted, RemoteAgents
 from orlop.server.streams import DialledStream
@@ -67,16 +67,16 @@ def add_agents(application: web.Application, agents: RemoteAgents) -> None:
 async def get_cluster(request: web.Request) -> web.Response:
     read_query(request)
     agents = request.app[AGENTS]
-    authority = agents.authority
-    if agents.auth and authority is None:
+    authorities = agents.authorities
+    if agents.auth and authorities is None:
         raise NotAvailable("this server does not know the cluster's authority yet")
     return plain(
         {
             "cluster": agents.cluster_id,
             "name": server_of(request).cluster_name,
             "version": server_of(request).version,
-            "session_version": VERSION,
-            "authority": authority.certificate.decode() if authority is not None else None,
+            "session_version": agents.language.newest,
+            "authority": authorities.trusted.decode() if authorities is not None else None,
         }
     )
 
@@ -106,6 +106,17 @@ async def renew(request: web.Request) -> web.Response:
     return _certificate(agents, certificate)
 
 
+async def confirm(request: web.Request) -> web.Response:
+    """The node shows the certificate that it has kept."""
+    read_query(request)
+    _leading(request)
+    try:
+        await request.app[AGENTS].shown(_peer_certificate(request))
+    except NotAdmitted as error:
+        raise _refused(request, str(error)) from None
+    return plain({})
+
+
 def _leading(request: web.Request) -> None:
     """Sends agents on to the leader. Raises HTTPTemporaryRedirect, or Problem (503) where there is none."""
     role = server_of(request).role()
@@ -117,12 +128,12 @@ def _leading(request: web.Request) -> None:
 
 
 def _certificate(agents: RemoteAgents, certificate: bytes) -> web.Response:
-    assert agents.authority is not None, "a certificate was issued"
+    assert agents.authorities is not None, "a certificate was issued"
     return plain(
         {
             "cluster": agents.cluster_id,
             "certificate": certificate.decode(),
-            "authority": agents.authority.certificate.decode(),
+            "authority": agents.authorities.trusted.decode(),
         }
     )
 
@@ -131,12 +142,16 @@ async def session(request: web.Request) -> web.StreamResponse:
     read_query(request)
     _leading(request)
     node = _admitted(request)
+    with contextlib.suppress(NotAvailable):  # it is shown again
+        await request.app[AGENTS].shown(_peer_certificate(request))
+    protocol, dialect = _spoken(request)
     async with _connection(request):
-        socket = await upgraded(request, MESSAGE_BYTES_MAX)
+        socket = await upgraded(request, MESSAGE_BYTES_MAX, [protocol] if protocol is not None else [])
         link: WebSocketLink[ToAgent, ToServer] = WebSocketLink(
             socket,
-            decode_to_server,
+            dialect.decode_to_server,
             _peer(request, node),
+            encode=dialect.encode_in_pieces,
             refusal=lambda reason: Refused(reason=reason),
             check=_checker(node),
             first_within_s=FIRST_MESSAGE_WITHIN_S,
@@ -148,6 +163,16 @@ async def session(request: web.Request) -> web.StreamResponse:
             link.close("the server ends the session")
             await link.finished()
     return socket
+
+
+def _spoken(request: web.Request) -> tuple[str | None, Dialect]:
+    """The version of the session, and what to call it. Raises Problem."""
+    offered = [one.strip() for one in request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")]
+    try:
+        return request.app[AGENTS].language.pick(offered)
+    except WrongVersion as error:
+        log.warning("an agent at %s is refused: %s", request.remote, error)
+        raise Problem(HTTPStatus.UPGRADE_REQUIRED, str(error), hint="upgrade the older one") from None
 
 
 def _checker(node: str | None) -> Any:
@@ -186,10 +211,10 @@ async def stream(request: web.Request) -> web.StreamResponse:
     return socket
 
 
-async def upgraded(request: web.Request, bytes_max: int) -> web.WebSocketResponse[bool]:
+async def upgraded(request: web.Request, bytes_max: int, protocols: Sequence[str] = ()) -> web.WebSocketResponse[bool]:
     """The request's WebSocket. bytes_max: of a message. Raises Problem when it is no request for one."""
     socket: web.WebSocketResponse[bool] = web.WebSocketResponse(
-        max_msg_size=bytes_max + 1, compress=False, timeout=CLOSE_WITHIN_S
+        max_msg_size=bytes_max + 1, compress=False, timeout=CLOSE_WITHIN_S, protocols=protocols
     )
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
         raise Problem(HTTPStatus.UPGRADE_REQUIRED, "expected a WebSocket", headers={hdrs.UPGRADE: "websocket"})
@@ -333,6 +358,7 @@ ROUTES: Final = [
     web.get("/v1/agents/cluster", get_cluster),
     web.post("/v1/agents/join", join),
     web.post("/v1/agents/renew", renew),
+    web.post("/v1/agents/confirm", confirm),
     web.get("/v1/agents/session", session, allow_head=False),
     web.get("/v1/agents/streams/{id}", stream, allow_head=False),
     web.post("/v1/tokens", create_token),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -20,6 +20,7 @@ from aiohttp.typedefs import Middleware
 
 from orlop.api import backup, cluster, events, explain, metrics, nodes, page, plugins, tasks
 from orlop.api.agents import add_agents
+from orlop.api.authority import ROUTES as AUTHORITY_ROUTES
 from orlop.api.commands import ROUTES as COMMAND_ROUTES
 from orlop.api.forwarding import client_session, forwarding
 from orlop.api.guard import Authenticate, Handler, add_security_headers, authentication, is_own, loopback_guard
@@ -44,7 +45,7 @@ def make_application(
     server: OperatorServer,
     authenticate: Authenticate | None = None,
     agents: RemoteAgents | None = None,
-    trust: ssl.SSLContext | None = None,
+    trust: Callable[[], ssl.SSLContext] | None = None,
 ) -> web.Application:
     """The API of this server, to be run on the loop that the server lives on.
 
@@ -63,7 +64,7 @@ def make_application(
         application.router.add_routes(module.ROUTES)
     if agents is not None:
         add_agents(application, agents)
-        application.router.add_routes(COMMAND_ROUTES)
+        application.router.add_routes([*COMMAND_ROUTES, *AUTHORITY_ROUTES])
     application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(end_streams)
     return application

@@ -29,6 +29,7 @@ async def get_cluster(request: web.Request) -> web.Response:
         "started": moment(server.started_utc_ms),
         "uptime_s": max(0, round(time.time() - server.started_utc_ms / 1000)),
         "read_only": server.read_only_reason(),
+        "stale_ms": role.stale_ms,
     }
     return await answer(
         state, lambda: {**about, **cluster_document(state), "frameworks": framework_documents(state, statuses)}
@@ -61,9 +62,9 @@ async def get_health(request: web.Request) -> web.Response:
         return plain({"status": "ok", "role": "standby", "leader": role.leader_url, "stale_ms": role.stale_ms})
     reason = server.read_only_reason() if role.leads else role.reason
     if reason:
-        return plain(
-            {"status": "degraded", "reasons": [f"writes are refused: {reason}"]}, HTTPStatus.SERVICE_UNAVAILABLE
-        )
+        stale = {} if role.leads else {"role": "standby", "stale_ms": role.stale_ms}
+        reasons = [f"writes are refused: {reason}"]
+        return plain({"status": "degraded", **stale, "reasons": reasons}, HTTPStatus.SERVICE_UNAVAILABLE)
     warnings = [
         f"framework {name} is {one.state}: {one.error}"
         for name, one in sorted(server.framework_status().items())

@@ -58,7 +58,7 @@ def forwarding(
     server: Forwards,
     session: Callable[[], aiohttp.ClientSession],
     prefix: str = "",
-    trust: ssl.SSLContext | None = None,
+    trust: Callable[[], ssl.SSLContext] | None = None,
 ) -> Middleware:
     """The middleware for the operator API, or, with the `prefix` it is mounted under, for a plugin's listener.
 
@@ -73,7 +73,7 @@ def forwarding(
         if role.leader_url and FORWARDED not in request.headers:
             target = URL(role.leader_url + prefix + request.raw_path, encoded=True)
             try:
-                response = await _to_leader(request, target, session(), trust)
+                response = await _to_leader(request, target, session(), trust() if trust is not None else None)
             except Problem as problem:
                 return problem.response()
             if response is not None:

@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 from asyncio import sslproto
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -41,13 +42,33 @@ if hasattr(sslproto.SSLProtocol, "max_size"):
     sslproto.SSLProtocol.max_size = READ_AHEAD_BYTES
 
 
+def _send_alerts_first() -> None:
+    """When TLS fails, asyncio drops the alert that tells the other end why; it would only find the connection ended."""
+    drop = getattr(sslproto.SSLProtocol, "_fatal_error", None)
+    if drop is None or not hasattr(sslproto.SSLProtocol, "_process_outgoing"):
+        return
+
+    def fatal_error(self: Any, *arguments: Any, **options: Any) -> None:
+        with contextlib.suppress(ssl.SSLError, OSError, AttributeError):
+            self._process_outgoing()
+        drop(self, *arguments, **options)
+
+    sslproto.SSLProtocol._fatal_error = fatal_error  # type: ignore[method-assign]
+
+
+_send_alerts_first()
+
+
 class TlsSite(web.BaseSite):
-    """See the module. host: empty for all addresses. To be started after its runner is set up."""
+    """See the module. host: empty for all addresses. context: for the next connection.
+
+    To be started after its runner is set up.
+    """
 
     __slots__ = ("_accepting", "_context", "_host", "_listeners", "_port", "_said", "_unfinished")
 
-    def __init__(self, runner: web.BaseRunner, host: str, port: int, context: ssl.SSLContext) -> None:
-        super().__init__(runner, ssl_context=context)
+    def __init__(self, runner: web.BaseRunner, host: str, port: int, context: Callable[[], ssl.SSLContext]) -> None:
+        super().__init__(runner, ssl_context=context())
         self._host = host
         self._port = port
         self._context = context
@@ -102,13 +123,15 @@ class TlsSite(web.BaseSite):
                     taken = True  # from here on it is closed by its transport
                     await self._shake_hands(connection)
                 elif first is not None:
-                    self._said.warning(peer, f"a connection from {peer} does not speak TLS: refused")
+                    self._said.warning(f"plain {peer}", f"a connection from {peer} does not speak TLS: refused")
                     await asyncio.get_running_loop().sock_sendall(connection, _TOLD)
         except TimeoutError:
-            self._said.warning(peer, f"a connection from {peer} has not finished its TLS handshake in time: refused")
+            late = f"a connection from {peer} has not finished its TLS handshake in time: refused"
+            self._said.warning(f"late {peer}", late)
         except (ssl.SSLError, OSError) as error:
             reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
-            self._said.warning(peer, f"TLS with {peer} failed: {reason}")
+            reason = reason or type(error).__name__
+            self._said.warning(f"{reason} {peer}", f"TLS with {peer} failed: {reason}")
         finally:
             if not taken:
                 connection.close()
@@ -118,7 +141,7 @@ class TlsSite(web.BaseSite):
         await asyncio.get_running_loop().connect_accepted_socket(
             protocols,
             connection,
-            ssl=self._context,
+            ssl=self._context(),
             ssl_handshake_timeout=HANDSHAKE_WITHIN_S,
             ssl_shutdown_timeout=SHUTDOWN_WITHIN_S,
         )

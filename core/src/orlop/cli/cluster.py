@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from orlop.cli.options import client_of, json_option, node_argument, output_option, server_options, task_argument
-from orlop.cli.output import age, duration_s, quantity, repeated, show, show_json, text_of, watch_option
+from orlop.cli.output import age, duration_s, quantity, repeated, show, show_json, span, text_of, watch_option
 
 ORPHANS_SHOWN_MAX: Final = 20
 
@@ -56,6 +56,8 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _orphans(document.get("orphans", []))
     if document.get("read_only"):
         yield "READ ONLY", document["read_only"]
+    if document.get("stale_ms"):
+        yield "STALE", f"what is shown may be {span(document['stale_ms'] / 1000)} old"
 
 
 def _orphans(orphans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,7 @@ _OWN: Final = {
         "drain": ("cluster", "Put no new tasks on a node."),
         "undrain": ("cluster", "Let a node take tasks again."),
         "token": ("tokens", "Tokens that let machines join: create, list, revoke."),
+        "authority": ("authority", "The cluster's certificate authority: show, rotate, hurry."),
     },
     "The state": {
         "backup": ("stores", "Write the cluster's state to a file."),

@@ -129,11 +129,15 @@ def age(moment: str | None) -> str:
     """How long ago an RFC 3339 moment was: 12s, 5m, 3h, 2d."""
     if not moment:
         return "-"
-    seconds = int((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    return span((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+
+
+def span(seconds: float) -> str:
+    """12s, 5m, 3h, 2d."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
         if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{max(0, seconds)}s"
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
 
 
 def duration_s(text: str) -> float | None:

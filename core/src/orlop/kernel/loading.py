@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from immutables import Map
 
@@ -40,6 +40,16 @@ def read_object_plainly(framework: str, kind: str, object_id: str, data: bytes) 
     """For frameworks that are not installed: the document is kept as it is."""
     version, document = split_version(data, f"{kind} {object_id} of {framework}")
     return StoredObject(document=document, version=version)
+
+
+#: What the documents below each prefix are.
+CLASSES: Final = (
+    (records.META_KEY, records.Meta),
+    (records.NODES, Node),
+    (records.TASKS, Task),
+    (records.SPECS, Spec),
+    (records.FRAMEWORKS, records.FrameworkRecord),
+)
 
 
 def load(documents: Iterable[tuple[str, bytes]], read_object: ReadObject) -> State | None:

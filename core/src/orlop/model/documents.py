@@ -1,10 +1,11 @@
 """Stored documents and wire messages: JSON with a version, strict about types, generous about nothing.
 
-Every document carries `v`. A reader that meets a newer version than it knows refuses, naming both.
+Every document carries `v`, see `versions`. A reader that meets a newer version than it knows refuses, naming both.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -15,10 +16,11 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
+from orlop.model.versions import FIRST, VERSIONS
 
 T = TypeVar("T")
 
-#: The version of core's own documents and messages.
+#: Of messages, and of documents that are none of a class.
 VERSION: Final = 1
 
 
@@ -27,10 +29,13 @@ class DocumentError(ValueError):
 
 
 class NewerVersion(DocumentError):
-    """A document written by a later version than this program knows."""
+    """A document written by a later version than this program knows. It is left as it is."""
 
-    def __init__(self, what: str, found: int, known: int) -> None:
-        super().__init__(f"{what} has version {found}, and this program knows up to {known}: upgrade it")
+    def __init__(self, what: str, found: int, known: int, program: str = "this program") -> None:
+        super().__init__(
+            f"{what} has version {found}, and {program} knows up to {known}: a newer one has written it. "
+            f"Start that one, or go back to a backup from before"
+        )
 
 
 def make_converter() -> cattrs.Converter:
@@ -91,9 +96,9 @@ def to_plain(value: object) -> Any:
     return CONVERTER.unstructure(value)
 
 
-def to_bytes(value: object, version: int = VERSION) -> bytes:
-    """The stored form: one JSON object with `v`."""
-    return plain_to_bytes(CONVERTER.unstructure(value), version)
+def to_bytes(value: object) -> bytes:
+    """The stored form: one JSON object with `v`, the last version of its class."""
+    return plain_to_bytes(CONVERTER.unstructure(value), VERSIONS.of(type(value)))
 
 
 def plain_to_bytes(plain: Mapping[str, Any], version: int) -> bytes:
@@ -101,15 +106,13 @@ def plain_to_bytes(plain: Mapping[str, Any], version: int) -> bytes:
     return orjson.dumps({"v": version, **plain})
 
 
-def from_bytes(
-    data: bytes,
-    cls: type[T],
-    what: str,
-    migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
-    version: int = VERSION,
-) -> T:
-    """Reads a stored form. `what` names it in errors. Raises DocumentError, NewerVersion."""
-    return from_plain(parse_versioned(data, what, migrate, version), cls, what)
+def from_bytes(data: bytes, cls: type[T], what: str) -> T:
+    """Reads a stored form of any version so far. `what` names it in errors. Raises DocumentError, NewerVersion."""
+
+    def upgrade(document: dict[str, Any], found: int) -> dict[str, Any]:
+        return VERSIONS.upgraded(cls, document, found)
+
+    return from_plain(parse_versioned(data, what, upgrade, VERSIONS.of(cls)), cls, what)
 
 
 def parse_versioned(
@@ -117,16 +120,39 @@ def parse_versioned(
     what: str,
     migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
     version: int = VERSION,
+    program: str = "this program",
 ) -> dict[str, Any]:
-    """The JSON object without its `v`, brought to `version`. Raises DocumentError, NewerVersion."""
+    """The JSON object without its `v`, brought to `version`. program: who reads it. Raises DocumentError, NewerVersion.
+
+    migrate: brings an object of an earlier version there.
+    """
     found, document = split_version(data, what)
     if found > version:
-        raise NewerVersion(what, found, version)
+        raise NewerVersion(what, found, version, program)
     if found == version:
         return document
-    if migrate is None:
+    if migrate is None or found < FIRST:
         raise DocumentError(f"{what} has version {found}, and nothing migrates it to {version}")
-    return migrate(document, found)
+    try:
+        return migrate(document, found)
+    except DocumentError:
+        raise
+    except Exception as error:
+        raise DocumentError(
+            f"{what} cannot be brought from version {found} to {version}: {type(error).__name__}: {error}"
+        ) from error
+
+
+_WRITTEN: Final = re.compile(rb'\{"v":([0-9]{1,9})[,}]')
+
+
+def version_of(data: bytes, what: str) -> int:
+    """The document's version alone: at once for what this program or another version of it has written.
+
+    Raises DocumentError.
+    """
+    found = _WRITTEN.match(data)
+    return int(found[1]) if found is not None else split_version(data, what)[0]
 
 
 def split_version(data: bytes, what: str) -> tuple[int, dict[str, Any]]:
@@ -135,7 +161,7 @@ def split_version(data: bytes, what: str) -> tuple[int, dict[str, Any]]:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise DocumentError(f"{what} is not JSON: {error}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("v"), int):
+    if not isinstance(document, dict) or type(document.get("v")) is not int:
         raise DocumentError(f"{what} is not a versioned document")
     return document.pop("v"), document
 

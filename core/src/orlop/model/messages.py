@@ -7,6 +7,7 @@ then deltas. The agent reports `Statuses` and repeats them until a `Received` co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
@@ -41,11 +42,13 @@ class Hello:
 
     cluster_id: what the agent is bound to; empty on its first contact.
     statuses: of every task that the node has a record of.
+    understands: kinds of messages that came later than the session's version, and that this agent wants to be sent.
     """
 
     node: NodeInfo
     cluster_id: str = ""
     statuses: tuple[Status, ...] = ()
+    understands: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -109,6 +112,17 @@ class OpenStreams:
 
 
 @attrs.frozen(kw_only=True)
+class RenewCertificate:
+    """The node's certificate shall be of the authority `issuer`, and the node trust exactly `trusted` (fingerprints).
+
+    Sent to agents that understand "renew".
+    """
+
+    issuer: str
+    trusted: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
 class Statuses:
     """News of tasks. Repeated in each new session until acknowledged."""
 
@@ -133,4 +147,7 @@ class Goodbye:
 
 
 ToServer = Hello | Statuses | Heartbeat | Goodbye
-ToAgent = Welcome | Refused | Assignments | Received | OpenStreams
+ToAgent = Welcome | Refused | Assignments | Received | OpenStreams | RenewCertificate
+
+#: What `Hello.understands` calls `RenewCertificate`.
+RENEW: Final = "renew"

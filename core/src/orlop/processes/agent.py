@@ -24,6 +24,7 @@ import orlop
 from orlop.agent.credentials import Credentials
 from orlop.agent.records import InUse, NodeIdentity
 from orlop.agent.remote import RemoteServers, ServerRefused, Unreachable, WrongCluster
+from orlop.agent.renewal import Renewal
 from orlop.configuration import Settings
 from orlop.processes.exposure import CannotStart
 from orlop.processes.node import identity_of, make_agent, open_records
@@ -79,7 +80,7 @@ async def _run(settings: Settings, data: Path, urls: list[URL], rejoin: bool, an
         identity = _keep_identity(data, attrs.evolve(identity, cluster_id=belonging.result()))
         settings = await _with_address(settings, urls)
         announce(_welcome(settings, identity, urls))
-        await _until(stopped, settings, data, identity, servers)
+        await _until(stopped, settings, data, identity, servers, credentials)
         return 0
     finally:
         stopped.cancel()
@@ -87,15 +88,21 @@ async def _run(settings: Settings, data: Path, urls: list[URL], rejoin: bool, an
 
 
 async def _until(
-    stopped: asyncio.Task[Any], settings: Settings, data: Path, identity: NodeIdentity, servers: RemoteServers
+    stopped: asyncio.Task[Any],
+    settings: Settings,
+    data: Path,
+    identity: NodeIdentity,
+    servers: RemoteServers,
+    credentials: Credentials,
 ) -> None:
     """The agent, until it is stopped. Raises what it ends with otherwise."""
     plugins = PluginHost(settings, [("orlop", builtin)])
     plugins.load()
-    agent = make_agent(settings, data, plugins, identity.cluster_id, servers.connect, servers.dial_stream)
+    renewal = Renewal(credentials, servers.renew)
+    agent = make_agent(settings, data, plugins, identity.cluster_id, servers.connect, servers.dial_stream, renewal.ask)
     running: set[asyncio.Task[Any]] = {
         asyncio.create_task(agent.run()),
-        asyncio.create_task(servers.keep_certificate_fresh()),
+        asyncio.create_task(renewal.run()),
     }
     try:
         done, _ = await asyncio.wait({stopped, *running}, return_when=asyncio.FIRST_COMPLETED)
@@ -141,6 +148,7 @@ async def _belong(
     certificate = credentials.certificate()
     expired = certificate is not None and signing.expires_at(certificate) <= time.time() * 1000
     if certificate is not None and identity.cluster_id and not expired:
+        await _join_again(servers, credentials, identity.cluster_id, token_text)
         return identity.cluster_id
     if not token_text:
         why = "this node's certificate has expired" if expired else "these servers ask for a certificate"
@@ -152,6 +160,26 @@ async def _belong(
     if token.purpose is not Purpose.JOIN:
         raise CannotStart("--token: this is a token for the API, not one to join with")
     return await _with_token(servers, token, identity.cluster_id)
+
+
+async def _join_again(servers: RemoteServers, credentials: Credentials, cluster: str, token_text: str) -> None:
+    """With a token of an authority that this node does not trust: it was away while its cluster changed to that one.
+
+    Once, and whatever comes of it: what runs here must be looked after.
+    """
+    try:
+        token = parse_token(token_text)
+        known = signing.fingerprints(credentials.authority() or b"")
+    except ValueError:
+        return
+    if token.purpose is not Purpose.JOIN or token.authority in known:
+        return
+    try:
+        await servers.join(token, cluster)
+    except (ConnectionError, WrongCluster) as error:
+        log.warning("the token's authority is not one that this node knows, and it has not joined with it: %s", error)
+    else:
+        log.warning("this node has joined again: its cluster has another authority now")
 
 
 async def _without_token(servers: RemoteServers) -> str:

@@ -45,7 +45,10 @@ async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Li
         hosts = [host_of(address) for address in (server.address, *(one.listen for _, one in own))]
         door = await secure(server, data, hosts)
     application = make_application(
-        server, door.authenticate if door else None, server.remote, door.trust if door else None
+        server,
+        door.authenticate if door else None,
+        server.remote,
+        door.trust if door else None,
     )
     mount_plugin_routes(application, found)
     await _bind(application, server.address, "[server] listen", runners, door)

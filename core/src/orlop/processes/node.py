@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import orlop
@@ -12,6 +13,7 @@ from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_r
 from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.runtimes.interface import Runtime, RuntimeContext
 from orlop.configuration import Settings
+from orlop.model.messages import RenewCertificate
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
@@ -39,6 +41,7 @@ def make_agent(
     cluster_id: str,
     connect: Connect,
     dial_stream: DialStream | None = None,
+    renew: Callable[[RenewCertificate], None] | None = None,
 ) -> Agent:
     """The agent of this node, its folders made; see `Agent`. Raises InUse, DocumentError."""
     records = open_records(data)
@@ -63,6 +66,7 @@ def make_agent(
         runtimes=made,
         connect=connect,
         dial_stream=dial_stream,
+        renew=renew,
     )
 
 

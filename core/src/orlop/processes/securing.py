@@ -2,7 +2,8 @@
 
 All of it is made at the first start and found again at the next. In the data folder, for the owner's eyes only:
 `cluster.key` (seals the authority's key, which is in the store), `tls/server.pem` (this server's key and certificate),
-`admin.token` (a token of the API). `ca.pem`, the authority's certificate, is for whoever wants to verify this server.
+`admin.token` (a token of the API). `ca.pem`, the certificates of the authorities, is for whoever wants to verify this
+server.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import attrs
-
 from orlop.agent.credentials import trusting
 from orlop.api.authentication import by_token
 from orlop.api.guard import Authenticate
@@ -26,12 +25,13 @@ from orlop.framework import NotAvailable
 from orlop.framework import Refused as CommandRefused
 from orlop.processes.exposure import CannotStart, host_of
 from orlop.security import authority as signing
-from orlop.security.authority import Authority
+from orlop.security.authority import Authorities, Authority
 from orlop.security.files import UnsafeFile, read_or_make_key, read_private, write_private
 from orlop.security.sealing import KEY_BYTES, NONCE_BYTES, CannotUnseal, seal, unseal
 from orlop.security.tokens import ID_BYTES, SECRET_BYTES, InvalidToken, Purpose, Token, make_token, parse_token
-from orlop.server.admission import StoredAuthority, stored_authority, stored_token
+from orlop.server.admission import stored_authorities, stored_token
 from orlop.server.remote_agents import SEALED_KEY
+from orlop.server.rotation import CURRENT, FORMER, NEXT, StoredAuthority
 from orlop.server.server import Server
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ ADMIN_TOKEN: Final = "admin.token"  # noqa: S105  (a file's name)
 AUTHORITY_FILE: Final = "ca.pem"
 SERVER_FILE: Final = "server.pem"
 RENEW_CHECK_S: Final = 600.0
-KEEP_CHECK_S: Final = 5.0
+KEEP_CHECK_S: Final = 1.0
 AUTHORITY_CHECK_S: Final = 0.1
 SAID_AFTER_S: Final = 5.0
 SAID_AGAIN_S: Final = 60.0
@@ -49,36 +49,58 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  (what they mean in a setting)
 
 
-@attrs.frozen
 class Door:
-    """How clients are let in. context: of TLS. authenticate: of requests. trust: for connections to other servers.
+    """How clients are let in. authenticate: requests. names: of this server. data: where the files are.
 
-    data: where the files are.
+    Contexts cannot forget an authority, so each change of the authorities makes new ones; connections that are open
+    keep what they began with.
     """
 
-    context: ssl.SSLContext
-    authenticate: Authenticate
-    trust: ssl.SSLContext
-    authority: Authority = attrs.field(repr=False)
-    names: frozenset[str]
-    data: Path
+    def __init__(self, authenticate: Authenticate, names: frozenset[str], data: Path) -> None:
+        self.authenticate = authenticate
+        self.data = data
+        self._names = names
+        self._stored: dict[str, StoredAuthority] = {}
+        self._context: ssl.SSLContext | None = None
+        self._trust: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection of a client."""
+        assert self._context is not None, "the authorities are known"
+        return self._context
+
+    def trust(self) -> ssl.SSLContext:
+        """For the next connection to another server."""
+        assert self._trust is not None, "the authorities are known"
+        return self._trust
+
+    async def take(self, server: Server, stored: dict[str, StoredAuthority]) -> None:
+        """These are the cluster's authorities from now on. Raises CannotUnseal, UnsafeFile, OSError."""
+        known = await asyncio.to_thread(_unsealed, server.state().cluster_id, stored, self.data)
+        self._context = await asyncio.to_thread(_context, known, self._names, self.data)
+        self._trust = trusting(known.trusted)
+        await asyncio.to_thread(write_private, self.data / AUTHORITY_FILE, known.trusted, mode=0o644)
+        if self._stored and self._stored != stored:
+            log.warning("the cluster's authorities have changed: %s", ", ".join(sorted(stored)))
+        server.remote.authorities, self._stored = known, stored
 
     async def keep(self, server: Server) -> None:
-        """For ever: a token for whoever owns this server's data, once it leads, and new certificates in time.
-
-        Connections that are open keep the certificate that they began with.
+        """For ever: the authorities that the cluster has, a token for whoever owns this server's data, once it leads,
+        and new certificates in time.
         """
         renew_at_s = time.monotonic() + RENEW_CHECK_S
         while True:
             try:
-                if server.role().leads:
-                    await _admin_token(server, self.data)
-                if time.monotonic() >= renew_at_s:
+                stored = server.stored_authorities()
+                if stored and (stored != self._stored or time.monotonic() > renew_at_s):
                     renew_at_s = time.monotonic() + RENEW_CHECK_S
-                    await asyncio.to_thread(_load_certificate, self.context, self.authority, self.names, self.data)
+                    await self.take(server, stored)
+                if server.role().leads:
+                    server.remote.tell_renewals()
+                    await _admin_token(server, self.data)
             except NotAvailable as error:
                 log.info("the token of this server waits: %s", error)
-            except (OSError, ssl.SSLError, UnsafeFile, CommandRefused):
+            except (OSError, ssl.SSLError, UnsafeFile, CannotUnseal, CommandRefused):
                 log.exception("this server's token or certificate cannot be made")
             await asyncio.sleep(KEEP_CHECK_S)
 
@@ -88,29 +110,32 @@ async def secure(server: Server, data: Path, hosts: Iterable[str]) -> Door:
 
     Returns when the cluster's authority is known, which the first leader makes. Raises CannotStart.
     """
+    own = server.settings.server
+    names = _names([*own.names, *([host_of(own.advertise)] if own.advertise else [])], hosts)
+    door = Door(by_token(server.state), names, data)
     try:
-        authority = server.remote.authority = await _authority(server, data)
+        stored = await _stored_or_made(server, data)
+        await door.take(server, stored)
+        server.remote.make_authority = lambda: _make_authority(server, data)
         if server.role().leads:
             await _admin_token(server, data)
-        own = server.settings.server
-        names = _names([*own.names, *([host_of(own.advertise)] if own.advertise else [])], hosts)
-        return await asyncio.to_thread(_door, server, authority, names, data)
     except (UnsafeFile, CannotUnseal, OSError) as error:
         raise CannotStart(str(error)) from error
     except (NotAvailable, CommandRefused) as error:
         raise CannotStart(f"authentication cannot be set up: {error}") from error
+    return door
 
 
-async def _authority(server: Server, data: Path) -> Authority:
-    """The cluster's, unsealed. Raises CannotUnseal, UnsafeFile, OSError."""
+async def _stored_or_made(server: Server, data: Path) -> dict[str, StoredAuthority]:
+    """The cluster's authorities. Raises UnsafeFile, OSError, NotAvailable."""
     said_at_s = time.monotonic() + SAID_AFTER_S
     why = ""
     while True:
         try:
-            state = server.state()
-            stored = stored_authority(state)
-            if stored is not None or server.role().leads:
-                return await _unsealed(server, state.cluster_id, stored, data)
+            if stored := stored_authorities(server.state()):
+                return stored
+            if server.role().leads:
+                return {CURRENT: await server.remote.keep_authority(await _make_authority(server, data))}
             why = "the leader has not made one yet"
         except NotAvailable as error:
             why = str(error)
@@ -120,26 +145,37 @@ async def _authority(server: Server, data: Path) -> Authority:
         await asyncio.sleep(AUTHORITY_CHECK_S)
 
 
-async def _unsealed(server: Server, cluster_id: str, stored: StoredAuthority | None, data: Path) -> Authority:
-    """Makes the authority where there is none. Raises CannotUnseal, UnsafeFile, OSError, NotAvailable."""
+async def _make_authority(server: Server, data: Path) -> StoredAuthority:
+    """A new one. Makes the cluster key, too, where there is none. Raises UnsafeFile, OSError, NotAvailable."""
+    key = await asyncio.to_thread(read_or_make_key, data / CLUSTER_KEY, secrets.token_bytes(KEY_BYTES))
+    made = await asyncio.to_thread(
+        signing.make_authority,
+        server.state().cluster_id,
+        signing.make_key(secrets.token_bytes(signing.KEY_ENTROPY_BYTES)),
+        secrets.token_bytes(signing.SERIAL_BYTES),
+        _utc_ms(),
+    )
+    sealed = seal(key, SEALED_KEY, made.key, secrets.token_bytes(NONCE_BYTES))
+    return StoredAuthority(certificate=made.certificate.decode(), sealed_key=sealed)
+
+
+def _unsealed(cluster_id: str, stored: dict[str, StoredAuthority], data: Path) -> Authorities:
+    """Raises CannotUnseal, UnsafeFile, OSError."""
     path = data / CLUSTER_KEY
-    if stored is not None and not path.exists():
+    if not path.exists():
         raise UnsafeFile(f"{path} is missing: copy it from another server of this cluster, or from where it was kept")
-    key = await asyncio.to_thread(read_or_make_key, path, secrets.token_bytes(KEY_BYTES))
-    if stored is None:
-        made = await asyncio.to_thread(
-            signing.make_authority,
-            cluster_id,
-            signing.make_key(secrets.token_bytes(signing.KEY_ENTROPY_BYTES)),
-            secrets.token_bytes(signing.SERIAL_BYTES),
-            _utc_ms(),
-        )
-        sealed = seal(key, SEALED_KEY, made.key, secrets.token_bytes(NONCE_BYTES))
-        fresh = StoredAuthority(certificate=made.certificate.decode(), sealed_key=sealed)
-        stored = await server.remote.keep_authority(fresh)
-    certificate = stored.certificate.encode()
-    await asyncio.to_thread(write_private, data / AUTHORITY_FILE, certificate, mode=0o644)
-    return Authority(cluster_id=cluster_id, certificate=certificate, key=unseal(key, SEALED_KEY, stored.sealed_key))
+    key = read_or_make_key(path, secrets.token_bytes(KEY_BYTES))
+
+    def opened(one: StoredAuthority) -> Authority:
+        secret = unseal(key, SEALED_KEY, one.sealed_key)
+        return Authority(cluster_id=cluster_id, certificate=one.certificate.encode(), key=secret)
+
+    coming, former = stored.get(NEXT), stored.get(FORMER)
+    return Authorities(
+        current=opened(stored[CURRENT]),
+        next=opened(coming) if coming is not None else None,
+        former=former.certificate.encode() if former is not None else None,
+    )
 
 
 async def _admin_token(server: Server, data: Path) -> None:
@@ -179,15 +215,15 @@ def _names(advertised: Iterable[str], hosts: Iterable[str]) -> frozenset[str]:
     return frozenset({*advertised, *(bound - set(_EVERYWHERE)), *everywhere, *_LOOPBACK})
 
 
-def _door(server: Server, authority: Authority, names: frozenset[str], data: Path) -> Door:
+def _context(authorities: Authorities, names: frozenset[str], data: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_verify_locations(cadata=authority.certificate.decode())
+    context.load_verify_locations(cadata=authorities.trusted.decode())
     # Agents have certificates and operators have tokens: each resource asks for its own.
     context.verify_mode = ssl.CERT_OPTIONAL
-    _load_certificate(context, authority, names, data)
-    return Door(context, by_token(server.state), trusting(authority.certificate), authority, names, data)
+    _load_certificate(context, authorities.current, names, data)
+    return context
 
 
 def _load_certificate(context: ssl.SSLContext, authority: Authority, names: frozenset[str], data: Path) -> None:

@@ -1,4 +1,5 @@
-"""The cluster's own certificate authority: EC P-256, one per cluster, made at its first start with authentication.
+"""The cluster's own certificate authority: EC P-256, one per cluster, made at its first start with authentication; for
+a while two, while one takes the other's place (`server/rotation.py`).
 
 It issues two kinds of certificates and nothing else. An agent's names the node for which it speaks, and is good as a
 client's only; a server's names the hosts and addresses under which it is reached, and is good as a server's only. So
@@ -47,6 +48,29 @@ class Authority:
     cluster_id: str
     certificate: bytes
     key: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Authorities:
+    """Those that a server knows. current: of servers' certificates. next: takes its place, and issues agents' already.
+
+    former: certificate of one whose place was taken, and which is trusted for a while still.
+    """
+
+    current: Authority
+    next: Authority | None = None
+    former: bytes | None = None
+
+    @property
+    def for_agents(self) -> Authority:
+        """Issues agents' certificates."""
+        return self.next or self.current
+
+    @property
+    def trusted(self) -> bytes:
+        """All their certificates, PEM, the one of servers' certificates first."""
+        others = (self.next.certificate if self.next is not None else None, self.former)
+        return b"".join([self.current.certificate, *(one for one in others if one is not None)])
 
 
 def make_key(entropy: bytes) -> bytes:
@@ -108,6 +132,32 @@ def fingerprint(certificate: bytes) -> str:
     return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256()).hex()
 
 
+def fingerprints(certificates: bytes) -> tuple[str, ...]:
+    """Of each of these certificates (PEM), in order. Raises ValueError."""
+    return tuple(one.fingerprint(hashes.SHA256()).hex() for one in x509.load_pem_x509_certificates(certificates))
+
+
+def first_of(certificates: bytes) -> bytes:
+    """The first of these certificates (PEM). Raises ValueError."""
+    return x509.load_pem_x509_certificates(certificates)[0].public_bytes(serialization.Encoding.PEM)
+
+
+def issuer_among(certificate: bytes, authorities: bytes) -> str | None:
+    """The fingerprint of the authority that has issued this certificate; None for a stranger's. All PEM."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate)
+        known = x509.load_pem_x509_certificates(authorities)
+    except ValueError:
+        return None
+    for authority in known:
+        try:
+            found.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return authority.fingerprint(hashes.SHA256()).hex()
+    return None
+
+
 def node_of(certificate: bytes, cluster_id: str) -> str | None:
     """The node that a certificate (DER, its signature checked already) speaks for in this cluster; else None."""
     found = speaks_for(certificate)
@@ -135,6 +185,11 @@ def to_der(certificate: bytes) -> bytes:
     return x509.load_pem_x509_certificate(certificate).public_bytes(serialization.Encoding.DER)
 
 
+def to_pem(certificate: bytes) -> bytes:
+    """A DER certificate as PEM. Raises ValueError."""
+    return x509.load_der_x509_certificate(certificate).public_bytes(serialization.Encoding.PEM)
+
+
 def names_of(certificate: bytes) -> set[str]:
     """Host names and addresses in a server's certificate (PEM). Raises ValueError."""
     found = x509.load_pem_x509_certificate(certificate)
@@ -158,14 +213,8 @@ def expires_at(certificate: bytes) -> int:
 
 
 def signed_by(certificate: bytes, authority_certificate: bytes) -> bool:
-    """Is this certificate (PEM) of that authority?"""
-    try:
-        x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(
-            x509.load_pem_x509_certificate(authority_certificate)
-        )
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+    """Is this certificate (PEM) of that authority, or of one of several?"""
+    return issuer_among(certificate, authority_certificate) is not None
 
 
 def belongs(key: bytes, certificate: bytes) -> bool:

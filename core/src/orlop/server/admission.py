@@ -19,36 +19,27 @@ import attrs
 from orlop.framework import Action, Delete, Emit, Framework, Put, Refused, Reply, View
 from orlop.kernel.state import State
 from orlop.security.tokens import Purpose, StoredToken, wrong_with
+from orlop.server import rotation
+from orlop.server.rotation import (
+    AUTHORITY,
+    CURRENT,
+    LOCAL_KEY,
+    NODE,
+    ROTATION,
+    TOKEN,
+    AdmittedNode,
+    HurryRotation,
+    NoteCertificate,
+    RotateAuthority,
+    Rotation,
+    StoredAuthority,
+)
 
 NAME: Final = "orlop"
-AUTHORITY: Final = "authority"
-TOKEN: Final = "token"  # noqa: S105  (a kind of object)
-NODE: Final = "node"
-#: There is one, and this is its id.
-THE_AUTHORITY: Final = "ca"
 
 TOKENS_MAX: Final = 1_000
 #: Join tokens that are good for nothing any more are shown for so long.
 SPENT_KEPT_MS: Final = 7 * 24 * 3_600_000
-#: For nodes in a server's own process: they need no certificate, and nobody shall join under their name.
-LOCAL_KEY: Final = "local"
-
-
-@attrs.frozen(kw_only=True)
-class StoredAuthority:
-    """The cluster's certificate authority. certificate: PEM. sealed_key: see `orlop.security.sealing`."""
-
-    certificate: str
-    sealed_key: str = attrs.field(repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class AdmittedNode:
-    """A node that may have sessions. key: fingerprint of its public key. token: the id of that it came with."""
-
-    key: str
-    token: str = ""
-    joined_utc_ms: int = 0
 
 
 # Commands. by: who asks, for the event log.
@@ -120,12 +111,21 @@ class Admission(Framework):
     """See the module."""
 
     name: ClassVar[str] = NAME
-    documents: ClassVar[dict[str, type]] = {AUTHORITY: StoredAuthority, TOKEN: StoredToken, NODE: AdmittedNode}
+    documents: ClassVar[dict[str, type]] = {
+        AUTHORITY: StoredAuthority,
+        ROTATION: Rotation,
+        TOKEN: StoredToken,
+        NODE: AdmittedNode,
+    }
+    #: 2: rotations, and what nodes have shown of them.
+    version: ClassVar[int] = 2
+    migrations: ClassVar[dict[int, dict[str, Any]]] = {1: {}}
 
     def reconcile(self, view: View) -> Iterator[Action]:
         for token_id, token in view.objects(TOKEN).items():
             if _spent_since(token) + SPENT_KEPT_MS <= view.now.utc_ms:
                 yield Delete(TOKEN, token_id)
+        yield from rotation.go_on(view)
 
     def command(self, view: View, command: Any) -> Iterator[Action]:
         match command:
@@ -142,16 +142,31 @@ class Admission(Framework):
                     yield Put(NODE, command.node, AdmittedNode(key=LOCAL_KEY))
             case ExpelNode():
                 yield from _expel(view, command)
+            case RotateAuthority():
+                yield from rotation.rotate(view, command)
+            case HurryRotation():
+                yield from rotation.hurry(view, command)
+            case NoteCertificate():
+                yield from rotation.note(view, command)
             case NoteAccess():
                 yield Emit(command.type, command.subject, {"by": command.by, **command.details})
             case _:
                 raise Refused(f"{type(command).__name__} is not a command of admission")
 
 
-def stored_authority(state: State) -> StoredAuthority | None:
-    """The cluster's authority, None before there is one."""
-    found = _objects(state, AUTHORITY).get(THE_AUTHORITY)
-    return found.value if found is not None else None
+def stored_authorities(state: State) -> dict[str, StoredAuthority]:
+    """By their ids, see `rotation`; empty before there is one."""
+    return {name: stored.value for name, stored in _objects(state, AUTHORITY).items()}
+
+
+def rotation_under_way(state: State) -> tuple[Rotation, list[str]] | None:
+    """The rotation, and the nodes that it waits for."""
+    found = _objects(state, ROTATION).get(rotation.THE_ROTATION)
+    if found is None:
+        return None
+    coming = stored_authorities(state).get(rotation.NEXT)
+    nodes = {name: stored.value for name, stored in _objects(state, NODE).items()}
+    return found.value, rotation.not_ready(nodes, coming) if coming is not None else []
 
 
 def stored_token(state: State, token_id: str) -> StoredToken | None:
@@ -187,9 +202,9 @@ def _spent_since(token: StoredToken) -> int:
 
 
 def _keep_authority(view: View, command: KeepAuthority) -> Iterator[Action]:
-    known = view.objects(AUTHORITY).get(THE_AUTHORITY)
+    known = view.objects(AUTHORITY).get(CURRENT)
     if known is None:
-        yield Put(AUTHORITY, THE_AUTHORITY, command.authority)
+        yield Put(AUTHORITY, CURRENT, command.authority)
         yield Emit("authority.made")
     yield Reply(known or command.authority)
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from orlop.model.documents import to_bytes
+from orlop.model.documents import NewerVersion, to_bytes
 from orlop.model.messages import Seen
 from orlop.server.election import (
     BeginTerm,
@@ -85,7 +85,7 @@ class Candidate:
         self._turn = threading.Lock()
         self._revision = 0
         self._trouble = ""
-        self.mirror = Mirror(store, classes, clock, self._mirrored)
+        self.mirror = Mirror(store, classes, clock, utc_ms, self._mirrored)
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-election", daemon=True),
             threading.Thread(target=self._call_forever, name="orlop-lease", daemon=True),
@@ -128,6 +128,11 @@ class Candidate:
         if news.error:
             self._events.put(Eligible(reason=news.error))
             return
+        if news.newer:
+            log.warning("this server leaves the lead to a newer one: %s", news.newer)
+            self._events.put(Eligible(reason=news.newer))
+            self._events.put(LeaderSeen(news.leader_revision, news.revision))
+            return
         if missing and self._settings.lease_ms is not None:
             log.warning("frameworks with objects are not installed here: %s", ", ".join(missing))
         defer_ms = DEFER_LEASES * (self._settings.lease_ms or 0) if missing else 0
@@ -149,6 +154,12 @@ class Candidate:
                 )
         except StoreError as error:
             self.give_up(f"the term could not begin: {error}")
+            return
+        except NewerVersion as error:
+            if self._settings.lease_ms is None:
+                self._fatal(error)
+            else:  # a newer server was faster; it shall lead
+                self.give_up(str(error))
             return
         except Exception as error:  # noqa: BLE001  (handed on: no term can begin from this state)
             self._fatal(error)

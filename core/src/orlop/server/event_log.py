@@ -80,7 +80,7 @@ class EventLog:
                 found = await asyncio.to_thread(self._stored_before, first, version, missing, wanted) + found
             return found[-limit:], False
         gap = after[0] < version - self._kept
-        if recent and after[0] >= recent[0].version - 1:
+        if recent and after[0] >= recent[0].version:
             found = _matching(recent, wanted, after)
         else:
             found = await asyncio.to_thread(self._stored_after, after, limit, wanted)

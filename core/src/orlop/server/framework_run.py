@@ -118,7 +118,11 @@ def read_object(framework: type[Framework], kind: str, object_id: str, data: byt
     if declared is None:
         raise DocumentError(f"{what} is of a kind that the framework does not know")
     document = parse_versioned(
-        data, what, lambda plain, version: framework.migrate(kind, plain, version), framework.version
+        data,
+        what,
+        lambda plain, version: framework.migrate(kind, plain, version),
+        framework.version,
+        f"the installed {framework.name}",
     )
     value: Any = from_plain(document, declared, what)
     return StoredObject(document=document, version=framework.version, value=value)

@@ -12,10 +12,11 @@ import attrs
 
 from orlop.framework import Framework
 from orlop.kernel import records
-from orlop.kernel.loading import load, read_object_plainly
+from orlop.kernel.loading import CLASSES, load, read_object_plainly
 from orlop.kernel.state import State, StoredObject
-from orlop.model.documents import from_bytes, to_bytes
+from orlop.model.documents import VERSION, DocumentError, NewerVersion, from_bytes, to_bytes, version_of
 from orlop.model.messages import Epoch, Seen
+from orlop.model.versions import VERSIONS
 from orlop.server import redo
 from orlop.server.framework_run import read_object
 from orlop.store.interface import Compare, Entry, Field, OutcomeUnknown, Put, RangeResult, Store
@@ -62,22 +63,22 @@ def read_leader(entry: Entry | None) -> LeaderRecord | None:
     return from_bytes(entry.value, LeaderRecord, entry.key) if entry is not None else None
 
 
-def list_entries(store: Store) -> tuple[dict[str, Entry], int]:
-    """All that a state is made of, as of one revision. Raises StoreError."""
+def list_entries(store: Store, *, stale: bool = False) -> tuple[dict[str, Entry], int]:
+    """All that a state is made of, as of one revision. stale: of some moment ago will do. Raises StoreError."""
     revision: int | None = None
     found: dict[str, Entry] = {}
     for prefix in PREFIXES:
-        for page in _pages(store, prefix, revision):
+        for page in _pages(store, prefix, revision, stale):
             revision = page.revision
             found.update((entry.key, entry) for entry in page.entries)
     assert revision is not None, "there is a prefix"
     return found, revision
 
 
-def _pages(store: Store, prefix: str, revision: int | None) -> Iterator[RangeResult]:
+def _pages(store: Store, prefix: str, revision: int | None, stale: bool) -> Iterator[RangeResult]:
     after = None
     while True:
-        page = store.range(prefix, revision=revision, after=after, limit=PAGE_KEYS)
+        page = store.range(prefix, revision=revision, after=after, limit=PAGE_KEYS, stale=stale)
         revision = page.revision
         yield page
         if not page.more:
@@ -97,6 +98,29 @@ def state_of(entries: Mapping[str, Entry], classes: FrameworkClasses) -> State |
     documents = redo.rolled_forward({key: entry.value for key, entry in entries.items()})
     documents.pop(LEADER_KEY, None)
     return load(documents.items(), read)
+
+
+_OF_THE_FIRST_VERSION: Final = b'{"v":1,'
+
+
+def too_new(key: str, data: bytes, classes: FrameworkClasses) -> NewerVersion | None:
+    """Why this document cannot be read here, if a newer program has written it. Quick, and blind to other faults."""
+    if data.startswith(_OF_THE_FIRST_VERSION):
+        return None
+    if key.startswith(records.OBJECTS):
+        framework, kind, object_id = records.parse_object_key(key)
+        installed = classes.get(framework)
+        if installed is None:
+            return None
+        known, what, program = installed.version, f"{kind} {object_id} of {framework}", f"the installed {framework}"
+    else:
+        cls = next((cls for prefix, cls in CLASSES if key.startswith(prefix)), None)
+        known, what, program = VERSIONS.of(cls) if cls is not None else VERSION, key, "this program"
+    try:
+        found = version_of(data, what)
+    except DocumentError:
+        return None
+    return NewerVersion(what, found, known, program) if found > known else None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@ and the mirror rests.
 
 How old the copy may be: the copy's state is as new as the moment at which the store was last asked for the revision of
 the state's own document, which every change of the state writes, and named none beyond the copy's.
+
+A store without a quorum names none. Where there is no copy yet, the mirror then takes what a member has by itself: of
+that it is known only that it was true when it was written, which the state's own clock says.
 """
 
 from __future__ import annotations
@@ -15,14 +18,24 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
+from orlop.framework import Framework, NotAvailable
 from orlop.kernel import records
 from orlop.kernel.state import State
-from orlop.model.documents import DocumentError
-from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, list_entries, read_leader, state_of
+from orlop.model.documents import DocumentError, from_bytes
+from orlop.server.framework_run import read_object
+from orlop.server.loading import (
+    LEADER_KEY,
+    FrameworkClasses,
+    LeaderRecord,
+    list_entries,
+    read_leader,
+    state_of,
+    too_new,
+)
 from orlop.store.interface import Change, Compacted, Entry, Store, StoreError, Watch
 
 log = logging.getLogger(__name__)
@@ -33,18 +46,33 @@ JOIN_S: Final = 10.0
 
 
 class Documents:
-    """The copy. Pure. revision: of the store, as of which it is complete. owners: frameworks with stored objects."""
+    """The copy. Pure. revision: of the store, as of which it is complete. owners: frameworks with stored objects.
 
-    def __init__(self) -> None:
+    too_new: says why a document cannot be read here. newer: those that cannot, and why.
+    """
+
+    def __init__(self, too_new: Callable[[str, bytes], Exception | None] = lambda *_: None) -> None:
         self.entries: dict[str, Entry] = {}
         self.revision = 0
         self.owners: Counter[str] = Counter()
+        self.newer: dict[str, str] = {}
+        self._too_new = too_new
 
     def reset(self, entries: Mapping[str, Entry], revision: int) -> None:
         """A new listing."""
         self.entries = dict(entries)
         self.revision = revision
         self.owners = Counter(map(_owner, entries))
+        self.newer = {}
+        for key, entry in entries.items():
+            self._look_at(key, entry)
+
+    def _look_at(self, key: str, entry: Entry | None) -> None:
+        why = self._too_new(key, entry.value) if entry is not None else None
+        if why is not None:
+            self.newer[key] = str(why)
+        elif self.newer:
+            self.newer.pop(key, None)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """All changes of one revision."""
@@ -53,6 +81,7 @@ class Documents:
             if change.key.startswith(records.LOG):
                 continue
             known = change.key in self.entries
+            self._look_at(change.key, change.entry)
             if change.entry is not None:
                 self.entries[change.key] = change.entry
                 self.owners[_owner(change.key)] += not known
@@ -80,30 +109,41 @@ def _owner(key: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class MirrorNews:
-    """What the election must know of the copy. error: why it is not up to date; empty when it is."""
+    """What the election must know of the copy. error: why it is not up to date; empty when it is.
+
+    newer: why this program cannot read all of it; empty when it can.
+    """
 
     leader_revision: int
     revision: int
     owners: frozenset[str] = frozenset()
     error: str = ""
+    newer: str = ""
 
 
 class Mirror:
     """See the module. `told` is called on the mirror's thread whenever the leader's key or reachability changes.
 
-    clock: monotonic milliseconds.
+    clock: monotonic milliseconds. utc_ms: the time of day.
     """
 
     def __init__(
-        self, store: Store, classes: FrameworkClasses, clock: Callable[[], int], told: Callable[[MirrorNews], None]
+        self,
+        store: Store,
+        classes: FrameworkClasses,
+        clock: Callable[[], int],
+        utc_ms: Callable[[], int],
+        told: Callable[[MirrorNews], None],
     ) -> None:
         self._store = store
         self._classes = classes
         self._clock = clock
+        self._utc_ms = utc_ms
         self._told = told
         self._lock = threading.Condition()
-        self._documents = Documents()
+        self._documents = Documents(lambda key, data: too_new(key, data, classes))
         self._loaded = False
+        self._makeshift = False
         self._resting = False
         self._stopping = False
         self._fresh_at_ms = clock()
@@ -165,6 +205,21 @@ class Mirror:
             self._state = (revision, made)
         return made
 
+    def objects(self, framework: type[Framework], kind: str, ids: Iterable[str]) -> dict[str, Any]:
+        """Those of these objects of a framework that the copy has, without making a state. Raises NotAvailable."""
+        if not self.serves:
+            raise NotAvailable(f"this server has no state yet: {self.error}")
+        with self._lock:
+            found = {one: self._documents.entries.get(records.object_key(framework.name, kind, one)) for one in ids}
+        try:
+            return {
+                one: read_object(framework, kind, one, entry.value).value
+                for one, entry in found.items()
+                if entry is not None
+            }
+        except DocumentError as error:
+            raise NotAvailable(str(error)) from error
+
     def age_ms(self) -> int:
         """How old the copy may be, in milliseconds."""
         with self._lock:
@@ -172,13 +227,27 @@ class Mirror:
 
     @property
     def loaded(self) -> bool:
-        """Has it a copy?"""
+        """Has it a copy that the store has confirmed once?"""
         return self._loaded
+
+    @property
+    def serves(self) -> bool:
+        """Has it a copy, though it may be what one member had by itself?"""
+        return self._loaded or self._makeshift
 
     @property
     def error(self) -> str:
         """Why the copy cannot be brought up to date; empty when it can."""
         return self._error
+
+    @property
+    def newer(self) -> str:
+        """Why this program cannot read all of the copy; empty when it can."""
+        with self._lock:
+            return self._newer()
+
+    def _newer(self) -> str:
+        return next(iter(self._documents.newer.values()), "")
 
     def leader(self) -> LeaderRecord | None:
         """Who leads, as far as the copy knows."""
@@ -212,6 +281,8 @@ class Mirror:
         if not self._error:
             log.warning("the store cannot be read: %s", reason)
         self._error = reason
+        if not self._loaded:
+            self._make_do()
         self._tell()
         with self._lock:
             if not self._stopping:
@@ -222,10 +293,29 @@ class Mirror:
         entries, revision = list_entries(self._store)
         with self._lock:
             self._documents.reset(entries, revision)
-            self._loaded = True
+            self._loaded, self._makeshift = True, False
             self._fresh_at_ms = asked_ms
         self._error = ""
         self._tell()
+
+    def _make_do(self) -> None:
+        """With what a member has by itself, if that is more than is known here."""
+        try:
+            entry = self._store.get(records.META_KEY, stale=True)
+            if entry is None or (self._makeshift and entry.mod_revision <= self._documents.state_revision):
+                return
+            entries, revision = list_entries(self._store, stale=True)
+            meta = from_bytes(entries[records.META_KEY].value, records.Meta, records.META_KEY)
+        except (StoreError, DocumentError, KeyError) as error:
+            log.info("no member of the store says what it knows: %s", error)
+            return
+        with self._lock:
+            if self._stopping or self._loaded:
+                return
+            self._documents.reset(entries, revision)
+            self._makeshift = True
+            self._fresh_at_ms = self._clock() - max(0, self._utc_ms() - meta.utc_ms)
+        log.warning("without the store's confirmation, this server knows what one member had by itself")
 
     def _follow(self) -> None:
         watch = self._store.watch("", after_revision=self._documents.revision)
@@ -271,6 +361,7 @@ class Mirror:
                 revision=self._documents.revision,
                 owners=frozenset(name for name, objects in self._documents.owners.items() if name and objects),
                 error=self._error,
+                newer=self._newer(),
             )
         known = self._news
         self._news = news

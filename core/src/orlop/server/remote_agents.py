@@ -19,14 +19,17 @@ from orlop.agent.streams import StreamClosed, StreamEnd, frames
 from orlop.framework import NotAvailable, Task
 from orlop.framework import Refused as CommandRefused
 from orlop.kernel.state import State
+from orlop.model import wire
 from orlop.model.clock import Now
-from orlop.model.messages import Hello, ToAgent, ToServer
+from orlop.model.messages import RENEW, Hello, RenewCertificate, ToAgent, ToServer
 from orlop.model.streams import CommandRequest, Fault, OutputRequest
 from orlop.security import authority as signing
-from orlop.security.authority import Authority
+from orlop.security.authority import Authorities, Authority
 from orlop.security.tokens import InvalidToken, Purpose, StoredToken, Token, make_token, parse_token
 from orlop.server import admission
-from orlop.server.admission import CreateToken, ExpelNode, NoteAccess, RedeemToken, RevokeToken, StoredAuthority
+from orlop.server.admission import CreateToken, ExpelNode, NoteAccess, RedeemToken, RevokeToken
+from orlop.server.renewals import Renewals
+from orlop.server.rotation import HurryRotation, NoteCertificate, RotateAuthority, Rotation, StoredAuthority
 from orlop.server.streams import Refused, Streams
 
 log = logging.getLogger(__name__)
@@ -47,8 +50,9 @@ class NotAdmitted(Exception):
 class RemoteAgents:
     """Lives on the event loop.
 
-    auth: do agents need certificates? authority: signs them; None without, and until it is known. state: the newest
-    durable one; raises NotAvailable. command, serve: of the leader's frameworks and sessions.
+    language: of the sessions. auth: do agents need certificates? authorities: sign them; None without, and until
+    they are known. make_authority: a new one, its key sealed; set together with them. state: the newest durable
+    one; raises NotAvailable. command, serve: of the leader's frameworks and sessions.
     """
 
     def __init__(
@@ -61,8 +65,11 @@ class RemoteAgents:
         clock: Callable[[], Now],
     ) -> None:
         self.auth = auth
-        self.authority: Authority | None = None
+        self.authorities: Authorities | None = None
+        self.make_authority: Callable[[], Awaitable[StoredAuthority]] | None = None
         self.streams = Streams()
+        self.renewals = Renewals()
+        self.language = wire.LANGUAGE
         self._state = state
         self._command = command
         self._serve = serve
@@ -95,7 +102,7 @@ class RemoteAgents:
 
     async def join(self, token_text: str, node: str, request: bytes) -> bytes:
         """The node's first certificate, PEM. Raises NotAdmitted, NotAvailable."""
-        authority = self._needed_authority()
+        authority = self._needed_authorities().for_agents
         if not _NODE_ID.fullmatch(node):
             raise NotAdmitted("a node's id has 1 to 63 letters, digits, '.', '_' and '-'")
         try:
@@ -115,7 +122,7 @@ class RemoteAgents:
 
     async def renew(self, certificate: bytes | None, request: bytes) -> bytes:
         """The next certificate, PEM, for whoever has a good one and the same key. Raises NotAdmitted, NotAvailable."""
-        authority = self._needed_authority()
+        authority = self._needed_authorities().for_agents
         node = self.node_of(certificate)
         assert node is not None, "with an authority a certificate speaks for a node"
         admitted = admission.admitted_node(self._state(), node)
@@ -127,12 +134,26 @@ class RemoteAgents:
             raise NotAdmitted("a certificate is renewed for the same key only")
         return await self._issue(authority, node, request)
 
-    def _needed_authority(self) -> Authority:
+    async def shown(self, certificate: bytes | None) -> None:
+        """A node has shown its certificate (DER, checked): it is noted while a rotation waits for that.
+
+        Raises NotAdmitted, NotAvailable.
+        """
+        node = self.node_of(certificate)
+        coming = self.authorities.next if self.authorities is not None else None
+        if node is None or certificate is None or coming is None:
+            return
+        issuer = signing.issuer_among(signing.to_pem(certificate), coming.certificate)
+        admitted = admission.admitted_node(self._state(), node)
+        if issuer is not None and admitted is not None and admitted.authority != issuer:
+            await self._command(admission.NAME, NoteCertificate(node=node, authority=issuer))
+
+    def _needed_authorities(self) -> Authorities:
         if not self.auth:
             raise NotAdmitted("authentication is off: agents of this machine join without a token")
-        if self.authority is None:
+        if self.authorities is None:
             raise NotAvailable("nothing was changed: this server does not know the cluster's authority yet")
-        return self.authority
+        return self.authorities
 
     async def _issue(self, authority: Authority, node: str, request: bytes) -> bytes:
         serial = secrets.token_bytes(signing.SERIAL_BYTES)
@@ -143,13 +164,39 @@ class RemoteAgents:
         kept: StoredAuthority = await self._command(admission.NAME, admission.KeepAuthority(authority=authority))
         return kept
 
+    # The authority takes another one's place
+
+    async def rotate(self, *, after_ms: int, within_ms: int, keep_ms: int, by: str) -> Rotation:
+        """See `rotation`. Raises NotAdmitted while authentication is off, CommandRefused, NotAvailable."""
+        self._needed_authorities()
+        assert self.make_authority is not None, "it is set together with the authorities"
+        made = await self.make_authority()
+        wanted = RotateAuthority(authority=made, after_ms=after_ms, within_ms=within_ms, keep_ms=keep_ms, by=by)
+        begun: Rotation = await self._command(admission.NAME, wanted)
+        return begun
+
+    async def hurry_rotation(self, by: str) -> None:
+        """Whoever is not ready is left behind. Raises CommandRefused, NotAvailable."""
+        await self._command(admission.NAME, HurryRotation(by=by))
+
+    def rotation(self) -> tuple[Rotation, list[str]] | None:
+        """The one under way, and the nodes that it waits for. Raises NotAvailable."""
+        return admission.rotation_under_way(self._state())
+
+    def tell_renewals(self) -> None:
+        """For the leader, now and then: agents get to know which certificates they shall have."""
+        if self.authorities is not None:
+            issuer = signing.fingerprint(self.authorities.for_agents.certificate)
+            trusted = signing.fingerprints(self.authorities.trusted)
+            self.renewals.tell(RenewCertificate(issuer=issuer, trusted=tuple(sorted(trusted))))
+
     # Tokens
 
     async def create_join_token(
         self, *, lifetime_ms: int, uses_max: int, node: str, note: str, by: str
     ) -> tuple[Token, StoredToken]:
         """A new join token. lifetime_ms: 0 for ever. Raises NotAdmitted while authentication is off, NotAvailable."""
-        authority = self._needed_authority()
+        authority = self._needed_authorities().current
         entropy = secrets.token_bytes(21)
         token = make_token(Purpose.JOIN, entropy, signing.fingerprint(authority.certificate))
         now_ms = self._clock().utc_ms
@@ -196,7 +243,7 @@ class RemoteAgents:
 
     async def serve(self, link: Link[ToAgent, ToServer]) -> None:
         """One session, until it ends."""
-        watched = _Watched(link, self.streams)
+        watched = _Watched(link, self.streams, self.renewals)
         try:
             await self._serve(watched)
         finally:
@@ -237,11 +284,12 @@ class RemoteAgents:
 
 
 class _Watched:
-    """A link that tells `Streams` when the node can be asked to dial. See `Link`."""
+    """A link that tells `Streams` and `Renewals` when the node can be asked. See `Link`."""
 
-    def __init__(self, link: Link[ToAgent, ToServer], streams: Streams) -> None:
+    def __init__(self, link: Link[ToAgent, ToServer], streams: Streams, renewals: Renewals) -> None:
         self._link = link
         self._streams = streams
+        self._renewals = renewals
         self._node = ""
         self.send = link.send
         self.close = link.close
@@ -252,8 +300,11 @@ class _Watched:
         if isinstance(message, Hello) and not self._node:
             self._node = message.node.id
             self._streams.session_began(self._node, self.send)
+            if RENEW in message.understands:
+                self._renewals.session_began(self._node, self.send)
         return message
 
     def ended(self) -> None:
         if self._node:
             self._streams.session_ended(self._node, self.send)
+            self._renewals.session_ended(self._node, self.send)

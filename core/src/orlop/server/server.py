@@ -26,9 +26,10 @@ from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
+from orlop.model.documents import DocumentError
 from orlop.model.events import LogEntry
 from orlop.model.messages import Seen, ToAgent, ToServer
-from orlop.server import archive
+from orlop.server import admission, archive
 from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
@@ -39,6 +40,7 @@ from orlop.server.loading import LeaderRecord, Term
 from orlop.server.plugin_host import PluginHost
 from orlop.server.remote_agents import RemoteAgents
 from orlop.server.role import Role
+from orlop.server.rotation import AUTHORITY, CURRENT, FORMER, NEXT, StoredAuthority
 from orlop.server.routing import Host
 from orlop.store.interface import Store, StoreError
 
@@ -155,7 +157,7 @@ class Server:
     async def ready(self) -> None:
         """Returns when it leads, or knows what the leader knows, or has failed."""
         while not self.failed.done() and self._leadership is None:
-            if not self._parts.store.exclusive and self._candidate.mirror.loaded:
+            if not self._parts.store.exclusive and self._candidate.mirror.serves:
                 return
             self._changed.clear()
             try:
@@ -257,25 +259,39 @@ class Server:
         mirror = self._candidate.mirror
         leader = mirror.leader()
         own = leader is not None and leader.url == self.url
-        led_until_ms = self._last_led[1] if self._last_led is not None else self._candidate.led_until_ms
+        remembered = self._remembered()
         return Role(
             leads=False,
             leader_url=leader.url if leader is not None and not own else "",
-            stale_ms=mirror.age_ms() if mirror.loaded else max(0, read_clock().monotonic_ms - led_until_ms),
-            reason=mirror.error or (NO_LEADER if leader is None or own else ""),
+            stale_ms=max(0, read_clock().monotonic_ms - remembered[1]) if remembered else mirror.age_ms(),
+            reason=mirror.error or (mirror.newer or NO_LEADER if leader is None or own else ""),
         )
 
     def state(self) -> State:
         """The newest durable state that this server knows. Raises NotAvailable before it knows any."""
         if self._leadership is not None:
             return self._leadership.state()
+        remembered = self._remembered()
+        if remembered is not None:
+            return remembered[0]
         mirror = self._candidate.mirror
-        if not mirror.loaded and self._last_led is not None:
-            return self._last_led[0]  # the store cannot be read since this server has led
-        state = mirror.state()
+        try:
+            state = mirror.state()
+        except DocumentError as error:
+            raise NotAvailable(f"this server cannot read the state: {error}") from error
         if state is None:
             raise NotAvailable(f"this server has no state yet: {mirror.error or NO_LEADER}")
         return state
+
+    def _remembered(self) -> tuple[State, int] | None:
+        """What it knew as the leader, and until when that held, while the store cannot be read since."""
+        return self._last_led if not self._candidate.mirror.loaded else None
+
+    def stored_authorities(self) -> dict[str, StoredAuthority]:
+        """As far as this server knows; on a standby without making a whole state. Raises NotAvailable."""
+        if self._leadership is not None or self._remembered() is not None:
+            return admission.stored_authorities(self.state())
+        return self._candidate.mirror.objects(admission.Admission, AUTHORITY, (CURRENT, NEXT, FORMER))
 
     def framework_status(self) -> Mapping[str, FrameworkStatus]:
         """Of the leader's frameworks; none on a standby."""
@@ -283,7 +299,7 @@ class Server:
 
     def read_only_reason(self) -> str:
         """Why writes are refused; empty when they are not."""
-        return self._leadership.read_only_reason() if self._leadership is not None else NO_LEADER
+        return self._leadership.read_only_reason() if self._leadership is not None else self.role().reason or NO_LEADER
 
     def explain(self, task: Task) -> Explanation:
         return self._parts.kernel.explain(self.state(), task)
