@@ -18,6 +18,7 @@ later of the first read that is answered with the state of a leader, and the fir
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import statistics
@@ -42,6 +43,7 @@ from orlop.kernel.kernel import Kernel
 from orlop.model.documents import to_bytes
 from orlop.model.messages import Hello
 from orlop.model.tasks import Status, TaskState
+from orlop.processes.server import COLLECT_AFTER_OBJECTS
 from orlop.server.core import Core
 from orlop.server.loading import LEADER_KEY, LeaderRecord, begin_term, list_entries
 from orlop.store.etcd import EtcdStore
@@ -262,12 +264,26 @@ class LeaderPath:
         self.store.close()
 
 
+@contextlib.contextmanager
+def collecting_like_a_server() -> Iterator[None]:
+    """The garbage collector looks as seldom as it does there, and not at what was there before."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
 def commit_figures(sizes: Sizes) -> Iterator[Figure]:
     factory = EtcdFactory()
     try:
         members = factory.cluster()
         bare = Bare(members)
-        with contextlib.closing(LeaderPath(members, 1_000)) as path:
+        with collecting_like_a_server(), contextlib.closing(LeaderPath(members, 1_000)) as path:
             path.handle(path.asks(sizes.commits // 10))
             path.handle(path.statuses())
             rates: dict[str, list[tuple[float, float, float]]] = {"asks": [], "statuses": []}
