@@ -108,6 +108,7 @@ class Mirror:
         self._stopping = False
         self._fresh_at_ms = clock()
         self._error = "the state is not loaded yet"
+        self._watch: Watch | None = None
         self._handover: tuple[int, Callable[[dict[str, Entry]], None]] | None = None
         self._state: tuple[int, State | None] = (-1, None)
         self._news: MirrorNews | None = None
@@ -127,7 +128,7 @@ class Mirror:
     def stop(self) -> None:
         with self._lock:
             self._stopping = True
-            self._lock.notify_all()
+            self._wake()
         if self.started:
             self._thread.join(timeout=JOIN_S)
 
@@ -136,7 +137,7 @@ class Mirror:
         with self._lock:
             self._handover = (revision, take)
             self._resting = False
-            self._lock.notify_all()
+            self._wake()
 
     def forget(self) -> None:
         """The leader's own memory has taken over."""
@@ -151,7 +152,13 @@ class Mirror:
             self._handover = None
             self._resting = False
             self._loaded = False
-            self._lock.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        """The thread looks at what it shall do now. With the lock held."""
+        self._lock.notify_all()
+        if self._watch is not None:
+            self._watch.wake()
 
     def state(self) -> State | None:
         """The copy as a state; None without one. Made when it is asked for. Raises DocumentError."""
@@ -229,10 +236,14 @@ class Mirror:
 
     def _follow(self) -> None:
         watch = self._store.watch("", after_revision=self._documents.revision)
+        with self._lock:
+            self._watch = watch
         try:
             while self._goes_on():
                 self._look(watch)
         finally:
+            with self._lock:
+                self._watch = None
             watch.close()
 
     def _goes_on(self) -> bool:
