@@ -43,7 +43,8 @@ from orlop.kernel.kernel import Kernel
 from orlop.model.documents import to_bytes
 from orlop.model.messages import Hello
 from orlop.model.tasks import Status, TaskState
-from orlop.processes.server import COLLECT_AFTER_OBJECTS
+from orlop.processes.collecting import LOOK_S, Collector
+from orlop.processes.server import SWITCH_INTERVAL_S
 from orlop.server.core import Core
 from orlop.server.loading import LEADER_KEY, LeaderRecord, begin_term, list_entries
 from orlop.store.etcd import EtcdStore
@@ -64,7 +65,8 @@ BETWEEN_ATTEMPTS_S: Final = 0.01
 SERVES_WITHIN_S: Final = 120.0
 TASKS_OF_THE_AGENT: Final = 5
 KEYS_PER_TRANSACTION: Final = 128
-ASKS_PER_EVENT: Final = 100
+#: As when an app is scaled: a framework's handler yields them all at once.
+ASKS_PER_EVENT: Final = 1_000
 NEVER_S: Final = "86400"
 
 
@@ -265,15 +267,25 @@ class LeaderPath:
 
 
 @contextlib.contextmanager
-def collecting_like_a_server() -> Iterator[None]:
-    """The garbage collector looks as seldom as it does there, and not at what was there before."""
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS)
+def interpreter_of_a_server() -> Iterator[None]:
+    """Threads give way, and garbage is collected, as in a server."""
+    thresholds, interval_s = gc.get_threshold(), sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    collector, ended = Collector(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            collector.look()
+
+    collector.begin()
+    looking = threading.Thread(target=look)
+    looking.start()
     try:
         yield
     finally:
+        ended.set()
+        looking.join()
+        sys.setswitchinterval(interval_s)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
 
@@ -283,7 +295,7 @@ def commit_figures(sizes: Sizes) -> Iterator[Figure]:
     try:
         members = factory.cluster()
         bare = Bare(members)
-        with collecting_like_a_server(), contextlib.closing(LeaderPath(members, 1_000)) as path:
+        with interpreter_of_a_server(), contextlib.closing(LeaderPath(members, 1_000)) as path:
             path.handle(path.asks(sizes.commits // 10))
             path.handle(path.statuses())
             rates: dict[str, list[tuple[float, float, float]]] = {"asks": [], "statuses": []}
