@@ -119,6 +119,8 @@ class WebSocketLink(Generic[Sent, Got]):
 
     async def receive(self) -> Got:
         """See `Link`."""
+        if self._first_within_s is None:
+            return await self._next()
         try:
             async with asyncio.timeout(self._first_within_s):
                 message = await self._next()

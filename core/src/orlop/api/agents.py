@@ -143,7 +143,8 @@ async def session(request: web.Request) -> web.StreamResponse:
             idle_s=SILENT_S,
         )
         try:
-            await request.app[AGENTS].serve(link)
+            # In a task of its own: each message would have to find its way through all the layers of a request.
+            await asyncio.create_task(request.app[AGENTS].serve(link))
         finally:
             link.close("the server ends the session")
             await link.finished()
