@@ -34,6 +34,8 @@ from etcd_members import EtcdFactory, EtcdMember, missing
 from running import wait_until
 from servers import ServerProcess
 
+from orlop.agent.agent import HEARTBEAT_S
+
 from . import asking, emulation
 from .figures import Figure
 from .processes import cpu_s, memory_mb
@@ -51,12 +53,16 @@ LOG_TAIL_CHARACTERS: Final = 3_000
 
 @attrs.frozen
 class Sizes:
-    """asks_per_s: how fast tasks are asked for. heartbeats_s: how long heartbeats are measured."""
+    """asks_per_s: how fast tasks are asked for. heartbeats_s: how long heartbeats are measured.
+
+    heartbeat_s: between two of an agent's.
+    """
 
     agents: int = 5_000
     tasks: int = 10_000
     asks_per_s: int = 1_000
     heartbeats_s: float = 30.0
+    heartbeat_s: float = HEARTBEAT_S
 
 
 SMALL: Final = Sizes(agents=40, tasks=200, asks_per_s=200, heartbeats_s=3.0)
@@ -152,8 +158,9 @@ class AgentsCluster:
         async with self.http() as http, http.request(method, path, json=body) as answer:
             return dict(await answer.json())
 
-    def open(self, agents: int) -> None:
-        """Returns when so many have a session."""
+    def open(self, sizes: Sizes) -> None:
+        """Returns when all agents have a session."""
+        agents = sizes.agents
         host, _, port = self.server.address.rpartition(":")
         token = authority = ""
         if self.tls:
@@ -162,7 +169,7 @@ class AgentsCluster:
         each = -(-agents // EMULATORS)
         for first in range(0, agents, each):
             count = min(each, agents - first)
-            orders = emulation.Orders(host, int(port), first, count, authority, token)
+            orders = emulation.Orders(host, int(port), first, count, authority, token, sizes.heartbeat_s)
             self.emulations.append(Emulation(orders))
         wait_until(lambda: self._all_open(agents), "all agents have sessions", OPEN_WITHIN_S)
 
@@ -247,7 +254,7 @@ def measure(sizes: Sizes, *, tls: bool) -> Iterator[Figure]:
             cluster.start()
             empty_mb = memory_mb([cluster.pid], "Rss")
             used, began = cpu_s([cluster.pid]), time.perf_counter()
-            cluster.open(sizes.agents)
+            cluster.open(sizes)
             used = cpu_s([cluster.pid]) - used
             name = f"{sizes.agents:,} agents, {kind}"
             yield Figure(f"{name}: all have joined and are welcome", time.perf_counter() - began, "s")

@@ -33,7 +33,7 @@ from orlop.agent.agent import HEARTBEAT_S
 from orlop.agent.credentials import trusting
 from orlop.agent.remote import PING_S
 from orlop.model import wire
-from orlop.model.messages import Assignments, Heartbeat, Hello, Received, Statuses, Welcome
+from orlop.model.messages import Assignments, Hello, Received, Statuses, Welcome
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
@@ -46,15 +46,13 @@ DIAL_WITHIN_S: Final = 30.0
 TELL_S: Final = 0.05
 _BINARY, _CLOSE, _PING, _PONG = 0x2, 0x8, 0x9, 0xA
 _FINAL, _MASKED = 0x80, 0x80
-#: Agents choose a mask at random; for the server's work any other one is as good.
-_MASK: Final = bytes(4)
 
 
 @attrs.frozen
 class Orders:
     """host, port: of the server. authority: its certificate, PEM, with which TLS is spoken; empty for plain HTTP.
 
-    token: join token for all. first, count: numbers of the nodes.
+    token: join token for all. first, count: numbers of the nodes. heartbeat_s: between two of an agent's.
     """
 
     host: str
@@ -63,6 +61,7 @@ class Orders:
     count: int
     authority: str = ""
     token: str = ""
+    heartbeat_s: float = HEARTBEAT_S
 
 
 def node_info(number: int) -> NodeInfo:
@@ -81,15 +80,15 @@ def node_info(number: int) -> NodeInfo:
 def frame(kind: int, data: bytes = b"") -> bytes:
     """A whole message of a client."""
     size = len(data)
+    mask = os.urandom(4)
+    masked = int.from_bytes(data, "big") ^ int.from_bytes((mask * (size // 4 + 1))[:size], "big")
     if size < 126:
-        return struct.pack("!BB", _FINAL | kind, _MASKED | size) + _MASK + data
-    if size < 2**16:
-        return struct.pack("!BBH", _FINAL | kind, _MASKED | 126, size) + _MASK + data
-    return struct.pack("!BBQ", _FINAL | kind, _MASKED | 127, size) + _MASK + data
-
-
-_HEARTBEAT: Final = frame(_BINARY, wire.encode(Heartbeat()))
-_PINGED: Final = frame(_PING)
+        head = struct.pack("!BB", _FINAL | kind, _MASKED | size)
+    elif size < 2**16:
+        head = struct.pack("!BBH", _FINAL | kind, _MASKED | 126, size)
+    else:
+        head = struct.pack("!BBQ", _FINAL | kind, _MASKED | 127, size)
+    return head + mask + masked.to_bytes(size, "big")
 
 
 @attrs.define
@@ -111,9 +110,10 @@ class Counted:
 class EmulatedAgent(asyncio.Protocol):
     """One session. welcomed: done when it has begun."""
 
-    def __init__(self, info: NodeInfo, host: str, counted: Counted) -> None:
+    def __init__(self, info: NodeInfo, orders: Orders, counted: Counted) -> None:
         self._info = info
-        self._host = host
+        self._host = f"{orders.host}:{orders.port}"
+        self._heartbeat_s = orders.heartbeat_s
         self._counted = counted
         self._loop = asyncio.get_running_loop()
         self._data = b""
@@ -183,18 +183,18 @@ class EmulatedAgent(asyncio.Protocol):
             self.welcomed.set_result(None)
             self._counted.open += 1
             self._timers = [
-                self._loop.call_later(HEARTBEAT_S * random.random(), self._beat, 0),
+                self._loop.call_later(self._heartbeat_s * random.random(), self._beat, 0),
                 self._loop.call_later(PING_S, self._ping, 1),
             ]
 
     def _beat(self, place: int) -> None:
-        self._transport.write(_HEARTBEAT)
-        self._timers[place] = self._loop.call_later(HEARTBEAT_S, self._beat, place)
+        self._transport.write(frame(_BINARY, wire.HEARTBEAT_BYTES))
+        self._timers[place] = self._loop.call_later(self._heartbeat_s, self._beat, place)
 
     def _ping(self, place: int) -> None:
         silent_s = self._loop.time() - self._heard_s
         if silent_s >= PING_S:
-            self._transport.write(_PINGED)
+            self._transport.write(frame(_PING))
         self._timers[place] = self._loop.call_later(
             PING_S - silent_s if silent_s < PING_S else PING_S, self._ping, place
         )
@@ -267,7 +267,7 @@ class Emulator:
 
     async def _dial(self, number: int, context: ssl.SSLContext | None) -> None:
         host, port = self._orders.host, self._orders.port
-        agent = EmulatedAgent(node_info(number), f"{host}:{port}", self.counted)
+        agent = EmulatedAgent(node_info(number), self._orders, self.counted)
         async with asyncio.timeout(DIAL_WITHIN_S):
             await asyncio.get_running_loop().create_connection(lambda: agent, host, port, ssl=context)
             await agent.welcomed

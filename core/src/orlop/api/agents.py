@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -24,6 +25,7 @@ from orlop.api.connections import BoundedProtocol
 from orlop.api.documents import moment
 from orlop.api.finding import find_node
 from orlop.api.forwarding import AGENTS_PREFIX
+from orlop.api.frames import KnownMessage
 from orlop.api.problems import Problem, not_found
 from orlop.api.requests import PRINCIPAL, Reader, read_body, read_query, server_of, text, whole
 from orlop.api.responses import plain
@@ -32,7 +34,7 @@ from orlop.framework import Refused as CommandRefused
 from orlop.model.documents import VERSION
 from orlop.model.messages import Hello, Refused, ToAgent, ToServer
 from orlop.model.streams import FRAME_BYTES_MAX
-from orlop.model.wire import MESSAGE_BYTES_MAX, decode_to_server
+from orlop.model.wire import HEARTBEAT_BYTES, MESSAGE_BYTES_MAX, decode_to_server
 from orlop.security.tokens import StoredToken
 from orlop.server.remote_agents import NotAdmitted, RemoteAgents
 from orlop.server.streams import DialledStream
@@ -51,6 +53,8 @@ REQUEST_CHARACTERS_MAX: Final = 8_000
 LIFETIME_S_MAX: Final = 366 * 24 * 3_600
 DEFAULT_LIFETIME_S: Final = 24 * 3_600
 USES_MAX: Final = 10_000
+
+_HEARTBEAT: Final = KnownMessage(HEARTBEAT_BYTES)
 
 AGENTS: Final = web.AppKey("agents", RemoteAgents)
 CONNECTIONS: Final = web.AppKey("agent-connections", set[asyncio.Task[object]])
@@ -132,6 +136,9 @@ async def session(request: web.Request) -> web.StreamResponse:
     _leading(request)
     node = _admitted(request)
     async with _connection(request):
+        protocol = request.protocol if isinstance(request.protocol, BoundedProtocol) else None
+        if protocol is not None:
+            protocol.follow_frames()
         socket = await upgraded(request, MESSAGE_BYTES_MAX)
         link: WebSocketLink[ToAgent, ToServer] = WebSocketLink(
             socket,
@@ -141,6 +148,7 @@ async def session(request: web.Request) -> web.StreamResponse:
             check=_checker(node),
             first_within_s=FIRST_MESSAGE_WITHIN_S,
             idle_s=SILENT_S,
+            take_out=partial(protocol.take_out, _HEARTBEAT) if protocol is not None else None,
         )
         try:
             # In a task of its own: each message would have to find its way through all the layers of a request.

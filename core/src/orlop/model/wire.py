@@ -71,6 +71,10 @@ def encode(message: ToServer | ToAgent) -> bytes:
     return orjson.dumps({"v": VERSION, "type": _NAMES[type(message)], **to_plain(message)})
 
 
+#: What an agent says most often: whoever knows these bytes need not read them.
+HEARTBEAT_BYTES: Final = encode(Heartbeat())
+
+
 def decode_to_server(data: bytes) -> ToServer:
     """What an agent says. Raises WireError, WrongVersion."""
     message: ToServer = decode(data, _TO_SERVER, _TO_AGENT, "an agent")

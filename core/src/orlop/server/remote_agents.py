@@ -244,6 +244,7 @@ class _Watched:
         self._streams = streams
         self._node = ""
         self.send = link.send
+        self.hear = link.hear
         self.close = link.close
 
     async def receive(self) -> ToServer:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from orlop.agent.session import Link, LinkClosed
@@ -50,7 +51,9 @@ class Sessions:
             while True:
                 message = await link.receive()
                 if isinstance(message, Hello):
-                    node = message.node.id
+                    if message.node.id != node:
+                        node = message.node.id
+                        link.hear(partial(self._beats, node))
                     self._links[node] = (session, link)
                 if node:
                     self._received(session, node, message)
@@ -76,6 +79,9 @@ class Sessions:
                 self._core.submit(AgentStatuses(session=session, node=node, statuses=message.items))
             case Heartbeat():
                 pass
+
+    def _beats(self, node: str) -> None:
+        self._liveness.heard(node, self._clock().monotonic_ms)
 
     def close(self, reason: str) -> None:
         """Ends all sessions: agents look for the leader."""
