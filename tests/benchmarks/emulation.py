@@ -246,7 +246,8 @@ class Emulator:
         numbers = range(self._orders.first, self._orders.first + self._orders.count)
         contexts: dict[int, ssl.SSLContext] = {}
         if self._orders.authority:
-            connector = aiohttp.TCPConnector(limit=JOINS_AT_ONCE, ssl=trusting(self._orders.authority.encode()))
+            trust = trusting(self._orders.authority.encode())
+            connector = aiohttp.TCPConnector(limit=JOINS_AT_ONCE, force_close=True, ssl=trust)
             async with aiohttp.ClientSession(connector=connector) as http:
                 await _each(numbers, JOINS_AT_ONCE, lambda number: self._join(http, number, contexts))
         await _each(numbers, DIALS_AT_ONCE, lambda number: self._dial(number, contexts.pop(number, None)))
