@@ -133,3 +133,33 @@ def test_nothing_is_made_while_the_copy_is_handed_over(followed: Followed, monke
     followed.mirror.forget()
     wait_until(lambda: not followed.mirror._superseded)
     assert not followed.mirror._making
+
+
+def test_what_is_being_made_is_what_a_term_begins_from(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DOCUMENTS_AT_ONCE", 0)
+    gate, made = threading.Event(), module.state_of
+    monkeypatch.setattr(module, "state_of", lambda *arguments: (gate.wait(DEADLINE_S), made(*arguments))[1])
+    assert followed.mirror.state() is None
+    revision = followed.store.transact([Put("leader", b"{}")]).revision  # no change of the state
+    given: list[State | None] = []
+    began = threading.Event()
+
+    def take(_: object) -> None:
+        began.set()
+        given.append(followed.mirror.made())
+
+    followed.mirror.hand_over(revision, take)
+    assert began.wait(DEADLINE_S)
+    assert not given, "it is waited for"
+    gate.set()
+    wait_until(lambda: given)
+    assert nodes(given[0]) == {"n1"}
+
+
+def test_what_was_made_of_an_older_copy_is_not(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert nodes(followed.mirror.state()) == {"n1"}
+    revision = followed.add_node("n2")
+    given: list[State | None] = []
+    followed.mirror.hand_over(revision, lambda _: given.append(followed.mirror.made()))
+    wait_until(lambda: given)
+    assert given == [None]

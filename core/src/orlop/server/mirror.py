@@ -9,8 +9,8 @@ How old the copy may be: the copy's state is as new as the moment at which the s
 the state's own document, which every change of the state writes, and named none beyond the copy's.
 
 Documents are made into a state only when somebody asks for it. Of a large copy that takes seconds, so it is made on a
-thread of its own, now and then; meanwhile the last one is given, and its age is said. It is not made while this server
-is about to lead, for then it would only hold up the one that is made for that.
+thread of its own, now and then; meanwhile the last one is given, and its age is said. When this server is about to
+lead, none is begun, but one that is on its way or has just been made is what the term begins from.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class MirrorNews:
 
 @attrs.frozen(kw_only=True)
 class _Made:
-    """The copy as a state. revision: of the copy. fresh_at_ms: monotonic; as new as what the store had then."""
+    """The copy as a state. revision: `Documents.state_revision`. fresh_at_ms: as new as what the store had then."""
 
     state: State | None = None
     revision: int = -1
@@ -187,7 +187,7 @@ class Mirror:
     def state(self) -> State | None:
         """The copy as a state; of a large copy an earlier one, see `age_ms`. None without one. Raises DocumentError."""
         with self._lock:
-            if self._made.revision == self._documents.revision:
+            if self._made.revision == self._documents.state_revision:
                 return self._made.state
             if self._is_large:
                 self._make_soon()
@@ -200,8 +200,17 @@ class Mirror:
         with self._lock:
             self._drop_old()
             made = self._made
-            is_behind = self._is_large and made.state is not None and made.revision != self._documents.revision
+            is_behind = self._is_large and made.state is not None and made.revision != self._documents.state_revision
             return max(0, self._clock() - (made.fresh_at_ms if is_behind else self._fresh_at_ms))
+
+    def made(self) -> State | None:
+        """The copy's newest state if it has been made, or is being made, which is waited for. On the mirror's thread,
+        when the copy is handed over."""
+        with self._lock:
+            while self._making:
+                self._lock.wait()
+            made, self._made = self._made, _Made()
+            return made.state if made.revision == self._documents.state_revision else None
 
     @property
     def _is_large(self) -> bool:
@@ -210,17 +219,17 @@ class Mirror:
     def _drop_old(self) -> None:
         """What was made so long ago serves nobody any more. With the lock held."""
         made = self._made
-        if made.revision != self._documents.revision and self._clock() - made.fresh_at_ms > MADE_KEPT_MS:
+        if made.revision != self._documents.state_revision and self._clock() - made.fresh_at_ms > MADE_KEPT_MS:
             self._made = _Made()
 
     def _make(self) -> State | None:
         """Raises DocumentError."""
         with self._lock:
-            revision, fresh_at_ms = self._documents.revision, self._fresh_at_ms
+            revision, fresh_at_ms = self._documents.state_revision, self._fresh_at_ms
             entries = dict(self._documents.entries)
         made = _Made(state=state_of(entries, self._classes), revision=revision, fresh_at_ms=fresh_at_ms)
         with self._lock:
-            if self._documents.revision >= revision:  # not if it was forgotten meanwhile
+            if self._documents.state_revision >= revision:  # not if it was forgotten meanwhile
                 self._made = made
         return made.state
 
@@ -240,6 +249,7 @@ class Mirror:
         finally:
             with self._lock:
                 self._making = False
+                self._lock.notify_all()
                 self._make_again_at_ms = self._clock() + REST_FACTOR * (self._clock() - began_ms)
 
     @property
