@@ -46,7 +46,6 @@ ASKS_PER_REQUEST: Final = 10
 EMULATORS: Final = 2
 OPEN_WITHIN_S: Final = 300.0
 RUNNING_WITHIN_S: Final = 120.0
-SETTLE_S: Final = 5.0
 CONNECTIONS: Final = 64
 LOG_TAIL_CHARACTERS: Final = 3_000
 
@@ -55,7 +54,7 @@ LOG_TAIL_CHARACTERS: Final = 3_000
 class Sizes:
     """asks_per_s: how fast tasks are asked for. heartbeats_s: how long heartbeats are measured.
 
-    heartbeat_s: between two of an agent's.
+    heartbeat_s: between two of an agent's. settle_s: between the last agent's coming and the measurement.
     """
 
     agents: int = 5_000
@@ -63,9 +62,10 @@ class Sizes:
     asks_per_s: int = 1_000
     heartbeats_s: float = 30.0
     heartbeat_s: float = HEARTBEAT_S
+    settle_s: float = 5.0
 
 
-SMALL: Final = Sizes(agents=40, tasks=200, asks_per_s=200, heartbeats_s=3.0)
+SMALL: Final = Sizes(agents=40, tasks=200, asks_per_s=200, heartbeats_s=1.0, settle_s=0.5)
 
 
 class Emulation:
@@ -207,7 +207,7 @@ class AgentsCluster:
 
 def heartbeat_figures(cluster: AgentsCluster, sizes: Sizes, kind: str, empty_mb: float) -> Iterator[Figure]:
     name = f"{sizes.agents:,} agents, {kind}"
-    time.sleep(SETTLE_S)
+    time.sleep(sizes.settle_s)
     used, began = cpu_s([cluster.pid]), time.perf_counter()
     time.sleep(sizes.heartbeats_s)
     percent = 100 * (cpu_s([cluster.pid]) - used) / (time.perf_counter() - began)
