@@ -222,6 +222,7 @@ def heartbeat_figures(cluster: AgentsCluster, sizes: Sizes, kind: str, empty_mb:
 def ask_figures(cluster: AgentsCluster, member: EtcdMember, sizes: Sizes, kind: str) -> Iterator[Figure]:
     assert member.process is not None
     name = f"{sizes.tasks:,} tasks at {sizes.agents:,} agents, {kind}"
+    synced = _fsyncs(member)
     used, etcd_used, began = cpu_s([cluster.pid]), cpu_s([member.process.pid]), time.perf_counter()
     took_s = asyncio.run(cluster.ask_for(sizes))
     due_s = [first / sizes.asks_per_s for first in range(0, sizes.tasks, ASKS_PER_REQUEST)]
@@ -239,6 +240,15 @@ def ask_figures(cluster: AgentsCluster, member: EtcdMember, sizes: Sizes, kind: 
     yield Figure(f"{name}: until all are known to run", all_run_s, "s")
     yield Figure(f"{name}: the server's processor time for each", 1000 * used / sizes.tasks, "ms")
     yield Figure(f"{name}: etcd's processor time for each", 1000 * etcd_used / sizes.tasks, "ms")
+    seconds, count = (after - before for before, after in zip(synced, _fsyncs(member), strict=True))
+    yield Figure(f"{name}: etcd's writes to the disk, mean", 1000 * seconds / count, "ms")
+    yield Figure(f"{name}: etcd waits for the disk", 100 * seconds / all_run_s, "% of the time")
+
+
+def _fsyncs(member: EtcdMember) -> tuple[float, float]:
+    """Seconds that it has waited for its log to be on the disk, and how often."""
+    name = "etcd_disk_wal_fsync_duration_seconds"
+    return member.metric(f"{name}_sum"), member.metric(f"{name}_count")
 
 
 def measure(sizes: Sizes, *, tls: bool) -> Iterator[Figure]:
