@@ -376,6 +376,21 @@ class TestWatch:
         waiting.join(DEADLINE_S)
         assert [change.revision for change in seen[0]] == [revision]
 
+    def test_waking_ends_the_wait_and_loses_nothing(self, store):
+        watch = store.watch("w/", after_revision=revision_of(store))
+        seen: list[tuple[Change, ...]] = []
+        waiting = threading.Thread(target=lambda: seen.append(watch.next(2 * DEADLINE_S)))
+        waiting.start()
+        watch.wake()
+        waiting.join(DEADLINE_S)
+        assert seen == [()]
+        revision = put(store, "w/a", b"1")
+        assert [change.revision for change in watch.next(DEADLINE_S)] == [revision]
+        watch.wake()
+        began = time.monotonic()
+        assert watch.next(2 * DEADLINE_S) == ()
+        assert time.monotonic() - began < DEADLINE_S
+
     def test_it_may_begin_ahead(self, store):
         now = revision_of(store)
         watch = store.watch("", after_revision=now + 1)

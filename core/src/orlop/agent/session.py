@@ -6,6 +6,7 @@ In one process the ends are two queues; across a network they will be a WebSocke
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 from orlop.model.messages import ToAgent, ToServer
@@ -28,6 +29,9 @@ class Link(Protocol[Outgoing, Incoming]):
 
     async def receive(self) -> Incoming:
         """The next message. Raises LinkClosed."""
+
+    def hear(self, call: Callable[[], None]) -> None:
+        """Calls it for heartbeats from now on, where that is cheaper than to receive them; they may come both ways."""
 
     def close(self, reason: str = "") -> None:
         """Ends the session for both sides."""
@@ -61,6 +65,9 @@ class LocalLink(Generic[Sent, Received]):
             self._inbox.put_nowait(None)
             raise LinkClosed(self._closed)
         return message
+
+    def hear(self, call: Callable[[], None]) -> None:
+        """Here they are received."""
 
     def close(self, reason: str = "") -> None:
         if self._closed is None:

@@ -81,7 +81,8 @@ class WebSocketLink(Generic[Sent, Got]):
     peer: who it is, for the log. decode: of the messages of the other end. encode: of those for it. refusal: the
     message that tells the other end why it is refused, where there is one. check: why a message is not acceptable, None
     when it is. first_within_s: for the first message. idle_s: the link is closed when nothing has arrived for so long;
-    None: never.
+    None: never. take_out: makes whoever reads the socket call something for each heartbeat; None where there is nobody
+    who would.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class WebSocketLink(Generic[Sent, Got]):
         check: Callable[[Any], str | None] = lambda _: None,
         first_within_s: float | None = None,
         idle_s: float | None = None,
+        take_out: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._socket = web_socket
         self._decode = decode
@@ -104,6 +106,7 @@ class WebSocketLink(Generic[Sent, Got]):
         self._check = check
         self._first_within_s = first_within_s
         self._idle_s = idle_s
+        self._take_out = take_out
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -130,6 +133,8 @@ class WebSocketLink(Generic[Sent, Got]):
 
     async def receive(self) -> Got:
         """See `Link`."""
+        if self._first_within_s is None:
+            return await self._next()
         try:
             async with asyncio.timeout(self._first_within_s):
                 message = await self._next()
@@ -151,6 +156,18 @@ class WebSocketLink(Generic[Sent, Got]):
         if why is not None:
             self._refuse(why)
         return message
+
+    def hear(self, call: Callable[[], None]) -> None:
+        """See `Link`."""
+        if self._take_out is None:
+            return
+
+        def heard() -> None:
+            self._heard_s = self._loop.time()
+            if self._closed is None:
+                call()
+
+        self._take_out(heard)
 
     def close(self, reason: str = "") -> None:
         """See `Link`. What is queued is still sent, see `finished`."""

@@ -15,6 +15,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -25,12 +26,13 @@ from orlop.api.connections import BoundedProtocol
 from orlop.api.documents import moment
 from orlop.api.finding import find_node
 from orlop.api.forwarding import AGENTS_PREFIX
+from orlop.api.frames import KnownMessage
 from orlop.api.problems import Problem, not_found
 from orlop.api.requests import PRINCIPAL, Reader, read_body, read_query, server_of, text, whole
 from orlop.api.responses import plain
 from orlop.framework import NotAvailable
 from orlop.framework import Refused as CommandRefused
-from orlop.model.messages import Hello, Refused, ToAgent, ToServer
+from orlop.model.messages import Heartbeat, Hello, Refused, ToAgent, ToServer
 from orlop.model.streams import FRAME_BYTES_MAX
 from orlop.model.wire import MESSAGE_BYTES_MAX, Dialect, WrongVersion
 from orlop.security.tokens import StoredToken
@@ -51,6 +53,7 @@ REQUEST_CHARACTERS_MAX: Final = 8_000
 LIFETIME_S_MAX: Final = 366 * 24 * 3_600
 DEFAULT_LIFETIME_S: Final = 24 * 3_600
 USES_MAX: Final = 10_000
+
 
 AGENTS: Final = web.AppKey("agents", RemoteAgents)
 CONNECTIONS: Final = web.AppKey("agent-connections", set[asyncio.Task[object]])
@@ -146,6 +149,9 @@ async def session(request: web.Request) -> web.StreamResponse:
         await request.app[AGENTS].shown(_peer_certificate(request))
     protocol, dialect = _spoken(request)
     async with _connection(request):
+        connection = request.protocol if isinstance(request.protocol, BoundedProtocol) else None
+        if connection is not None:
+            connection.follow_frames()
         socket = await upgraded(request, MESSAGE_BYTES_MAX, [protocol] if protocol is not None else [])
         link: WebSocketLink[ToAgent, ToServer] = WebSocketLink(
             socket,
@@ -156,13 +162,20 @@ async def session(request: web.Request) -> web.StreamResponse:
             check=_checker(node),
             first_within_s=FIRST_MESSAGE_WITHIN_S,
             idle_s=SILENT_S,
+            take_out=partial(connection.take_out, _heartbeat(dialect)) if connection is not None else None,
         )
         try:
-            await request.app[AGENTS].serve(link)
+            # In a task of its own: each message would have to find its way through all the layers of a request.
+            await asyncio.create_task(request.app[AGENTS].serve(link))
         finally:
             link.close("the server ends the session")
             await link.finished()
     return socket
+
+
+@cache
+def _heartbeat(dialect: Dialect) -> KnownMessage:
+    return KnownMessage(dialect.encode(Heartbeat()))
 
 
 def _spoken(request: web.Request) -> tuple[str | None, Dialect]:

@@ -11,11 +11,13 @@ import asyncio
 import functools
 import logging
 import resource
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web, web_protocol
 
+from orlop.api.frames import FrameFollower, KnownMessage
 from orlop.api.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -36,11 +38,13 @@ def connections_max() -> int:
 class BoundedProtocol(web_protocol.RequestHandler):
     """A connection that does not wait for ever."""
 
-    __slots__ = ("_check", "_heard_at")
+    __slots__ = ("_call", "_check", "_follower", "_heard_at", "_known")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._heard_at = self._loop.time()
+        self._follower: FrameFollower | None = None
+        self._known: KnownMessage | None = None
         self._check = self._loop.call_later(SILENCE_S, self._check_silence)
         if len(_open) < connections_max():
             _open.add(self)
@@ -58,8 +62,21 @@ class BoundedProtocol(web_protocol.RequestHandler):
         """It is known who this is, and somebody else bounds how many of them there are."""
         _open.discard(self)
 
+    def follow_frames(self) -> None:
+        """To be called before the request is made a WebSocket, if `take_out` is wanted."""
+        self._follower = FrameFollower()
+
+    def take_out(self, message: KnownMessage, call: Callable[[], None]) -> None:
+        """From now on `call` is called when the WebSocket's client sends this message, which nobody else receives, if
+        it arrives by itself; among others it is received as they are."""
+        self._known, self._call = message, call
+
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
+        alone = self._follower is not None and self._follower.is_one(data)
+        if alone and self._known is not None and self._known.is_in(data):
+            self._call()
+            return
         super().data_received(data)
 
     def _check_silence(self) -> None:

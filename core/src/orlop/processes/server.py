@@ -7,7 +7,6 @@ store that says so. It begins anew, in the same process, when a plugin that had 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import resource
 import signal
@@ -20,6 +19,7 @@ from aiohttp import web
 
 from orlop.configuration import Settings
 from orlop.model.messages import Seen
+from orlop.processes.collecting import Collector
 from orlop.processes.exposure import check_exposure
 from orlop.processes.listening import Listening, listen
 from orlop.processes.stores import open_configured_store, store_url
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 #: The interpreter's default lets a busy thread keep the others waiting for 5 ms.
 SWITCH_INTERVAL_S: Final = 0.0005
-#: The garbage collector looks for cycles after so many new objects. Values here have none, so that a look is in vain.
-COLLECT_AFTER_OBJECTS: Final = 10_000
 BEGIN_ANEW_DELAY_S: Final = 1.0
 READY_S: Final = 3.0
 
@@ -98,7 +96,9 @@ async def _one_life(
     """None: it was told to stop. Otherwise why to begin anew; what cannot go on at all is raised."""
     plugins = PluginHost(settings, [("orlop", builtin)])
     plugins.load()
-    _keep_what_is_loaded()
+    collector = Collector()
+    collector.begin()
+    collecting = asyncio.create_task(collector.look_forever())
     store = open_configured_store(settings, data, plugins)
     runners: list[web.AppRunner] = []
     beside: asyncio.Task[None] | None = None
@@ -120,21 +120,13 @@ async def _one_life(
     finally:
         for runner in runners:
             await runner.cleanup()
-        for task in (beside, kept):
+        for task in (beside, kept, collecting):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         if server is not None:
             await server.stop()
         store.close()
-
-
-def _keep_what_is_loaded() -> None:
-    """Modules and classes stay for good: the garbage collector need not go through them again and again, which takes
-    it long enough for every request to feel. Once: what a later life finds may be the last one's garbage."""
-    if not gc.get_freeze_count():
-        gc.freeze()
-        gc.set_threshold(COLLECT_AFTER_OBJECTS)
 
 
 async def _ready(server: Server, store: Store) -> None:

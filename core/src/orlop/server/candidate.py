@@ -141,8 +141,9 @@ class Candidate:
 
     def _copied(self, revision: int, entries: dict[str, Entry]) -> None:
         """The mirror has what the term begins from."""
+        made = self.mirror.made()
         try:
-            with collector_paused():
+            with collector_paused(is_loaded=made is not None):
                 term = begin_term(
                     self._store,
                     entries,
@@ -151,6 +152,7 @@ class Candidate:
                     new_cluster_id=secrets.token_hex(8),
                     utc_ms=self._utc_ms(),
                     seen=self._seen,
+                    state=made,
                 )
         except StoreError as error:
             self.give_up(f"the term could not begin: {error}")

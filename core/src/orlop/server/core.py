@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from orlop.kernel.events import Effect, Event
+from orlop.kernel.events import AgentHello, AgentStatuses, Effect, Event, FrameworkActions
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
 from orlop.model.clock import Now
@@ -23,7 +23,9 @@ from orlop.store.interface import OutcomeUnknown, Store, StoreRefused
 
 log = logging.getLogger(__name__)
 
-EVENTS_PER_STEP_MAX: Final = 200
+DOCUMENTS_PER_STEP_MAX: Final = 200
+#: What a step writes besides: its record of the event log, a framework's cursor, specs.
+DOCUMENTS_BESIDES: Final = 8
 #: Of a transaction, for the state's own document.
 RESERVED_OPERATIONS: Final = 1
 JOIN_S: Final = 10.0
@@ -44,8 +46,8 @@ class Core:
         self.kernel = kernel
         self._store = store
         writes_max = store.limits.operations - RESERVED_OPERATIONS
-        # Most events change a document or two: such a step fits into one transaction.
-        self._events_max = max(1, min(EVENTS_PER_STEP_MAX, writes_max // 2))
+        # A step fits into one transaction, unless a single event changes more.
+        self._documents_max = max(1, min(DOCUMENTS_PER_STEP_MAX, writes_max - DOCUMENTS_BESIDES))
         self._lock = threading.Lock()
         self._pipeline = Pipeline(kernel, term.state, term.epoch, writes_max)
         self._writer = Writer(self._pipeline, term, store.limits, self._lock)
@@ -53,6 +55,7 @@ class Core:
         self._release = release
         self._failed = failed
         self._events: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._next: Submission | None = None
         self._gate = threading.Lock()
         self._closed = False
         self._write_wanted = threading.Event()
@@ -118,35 +121,50 @@ class Core:
 
     def _close_when_done(self) -> bool:
         with self._gate:
-            self._closed = self._stopping and self._events.empty()
+            self._closed = self._stopping and self._next is None and self._events.empty()
             return self._closed
 
     def _decide(self, submissions: list[Submission]) -> None:
-        with self._lock:
-            failed: Exception | None = None
-            if not self._abandoned:
-                try:
-                    self._pipeline.decide(submissions, self._clock())
-                    return
-                except Exception as error:
-                    log.critical("the kernel failed; nothing of this step happened", exc_info=True)
-                    self._abandoned = f"a bug in the kernel: {type(error).__name__}"
-                    failed = error
+        """The step is made without the lock, so that the writer can go on meanwhile. If what it was made from has been
+        forgotten by then, because the store has refused it, it is made again."""
+        failed: Exception | None = None
+        while not self._abandoned:
+            try:
+                head = self._pipeline.head
+                step = self._pipeline.step(head, submissions, self._clock())
+            except Exception as error:
+                log.critical("the kernel failed; nothing of this step happened", exc_info=True)
+                self._abandoned = f"a bug in the kernel: {type(error).__name__}"
+                failed = error
+            else:
+                with self._lock:
+                    if not self._abandoned and self._pipeline.add(head, step, submissions):
+                        return
         for submission in submissions:
             submission.tell(Failure(self._abandoned))
         if failed is not None:
             self._failed(failed)
 
     def _take_events(self) -> list[Submission]:
-        first = self._events.get()
-        taken = [first] if first is not None else []
-        while len(taken) < self._events_max:
+        """At least one, if any; as many as change no more documents than a step should."""
+        first = self._next if self._next is not None else self._events.get()
+        self._next = None
+        if first is None:
+            return []
+        taken = [first]
+        room = self._documents_max - _documents(first.event)
+        while room > 0:
             try:
                 submission = self._events.get_nowait()
             except queue.Empty:
                 break
-            if submission is not None:
-                taken.append(submission)
+            if submission is None:
+                continue
+            room -= _documents(submission.event)
+            if room < 0:
+                self._next = submission
+                break
+            taken.append(submission)
         return taken
 
     def _write_forever(self) -> None:
@@ -193,3 +211,17 @@ class Core:
             self._release(released.effects)
         for submission, failure in released.told:
             submission.tell(failure)
+
+
+def _documents(event: Event) -> int:
+    """How many documents it changes, about."""
+    match event:
+        case AgentStatuses():
+            return max(1, len(event.statuses))
+        case AgentHello():
+            return 1 + len(event.hello.statuses)
+        case FrameworkActions():
+            changes = (event.asks, event.kills, event.withdrawals, event.puts, event.deletes)
+            return max(1, sum(map(len, changes)))
+        case _:
+            return 1

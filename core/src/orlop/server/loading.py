@@ -124,14 +124,14 @@ def too_new(key: str, data: bytes, classes: FrameworkClasses) -> NewerVersion | 
 
 
 @contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
+def collector_paused(*, is_loaded: bool = False) -> Iterator[None]:
     """Spares the garbage collector what is loaded meanwhile: while it is loaded, and after.
 
     A state has no cycles, so there is nothing in it to find; but with 100,000 tasks the collector takes two fifths of
     the time of loading, and holds everything up for most of a second each time that it goes through them again.
-    For the shell of a process that begins few terms.
+    For the shell of a process that begins few terms. is_loaded: it is there already, and shall be spared from now on.
     """
-    if gc.get_freeze_count():  # an earlier term's, and what was in its way
+    if gc.get_freeze_count() and not is_loaded:  # an earlier term's, and what was in its way
         gc.unfreeze()
         gc.collect()
     gc.disable()
@@ -151,11 +151,13 @@ def begin_term(
     new_cluster_id: str,
     utc_ms: int,
     seen: Seen | None = None,
+    state: State | None = None,
 ) -> Term:
     """The term of who has made the leader's key at `leader_revision`, from entries that are at least as new.
 
     seen: by this machine's own node. If it has seen more than the state contains, the state is an older copy: its
-    generation is raised, so that nodes obey it, and leave alone what it does not know.
+    generation is raised, so that nodes obey it, and leave alone what it does not know. state: what the entries
+    describe, where that is known already.
 
     Makes a new cluster, of `new_cluster_id`, where there is none, and finishes what the last leader had not. Raises
     StoreError (of unknown outcome too: another server leads), DocumentError and NewerVersion (a document of a later
@@ -166,7 +168,8 @@ def begin_term(
     for writes in redo.finishing(documents, store.limits):
         if not store.transact(writes, [leads]).applied:
             raise OutcomeUnknown("another server leads now")
-    state = state_of(entries, classes)
+    if state is None:
+        state = state_of(entries, classes)
     if state is None:
         state, fence = _make_cluster(store, classes, leads, new_cluster_id, utc_ms)
     else:

@@ -10,6 +10,10 @@ the state's own document, which every change of the state writes, and named none
 
 A store without a quorum names none. Where there is no copy yet, the mirror then takes what a member has by itself: of
 that it is known only that it was true when it was written, which the state's own clock says.
+
+Documents are made into a state only when somebody asks for it. Of a large copy that takes seconds, so it is made on a
+thread of its own, now and then; meanwhile the last one is given, and its age is said. When this server is about to
+lead, none is begun, but one that is on its way or has just been made is what the term begins from.
 """
 
 from __future__ import annotations
@@ -43,6 +47,12 @@ log = logging.getLogger(__name__)
 FRESHNESS_CHECK_S: Final = 1.0
 LIST_AGAIN_S: Final = 0.5
 JOIN_S: Final = 10.0
+#: So many documents are made into a state at once; that takes some hundredths of a second.
+DOCUMENTS_AT_ONCE: Final = 2_000
+#: Between two makings of a large state, so many times as long as the last one took.
+REST_FACTOR: Final = 4
+#: So old a state is not given any more while the copy is newer.
+MADE_KEPT_MS: Final = 60_000
 
 
 class Documents:
@@ -121,6 +131,15 @@ class MirrorNews:
     newer: str = ""
 
 
+@attrs.frozen(kw_only=True)
+class _Made:
+    """The copy as a state. revision: `Documents.state_revision`. fresh_at_ms: as new as what the store had then."""
+
+    state: State | None = None
+    revision: int = -1
+    fresh_at_ms: int = 0
+
+
 class Mirror:
     """See the module. `told` is called on the mirror's thread whenever the leader's key or reachability changes.
 
@@ -148,8 +167,12 @@ class Mirror:
         self._stopping = False
         self._fresh_at_ms = clock()
         self._error = "the state is not loaded yet"
+        self._watch: Watch | None = None
         self._handover: tuple[int, Callable[[dict[str, Entry]], None]] | None = None
-        self._state: tuple[int, State | None] = (-1, None)
+        self._made = _Made()
+        self._making = False
+        self._superseded: dict[str, Entry] = {}
+        self._make_again_at_ms = 0
         self._news: MirrorNews | None = None
         self._ask_at_ms = 0
         self._promised = (0, 0)
@@ -167,7 +190,7 @@ class Mirror:
     def stop(self) -> None:
         with self._lock:
             self._stopping = True
-            self._lock.notify_all()
+            self._wake()
         if self.started:
             self._thread.join(timeout=JOIN_S)
 
@@ -176,14 +199,16 @@ class Mirror:
         with self._lock:
             self._handover = (revision, take)
             self._resting = False
-            self._lock.notify_all()
+            self._wake()
 
     def forget(self) -> None:
         """The leader's own memory has taken over."""
         with self._lock:
             if self._resting:
+                self._superseded = self._documents.entries
                 self._documents.reset({}, 0)
-                self._state = (-1, None)
+                self._made = _Made()
+                self._lock.notify_all()
 
     def resume(self) -> None:
         """This server leads no more: list anew, and follow."""
@@ -191,19 +216,24 @@ class Mirror:
             self._handover = None
             self._resting = False
             self._loaded = False
-            self._lock.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        """The thread looks at what it shall do now. With the lock held."""
+        self._lock.notify_all()
+        if self._watch is not None:
+            self._watch.wake()
 
     def state(self) -> State | None:
-        """The copy as a state; None without one. Made when it is asked for. Raises DocumentError."""
+        """The copy as a state; of a large copy an earlier one, see `age_ms`. None without one. Raises DocumentError."""
         with self._lock:
-            revision = self._documents.revision
-            if self._state[0] == revision:
-                return self._state[1]
-            entries = dict(self._documents.entries)
-        made = state_of(entries, self._classes)
-        with self._lock:
-            self._state = (revision, made)
-        return made
+            if self._made.revision == self._documents.state_revision:
+                return self._made.state
+            if self._is_large:
+                self._make_soon()
+                self._drop_old()
+                return self._made.state
+        return self._make()
 
     def objects(self, framework: type[Framework], kind: str, ids: Iterable[str]) -> dict[str, Any]:
         """Those of these objects of a framework that the copy has, without making a state. Raises NotAvailable."""
@@ -221,9 +251,61 @@ class Mirror:
             raise NotAvailable(str(error)) from error
 
     def age_ms(self) -> int:
-        """How old the copy may be, in milliseconds."""
+        """How old `state` may be, in milliseconds."""
         with self._lock:
-            return max(0, self._clock() - self._fresh_at_ms)
+            self._drop_old()
+            made = self._made
+            is_behind = self._is_large and made.state is not None and made.revision != self._documents.state_revision
+            return max(0, self._clock() - (made.fresh_at_ms if is_behind else self._fresh_at_ms))
+
+    def made(self) -> State | None:
+        """The copy's newest state if it has been made, or is being made, which is waited for. On the mirror's thread,
+        when the copy is handed over."""
+        with self._lock:
+            while self._making:
+                self._lock.wait()
+            made, self._made = self._made, _Made()
+            return made.state if made.revision == self._documents.state_revision else None
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self._documents.entries) > DOCUMENTS_AT_ONCE
+
+    def _drop_old(self) -> None:
+        """What was made so long ago serves nobody any more. With the lock held."""
+        made = self._made
+        if made.revision != self._documents.state_revision and self._clock() - made.fresh_at_ms > MADE_KEPT_MS:
+            self._made = _Made()
+
+    def _make(self) -> State | None:
+        """Raises DocumentError."""
+        with self._lock:
+            revision, fresh_at_ms = self._documents.state_revision, self._fresh_at_ms
+            entries = dict(self._documents.entries)
+        made = _Made(state=state_of(entries, self._classes), revision=revision, fresh_at_ms=fresh_at_ms)
+        with self._lock:
+            if self._documents.state_revision >= revision:  # not if it was forgotten meanwhile
+                self._made = made
+        return made.state
+
+    def _make_soon(self) -> None:
+        """With the lock held."""
+        about_to_lead = self._resting or self._handover is not None
+        if not self._making and not about_to_lead and self._clock() >= self._make_again_at_ms:
+            self._making = True
+            threading.Thread(target=self._make_beside, name="orlop-mirror-state", daemon=True).start()
+
+    def _make_beside(self) -> None:
+        began_ms = self._clock()
+        try:
+            self._make()
+        except DocumentError:
+            log.exception("the copy of the store cannot be made into a state")
+        finally:
+            with self._lock:
+                self._making = False
+                self._lock.notify_all()
+                self._make_again_at_ms = self._clock() + REST_FACTOR * (self._clock() - began_ms)
 
     @property
     def loaded(self) -> bool:
@@ -274,6 +356,12 @@ class Mirror:
                 log.exception("the mirror failed")
                 self._failed(f"{type(error).__name__}: {error}")
             with self._lock:
+                while self._resting and not self._stopping and not self._superseded:
+                    self._lock.wait()
+                superseded, self._superseded = self._superseded, {}
+            while superseded:  # bit by bit, for freeing all at once would hold up all other threads
+                superseded.popitem()
+            with self._lock:
                 while self._resting and not self._stopping:
                     self._lock.wait()
 
@@ -319,10 +407,14 @@ class Mirror:
 
     def _follow(self) -> None:
         watch = self._store.watch("", after_revision=self._documents.revision)
+        with self._lock:
+            self._watch = watch
         try:
             while self._goes_on():
                 self._look(watch)
         finally:
+            with self._lock:
+                self._watch = None
             watch.close()
 
     def _goes_on(self) -> bool:

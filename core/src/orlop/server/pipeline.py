@@ -77,7 +77,17 @@ class Pipeline:
 
     def decide(self, submissions: Sequence[Submission], now: Now) -> None:
         """Decides the events on the head, as one step."""
-        step = self._kernel.step(self.head, [one.event for one in submissions], now, self._epoch)
+        head = self.head
+        self.add(head, self.step(head, submissions, now), submissions)
+
+    def step(self, head: State, submissions: Sequence[Submission], now: Now) -> Step:
+        """What the events lead to from this state. Changes nothing, so that shells with threads need no lock for it."""
+        return self._kernel.step(head, [one.event for one in submissions], now, self._epoch)
+
+    def add(self, head: State, step: Step, submissions: Sequence[Submission]) -> bool:
+        """The step counts. False: it does not, for it was made from what is not the head any more."""
+        if head is not self.head:
+            return False
         batch = self._batch_for(step)
         for key, document in step.puts.items():
             batch.puts[key] = document
@@ -89,6 +99,7 @@ class Pipeline:
         batch.effects.extend(step.effects)
         batch.submissions.extend(submissions)
         self.head = step.state
+        return True
 
     def _batch_for(self, step: Step) -> Batch:
         """The last waiting batch if the step's documents fit into it, else a new one."""

@@ -292,6 +292,7 @@ class _Watched:
         self._renewals = renewals
         self._node = ""
         self.send = link.send
+        self.hear = link.hear
         self.close = link.close
 
     async def receive(self) -> ToServer:

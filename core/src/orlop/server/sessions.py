@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from orlop.agent.session import Link, LinkClosed
 from orlop.kernel.assignments import assignments
@@ -48,7 +49,9 @@ class Sessions:
             while True:
                 message = await link.receive()
                 if isinstance(message, Hello):
-                    node = message.node.id
+                    if message.node.id != node:
+                        node = message.node.id
+                        link.hear(partial(self._beats, session, node))
                     self._hello(session, node)
                 if self._table.node_of(session):
                     self._received(session, node, message)
@@ -80,6 +83,10 @@ class Sessions:
                 self._core.submit(AgentStatuses(session=session, node=node, statuses=message.items))
             case Heartbeat():
                 pass
+
+    def _beats(self, session: str, node: str) -> None:
+        if self._table.node_of(session) == node:
+            self._liveness.heard(node, self._clock().monotonic_ms)
 
     def close(self, reason: str) -> None:
         """Ends all sessions: agents look for the leader."""

@@ -118,6 +118,7 @@ class EtcdWatch:
         self._handed_out = after_revision
         self._seen = after_revision
         self._closed = False
+        self._woken = False
         self._failure: Exception | None = None
         self._interrupted_at = time.monotonic()
         self._interruption = "etcd has not answered yet"
@@ -131,7 +132,8 @@ class EtcdWatch:
         with self._state:
             if self._closed:
                 raise StoreError("the watch is closed")
-            self._state.wait_for(lambda: self._queue or self._failure or self._closed, timeout_s)
+            self._state.wait_for(lambda: self._queue or self._failure or self._closed or self._woken, timeout_s)
+            self._woken = False
             if self._closed:
                 return ()
             if self._queue:
@@ -144,6 +146,12 @@ class EtcdWatch:
             if lost_for_s > self._members.timeout_s:
                 raise StoreError(f"etcd has not been watched for {lost_for_s:.0f} s: {self._interruption}")
             return ()
+
+    def wake(self) -> None:
+        """See `interface.Watch.wake`."""
+        with self._state:
+            self._woken = True
+            self._state.notify_all()
 
     def close(self) -> None:
         """Ends it; a waiting `next` returns empty."""

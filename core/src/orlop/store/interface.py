@@ -151,6 +151,9 @@ class Watch(Protocol):
         raised in place of an empty answer; the watch goes on, and misses nothing.
         """
 
+    def wake(self) -> None:
+        """A `next` that waits, or else the following one, does not wait any longer."""
+
     def close(self) -> None:
         """Ends it; a waiting `next` returns empty."""
 

@@ -77,6 +77,11 @@ class WatchHub:
             self._open.discard(watch)
             self._wakeup.notify_all()
 
+    def _wake_one(self, watch: CursorWatch) -> None:
+        with self._wakeup:
+            watch.woken = True
+            self._wakeup.notify_all()
+
     def _is_open(self, watch: CursorWatch) -> bool:
         with self._wakeup:
             return watch in self._open
@@ -91,7 +96,8 @@ class WatchHub:
             with self.reading:
                 changes, watch.cursor = self._read(watch.prefix, watch.cursor)
             remaining = deadline - time.monotonic()
-            if changes or remaining <= 0:
+            if changes or remaining <= 0 or watch.woken:
+                watch.woken = False
                 return changes
             self._wait(watch, seen, remaining)
 
@@ -100,7 +106,9 @@ class WatchHub:
         if expiry_s is not None:
             timeout_s = min(timeout_s, max(expiry_s, OVERDUE_RETRY_S))
         with self._wakeup:
-            self._wakeup.wait_for(lambda: self._announcements != seen or watch not in self._open, timeout_s)
+            self._wakeup.wait_for(
+                lambda: self._announcements != seen or watch.woken or watch not in self._open, timeout_s
+            )
 
 
 class CursorWatch:
@@ -109,6 +117,7 @@ class CursorWatch:
     def __init__(self, hub: WatchHub, prefix: str, after_revision: int) -> None:
         self.prefix = prefix
         self.cursor = after_revision
+        self.woken = False
         self._hub = hub
 
     def next(self, timeout_s: float) -> tuple[Change, ...]:
@@ -121,6 +130,10 @@ class CursorWatch:
             if not self._hub._is_open(self):
                 return ()
             raise
+
+    def wake(self) -> None:
+        """A `next` that waits, or else the following one, does not wait any longer."""
+        self._hub._wake_one(self)
 
     def close(self) -> None:
         """Ends it; a waiting `next` returns empty."""

@@ -1,0 +1,53 @@
+"""When the garbage collector of a server looks for cycles.
+
+States are large and have no cycles: looking at them is in vain, and holds everything up meanwhile. By itself the
+interpreter looks at each new object twice, and at all of them again whenever a quarter has been added; with 100,000
+tasks the latter takes most of a second. So it is done here instead: once at what is new, as soon as there is enough of
+it, and at everything only now and then, for what became garbage after it had grown old (connections, mostly).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from typing import Final
+
+#: New objects that are looked at at once: some milliseconds.
+NEW_OBJECTS: Final = 50_000
+LOOK_S: Final = 0.1
+EVERYTHING_S: Final = 600.0
+#: Where the interpreter itself still steps in, should nobody look.
+NEW_OBJECTS_MAX: Final = 1_000_000
+
+
+class Collector:
+    """See the module. There should be one in a process. clock: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._everything_at_s = clock() + EVERYTHING_S
+
+    def begin(self) -> None:
+        """Leaves alone what is there now: modules and classes stay for good. Once: what a later life of the server
+        finds may be the last one's garbage."""
+        if not gc.get_freeze_count():
+            gc.freeze()
+        gc.set_threshold(NEW_OBJECTS_MAX)
+
+    def look(self) -> None:
+        """Collects what is due. Nothing while the collector is off, for a state is being loaded."""
+        if not gc.isenabled():
+            return
+        if self._clock() >= self._everything_at_s:
+            self._everything_at_s = self._clock() + EVERYTHING_S
+            gc.collect()
+        elif gc.get_count()[0] >= NEW_OBJECTS:
+            gc.collect(1)
+
+    async def look_forever(self) -> None:
+        """For ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
