@@ -32,7 +32,7 @@ class Followed:
         self.store = MemoryStore()
         self.state = State(cluster_id="c")
         self.now_ms = 1_000_000
-        self.mirror = Mirror(self.store, {}, lambda: self.now_ms, lambda _: None)
+        self.mirror = Mirror(self.store, {}, lambda: self.now_ms, lambda: self.now_ms, lambda _: None)
 
     def add_node(self, name: str) -> int:
         """The revision."""
