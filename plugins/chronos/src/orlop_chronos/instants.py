@@ -69,7 +69,7 @@ def parse_wall(text: str) -> tuple[datetime, tzinfo | None]:
     try:
         day = _date(found)
         # 24:00 is not known to Joda-Time either.
-        time_of_day = time(*(int(found[name] or 0) for name in ("hour", "minute", "second")))
+        time_of_day = time(int(found["hour"] or 0), int(found["minute"] or 0), int(found["second"] or 0))
         offset = _offset(found)
     except ValueError as error:
         raise InstantError(f"{_EXPECTED}, got {text!r}: {error}") from error

@@ -56,7 +56,7 @@ class Moment:
     number: int
 
 
-class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+class Trigger(BaseTrigger):
     """A sequence of moments, never decreasing."""
 
     #: Runs in total; None: without end.
