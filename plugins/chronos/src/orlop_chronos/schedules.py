@@ -61,6 +61,8 @@ class Trigger(BaseTrigger):
 
     #: Runs in total; None: without end.
     repeats: int | None = None
+    #: Whose clocks on walls it goes by.
+    where: tzinfo = UTC
 
     @abstractmethod
     def moment(self, number: int) -> Moment | None:
@@ -73,6 +75,10 @@ class Trigger(BaseTrigger):
     @abstractmethod
     def last_until(self, at_ms: int, start: Moment) -> Moment:
         """The last moment at `at_ms` or before, `start` or later; `start` itself must not be later than `at_ms`."""
+
+    @abstractmethod
+    def count(self, first: Moment, last: Moment, most: int) -> int:
+        """How many moments there are from `first` to `last`; `most` at most, where they must be counted one by one."""
 
     def following(self, moment: Moment) -> Moment | None:
         """The next one that is really later: where a zone skips a whole day, two moments fall together."""
@@ -150,6 +156,9 @@ class Repeating(Trigger):
         assert found is not None
         return found
 
+    def count(self, first: Moment, last: Moment, most: int) -> int:
+        return last.number - first.number + 1
+
     def _last_number(self, known: int) -> int:
         """Of the last moment that there is; `known` is not later."""
         step = 1
@@ -211,6 +220,12 @@ class Crontab(Trigger):
     def last_until(self, at_ms: int, start: Moment) -> Moment:
         found = self._next(at_ms + 1, reverse=True)
         return Moment(found, 0) if found is not None and found > start.at_ms else start
+
+    def count(self, first: Moment, last: Moment, most: int) -> int:
+        counted, moment = 1, last
+        while counted < most and moment.at_ms > first.at_ms:
+            counted, moment = counted + 1, self.last_until(moment.at_ms - 1, first)
+        return counted
 
     def _next(self, at_ms: int, reverse: bool) -> int | None:
         """The next moment after `at_ms`, or with `reverse` the one before."""
