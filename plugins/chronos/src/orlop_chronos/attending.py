@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from orlop.framework import Ask, Kill, Outcome, Task
+from orlop.framework import Ask, Kill, Outcome, Task, TaskState
 from orlop_chronos import specs
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import (
@@ -81,7 +81,7 @@ def create_run(
             return _skip(desk, run, f"run {open_runs[0].number} was still going on")
         if policy is Overlap.REPLACE and cause is not Cause.BACKFILL:
             for earlier in open_runs:
-                stop(desk, earlier, Stop.REPLACED, f"replaced by run {run.number}")
+                stop(desk, record, earlier, Stop.REPLACED, f"replaced by run {run.number}")
         elif queued >= most_queued:
             return _skip(desk, run, f"{queued} runs were waiting already")
         run = attrs.evolve(run, state=RunState.QUEUED)
@@ -99,24 +99,34 @@ def start_children(desk: Desk) -> None:
             _fire_by_parents(desk, record, because_of)
 
 
-def stop(desk: Desk, run: Run, why: Stop, reason: str) -> None:
-    """Ends a run: at once if it has no task, else when its task has stopped."""
-    if run.state is RunState.ACTIVE:
-        if run.stop is None:
-            run = attrs.evolve(run, stop=why, reason=reason)
-            desk.put_run(run)
-        _kill(desk, run)
-    elif not run.final:
-        record = desk.job(run.job)
-        if record is not None:
+def stop(desk: Desk, record: JobRecord, run: Run, why: Stop, reason: str) -> None:
+    """Ends a run: at once if nothing of it runs, else when its task has stopped."""
+    if run.state is not RunState.ACTIVE:
+        if not run.final:
             end(desk, record, run, RunState.KILLED, reason)
+        return
+    task = _task_of(desk, record, run)
+    if task is not None and task.state is TaskState.PENDING:
+        attempt = attrs.evolve(run.attempts[-1], task=task.id, ended_ms=desk.now_ms, outcome=Outcome.WITHDRAWN.value)
+        run = attrs.evolve(run, attempts=(*run.attempts[:-1], attempt), stop=why)
+        desk.do(Kill(task.key, reason))
+        end(desk, record, run, RunState.KILLED, reason)
+        return
+    if run.stop is None:
+        run = attrs.evolve(run, stop=why, reason=reason)
+        desk.put_run(run)
+    _kill(desk, record, run)
 
 
-def _kill(desk: Desk, run: Run) -> None:
-    key = task_key(run, len(run.attempts) - 1)
-    task = desk.view.live.get(key)
-    if task is not None and not task.stopping:
-        desk.do(Kill(key, run.reason))
+def _task_of(desk: Desk, record: JobRecord, run: Run) -> Task | None:
+    """Of the run's last attempt; None when it is not to be seen, as in the very call that asked for it."""
+    return desk.view.tasks.get(task_key(record.uid, run, len(run.attempts) - 1))
+
+
+def _kill(desk: Desk, record: JobRecord, run: Run) -> None:
+    task = _task_of(desk, record, run)
+    if task is not None and task.live and not task.stopping:
+        desk.do(Kill(task.key, run.reason))
 
 
 def _new_run(
@@ -161,7 +171,7 @@ def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     """Takes up what has become of the run's task."""
     if run.state is not RunState.ACTIVE:
         return
-    task = desk.view.tasks.get(task_key(run, len(run.attempts) - 1))
+    task = _task_of(desk, record, run)
     if task is None:
         # What was asked for in this very call is not to be seen yet.
         if run.attempts[-1].asked_ms + UNSEEN_MS <= desk.now_ms:
@@ -169,9 +179,9 @@ def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     elif not task.live:
         _attempt_ended(desk, record, run, task)
     elif run.stop is not None:
-        _kill(desk, run)
+        _kill(desk, record, run)
     elif (deadline_ms := _deadline_ms(record.job, task)) is not None and deadline_ms <= desk.now_ms:
-        stop(desk, run, Stop.LATE, f"it ran longer than {record.job.max_completion_time} s")
+        stop(desk, record, run, Stop.LATE, f"it ran longer than {record.job.max_completion_time} s")
 
 
 def _deadline_ms(job: Job, task: Task) -> int | None:
@@ -265,7 +275,7 @@ def _ask(desk: Desk, record: JobRecord, run: Run, number: int) -> Ask:
     job = record.job
     name = specs.task_name(job, run, number)
     return Ask(
-        task_key(run, number),
+        task_key(record.uid, run, number),
         specs.spec_of(job, run.arguments, desk.settings),
         group=job.name,
         name=name,
@@ -375,7 +385,7 @@ def _next_time(desk: Desk, record: JobRecord) -> int | None:
         if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
             times.append(run.due_ms)
         elif run.state is RunState.ACTIVE:
-            task = desk.view.tasks.get(task_key(run, len(run.attempts) - 1))
+            task = _task_of(desk, record, run)
             if task is None:
                 times.append(run.attempts[-1].asked_ms + UNSEEN_MS)
             elif run.stop is None and (deadline_ms := _deadline_ms(job, task)) is not None:

@@ -65,10 +65,12 @@ FINAL: Final = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.KILLED, 
 class JobRecord:
     """A definition. created_ms, changed_ms: UTC milliseconds.
 
-    since_ms: when its schedule was last changed, which is what an empty start means.
+    uid: tells it from others that had or will have its name. since_ms: when its schedule was last changed, which is
+    what an empty start means.
     """
 
     job: Job
+    uid: str
     created_ms: int
     changed_ms: int
     since_ms: int
@@ -165,11 +167,6 @@ def run_id(job: str, number: int) -> str:
     return f"{job}/{number}"
 
 
-def task_key(run: Run, attempt: int) -> str:
-    """Of an attempt's task; attempts are numbered from 0."""
-    return f"{run.job}/{run.nominal_ms}/{_tag(run)}/{attempt}"
-
-
-def _tag(run: Run) -> str:
-    """Runs by time have none: a due time has one run, however it came about. Others are told apart by their number."""
-    return "due" if run.cause in (Cause.TIME, Cause.CATCH_UP) else f"{run.cause}-{run.number}"
+def task_key(uid: str, run: Run, attempt: int) -> str:
+    """Of an attempt's task: unique for all time. uid: the job's. Attempts are numbered from 0."""
+    return f"{run.job}/{run.nominal_ms}/{uid}-{run.number}/{attempt}"

@@ -75,6 +75,7 @@ def _put(order: PutJob, desk: Desk) -> None:
     same_schedule = known is not None and _schedule_of(known.job) == _schedule_of(job)
     record = JobRecord(
         job=job,
+        uid=known.uid if known is not None else desk.view.unique("job", name).hex[:8],
         created_ms=known.created_ms if known is not None else desk.now_ms,
         changed_ms=desk.now_ms,
         since_ms=known.since_ms if known is not None and same_schedule else desk.now_ms,
@@ -113,7 +114,7 @@ def _delete(order: DeleteJob, desk: Desk) -> None:
         else:
             _leave_parent(desk, found, record, order.children)
     for run in list(desk.open_runs(order.name)):
-        stop(desk, run, Stop.KILLED, "its job was deleted")
+        stop(desk, record, run, Stop.KILLED, "its job was deleted")
     graph.set_parents(desk, order.name, record.job.parents, ())
     desk.delete_job(order.name)
     desk.do(Emit("job.deleted", subject=order.name))
@@ -146,10 +147,10 @@ def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Chi
 
 
 def _kill(order: KillRuns, desk: Desk) -> int:
-    _job(desk, order.name)
+    record = _job(desk, order.name)
     found = [run for run in desk.open_runs(order.name) if order.number in (None, run.number)]
     for run in found:
-        stop(desk, run, Stop.KILLED, "killed by a user")
+        stop(desk, record, run, Stop.KILLED, "killed by a user")
     return len(found)
 
 

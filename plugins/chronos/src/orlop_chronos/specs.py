@@ -21,6 +21,14 @@ SANDBOX: Final = "/mnt/mesos/sandbox"
 
 _OPERATORS: Final = {"EQUALS": "IS", "LIKE": "LIKE", "UNLIKE": "UNLIKE"}
 _TASK_ID: Final = "MESOS_TASK_ID"
+#: Of what each task is told; a job's own variables add to it and change nothing of it (Chronos).
+_BUILT_IN: Final = frozenset(
+    {
+        _TASK_ID, _TASK_ID.lower(), "CHRONOS_JOB_OWNER", "CHRONOS_JOB_NAME", "HOST", "CHRONOS_RESOURCE_MEM",
+        "CHRONOS_RESOURCE_CPU", "CHRONOS_RESOURCE_DISK", "CHRONOS_JOB_RUN_TIME", "CHRONOS_JOB_RUN_ATTEMPT",
+        "CHRONOS_RUN_ID", "CHRONOS_RUN_CAUSE", "CHRONOS_NOMINAL_TIME",
+    }
+)  # fmt: skip
 
 
 def spec_of(job: Job, arguments: str | None, settings: Config) -> Spec:
@@ -44,7 +52,7 @@ def task_name(job: Job, run: Run, attempt: int) -> str:
 
 
 def run_environment(job: Job, run: Run, attempt: int, name: str) -> dict[str, str]:
-    """Variables of one task alone; they win over the job's own."""
+    """Variables of one task alone."""
     return {
         _TASK_ID: name,
         _TASK_ID.lower(): name,
@@ -96,7 +104,7 @@ def _process(job: Job, arguments: str | None, settings: Config) -> Mapping[str, 
 
 
 def _variables(job: Job) -> dict[str, str]:
-    return {variable.name: variable.value for variable in job.environment_variables}
+    return {one.name: one.value for one in job.environment_variables if one.name not in _BUILT_IN}
 
 
 def _docker(job: Job, container: Container, arguments: str | None) -> Mapping[str, Any]:

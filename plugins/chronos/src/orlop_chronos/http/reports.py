@@ -172,7 +172,7 @@ async def upcoming(call: Call) -> web.StreamResponse:
         document.setdefault("name", "draft")
         definition = await read_definition(call, document)
         now_ms = jobs.view.now.utc_ms
-        record = JobRecord(job=definition.job, created_ms=now_ms, changed_ms=now_ms, since_ms=now_ms)
+        record = JobRecord(job=definition.job, uid="", created_ms=now_ms, changed_ms=now_ms, since_ms=now_ms)
         due = Due.of(record)
         moment, left = (due.first(), due.trigger.repeats) if due is not None else (None, None)
     else:
