@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from orlop.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import click
+
     from orlop.framework import Framework
     from orlop.hookspecs import Routes
     from orlop.server.routing import Host
@@ -31,3 +33,10 @@ def routes(host: Host, settings: Any) -> Sequence[Routes]:
     from orlop_chronos.http import application
 
     return [Routes(prefix="chronos", application=application(host, settings), listen=settings.listen)]
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    from orlop_chronos.command_line import chronos
+
+    return [chronos]
