@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from orlop.framework import Ask, Kill, Outcome, Task, TaskState
+from orlop.framework import Ask, Emit, Kill, Outcome, Task, TaskState
 from orlop_chronos import specs
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import (
@@ -26,6 +26,7 @@ from orlop_chronos.documents import (
 )
 from orlop_chronos.ending import end, rule_is_met
 from orlop_chronos.model import CatchUp, Job, NodeLoss, Overlap
+from orlop_chronos.notices import Happening, tell
 from orlop_chronos.reading import period_ms
 from orlop_chronos.schedules import Moment
 from orlop_chronos.triggers import Due
@@ -53,6 +54,7 @@ def attend(desk: Desk, name: str) -> int | None:
     _fire_by_parents(desk, record, "")
     for run in list(desk.open_runs(name)):
         _start_if_due(desk, record, run)
+    _watch(desk, record)
     return _next_time(desk, record)
 
 
@@ -367,6 +369,26 @@ def _move_on(desk: Desk, job: Job, due: Due, last: Moment, used: int) -> None:
     desk.put_progress(job.name, attrs.evolve(progress, upcoming=upcoming, left=left))
 
 
+def _watch(desk: Desk, record: JobRecord) -> None:
+    """Tells the owners, once, that nothing has succeeded for too long."""
+    progress = desk.progress(record.job.name)
+    deadline_ms = _alert_ms(record.job, progress)
+    if deadline_ms is None or deadline_ms > desk.now_ms:
+        return
+    desk.put_progress(record.job.name, attrs.evolve(progress, alerted=True))
+    message = f"it has not succeeded for {record.job.alert_after}"
+    desk.do(Emit("job.overdue", subject=record.job.name, details={"reason": message}))
+    tell(desk, record, Happening.OVERDUE, message)
+
+
+def _alert_ms(job: Job, progress: Progress) -> int | None:
+    """When `alert_after` is over; None when nobody wants to know, or was told already."""
+    after_ms = period_ms(job.alert_after)
+    if not after_ms or progress.alerted or job.disabled:
+        return None
+    return max(progress.counters.last_success or 0, progress.watched_from_ms) + after_ms
+
+
 def _next_time(desk: Desk, record: JobRecord) -> int | None:
     """When something of the job is due, by time alone."""
     job = record.job
@@ -381,6 +403,8 @@ def _next_time(desk: Desk, record: JobRecord) -> int | None:
         and progress.left != 0
     ):
         times.append(due.starts_ms(progress.upcoming))
+    if (alert_ms := _alert_ms(job, progress)) is not None:
+        times.append(alert_ms)
     for run in desk.open_runs(job.name):
         if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
             times.append(run.due_ms)

@@ -98,6 +98,13 @@ class Desk:
     def delete_run(self, name: str, number: int) -> None:
         self._put(documents.RUN, run_id(name, number), _DELETED, name)
 
+    def put(self, kind: str, key: str, value: Any) -> None:
+        """Any other document."""
+        self._put(kind, key, value, "")
+
+    def delete(self, kind: str, key: str) -> None:
+        self._put(kind, key, _DELETED, "")
+
     def _put(self, kind: str, key: str, value: Any, job: str) -> None:
         known = self._get(kind, key)
         if known == value or (known is None and value is _DELETED):

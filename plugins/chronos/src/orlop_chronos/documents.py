@@ -20,6 +20,7 @@ JOB: Final = "job"
 PROGRESS: Final = "progress"
 RUN: Final = "run"
 CHILDREN: Final = "children"
+NOTICE: Final = "notice"
 CONTROL: Final = "control"
 #: The one object of the kind `control`.
 CLUSTER: Final = "cluster"

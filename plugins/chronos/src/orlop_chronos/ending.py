@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import attrs
 
 from orlop.framework import Emit
+from orlop_chronos import rendering
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import JobRecord, Run, RunState
 from orlop_chronos.model import Counters, TriggerRule
+from orlop_chronos.notices import Happening, tell
 
 SUCCEEDED = "succeeded"
 FAILED = "failed"
@@ -80,6 +82,16 @@ def _failed(desk: Desk, record: JobRecord, run: Run) -> None:
     limit = desk.settings.disable_after_failures
     if limit and counters.errors_since_last_success >= limit:
         _disable(desk, record, f"{counters.errors_since_last_success} runs in a row have failed")
+    else:
+        tell(desk, record, Happening.FAILED, _story(run), run)
+
+
+def _story(run: Run) -> str:
+    """Of a failed run, for people."""
+    last = run.attempts[-1] if run.attempts else None
+    where = f" on {last.node}" if last is not None and last.node else ""
+    due = rendering.instant(run.nominal_ms)
+    return f"run {run.number}, due {due}, failed after {len(run.attempts)} attempts, the last{where}: {run.reason}"
 
 
 def _disable(desk: Desk, record: JobRecord, reason: str) -> None:
@@ -87,6 +99,7 @@ def _disable(desk: Desk, record: JobRecord, reason: str) -> None:
     job = attrs.evolve(current.job, disabled=True)
     desk.put_job(job.name, attrs.evolve(current, job=job, changed_ms=desk.now_ms))
     desk.do(Emit("job.disabled", subject=job.name, details={"reason": reason}))
+    tell(desk, record, Happening.DISABLED, reason)
 
 
 def _forget_old(desk: Desk, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from orlop.framework import Emit
-from orlop_chronos import graph
+from orlop_chronos import graph, notices
 from orlop_chronos.attending import create_run, start_children, stop
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Cause, Control, JobRecord, Stop
@@ -24,7 +24,9 @@ from orlop_chronos.orders import (
     Pause,
     PutJob,
     SetDisabled,
+    SettleNotice,
     StartJob,
+    TakeNotices,
 )
 from orlop_chronos.reading import check_name
 from orlop_chronos.schedules import Moment
@@ -55,6 +57,10 @@ def execute(order: Order, desk: Desk) -> Any:
             return _pause(order, desk)
         case Backfill():
             return _backfill(order, desk)
+        case TakeNotices():
+            return notices.take(desk)
+        case SettleNotice():
+            return notices.settle(desk, order.id, order.error)
 
 
 def _job(desk: Desk, name: str) -> JobRecord:
@@ -116,6 +122,7 @@ def _delete(order: DeleteJob, desk: Desk) -> None:
     for run in list(desk.open_runs(order.name)):
         stop(desk, record, run, Stop.KILLED, "its job was deleted")
     graph.set_parents(desk, order.name, record.job.parents, ())
+    notices.tell(desk, record, notices.Happening.DELETED, "it was deleted")
     desk.delete_job(order.name)
     desk.do(Emit("job.deleted", subject=order.name))
 

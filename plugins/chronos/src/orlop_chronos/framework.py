@@ -22,6 +22,7 @@ from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Children, Control, JobRecord, Progress, Run
 from orlop_chronos.errors import ChronosError
 from orlop_chronos.executing import execute
+from orlop_chronos.notices import Notice
 from orlop_chronos.settings import Config
 
 
@@ -35,6 +36,7 @@ class Chronos(Framework):
         documents.PROGRESS: Progress,
         documents.RUN: Run,
         documents.CHILDREN: Children,
+        documents.NOTICE: Notice,
         documents.CONTROL: Control,
     }
     version = 1

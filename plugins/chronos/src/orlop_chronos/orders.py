@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Any
 
 import attrs
 
@@ -87,11 +86,18 @@ class Backfill:
     until_ms: int
 
 
-Order = PutJob | DeleteJob | StartJob | KillRuns | MarkSucceeded | SetDisabled | Pause | Backfill
+@attrs.frozen(kw_only=True)
+class TakeNotices:
+    """Answers with the notices that are to be sent now; the asker sends them and settles each."""
 
 
 @attrs.frozen(kw_only=True)
-class Done:
-    """What an order has come to, for its answer."""
+class SettleNotice:
+    """error: why it could not be delivered; empty when it was."""
 
-    value: Any = None
+    id: str
+    error: str = ""
+
+
+JobOrder = PutJob | DeleteJob | StartJob | KillRuns | MarkSucceeded | SetDisabled | Backfill
+Order = JobOrder | Pause | TakeNotices | SettleNotice

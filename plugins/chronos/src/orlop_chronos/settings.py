@@ -24,6 +24,17 @@ def _period(_: object, field: attrs.Attribute[str], value: str) -> None:
             raise ValueError(f"{field.name}: {error}") from error
 
 
+def _host_and_port(_: object, field: attrs.Attribute[str], value: str) -> None:
+    host, _, port = value.rpartition(":")
+    if value and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"{field.name}: expected host:port, got {value!r}")
+
+
+def _url(_: object, field: attrs.Attribute[str], value: str) -> None:
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError(f"{field.name}: expected a URL that begins with http:// or https://")
+
+
 @attrs.frozen(kw_only=True)
 class Config:
     """Where Chronos' clients look, and Chronos' own flags, where they still mean something.
@@ -39,6 +50,10 @@ class Config:
     history_count: runs kept of each job. history_days: and no longer than that.
     most_catch_up_runs: of one job and one outage, with `"catchUp": "all"`. most_queued_runs: waiting for an earlier
     one of the same job.
+    cluster_name: stands before the subjects of notices.
+    mail_server: "host:port"; empty: no mail. mail_from: its sender. mail_user, mail_password: empty for none.
+    mail_ssl: TLS from the first byte on. slack_url, mattermost_url: of an incoming webhook; empty for none.
+    http_notification_url: takes notices as JSON. http_notification_credentials: "user:password".
     max_body_bytes: of a request.
     """
 
@@ -56,4 +71,14 @@ class Config:
     history_days: float = attrs.field(default=30.0, validator=_at_least(0))
     most_catch_up_runs: int = attrs.field(default=1000, validator=_at_least(1))
     most_queued_runs: int = attrs.field(default=1000, validator=_at_least(1))
+    cluster_name: str = ""
+    mail_server: str = attrs.field(default="", validator=_host_and_port)
+    mail_from: str = "chronos@localhost"
+    mail_user: str = ""
+    mail_password: str = attrs.field(default="", repr=False)
+    mail_ssl: bool = False
+    slack_url: str = attrs.field(default="", validator=_url, repr=False)
+    mattermost_url: str = attrs.field(default="", validator=_url, repr=False)
+    http_notification_url: str = attrs.field(default="", validator=_url)
+    http_notification_credentials: str = attrs.field(default="", repr=False)
     max_body_bytes: int = attrs.field(default=4 * MEBIBYTE, validator=_at_least(1024))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from orlop_chronos import delivery
 from orlop_chronos.errors import ChronosError
 from orlop_chronos.http import jobs, reports
 from orlop_chronos.http.calls import V2, V3, Call, Dialect, Handler, failed
@@ -62,6 +63,7 @@ _TOP: Final[tuple[tuple[str, str, Handler], ...]] = (
 def application(host: Host, settings: Config) -> web.Application:
     """Chronos' API."""
     made = web.Application(middlewares=[_answer_errors], client_max_size=settings.max_body_bytes)
+    made.cleanup_ctx.append(delivery.beside(host, settings))
     for dialect in (V3, V2):
         for methods, path, handler in _RESOURCES:
             for method in methods.split():
