@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from orlop_chronos import orders, reading, rendering
-from orlop_chronos.errors import bad_request
+from orlop_chronos.errors import ChronosError, bad_request
 from orlop_chronos.http.calls import Call, answer, done, text
 from orlop_chronos.model import Job
 
@@ -141,8 +141,8 @@ async def backfill(call: Call) -> web.StreamResponse:
 def _instant(call: Call, parameter: str) -> int:
     try:
         at_ms = reading.read_instant(call.value(parameter))
-    except ValueError as error:
-        raise bad_request(f"{parameter}: {error}") from None
+    except ChronosError as error:
+        raise bad_request(f"{parameter}: {error.message}") from None
     if at_ms is None:
         raise bad_request(f"{parameter}: expected a time such as 2014-10-10T18:32:00Z")
     return at_ms
