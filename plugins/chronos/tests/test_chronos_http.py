@@ -282,7 +282,8 @@ member_names = st.sampled_from(
     ["command", "shell", "epsilon", "retries", "owner", "async", "cpus", "mem", "disk", "disabled", "fetch", "uris",
      "environmentVariables", "arguments", "container", "constraints", "parents", "schedule", "scheduleTimeZone",
      "catchUp", "catchUpWindow", "overlap", "nodeLoss", "triggerRule", "retryDelay", "retryBackoff", "jitter",
-     "exclude", "alertAfter", "maxCompletionTime", "lastSuccess", "successCount", "concurrent", "runAsUser", "highPriority"]
+     "exclude", "alertAfter", "maxCompletionTime", "lastSuccess", "successCount", "concurrent", "runAsUser",
+     "highPriority"]
 )  # fmt: skip
 schedule_texts = st.one_of(
     st.text(max_size=30),
