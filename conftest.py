@@ -14,7 +14,7 @@ settings.load_profile("orlop")
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
-pytest_plugins = ["engines", "etcd_members", "hosts"]
+pytest_plugins = ["pytester", "engines", "etcd_members", "hosts"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -266,6 +266,10 @@ class Cluster:
         found = [task for task in self.state.tasks.values() if framework in (None, task.framework)]
         return sorted(found, key=lambda task: task.sequence)
 
+    def pending(self, framework: str | None = None) -> list[Task]:
+        """Those that have no place yet; `explain` says why."""
+        return [task for task in self.live(framework) if task.placement is None]
+
     def live(self, framework: str | None = None) -> list[Task]:
         return [task for task in self.tasks(framework) if task.live]
 
