@@ -7,7 +7,10 @@
     def test_it_survives_everything(orlop_simulation):
         orlop_simulation(ThreeCopies)  # a `Scenario`, on as many histories as --orlop-seeds says
 
-Whoever uses neither pays for this file alone: it imports what the fixtures need when they are asked for.
+    def test_it_is_packaged(orlop_plugin):
+        (framework,) = orlop_plugin("keepalive", copies=3)  # the installed package, and its `[plugins.keepalive]`
+
+Whoever uses none of them pays for this file alone: it imports what the fixtures need when they are asked for.
 """
 
 from __future__ import annotations
@@ -184,3 +187,23 @@ def orlop_simulation(request: pytest.FixtureRequest) -> SimulationRunner:
         except ValueError as error:
             raise pytest.UsageError(f"orlop_seeds: {error}") from error
     return SimulationRunner(request.node.nodeid, range(count), config.getoption("--orlop-seed") or ())
+
+
+class PluginLoader:
+    """Loads installed plugins for one test."""
+
+    def __call__(self, name: str, **settings: Any) -> list[Framework]:
+        """New instances of the frameworks of an installed plugin, made as a server makes them.
+
+        name: of its entry point. settings: what stands in `[plugins.NAME]`, checked as there.
+        Raises PluginBroken when it is not installed, does not load, or loads with warnings.
+        """
+        from orlop.testing.plugins import load_frameworks
+
+        return load_frameworks(name, settings)
+
+
+@pytest.fixture
+def orlop_plugin() -> PluginLoader:
+    """A function that loads an installed plugin, `orlop_plugin("keepalive", copies=3)`, and gives its frameworks."""
+    return PluginLoader()
