@@ -25,8 +25,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
-
 import orlop
 from orlop.framework import Framework, NotAvailable, View
 from orlop.kernel.state import State
@@ -173,28 +171,6 @@ class _Played:
         """The simulation asks the scenario."""
 
 
-@attrs.frozen
-class ScenarioFailure:
-    """A history that broke. where: the line of the author's code at which it did; empty for none."""
-
-    failure: Failure
-    where: str
-
-    def __str__(self) -> str:
-        failure = self.failure
-        plan = [f"  {one}" for one in failure.plan] or ["  (nothing: it breaks without any trouble)"]
-        return "\n".join(
-            [
-                f"seed {failure.seed}: {failure.reason}",
-                *([f"at {self.where}"] if self.where else []),
-                "the shortest list of troubles and commands that was found to break it (seconds, what):",
-                *plan,
-                "the end of its history (seconds, who, what):",
-                *(f"  {line}" for line in failure.trace[-TRACE_LINES_SHOWN:]),
-            ]
-        )
-
-
 def scenario_plan(seed: int, scenario: Scenario, shape: Shape, trouble: float) -> Plan:
     """Trouble, some operator's kills and the scenario's commands. Raises ValueError for a command outside its time."""
     chance = random.Random(f"{seed}/scenario")  # noqa: S311
@@ -227,11 +203,28 @@ def run_scenario(
         return ScenarioSimulation(seed, workload(), plan, shape).run()
     except Exception as error:
         failure = shrunk(seed, workload, plan, shape, ScenarioSimulation)
-        raise Broken(str(ScenarioFailure(failure, _where(error)))) from error
+        raise Broken(_told(failure)) from error
 
 
-def _where(error: Exception) -> str:
-    """The innermost line that is not Orlop's own."""
+def _told(failure: Failure) -> str:
+    """For the author."""
+    where = _where(failure.error)
+    return "\n".join(
+        [
+            f"seed {failure.seed}: {failure.reason}",
+            *([f"at {where}"] if where else []),
+            "the shortest list of troubles and commands that was found to break it (seconds, what):",
+            *([f"  {one}" for one in failure.plan] or ["  (nothing: it breaks without any trouble)"]),
+            "the end of its history (seconds, who, what):",
+            *(f"  {line}" for line in failure.trace[-TRACE_LINES_SHOWN:]),
+        ]
+    )
+
+
+def _where(error: Exception | None) -> str:
+    """The innermost line that is not Orlop's own; empty for none."""
+    if error is None:
+        return ""
     own = str(Path(orlop.__file__).parent)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(own)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""

@@ -44,12 +44,13 @@ class Workload(Protocol):
 
 @attrs.frozen
 class Failure:
-    """A history in which something broke, as short as it could be made."""
+    """A history in which something broke, as short as it could be made. error: what was raised."""
 
     seed: int
     reason: str
     plan: Plan
     trace: tuple[str, ...]
+    error: Exception | None = attrs.field(default=None, eq=False, repr=False)
 
     def __str__(self) -> str:
         operations = "\n".join(f"  {one}" for one in self.plan)
@@ -344,5 +345,5 @@ def _try(simulation: Simulation) -> Failure | None:
         simulation.run()
     except Exception as error:  # noqa: BLE001  (whatever breaks is what is looked for)
         reason = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
-        return Failure(simulation.world.seed, reason, simulation.plan, tuple(simulation.world.trace))
+        return Failure(simulation.world.seed, reason, simulation.plan, tuple(simulation.world.trace), error)
     return None
