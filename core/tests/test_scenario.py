@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from orlop.framework import Action, Ask, Framework, Kill, Outcome, Process, Put, Refused, Reply, Resources, View
+from orlop.testing.pytest_plugin import SEEDS
 from orlop.testing.scenario import Scenario, SimulatedCluster, run_scenario
 from orlop.testing.simulation.world import Broken
 
@@ -226,3 +227,67 @@ def test_what_does_not_break_twice_is_called_so() -> None:
 
     with pytest.raises(Broken, match="seed 2 broke, and did not break again"):
         run_scenario(2, Flickers)
+
+
+# What authors get wrong is found within the seeds that are played by default.
+
+
+class Remembers(Scaled):
+    """Keeps what it was told in the instance."""
+
+    copies = 0
+
+    def command(self, view: View, command: int) -> Iterator[Action]:
+        self.copies = command
+        yield Reply({"copies": command})
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        wanted = {f"copy-{number}" for number in range(self.copies)}
+        for key in sorted(wanted - view.live.keys()):
+            yield Ask(key, run=Process("sleep 1000"), needs=NEEDS)
+        for key in sorted(view.live.keys() - wanted):
+            yield Kill(key)
+
+
+class GivesUp(Scaled):
+    """Starts no copy a second time."""
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        asked = view.tasks.keys() - view.live.keys()
+        return (one for one in super().reconcile(view) if not isinstance(one, Ask) or one.key not in asked)
+
+
+class Doubles(Scaled):
+    """Starts another copy of what is not heard of, and lets both be when it returns."""
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        more = {f"{key}-again" for key, task in view.live.items() if task.unreachable and not key.endswith("again")}
+        for key in sorted(more - view.live.keys()):
+            yield Ask(key, run=Process("sleep 1000"), needs=NEEDS)
+        for action in super().reconcile(view):
+            if not isinstance(action, Kill) or not action.key.endswith("again"):
+                yield action
+
+
+class Hurries(Scaled):
+    """Counts a command as done that it has not stored: the reply leaves with what an earlier command has stored."""
+
+    def command(self, view: View, command: int) -> Iterator[Action]:
+        if view.objects("wish"):
+            yield Reply({"copies": command})
+        else:
+            yield from super().command(view, command)
+
+
+@pytest.mark.parametrize("framework", [Remembers, GivesUp, Doubles, Hurries])
+def test_what_authors_get_wrong_is_found(framework: type[Framework]) -> None:
+    class Wrong(Scaling):
+        def frameworks(self) -> Iterable[Framework]:
+            return [framework(), Once()]
+
+    def play() -> None:
+        for seed in range(SEEDS):
+            run_scenario(seed, Wrong, shrink=False)
+
+    with pytest.raises(Broken, match=r"^seed \d+: AssertionError"):
+        play()

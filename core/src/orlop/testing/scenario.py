@@ -186,12 +186,19 @@ def scenario_plan(seed: int, scenario: Scenario, shape: Shape, trouble: float) -
 
 
 def run_scenario(
-    seed: int, scenario: Callable[[], Scenario], *, servers: int = 3, nodes: int = 5, trouble: float = 1.0
+    seed: int,
+    scenario: Callable[[], Scenario],
+    *,
+    servers: int = 3,
+    nodes: int = 5,
+    trouble: float = 1.0,
+    shrink: bool = True,
 ) -> str:
     """Plays one history; its digest, which is the same for the same seed.
 
-    scenario: its class, or what makes one. trouble: how much of it; 0 is none.
-    Raises Broken with the shortest history found that breaks; ValueError for a scenario that cannot be played.
+    scenario: its class, or what makes one. trouble: how much of it; 0 is none. shrink: look for a shorter history that
+    breaks, which takes up to some hundred others.
+    Raises Broken with the history that breaks; ValueError for a scenario that cannot be played.
     """
     shape = Shape(servers=servers, nodes=nodes)
     plan = scenario_plan(seed, scenario(), shape, trouble)
@@ -202,6 +209,8 @@ def run_scenario(
     try:
         return ScenarioSimulation(seed, workload(), plan, shape).run()
     except Exception as error:
+        if not shrink:
+            raise Broken(f"seed {seed}: {type(error).__name__}: {error}") from error
         failure = shrunk(seed, workload, plan, shape, ScenarioSimulation)
         raise Broken(_told(failure)) from error
 
