@@ -180,8 +180,9 @@ def scenario_plan(seed: int, scenario: Scenario, shape: Shape, trouble: float) -
         if not 0 <= at_s < TROUBLE_MS / 1000:
             raise ValueError(f"commands(): expected seconds from 0 to below {TROUBLE_MS // 1000}, got {at_s}")
         operations.append(Operation(round(at_s * 1000), "command", (framework, command)))
-    kills = chance.randint(0, KILLS_MAX) if trouble else 0
-    operations += [Operation(chance.randrange(TROUBLE_MS), "kill_task", (number,)) for number in range(kills)]
+    for _ in range(chance.randint(0, KILLS_MAX) if trouble else 0):
+        at_ms, which = chance.randrange(TROUBLE_MS), chance.randrange(1_000)
+        operations.append(Operation(at_ms, "kill_task", (which,)))
     return tuple(sorted(operations, key=lambda one: one.at_ms))
 
 
