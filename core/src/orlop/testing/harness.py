@@ -123,7 +123,8 @@ class Cluster:
     def restart(self, *frameworks: Framework) -> None:
         """Throws everything in memory away and loads the stored documents, as after a kill -9 or a change of leader.
 
-        frameworks: those that run from then on; by default the same ones, made anew of their settings.
+        frameworks: those that run from then on; by default the same ones, made anew of their settings. Nodes that are
+        lost stay so.
         """
         if not frameworks:
             frameworks = tuple(type(one.framework)(one.framework.settings) for one in self._runners.values())

@@ -130,8 +130,8 @@ class ScenarioSimulation(Simulation):
 
     def _check(self) -> None:
         super()._check()
-        state = self.committed()
-        seen = (None if state is None else (state.cluster_id, state.version), *self.witness.running)
+        state, running = self.committed(), self.witness.running
+        seen = (None if state is None else state.version, len(running), next(reversed(running), None))
         if seen != self._seen:
             self._seen = seen
             self.workload.scenario.check_step(self._cluster)
