@@ -96,17 +96,22 @@ def test_plugins_without_a_server_are_those_installed_here() -> None:
 def test_a_new_plugin_works_and_its_own_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = run("plugins", "new", "two-words", "--folder", str(tmp_path)).stdout
     folder = tmp_path / "orlop-two-words"
-    assert str(folder) in out
+    assert f"pip install -e '{folder}[test]'" in out
+    installed = folder / "src" / "orlop_two_words-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: orlop-two-words\nVersion: 0.1.0\n")
+    (installed / "entry_points.txt").write_text("[orlop]\ntwo-words = orlop_two_words\n")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
         cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(folder / "src")},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["dependencies"][0] == "orlop>=0.1,<0.2"
     monkeypatch.syspath_prepend(str(folder / "src"))

@@ -21,6 +21,7 @@ from orlop.checked_tables import keys_of
 from orlop.cli.main import cli
 from orlop.configuration import Settings, Tables, load
 from orlop.server.plugin_host import PluginHost
+from orlop.testing import pytest_plugin, scenario
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -79,17 +80,39 @@ def test_every_python_block_of_the_author_guide_is_run() -> None:
     assert [source for _, source in MODULES] == blocks(AUTHOR_GUIDE.read_text(), "python")
 
 
-def test_the_guides_tests_pass(guide: dict[str, types.ModuleType]) -> None:
-    tests = [
-        value
-        for name, module in guide.items()
-        if name.startswith("test_")
-        for function, value in vars(module).items()
-        if function.startswith("test_")
-    ]
-    assert len(tests) >= 6
-    for test in tests:
-        test()
+def test_the_guides_tests_pass(tmp_path: Path) -> None:
+    """As an author would run them: the modules as files, and a pytest of their own."""
+    for name, source in MODULES:
+        (tmp_path / f"{name}.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tests = sum(len(re.findall(r"^def test_", source, re.MULTILINE)) for _, source in MODULES)
+    assert tests >= 12
+    assert f"{tests} passed" in done.stdout
+
+
+def test_each_option_of_the_fixtures_is_documented() -> None:
+    source = inspect.getsource(pytest_plugin)
+    names = {*re.findall(r'"(--orlop-[a-z-]+)"', source), *re.findall(r'addini\(\s*"(\w+)"', source)}
+    names |= {name for name in vars(pytest_plugin) if name.startswith("orlop_")}
+    assert len(names) == 6
+    text = section(AUTHOR_GUIDE.read_text(), "## Tests")
+    assert not [name for name in names if f"`{name}" not in text]
+
+
+def test_each_method_of_a_scenario_and_each_part_of_its_cluster_is_documented() -> None:
+    text = section(AUTHOR_GUIDE.read_text(), "### Under faults")
+    for documented in (scenario.Scenario, scenario.SimulatedCluster):
+        names = [name for name in vars(documented) if not name.startswith("_")]
+        assert len(names) >= 4
+        assert not [name for name in names if f"`{name}" not in text]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in MODULES if not name.startswith("test_")])

@@ -1,4 +1,5 @@
-"""The kernel alone, in memory: placements per second, the cost of one event, and what its documents cost.
+"""The kernel alone, in memory: placements per second, the cost of one event, what its documents cost, and how long a
+cluster of the test harness takes.
 
 Seconds are those of the processor. The kernel waits for nothing, so on an idle machine they are the same as those of
 the clock, and on a busy one they leave out what others use.
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from orlop.framework import Action, Ask, Framework, Process, View
 from orlop.kernel import records
 from orlop.kernel.assignments import assignments
 from orlop.kernel.events import AgentHello, AgentStatuses, Assign, FrameworkActions
@@ -26,6 +28,7 @@ from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
 from orlop.model.tasks import Constraint, Exit, Outcome, PortRequest, Spec, Status, TaskState
 from orlop.server.loading import collector_paused
+from orlop.testing.harness import Cluster
 
 from .figures import Figure
 
@@ -187,6 +190,38 @@ def document_costs_us(tasks: int) -> tuple[float, float, float]:
     return encoding / tasks * 1e6, loading / tasks * 1e6, sending / tasks * 1e6
 
 
+class Copies(Framework):
+    """As many copies as its settings say."""
+
+    name = "copies"
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        for number in range(self.settings):
+            if f"copy-{number}" not in view.live:
+                yield Ask(f"copy-{number}", run=Process("sleep 1000"), needs=Resources(cpus=1, mem="64MiB"))
+
+
+def harness_costs_ms(nodes: int) -> tuple[float, float, float]:
+    """Milliseconds, with all checks: nodes are made; a task runs on each; one task ends and runs again."""
+    settle()
+    began = time.process_time()
+    cluster = Cluster(Copies(nodes))
+    cluster.add_nodes(nodes)
+    made = time.process_time()
+    cluster.settle()
+    placed = time.process_time()
+    running = cluster.running()
+    assert len(running) == nodes
+    ends = time.process_time()
+    for task in running[:10]:
+        cluster.end_task(task, code=1)
+        cluster.settle()
+    ended = time.process_time()
+    assert len(cluster.running()) == nodes
+    gc.unfreeze()
+    return (made - began) * 1e3, (placed - made) * 1e3, (ended - ends) / 10 * 1e3
+
+
 def run() -> Iterator[Figure]:
     """All figures of this module."""
     for nodes in (100, 1_000, 5_000):
@@ -212,3 +247,7 @@ def run() -> Iterator[Figure]:
     yield Figure("kernel: encode a task document", encoding, "us")
     yield Figure("kernel: make the assignment of a task", sending, "us")
     yield Figure("kernel: load 100,000 tasks, 1,000 nodes", loading, "us/task")
+    making, placing, ending = (min(costs) for costs in zip(*(harness_costs_ms(1_000) for _ in range(3)), strict=True))
+    yield Figure("harness: make 1,000 nodes", making, "ms")
+    yield Figure("harness: 1,000 tasks placed and running on them", placing, "ms")
+    yield Figure("harness: one of them ends and runs again", ending, "ms")

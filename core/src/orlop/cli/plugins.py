@@ -117,4 +117,5 @@ def new(name: str, folder: Path) -> None:
     from orlop.cli.scaffold import write_plugin
 
     made = write_plugin(name, folder)
-    click.echo(f"{made}: a working plugin. Next:\n  pip install -e {made}\n  pytest {made}\n  orlop plugins check")
+    steps = (f"pip install -e '{made}[test]'", f"pytest {made}", "orlop plugins check")
+    click.echo("\n  ".join([f"{made}: a working plugin. Next:", *steps]))

@@ -125,10 +125,11 @@ def _candidates(nodes: Mapping[str, Node], holding: Iterable[Task], specs: Mappi
     for task in holding:
         if task.node in held:
             held[task.node].append(task)
-    return Map({node_id: _candidate(node, held[node_id], specs) for node_id, node in nodes.items()})
+    return Map({node_id: make_candidate(node, held[node_id], specs) for node_id, node in nodes.items()})
 
 
-def _candidate(node: Node, held: Sequence[Task], specs: Mapping[str, Spec]) -> Candidate:
+def make_candidate(node: Node, held: Sequence[Task], specs: Mapping[str, Spec]) -> Candidate:
+    """A node with the tasks that it holds, in the order of their sequences. specs: theirs, by id."""
     used = _sum(specs[task.spec].resources for task in held)
     ports = PortSet(port for task in held for port in task.ports)
     return Candidate(

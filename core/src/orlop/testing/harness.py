@@ -12,18 +12,21 @@ Nothing happens by itself: `settle` runs handlers and lets nodes act until nothi
 `advance` moves the clock, stopping at each wake-up and delayed ask on the way. After each step the kernel's
 invariants are checked, and every handler is run a second time on the result: wanting something else then is an
 error of the framework (`NotIdempotent`).
+
+Its work grows with what happens, not with the size of the cluster: what all nodes answer to one step is one step
+again, and of a large cluster only what has changed is checked each time.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import attrs
 
 from orlop.framework import Changed, Explanation, Framework, Refused, Task, View
-from orlop.kernel import invariants
 from orlop.kernel.assignments import assignments
 from orlop.kernel.events import (
     AgentHello,
@@ -53,14 +56,11 @@ from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
 from orlop.model.tasks import Desired, Exit, Outcome, ProbeResult, Status, TaskState
 from orlop.server.framework_run import Command, FrameworkRunner, read_object
+from orlop.testing.checks import InvariantChecks, NotIdempotent, check_idempotent
 
 START_UTC_MS: Final = 1_700_000_000_000
 STEPS_MAX: Final = 10_000
 EPOCH: Final = Epoch(generation=1, revision=1)
-
-
-class NotIdempotent(AssertionError):
-    """A framework wanted something else when it was asked a second time about the same view."""
 
 
 class NeverSettles(AssertionError):
@@ -101,6 +101,8 @@ class Cluster:
         self.published: list[Any] = []
         self.documents: dict[str, bytes] = {}
         self._check_idempotence = check_idempotence
+        self._checks = InvariantChecks()
+        self._node_of: dict[str, SimulatedNode] = {}
         self._runners: dict[str, FrameworkRunner] = {}
         self._changed: dict[str, Changed] = {}
         self._wakeups: dict[tuple[str, str], int] = {}
@@ -119,7 +121,13 @@ class Cluster:
         self._wakeups = {key: at for key, at in self._wakeups.items() if key[0] != framework.name}
 
     def restart(self, *frameworks: Framework) -> None:
-        """Throws everything in memory away and loads the stored documents, as after a kill -9."""
+        """Throws everything in memory away and loads the stored documents, as after a kill -9 or a change of leader.
+
+        frameworks: those that run from then on; by default the same ones, made anew of their settings. Nodes that are
+        lost stay so.
+        """
+        if not frameworks:
+            frameworks = tuple(type(one.framework)(one.framework.settings) for one in self._runners.values())
         classes = {framework.name: type(framework) for framework in frameworks}
         loaded = load(
             sorted(self.documents.items()),
@@ -133,8 +141,7 @@ class Cluster:
         self._ticks.clear()
         for framework in frameworks:
             self.install(framework)
-        for node in self.nodes.values():
-            self._hello(node)
+        self._hello(*(node for node in self.nodes.values() if node.connected))
 
     def add_node(
         self,
@@ -147,19 +154,26 @@ class Cluster:
         runtimes: tuple[str, ...] = ("process", "docker"),
         **attributes: str,
     ) -> SimulatedNode:
-        """A node that is ready at once."""
-        info = NodeInfo(
-            id=name,
-            name=name,
-            address=f"{name}.example",
-            resources=Resources(cpus=cpus, mem=mem, disk=disk),
-            ports=PortSet.parse(ports),
-            attributes=attributes,
-            runtimes=runtimes,
-        )
-        node = self.nodes[name] = SimulatedNode(info)
-        self._hello(node)
+        """A node that is ready at once. disk, mem: with their unit, "8GiB". attributes: what constraints look at."""
+        (node,) = self._join([name], Resources(cpus=cpus, mem=mem, disk=disk), ports, runtimes, attributes)
         return node
+
+    def add_nodes(
+        self,
+        count: int,
+        *,
+        prefix: str = "n",
+        cpus: float = 4,
+        mem: str = "8GiB",
+        disk: str = "100GiB",
+        ports: str = "31000-32000",
+        runtimes: tuple[str, ...] = ("process", "docker"),
+        **attributes: str,
+    ) -> list[SimulatedNode]:
+        """So many nodes that are ready at once, all alike: n1, n2 ... Names that are taken are left out."""
+        free = (name for number in itertools.count(1) if (name := f"{prefix}{number}") not in self.nodes)
+        names = list(itertools.islice(free, count))
+        return self._join(names, Resources(cpus=cpus, mem=mem, disk=disk), ports, runtimes, attributes)
 
     def lose_node(self, name: str, *, gone: bool = True) -> None:
         """The node falls silent; `gone`: for so long that its tasks count as lost."""
@@ -253,6 +267,10 @@ class Cluster:
         found = [task for task in self.state.tasks.values() if framework in (None, task.framework)]
         return sorted(found, key=lambda task: task.sequence)
 
+    def pending(self, framework: str | None = None) -> list[Task]:
+        """Those that have no place yet; `explain` says why."""
+        return [task for task in self.live(framework) if task.placement is None]
+
     def live(self, framework: str | None = None) -> list[Task]:
         return [task for task in self.tasks(framework) if task.live]
 
@@ -266,34 +284,38 @@ class Cluster:
 
     def step(self, *events: Event) -> None:
         """One batch through the kernel, committed at once."""
-        for effect in self._commit(*events):
-            self._release(effect)
+        self._release(self._commit(*events))
 
     def _commit(self, *events: Event) -> tuple[Effect, ...]:
         step = self.kernel.step(self.state, events, self.now, EPOCH)
-        invariants.check_step(self.state, step.state)
+        self._checks.step(self.state, step)
         self.state = step.state
         for key, document in step.puts.items():
             self.documents[key] = encode(document)
         for key in step.deletes:
             self.documents.pop(key, None)
-        invariants.check(self.state)
         return step.effects
 
-    def _release(self, effect: Effect) -> None:
-        match effect:
-            case Assign():
-                self._assigned(self.nodes[effect.node], assignments(effect))
-            case Notify():
-                self._note_changed(effect)
-            case Answer():
-                self._answers[effect.token] = effect.value
-            case Logged():
-                self.log.extend(effect.entries)
-            case Published():
-                self.published.extend(effect.items)
-            case TickAt():
-                heapq.heappush(self._ticks, effect.utc_ms)
+    def _release(self, effects: Iterable[Effect]) -> None:
+        news: dict[str, list[Status]] = {}
+        for effect in effects:
+            match effect:
+                case Assign():
+                    statuses = self._assigned(self.nodes[effect.node], assignments(effect))
+                    news.setdefault(effect.node, []).extend(statuses)
+                case Notify():
+                    self._note_changed(effect)
+                case Answer():
+                    self._answers[effect.token] = effect.value
+                case Logged():
+                    self.log.extend(effect.entries)
+                case Published():
+                    self.published.extend(effect.items)
+                case TickAt():
+                    heapq.heappush(self._ticks, effect.utc_ms)
+        reports = [self._statuses(node, statuses) for node, statuses in news.items() if statuses]
+        if reports:
+            self.step(*reports)
 
     def _note_changed(self, effect: Notify) -> None:
         before = self._changed.get(effect.framework)
@@ -318,30 +340,12 @@ class Cluster:
         if result.actions is not None:
             effects = self._commit(result.actions)
             if self._check_idempotence:
-                self._check_run_again(runner)
-            for effect in effects:
-                self._release(effect)
-
-    def _check_run_again(self, runner: FrameworkRunner) -> None:
-        name = runner.framework.name
-        self._runs += 1
-        again = runner.run(self.state, Changed(everything=True, nodes=True), [], self.now, f"run-{self._runs}").actions
-        if again is None:
-            return
-        live = self.state.framework(name).live
-        asks = [ask.key for ask in again.asks if ask.key not in live]
-        kills = [kill.key for kill in again.kills if kill.key in live and not self.state.tasks[live[kill.key]].stopping]
-        puts = [
-            key
-            for key, stored in again.puts.items()
-            if (known := self.view(name).objects(key[0]).get(key[1])) is None or known != stored.value
-        ]
-        deletes = [key for key in again.deletes if key[1] in self.view(name).objects(key[0])]
-        if asks or kills or puts or deletes:
-            raise NotIdempotent(
-                f"{name}, asked again about the same view, wants: asks {asks}, kills {kills}, puts {puts}, "
-                f"deletes {deletes}"
-            )
+                self._runs += 1
+                everything = Changed(everything=True, nodes=True)
+                again = runner.run(self.state, everything, [], self.now, f"run-{self._runs}").actions
+                if again is not None:
+                    check_idempotent(self.state, name, again)
+            self._release(effects)
 
     def _set_clock(self, utc_ms: int) -> None:
         passed = utc_ms - self.now.utc_ms
@@ -359,15 +363,50 @@ class Cluster:
 
     # Nodes
 
-    def _hello(self, node: SimulatedNode) -> None:
-        node.connected = True
-        hello = Hello(node=node.info, statuses=tuple(node.statuses.values()))
-        self.step(AgentHello(session=f"session-{node.info.id}", hello=hello))
+    def _join(
+        self,
+        names: list[str],
+        resources: Resources,
+        ports: str,
+        runtimes: tuple[str, ...],
+        attributes: dict[str, str],
+    ) -> list[SimulatedNode]:
+        port_set = PortSet.parse(ports)
+        made = [
+            SimulatedNode(
+                NodeInfo(
+                    id=name,
+                    name=name,
+                    address=f"{name}.example",
+                    resources=resources,
+                    ports=port_set,
+                    attributes=attributes,
+                    runtimes=runtimes,
+                )
+            )
+            for name in names
+        ]
+        self.nodes.update(zip(names, made, strict=True))
+        self._hello(*made)
+        return made
 
-    def _assigned(self, node: SimulatedNode, message: Assignments) -> None:
+    def _hello(self, *nodes: SimulatedNode) -> None:
+        for node in nodes:
+            node.connected = True
+        if nodes:
+            self.step(
+                *(
+                    AgentHello(
+                        session=f"session-{node.info.id}",
+                        hello=Hello(node=node.info, statuses=tuple(node.statuses.values())),
+                    )
+                    for node in nodes
+                )
+            )
+
+    def _assigned(self, node: SimulatedNode, message: Assignments) -> Iterator[Status]:
         if not node.connected:
             return
-        news: list[Status] = []
         for item in message.items:
             node.assignments[item.task] = item
             known = node.statuses.get(item.task)
@@ -375,12 +414,14 @@ class Cluster:
                 continue
             if item.desired in (Desired.STOPPED, Desired.REMOVED):
                 if node.stops(item):
-                    news.append(self._moved(node, item.task, TaskState.REMOVED, Exit(outcome=Outcome.KILLED)))
+                    yield self._moved(node, item.task, TaskState.REMOVED, Exit(outcome=Outcome.KILLED))
             elif known is None:
                 state = TaskState.RUNNING if node.starts(item) else TaskState.STARTING
-                news.append(self._moved(node, item.task, state))
-        if news:
-            self.step(AgentStatuses(session=f"session-{node.info.id}", node=node.info.id, statuses=tuple(news)))
+                yield self._moved(node, item.task, state)
+
+    @staticmethod
+    def _statuses(node: str, statuses: Iterable[Status]) -> AgentStatuses:
+        return AgentStatuses(session=f"session-{node}", node=node, statuses=tuple(statuses))
 
     def _moved(self, node: SimulatedNode, task_id: str, state: TaskState, exit_: Exit | None = None) -> Status:
         known = node.statuses.get(task_id)
@@ -394,13 +435,14 @@ class Cluster:
             probes=known.probes if known else (),
         )
         node.statuses[task_id] = status
+        self._node_of[task_id] = node
         return status
 
     def _status_of(self, task_id: str) -> tuple[SimulatedNode, Status]:
-        for node in self.nodes.values():
-            if task_id in node.statuses:
-                return node, node.statuses[task_id]
-        raise LookupError(f"no node has task {task_id}")
+        node = self._node_of.get(task_id)
+        if node is None:
+            raise LookupError(f"no node has task {task_id}")
+        return node, node.statuses[task_id]
 
     def _report(self, task_id: str, state: TaskState, exit_: Exit | None = None) -> None:
         node, _ = self._status_of(task_id)
@@ -408,7 +450,7 @@ class Cluster:
 
     def _send(self, node: SimulatedNode, status: Status) -> None:
         node.statuses[status.task] = status
-        self.step(AgentStatuses(session=f"session-{node.info.id}", node=node.info.id, statuses=(status,)))
+        self.step(self._statuses(node.info.id, [status]))
 
 
 __all__ = ["Cluster", "NeverSettles", "NotIdempotent", "Refused", "SimulatedNode"]

@@ -56,6 +56,12 @@ class Running:
     exit: Exit | None = None
 
 
+def planned_end(assignment: Assignment) -> tuple[int, int] | None:
+    """(milliseconds after its start, exit code) of a program that ends by itself, as its payload says."""
+    payload = assignment.spec.payload
+    return (payload["run_ms"], payload.get("code", 0)) if payload.get("run_ms") is not None else None
+
+
 @attrs.define
 class Disk:
     """What survives the agent, and, unless it is lost, the machine."""
@@ -69,7 +75,7 @@ class Disk:
 class SimulatedNode:
     """A machine. connect: gives the end of a new session with the leader, or None.
 
-    trouble: chances that a start is slow, and that it dies at once.
+    trouble: chances that a start is slow, and that it dies at once. ends: when programs end by themselves.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class SimulatedNode:
         self.slow_disk_ms = 0
         self.slow_starts = 0.0
         self.early_deaths = 0.0
+        self.ends: Callable[[Assignment], tuple[int, int] | None] = planned_end
         self.worker: Worker
         self._link: End | None = None
         self._timers: dict[str, int] = {}
@@ -289,10 +296,11 @@ class SimulatedNode:
         self._world.after(delay_ms, up)
 
     def _plan_end(self, one: Running) -> None:
-        run_ms, code = one.assignment.spec.payload.get("run_ms"), one.assignment.spec.payload.get("code", 0)
+        end = self.ends(one.assignment)
         if self._chance.random() < self.early_deaths:
-            run_ms, code = EARLY_DEATH_MS, 1
-        if run_ms is not None:
+            end = (EARLY_DEATH_MS, 1)
+        if end is not None:
+            run_ms, code = end
             outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
             self._world.after(run_ms, lambda: self._end(one, Exit(outcome=outcome, code=code), "it ended by itself"))
 

@@ -44,12 +44,13 @@ class Workload(Protocol):
 
 @attrs.frozen
 class Failure:
-    """A history in which something broke, as short as it could be made."""
+    """A history in which something broke, as short as it could be made. error: what was raised."""
 
     seed: int
     reason: str
     plan: Plan
     trace: tuple[str, ...]
+    error: Exception | None = attrs.field(default=None, eq=False, repr=False)
 
     def __str__(self) -> str:
         operations = "\n".join(f"  {one}" for one in self.plan)
@@ -305,16 +306,30 @@ def simulate(
         raise Broken(str(shrunk(seed, workload, plan, shape))) from error
 
 
-def shrunk(seed: int, workload: Callable[[], Workload], plan: Plan, shape: Shape) -> Failure:
-    """Operations are taken out for as long as something still breaks, halves first, then single ones."""
-    failure = _try(seed, workload, plan, shape)
-    assert failure is not None, "only what fails is shrunk"
+def shrunk(
+    seed: int,
+    workload: Callable[[], Workload],
+    plan: Plan,
+    shape: Shape,
+    make: Callable[[int, Any, Plan, Shape], Simulation] = Simulation,
+) -> Failure:
+    """Operations are taken out for as long as something still breaks, halves first, then single ones.
+
+    make: the simulation of a plan. Raises Broken when it does not break a second time.
+    """
+
+    def attempt(plan: Plan) -> Failure | None:
+        return _try(make(seed, workload(), plan, shape))
+
+    failure = attempt(plan)
+    if failure is None:
+        raise Broken(f"seed {seed} broke, and did not break again: something in it looks at more than its inputs")
     runs, size = 0, max(1, len(plan) // 2)
     while runs < SHRINK_RUNS_MAX:
         for start in range(0, len(failure.plan), size):
             shorter = failure.plan[:start] + failure.plan[start + size :]
             runs += 1
-            found = _try(seed, workload, shorter, shape)
+            found = attempt(shorter)
             if found is not None:
                 failure = found
                 break
@@ -325,11 +340,10 @@ def shrunk(seed: int, workload: Callable[[], Workload], plan: Plan, shape: Shape
     return failure
 
 
-def _try(seed: int, workload: Callable[[], Workload], plan: Plan, shape: Shape) -> Failure | None:
-    simulation = Simulation(seed, workload(), plan, shape)
+def _try(simulation: Simulation) -> Failure | None:
     try:
         simulation.run()
     except Exception as error:  # noqa: BLE001  (whatever breaks is what is looked for)
         reason = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
-        return Failure(seed, reason, plan, tuple(simulation.world.trace))
+        return Failure(simulation.world.seed, reason, simulation.plan, tuple(simulation.world.trace), error)
     return None
