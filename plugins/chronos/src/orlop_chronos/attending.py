@@ -260,17 +260,20 @@ def _retry_delay_ms(job: Job, failures: int) -> int:
 
 def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
     """Starts the run's next attempt, if it is time and nothing of the job is in its way."""
-    waits_for_others = record.job.overlap_policy is not Overlap.ALLOW
     if run.state not in (RunState.QUEUED, RunState.WAITING) or run.due_ms > desk.now_ms:
         return
-    if waits_for_others:
-        for other in desk.open_runs(run.job):
-            if other.state is RunState.ACTIVE or (other.state is RunState.QUEUED and other.number < run.number):
-                return
+    if record.job.overlap_policy is not Overlap.ALLOW:
+        others = (other for other in desk.open_runs(run.job) if other.number != run.number)
+        if any(_is_in_the_way(other, run) for other in others):
+            return
     number = len(run.attempts)
     attempt = Attempt(task="", asked_ms=desk.now_ms)
     desk.put_run(attrs.evolve(run, state=RunState.ACTIVE, attempts=(*run.attempts, attempt), stop=None, reason=""))
     desk.do(_ask(desk, record, run, number))
+
+
+def _is_in_the_way(other: Run, run: Run) -> bool:
+    return other.state is RunState.ACTIVE or (other.state is RunState.QUEUED and other.number < run.number)
 
 
 def _ask(desk: Desk, record: JobRecord, run: Run, number: int) -> Ask:
