@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `running`, `engines` a
 
 from .figures import Figure, table
 
-MODULES: Final = ("kernel", "etcd", "services", "containers", "peers")
+MODULES: Final = ("kernel", "etcd", "services", "containers", "cron", "peers")
 
 
 def main() -> int:
