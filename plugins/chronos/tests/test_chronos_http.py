@@ -193,6 +193,17 @@ def test_next_due_times_of_a_job_and_of_a_draft(api: Api) -> None:
     assert api.call("GET", f"{V3}/job/b/next").status_code == 400
 
 
+def test_async_jobs(api: Api) -> None:
+    api.put("a", V2, **{"async": True})
+    (run,) = api.read(f"{V2}/job/a/runs")
+    api.on_loop(lambda cluster: cluster.end_task(cluster.running()[0]))
+    task = requests.utils.quote(run["attempts"][0]["taskId"], safe="")
+    for body in ({}, {"statusCode": "x"}, {"statusCode": True}):
+        assert api.call("PUT", f"{V2}/task/{task}", body).status_code == 400
+    assert api.call("PUT", f"{V2}/task/{task}", {"statusCode": "0"}).status_code == 204
+    assert api.read(f"{V2}/job/a")["successCount"] == 1
+
+
 def test_pausing_everything(api: Api) -> None:
     assert api.call("PUT", f"{V3}/pause").status_code == 204
     api.put("a")

@@ -74,7 +74,7 @@ def create_run(
     """
     job = record.job
     open_runs = list(desk.open_runs(job.name))
-    going_on = [run for run in open_runs if run.state is RunState.ACTIVE]
+    going_on = any(run.going_on for run in open_runs)
     queued = sum(run.state is RunState.QUEUED for run in open_runs)
     policy = job.overlap_policy
     run = _new_run(desk, job.name, cause, nominal_ms, RunState.WAITING, arguments=arguments, because_of=because_of)
@@ -195,17 +195,35 @@ def _deadline_ms(job: Job, task: Task) -> int | None:
 def _attempt_ended(desk: Desk, record: JobRecord, run: Run, task: Task | None) -> None:
     attempt = _closed(desk, run.attempts[-1], task)
     run = attrs.evolve(run, attempts=(*run.attempts[:-1], attempt))
-    if attempt.outcome == Outcome.FINISHED:
-        end(desk, record, run, RunState.SUCCEEDED, "")
+    if attempt.outcome == Outcome.FINISHED and not (record.job.asynchronous and run.told):
+        if record.job.asynchronous and run.told is None:
+            desk.put_run(attrs.evolve(run, state=RunState.AWAITING))
+        else:
+            end(desk, record, run, RunState.SUCCEEDED, "")
         return
     if attempt.outcome in (Outcome.KILLED, Outcome.WITHDRAWN) and run.stop is not Stop.LATE:
         end(desk, record, run, RunState.KILLED, run.reason or attempt.reason)
         return
-    reason = run.reason if run.stop is Stop.LATE else attempt.reason
-    if _may_retry(desk, record, run, attempt):
+    _attempt_failed(desk, record, run, run.reason if run.stop is Stop.LATE else attempt.reason)
+
+
+def told(desk: Desk, record: JobRecord, run: Run, code: int) -> None:
+    """Somebody says how the run of an `async` job has ended. Its program may still be about to end."""
+    run = attrs.evolve(run, told=code)
+    if run.state is not RunState.AWAITING:
+        desk.put_run(run)
+    elif code == 0:
+        end(desk, record, run, RunState.SUCCEEDED, "")
+    else:
+        _attempt_failed(desk, record, run, f"it was reported with code {code}")
+
+
+def _attempt_failed(desk: Desk, record: JobRecord, run: Run, reason: str) -> None:
+    if _may_retry(desk, record, run, run.attempts[-1]):
         delay_ms = _retry_delay_ms(record.job, len(run.attempts))
         due_ms = desk.now_ms + delay_ms
-        desk.put_run(attrs.evolve(run, state=RunState.WAITING, due_ms=due_ms, stop=None, reason=reason))
+        waiting = attrs.evolve(run, state=RunState.WAITING, due_ms=due_ms, stop=None, told=None, reason=reason)
+        desk.put_run(waiting)
         return
     end(desk, record, run, RunState.FAILED, reason)
 
@@ -273,7 +291,7 @@ def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
 
 
 def _is_in_the_way(other: Run, run: Run) -> bool:
-    return other.state is RunState.ACTIVE or (other.state is RunState.QUEUED and other.number < run.number)
+    return other.going_on or (other.state is RunState.QUEUED and other.number < run.number)
 
 
 def _ask(desk: Desk, record: JobRecord, run: Run, number: int) -> Ask:

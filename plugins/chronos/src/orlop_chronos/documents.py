@@ -38,6 +38,7 @@ class Cause(enum.StrEnum):
 
 class RunState(enum.StrEnum):
     """QUEUED: waits for an earlier run to end. WAITING: for its next attempt. ACTIVE: has a live task, placed or not.
+    AWAITING: the task of an `async` job has ended well, and somebody will say how the run has.
 
     All others are final.
     """
@@ -45,6 +46,7 @@ class RunState(enum.StrEnum):
     QUEUED = "queued"
     WAITING = "waiting"
     ACTIVE = "active"
+    AWAITING = "awaiting"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     KILLED = "killed"
@@ -122,7 +124,7 @@ class Run:
 
     arguments: in place of the job's, for all attempts; None: the job's. due_ms: when the next attempt may start.
     because_of: the parent's run ("job/number") that completed the set. reason: why it ended as it did, for people.
-    stop: its task is to be stopped.
+    stop: its task is to be stopped. told: the exit code that somebody has said for an `async` job's run.
     """
 
     job: str
@@ -139,10 +141,16 @@ class Run:
     because_of: str = ""
     reason: str = ""
     stop: Stop | None = None
+    told: int | None = None
 
     @property
     def id(self) -> str:
         return run_id(self.job, self.number)
+
+    @property
+    def going_on(self) -> bool:
+        """Is it in the way of others of its job?"""
+        return self.state in (RunState.ACTIVE, RunState.AWAITING)
 
     @property
     def final(self) -> bool:

@@ -8,7 +8,7 @@ import attrs
 
 from orlop.framework import Emit
 from orlop_chronos import graph, notices
-from orlop_chronos.attending import create_run, start_children, stop
+from orlop_chronos.attending import create_run, start_children, stop, told
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Cause, Control, JobRecord, Stop
 from orlop_chronos.ending import SUCCEEDED, count_success, tell_children
@@ -23,6 +23,7 @@ from orlop_chronos.orders import (
     Order,
     Pause,
     PutJob,
+    ReportTask,
     SetDisabled,
     SettleNotice,
     StartJob,
@@ -30,6 +31,7 @@ from orlop_chronos.orders import (
 )
 from orlop_chronos.reading import check_name
 from orlop_chronos.schedules import Moment
+from orlop_chronos.specs import task_name
 from orlop_chronos.triggers import Due
 
 
@@ -57,6 +59,8 @@ def execute(order: Order, desk: Desk) -> Any:
             return _pause(order, desk)
         case Backfill():
             return _backfill(order, desk)
+        case ReportTask():
+            return _report(order, desk)
         case TakeNotices():
             return notices.take(desk)
         case SettleNotice():
@@ -176,6 +180,20 @@ def _pause(order: Pause, desk: Desk) -> None:
         desk.put_control(Control(paused=order.paused))
         desk.do(Emit("paused" if order.paused else "resumed"))
         desk.touched |= set(desk.stored("job"))
+
+
+def _report(order: ReportTask, desk: Desk) -> None:
+    # The name may hold no colon, arguments may.
+    parts = order.task.split(":", 4)
+    record = desk.job(parts[3]) if len(parts) == 5 and parts[0] == "ct" else None
+    if record is None:
+        raise bad_request(f"Task '{order.task[:200]}' not found")
+    for run in desk.open_runs(record.job.name):
+        if run.attempts and task_name(record.job, run, len(run.attempts) - 1) == order.task and run.going_on:
+            told(desk, record, run, order.code)
+            start_children(desk)
+            return
+    raise bad_request(f"Task '{order.task[:200]}' does not run")
 
 
 def _backfill(order: Backfill, desk: Desk) -> int:

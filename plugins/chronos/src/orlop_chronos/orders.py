@@ -87,6 +87,14 @@ class Backfill:
 
 
 @attrs.frozen(kw_only=True)
+class ReportTask:
+    """How the run of an `async` job has ended. task: Chronos' id of its task. code: 0 for well."""
+
+    task: str
+    code: int
+
+
+@attrs.frozen(kw_only=True)
 class TakeNotices:
     """Answers with the notices that are to be sent now; the asker sends them and settles each."""
 
@@ -100,4 +108,4 @@ class SettleNotice:
 
 
 JobOrder = PutJob | DeleteJob | StartJob | KillRuns | MarkSucceeded | SetDisabled | Backfill
-Order = JobOrder | Pause | TakeNotices | SettleNotice
+Order = JobOrder | ReportTask | Pause | TakeNotices | SettleNotice

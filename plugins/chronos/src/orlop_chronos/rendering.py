@@ -80,7 +80,7 @@ def status(counters: Counters) -> str:
 
 def state(states: Sequence[RunState]) -> str:
     """`idle`, `queued` or `<n> running`."""
-    running = sum(one is RunState.ACTIVE for one in states)
+    running = sum(one in (RunState.ACTIVE, RunState.AWAITING) for one in states)
     if running:
         return f"{running} running"
     return "queued" if RunState.QUEUED in states else "idle"

@@ -39,6 +39,7 @@ _RESOURCES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/job/{name}/task/{task}/progress", reports.progress_of_task),
     ("DELETE", "/task/kill/{name}", jobs.kill),
     ("DELETE", "/task/all", jobs.kill_all),
+    ("PUT", "/task/{task}", jobs.report_task),
     ("GET", "/stats/{percentile}", reports.percentile),
     ("GET", "/graph/dot", reports.graph_dot),
     ("GET", "/graph/csv", reports.graph_csv),

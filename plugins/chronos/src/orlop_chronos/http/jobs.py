@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import web
 
 from orlop_chronos import orders, reading, rendering
@@ -119,6 +121,15 @@ async def kill(call: Call) -> web.StreamResponse:
 async def kill_all(call: Call) -> web.StreamResponse:
     for name in (await call.jobs()).names():
         await call.give(orders.KillRuns(name=name))
+    return done()
+
+
+async def report_task(call: Call) -> web.StreamResponse:
+    """Of `async` jobs. The code may be a text, as the script that came with Chronos sends it."""
+    code = (await call.json()).get("statusCode")
+    if isinstance(code, bool) or not re.fullmatch(r"-?\d{1,9}", str(code), re.ASCII):
+        raise bad_request("statusCode: expected a number")
+    await call.give(orders.ReportTask(task=call.request.match_info["task"], code=int(code)))
     return done()
 
 
