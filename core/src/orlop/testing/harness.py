@@ -103,6 +103,7 @@ class Cluster:
         self._check_idempotence = check_idempotence
         self._checks = InvariantChecks()
         self._node_of: dict[str, SimulatedNode] = {}
+        self._news: dict[str, list[Status]] = {}
         self._runners: dict[str, FrameworkRunner] = {}
         self._changed: dict[str, Changed] = {}
         self._wakeups: dict[tuple[str, str], int] = {}
@@ -284,7 +285,7 @@ class Cluster:
 
     def step(self, *events: Event) -> None:
         """One batch through the kernel, committed at once."""
-        self._release(self._commit(*events))
+        self._release_all(self._commit(*events))
 
     def _commit(self, *events: Event) -> tuple[Effect, ...]:
         step = self.kernel.step(self.state, events, self.now, EPOCH)
@@ -296,26 +297,30 @@ class Cluster:
             self.documents.pop(key, None)
         return step.effects
 
-    def _release(self, effects: Iterable[Effect]) -> None:
-        news: dict[str, list[Status]] = {}
+    def _release_all(self, effects: Iterable[Effect]) -> None:
+        """What nodes answer to all of them is one step."""
         for effect in effects:
-            match effect:
-                case Assign():
-                    statuses = self._assigned(self.nodes[effect.node], assignments(effect))
-                    news.setdefault(effect.node, []).extend(statuses)
-                case Notify():
-                    self._note_changed(effect)
-                case Answer():
-                    self._answers[effect.token] = effect.value
-                case Logged():
-                    self.log.extend(effect.entries)
-                case Published():
-                    self.published.extend(effect.items)
-                case TickAt():
-                    heapq.heappush(self._ticks, effect.utc_ms)
+            self._release(effect)
+        news, self._news = self._news, {}
         reports = [self._statuses(node, statuses) for node, statuses in news.items() if statuses]
         if reports:
             self.step(*reports)
+
+    def _release(self, effect: Effect) -> None:
+        match effect:
+            case Assign():
+                statuses = self._assigned(self.nodes[effect.node], assignments(effect))
+                self._news.setdefault(effect.node, []).extend(statuses)
+            case Notify():
+                self._note_changed(effect)
+            case Answer():
+                self._answers[effect.token] = effect.value
+            case Logged():
+                self.log.extend(effect.entries)
+            case Published():
+                self.published.extend(effect.items)
+            case TickAt():
+                heapq.heappush(self._ticks, effect.utc_ms)
 
     def _note_changed(self, effect: Notify) -> None:
         before = self._changed.get(effect.framework)
@@ -345,7 +350,7 @@ class Cluster:
                 again = runner.run(self.state, everything, [], self.now, f"run-{self._runs}").actions
                 if again is not None:
                     check_idempotent(self.state, name, again)
-            self._release(effects)
+            self._release_all(effects)
 
     def _set_clock(self, utc_ms: int) -> None:
         passed = utc_ms - self.now.utc_ms
