@@ -41,6 +41,7 @@ class ServerProcess:
             "ORLOP_CLUSTER__LEASE_S": str(LEASE_S),
             "ORLOP_SERVER__LISTEN": self.address,
             "ORLOP_PLUGINS__MARATHON__LISTEN": self.marathon_address,
+            "ORLOP_PLUGINS__CHRONOS__LISTEN": "",
             **settings,
         }
 

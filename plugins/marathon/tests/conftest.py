@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-from aiohttp import web
 
 from orlop.testing.harness import Cluster
+from orlop.testing.served import ServedCluster
 from orlop_marathon.framework import Marathon
 from orlop_marathon.http import application
 from orlop_marathon.settings import Config
@@ -21,85 +18,20 @@ from orlop_marathon.settings import Config
 DEADLINE_S = 20
 
 
-class StubHost:
-    """The server's door to a framework, on a simulated cluster. Used on the event loop's thread alone."""
-
-    cluster_name = "test"
-    address = "127.0.0.1:5050"
-    version = "0"
+class Server(ServedCluster):
+    """The API, and calls of it."""
 
     def __init__(self, config: Config) -> None:
-        self.cluster = Cluster(Marathon(config), check_idempotence=False)
-        self.cluster.add_node("n1", cpus=64, mem="64GiB", zone="z1")
-        self.cluster.add_node("n2", cpus=64, mem="64GiB")
-        self.cluster.settle()
-        self.queues: list[asyncio.Queue[Any]] = []
-
-    async def command(self, framework: str, command: Any) -> Any:
-        said = len(self.cluster.published)
-        reply = self.cluster.command(framework, command)
-        self.cluster.settle()
-        for queue in self.queues:
-            for item in self.cluster.published[said:]:
-                queue.put_nowait(item)
-        return reply
-
-    async def view(self, framework: str) -> Any:
-        return self.cluster.view(framework)
-
-    @contextmanager
-    def follow(self, framework: str) -> Iterator[asyncio.Queue[Any]]:
-        queue: asyncio.Queue[Any] = asyncio.Queue(1024)
-        self.queues.append(queue)
-        try:
-            yield queue
-        finally:
-            self.queues.remove(queue)
-
-
-class Server:
-    """The API on a port of its own, in a thread of its own."""
-
-    def __init__(self, config: Config) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.host = StubHost(config)
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._started = threading.Event()
-        self._config = config
-        self._thread.start()
-        assert self._started.wait(DEADLINE_S)
+        cluster = Cluster(Marathon(config), check_idempotence=False)
+        cluster.add_node("n1", cpus=64, mem="64GiB", zone="z1")
+        cluster.add_node("n2", cpus=64, mem="64GiB")
+        cluster.settle()
+        super().__init__(cluster, lambda host: application(host, config))
         self.session = requests.Session()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self._open())
-        self._started.set()
-        self.loop.run_forever()
-        self.loop.run_until_complete(self._runner.cleanup())
-        self.loop.close()
-
-    async def _open(self) -> None:
-        self._runner = web.AppRunner(application(self.host, self._config), shutdown_timeout=0)  # type: ignore[arg-type]
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     def close(self) -> None:
         self.session.close()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
-
-    def on_loop(self, work: Callable[[Cluster], Any]) -> Any:
-        """Does something with the cluster, between requests."""
-
-        async def do() -> Any:
-            found = work(self.host.cluster)
-            self.host.cluster.settle()
-            return found
-
-        return asyncio.run_coroutine_threadsafe(do(), self.loop).result(DEADLINE_S)
+        super().close()
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
         if body is not None:
@@ -124,9 +56,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Server]:
-    made = Server(Config())
-    yield made
-    made.close()
+    with Server(Config()) as made:
+        yield made
 
 
 @pytest.fixture

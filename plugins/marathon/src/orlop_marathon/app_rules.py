@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from orlop_marathon import docker_parameters, paths, roles
+from orlop import docker_options
+from orlop_marathon import paths, roles
 from orlop_marathon.errors import Problem
 from orlop_marathon.model import (
     UNLIMITED,
@@ -287,7 +288,7 @@ def _docker_rules(app: App, container: Container, defaults: Defaults) -> Iterato
                 text = "pullConfig.secret must refer to an existing secret"
                 yield Problem("/container/docker/pullConfig", text)
     for position, parameter in enumerate(docker.parameters):
-        if wrong := docker_parameters.problem(parameter):
+        if wrong := docker_options.problem(parameter.key, parameter.value):
             yield Problem(f"/container/docker/parameters({position})", wrong)
 
 

@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
+from orlop import docker_options
 from orlop.framework import Constraint, PartitionPolicy, Policies, PortRequest, Probe, ProbeKind, Resources, Spec
-from orlop_marathon import docker_parameters, environment
+from orlop_marathon import environment
 from orlop_marathon.model import (
     UNLIMITED,
     App,
@@ -249,7 +250,7 @@ def _docker(app: App, variables: dict[str, str]) -> dict[str, Any]:
     _mount(body["HostConfig"], container.volumes)
     _limit(body["HostConfig"], app)
     _linux(body["HostConfig"], container)
-    docker_parameters.apply(body, docker.parameters)
+    docker_options.apply(body, ((one.key, one.value) for one in docker.parameters))
     return body
 
 

@@ -1,7 +1,8 @@
-"""`container.docker.parameters`: flags of `docker run`, mapped onto the Engine API's create body.
+"""Flags of `docker run`, mapped onto the Engine API's create body. For adapters whose clients write such flags.
 
-Marathon handed them to the Docker command line. Here is no command line, so each flag that is known is translated as
-that command line would; an unknown one is refused when the app is posted, rather than when its task starts.
+The systems that Orlop replaces handed them to the Docker command line. Here is no command line, so each flag that is
+known is translated as that command line would; an unknown one is refused when a job or app is posted, rather than when
+its task starts.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from orlop_marathon.model import DockerParameter
-
 _SIZE_UNITS: Final = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE: Final = re.compile(r"\s*(-?[0-9]{1,20}(?:\.[0-9]{1,20})?)\s*(?:([bkmgtBKMGT])(?:i?[bB])?)?\s*")
 _LARGEST: Final = 2**63 - 1
@@ -21,29 +20,29 @@ _LARGEST: Final = 2**63 - 1
 Apply = Callable[[dict[str, Any], str], None]
 
 
-def apply(body: dict[str, Any], parameters: Iterable[DockerParameter]) -> None:
-    """Adds the parameters to a create body, in place. Raises ValueError with a text that names the flag."""
-    for parameter in parameters:
-        _apply(body, parameter)
+def apply(body: dict[str, Any], options: Iterable[tuple[str, str]]) -> None:
+    """Adds options (flag, value) to a create body, in place. Raises ValueError with a text that names the flag."""
+    for flag, value in options:
+        _apply(body, flag, value)
 
 
-def problem(parameter: DockerParameter) -> str | None:
-    """What is wrong with a parameter; None when it is understood."""
+def problem(flag: str, value: str) -> str | None:
+    """What is wrong with an option; None when it is understood."""
     try:
-        _apply({}, parameter)
+        _apply({}, flag, value)
     except ValueError as error:
         return str(error)
     return None
 
 
-def _apply(body: dict[str, Any], parameter: DockerParameter) -> None:
-    flag = parameter.key.lstrip("-")
-    if flag not in _FLAGS:
-        raise ValueError(f"'{parameter.key}' is not a parameter that Orlop can hand to Docker")
+def _apply(body: dict[str, Any], flag: str, value: str) -> None:
+    name = flag.lstrip("-")
+    if name not in _FLAGS:
+        raise ValueError(f"'{flag}' is not a parameter that Orlop can hand to Docker")
     try:
-        _FLAGS[flag](body, parameter.value)
+        _FLAGS[name](body, value)
     except ValueError as error:
-        raise ValueError(f"'{parameter.key}': {error}") from None
+        raise ValueError(f"'{flag}': {error}") from None
 
 
 # --- how values are written ---

@@ -1,0 +1,438 @@
+"""What a job needs now: its open runs looked after, what is due started. Level-triggered, a pure function of the desk.
+
+`attend` may be called at any time and as often as one likes; what it finds already done it does not do again. A run is
+made in the same transaction that moves the job on and asks for the task, so that a due time has exactly one run
+whatever dies when.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from orlop.framework import Ask, Emit, Kill, Outcome, Task, TaskState
+from orlop_chronos import specs
+from orlop_chronos.desk import Desk
+from orlop_chronos.documents import (
+    Attempt,
+    Cause,
+    JobRecord,
+    Progress,
+    Run,
+    RunState,
+    Stop,
+    task_key,
+)
+from orlop_chronos.ending import end, rule_is_met
+from orlop_chronos.model import CatchUp, Job, NodeLoss, Overlap
+from orlop_chronos.notices import Happening, tell
+from orlop_chronos.reading import period_ms
+from orlop_chronos.schedules import Moment
+from orlop_chronos.triggers import Due
+
+#: A run that starts later than this after it was due is one that was missed. In milliseconds.
+LATE_MS: Final = 5_000
+#: A task that was asked for so long ago and is not to be seen is lost. In milliseconds.
+UNSEEN_MS: Final = 1_000
+#: How late a run may be that must not be made up for, where the job does not say. In milliseconds.
+IN_TIME_MS: Final = 60_000
+#: Of missed due times of crontab lines, which must be counted one by one.
+MOST_COUNTED: Final = 1_000
+
+
+def attend(desk: Desk, name: str) -> int | None:
+    """Does what the job needs now. When it must be attended again (UTC milliseconds); None: when something changes."""
+    record = desk.job(name)
+    if record is None:
+        return None
+    for run in list(desk.open_runs(name)):
+        _look_after(desk, record, run)
+        start_children(desk)
+    record = desk.job(name) or record
+    _fire(desk, record)
+    _fire_by_parents(desk, record, "")
+    for run in list(desk.open_runs(name)):
+        _start_if_due(desk, record, run)
+    _watch(desk, record)
+    return _next_time(desk, record)
+
+
+def create_run(
+    desk: Desk,
+    record: JobRecord,
+    cause: Cause,
+    nominal_ms: int,
+    *,
+    arguments: str | None = None,
+    because_of: str = "",
+    most_queued: int = 1,
+) -> Run:
+    """A run that is due now, and starts if the job's overlap policy allows it.
+
+    most_queued: how many runs of the job may wait for one another; beyond that it is skipped.
+    """
+    job = record.job
+    open_runs = list(desk.open_runs(job.name))
+    going_on = any(run.going_on for run in open_runs)
+    queued = sum(run.state is RunState.QUEUED for run in open_runs)
+    policy = job.overlap_policy
+    run = _new_run(desk, job.name, cause, nominal_ms, RunState.WAITING, arguments=arguments, because_of=because_of)
+    if policy is not Overlap.ALLOW and (going_on or queued):
+        if policy is Overlap.FORBID and cause is not Cause.BACKFILL:
+            return _skip(desk, run, f"run {open_runs[0].number} was still going on")
+        if policy is Overlap.REPLACE and cause is not Cause.BACKFILL:
+            for earlier in open_runs:
+                stop(desk, record, earlier, Stop.REPLACED, f"replaced by run {run.number}")
+        elif queued >= most_queued:
+            return _skip(desk, run, f"{queued} runs were waiting already")
+        run = attrs.evolve(run, state=RunState.QUEUED)
+    desk.put_run(run)
+    _start_if_due(desk, record, run)
+    return desk.run(job.name, run.number) or run
+
+
+def start_children(desk: Desk) -> None:
+    """Makes the runs of the jobs that are due by what they have just been told of their parents."""
+    while desk.told:
+        name, because_of = desk.told.pop(0)
+        record = desk.job(name)
+        if record is not None:
+            _fire_by_parents(desk, record, because_of)
+
+
+def stop(desk: Desk, record: JobRecord, run: Run, why: Stop, reason: str) -> None:
+    """Ends a run: at once if nothing of it runs, else when its task has stopped."""
+    if run.state is not RunState.ACTIVE:
+        if not run.final:
+            end(desk, record, run, RunState.KILLED, reason)
+        return
+    task = _task_of(desk, record, run)
+    if task is not None and task.state is TaskState.PENDING:
+        attempt = attrs.evolve(run.attempts[-1], task=task.id, ended_ms=desk.now_ms, outcome=Outcome.WITHDRAWN.value)
+        run = attrs.evolve(run, attempts=(*run.attempts[:-1], attempt), stop=why)
+        desk.do(Kill(task.key, reason))
+        end(desk, record, run, RunState.KILLED, reason)
+        return
+    if run.stop is None:
+        run = attrs.evolve(run, stop=why, reason=reason)
+        desk.put_run(run)
+    _kill(desk, record, run)
+
+
+def _task_of(desk: Desk, record: JobRecord, run: Run) -> Task | None:
+    """Of the run's last attempt; None when it is not to be seen, as in the very call that asked for it."""
+    return desk.view.tasks.get(task_key(record.uid, run, len(run.attempts) - 1))
+
+
+def _kill(desk: Desk, record: JobRecord, run: Run) -> None:
+    task = _task_of(desk, record, run)
+    if task is not None and task.live and not task.stopping:
+        desk.do(Kill(task.key, run.reason))
+
+
+def _new_run(
+    desk: Desk,
+    name: str,
+    cause: Cause,
+    nominal_ms: int,
+    state: RunState,
+    *,
+    count: int = 1,
+    arguments: str | None = None,
+    because_of: str = "",
+) -> Run:
+    progress = desk.progress(name)
+    number = progress.next_run
+    open_runs = (*progress.open_runs, number)
+    desk.put_progress(name, attrs.evolve(progress, next_run=number + 1, open_runs=open_runs))
+    return Run(
+        job=name,
+        number=number,
+        nominal_ms=nominal_ms,
+        cause=cause,
+        state=state,
+        created_ms=desk.now_ms,
+        count=count,
+        arguments=arguments,
+        because_of=because_of,
+        due_ms=desk.now_ms,
+    )
+
+
+def _skip(desk: Desk, run: Run, reason: str) -> Run:
+    record = desk.job(run.job)
+    assert record is not None
+    return end(desk, record, run, RunState.SKIPPED, reason)
+
+
+# --- open runs ---
+
+
+def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
+    """Takes up what has become of the run's task."""
+    if run.state is not RunState.ACTIVE:
+        return
+    task = _task_of(desk, record, run)
+    if task is None:
+        # What was asked for in this very call is not to be seen yet.
+        if run.attempts[-1].asked_ms + UNSEEN_MS <= desk.now_ms:
+            _attempt_ended(desk, record, run, None)
+    elif not task.live:
+        _attempt_ended(desk, record, run, task)
+    elif run.stop is not None:
+        _kill(desk, record, run)
+    elif (deadline_ms := _deadline_ms(record.job, task)) is not None and deadline_ms <= desk.now_ms:
+        stop(desk, record, run, Stop.LATE, f"it ran longer than {record.job.max_completion_time} s")
+
+
+def _deadline_ms(job: Job, task: Task) -> int | None:
+    if not job.max_completion_time or task.started_utc_ms is None:
+        return None
+    return task.started_utc_ms + job.max_completion_time * 1000
+
+
+def _attempt_ended(desk: Desk, record: JobRecord, run: Run, task: Task | None) -> None:
+    attempt = _closed(desk, run.attempts[-1], task)
+    run = attrs.evolve(run, attempts=(*run.attempts[:-1], attempt))
+    if attempt.outcome == Outcome.FINISHED and not (record.job.asynchronous and run.told):
+        if record.job.asynchronous and run.told is None:
+            desk.put_run(attrs.evolve(run, state=RunState.AWAITING))
+        else:
+            end(desk, record, run, RunState.SUCCEEDED, "")
+        return
+    if attempt.outcome in (Outcome.KILLED, Outcome.WITHDRAWN) and run.stop is not Stop.LATE:
+        end(desk, record, run, RunState.KILLED, run.reason or attempt.reason)
+        return
+    _attempt_failed(desk, record, run, run.reason if run.stop is Stop.LATE else attempt.reason)
+
+
+def told(desk: Desk, record: JobRecord, run: Run, code: int) -> None:
+    """Somebody says how the run of an `async` job has ended. Its program may still be about to end."""
+    run = attrs.evolve(run, told=code)
+    if run.state is not RunState.AWAITING:
+        desk.put_run(run)
+    elif code == 0:
+        end(desk, record, run, RunState.SUCCEEDED, "")
+    else:
+        _attempt_failed(desk, record, run, f"it was reported with code {code}")
+
+
+def _attempt_failed(desk: Desk, record: JobRecord, run: Run, reason: str) -> None:
+    if _may_retry(desk, record, run, run.attempts[-1]):
+        delay_ms = _retry_delay_ms(record.job, len(run.attempts))
+        due_ms = desk.now_ms + delay_ms
+        waiting = attrs.evolve(run, state=RunState.WAITING, due_ms=due_ms, stop=None, told=None, reason=reason)
+        desk.put_run(waiting)
+        return
+    end(desk, record, run, RunState.FAILED, reason)
+
+
+def _closed(desk: Desk, attempt: Attempt, task: Task | None) -> Attempt:
+    if task is None:
+        reason = "nothing is known of its task any more"
+        return attrs.evolve(attempt, ended_ms=desk.now_ms, outcome=Outcome.LOST.value, reason=reason)
+    ended = task.status.exit
+    return attrs.evolve(
+        attempt,
+        task=task.id,
+        started_ms=task.started_utc_ms,
+        ended_ms=task.ended_utc_ms or desk.now_ms,
+        node=specs.node_name(desk.view, task),
+        outcome=(ended.outcome if ended is not None else Outcome.LOST).value,
+        code=ended.code if ended is not None else None,
+        signal=ended.signal if ended is not None else None,
+        reason=_reason(task),
+    )
+
+
+def _reason(task: Task) -> str:
+    ended = task.status.exit
+    if ended is None:
+        return task.desired_reason or task.status.message
+    if ended.reason:
+        return ended.reason
+    if ended.code is not None:
+        return f"exit code {ended.code}"
+    return f"signal {ended.signal}" if ended.signal is not None else ended.outcome.value
+
+
+def _may_retry(desk: Desk, record: JobRecord, run: Run, attempt: Attempt) -> bool:
+    job = record.job
+    if job.disabled or len(run.attempts) > job.retries:
+        return False
+    if attempt.outcome == Outcome.LOST and job.node_loss is NodeLoss.AT_MOST_ONCE:
+        return False
+    if desk.settings.retry_only_after_success:
+        counters = desk.progress(job.name).counters
+        return counters.last_error is None or (counters.last_success or 0) >= counters.last_error
+    return True
+
+
+def _retry_delay_ms(job: Job, failures: int) -> int:
+    delay_s = job.retry_delay
+    for _ in range(failures - 1):
+        delay_s = min(delay_s * job.retry_backoff, max(job.max_retry_delay, job.retry_delay))
+    return round(delay_s * 1000)
+
+
+def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
+    """Starts the run's next attempt, if it is time and nothing of the job is in its way."""
+    if run.state not in (RunState.QUEUED, RunState.WAITING) or run.due_ms > desk.now_ms:
+        return
+    if record.job.overlap_policy is not Overlap.ALLOW:
+        others = (other for other in desk.open_runs(run.job) if other.number != run.number)
+        if any(_is_in_the_way(other, run) for other in others):
+            return
+    number = len(run.attempts)
+    attempt = Attempt(task="", asked_ms=desk.now_ms)
+    desk.put_run(attrs.evolve(run, state=RunState.ACTIVE, attempts=(*run.attempts, attempt), stop=None, reason=""))
+    desk.do(_ask(desk, record, run, number))
+
+
+def _is_in_the_way(other: Run, run: Run) -> bool:
+    return other.going_on or (other.state is RunState.QUEUED and other.number < run.number)
+
+
+def _ask(desk: Desk, record: JobRecord, run: Run, number: int) -> Ask:
+    job = record.job
+    name = specs.task_name(job, run, number)
+    return Ask(
+        task_key(record.uid, run, number),
+        specs.spec_of(job, run.arguments, desk.settings),
+        group=job.name,
+        name=name,
+        priority=1 if job.high_priority else 0,
+        environment=specs.run_environment(job, run, number, name),
+        labels={specs.JOB_LABEL: job.name, specs.RUN_LABEL: str(run.number)},
+        cause=run.because_of,
+    )
+
+
+# --- what is due ---
+
+
+def _fire(desk: Desk, record: JobRecord) -> None:
+    """Makes the runs that are due by time, or says why not, and moves the job on to its next due time."""
+    job = record.job
+    progress = desk.progress(job.name)
+    due, upcoming = Due.of(record), progress.upcoming
+    if due is None or upcoming is None or job.disabled or desk.paused or progress.left == 0:
+        return
+    if due.starts_ms(upcoming) > desk.now_ms:
+        return
+    last = due.last_until(desk.now_ms, upcoming)
+    if due.starts_ms(last) > desk.now_ms and last != upcoming:
+        last = due.last_until(last.at_ms - 1, upcoming)
+    chosen = _chosen(desk, job, due, upcoming, last)
+    if progress.left is not None:
+        chosen = chosen[: progress.left]
+    passed_over = due.trigger.count(upcoming, last, MOST_COUNTED) - len(chosen)
+    if passed_over > 0:
+        _pass_over(desk, record, upcoming, passed_over)
+    _move_on(desk, job, due, last, len(chosen) + (passed_over if job.epsilon else 0))
+    for moment in chosen:
+        late = desk.now_ms - due.starts_ms(moment) > LATE_MS
+        create_run(
+            desk,
+            record,
+            Cause.CATCH_UP if late else Cause.TIME,
+            moment.at_ms,
+            most_queued=desk.settings.most_catch_up_runs if job.catch_up is CatchUp.ALL else 1,
+        )
+
+
+def _fire_by_parents(desk: Desk, record: JobRecord, because_of: str) -> None:
+    job = record.job
+    progress = desk.progress(job.name)
+    if not job.parents or desk.paused or not rule_is_met(job.trigger_rule, job.parents, progress.edges):
+        return
+    desk.put_progress(job.name, attrs.evolve(progress, edges={}))
+    if not job.disabled:
+        create_run(desk, record, Cause.PARENT, desk.now_ms, because_of=because_of)
+
+
+def _chosen(desk: Desk, job: Job, due: Due, upcoming: Moment, last: Moment) -> list[Moment]:
+    """Those of the due times from `upcoming` to `last` that are run, in order."""
+    limits = [limit for limit in (period_ms(job.epsilon), period_ms(job.catch_up_window)) if limit is not None]
+    if not limits and job.catch_up is CatchUp.NONE:
+        limits = [IN_TIME_MS]
+    latest_ms = min(limits) if limits else None
+    most = desk.settings.most_catch_up_runs if job.catch_up is CatchUp.ALL else 1
+    chosen: list[Moment] = []
+    moment = last
+    while len(chosen) < most:
+        if latest_ms is not None and desk.now_ms - due.starts_ms(moment) > latest_ms:
+            break
+        chosen.append(moment)
+        if moment.at_ms <= upcoming.at_ms:
+            break
+        moment = due.last_until(moment.at_ms - 1, upcoming)
+    return chosen[::-1]
+
+
+def _pass_over(desk: Desk, record: JobRecord, first: Moment, count: int) -> None:
+    job = record.job
+    run = _new_run(desk, job.name, Cause.CATCH_UP, first.at_ms, RunState.WAITING, count=count)
+    if job.catch_up is CatchUp.ONE and not job.epsilon and not job.catch_up_window:
+        reason = "missed, and one later run stands for all"
+    elif job.catch_up is CatchUp.NONE and not job.epsilon:
+        reason = "missed, and missed runs are not made up for"
+    else:
+        reason = f"missed, and too late to be made up for ({job.epsilon or job.catch_up_window})"
+    end(desk, record, run, RunState.SKIPPED, reason)
+
+
+def _move_on(desk: Desk, job: Job, due: Due, last: Moment, used: int) -> None:
+    progress = desk.progress(job.name)
+    left = progress.left if progress.left is None else max(progress.left - used, 0)
+    upcoming = due.following(last) if left != 0 else None
+    desk.put_progress(job.name, attrs.evolve(progress, upcoming=upcoming, left=left))
+
+
+def _watch(desk: Desk, record: JobRecord) -> None:
+    """Tells the owners, once, that nothing has succeeded for too long."""
+    progress = desk.progress(record.job.name)
+    deadline_ms = _alert_ms(record.job, progress)
+    if deadline_ms is None or deadline_ms > desk.now_ms:
+        return
+    desk.put_progress(record.job.name, attrs.evolve(progress, alerted=True))
+    message = f"it has not succeeded for {record.job.alert_after}"
+    desk.do(Emit("job.overdue", subject=record.job.name, details={"reason": message}))
+    tell(desk, record, Happening.OVERDUE, message)
+
+
+def _alert_ms(job: Job, progress: Progress) -> int | None:
+    """When `alert_after` is over; None when nobody wants to know, or was told already."""
+    after_ms = period_ms(job.alert_after)
+    if not after_ms or progress.alerted or job.disabled:
+        return None
+    return max(progress.counters.last_success or 0, progress.watched_from_ms) + after_ms
+
+
+def _next_time(desk: Desk, record: JobRecord) -> int | None:
+    """When something of the job is due, by time alone."""
+    job = record.job
+    times = []
+    progress: Progress = desk.progress(job.name)
+    due = Due.of(record)
+    if (
+        due is not None
+        and progress.upcoming is not None
+        and not job.disabled
+        and not desk.paused
+        and progress.left != 0
+    ):
+        times.append(due.starts_ms(progress.upcoming))
+    if (alert_ms := _alert_ms(job, progress)) is not None:
+        times.append(alert_ms)
+    for run in desk.open_runs(job.name):
+        if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
+            times.append(run.due_ms)
+        elif run.state is RunState.ACTIVE:
+            task = _task_of(desk, record, run)
+            if task is None:
+                times.append(run.attempts[-1].asked_ms + UNSEEN_MS)
+            elif run.stop is None and (deadline_ms := _deadline_ms(job, task)) is not None:
+                times.append(deadline_ms)
+    return min(times, default=None)

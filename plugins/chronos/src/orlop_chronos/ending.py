@@ -1,0 +1,134 @@
+"""What follows when a run has ended: counters, children, history, and what is told to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from orlop.framework import Emit
+from orlop_chronos import rendering
+from orlop_chronos.desk import Desk
+from orlop_chronos.documents import JobRecord, Run, RunState
+from orlop_chronos.model import Counters, TriggerRule
+from orlop_chronos.notices import Happening, tell
+
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+DAY_MS = 86_400_000
+#: Old runs that are deleted when one ends; there can be more only after a setting has changed.
+MOST_DELETED = 20
+
+
+def end(desk: Desk, record: JobRecord, run: Run, state: RunState, reason: str) -> Run:
+    """Makes the run final, with all that follows. Children that are due are left to their own `attend`."""
+    run = attrs.evolve(run, state=state, reason=reason, ended_ms=desk.now_ms)
+    desk.put_run(run)
+    name = run.job
+    progress = desk.progress(name)
+    left_open = tuple(number for number in progress.open_runs if number != run.number)
+    desk.put_progress(name, attrs.evolve(progress, open_runs=left_open))
+    if state is RunState.SUCCEEDED:
+        _succeeded(desk, record, run)
+    elif state is RunState.FAILED:
+        _failed(desk, record, run)
+    details = {"run": str(run.number), "cause": run.cause.value, "reason": reason}
+    desk.do(Emit(f"run.{state.value}", subject=name, details={key: value for key, value in details.items() if value}))
+    _forget_old(desk, name)
+    return run
+
+
+def count_success(desk: Desk, name: str) -> None:
+    """As after a successful run."""
+    progress = desk.progress(name)
+    counters = attrs.evolve(
+        progress.counters,
+        success_count=progress.counters.success_count + 1,
+        errors_since_last_success=0,
+        last_success=desk.now_ms,
+    )
+    desk.put_progress(name, attrs.evolve(progress, counters=counters, alerted=False))
+
+
+def tell_children(desk: Desk, name: str, result: str, because_of: str) -> None:
+    """Notes the result with every child; whether they are due by it is for `attending.start_children` to see."""
+    for child in desk.children(name):
+        if desk.job(child) is not None:
+            progress = desk.progress(child)
+            desk.put_progress(child, attrs.evolve(progress, edges={**progress.edges, name: result}))
+            desk.told.append((child, because_of))
+
+
+def _succeeded(desk: Desk, record: JobRecord, run: Run) -> None:
+    name = run.job
+    count_success(desk, name)
+    tell_children(desk, name, SUCCEEDED, run.id)
+    progress = desk.progress(name)
+    if progress.left == 0 and not progress.open_runs and not record.job.parents:
+        _disable(desk, record, "it has run as often as it should")
+
+
+def _failed(desk: Desk, record: JobRecord, run: Run) -> None:
+    name = run.job
+    progress = desk.progress(name)
+    counters: Counters = attrs.evolve(
+        progress.counters,
+        error_count=progress.counters.error_count + 1,
+        errors_since_last_success=progress.counters.errors_since_last_success + 1,
+        last_error=desk.now_ms,
+    )
+    desk.put_progress(name, attrs.evolve(progress, counters=counters))
+    tell_children(desk, name, SUCCEEDED if record.job.soft_error else FAILED, run.id)
+    limit = desk.settings.disable_after_failures
+    if limit and counters.errors_since_last_success >= limit:
+        _disable(desk, record, f"{counters.errors_since_last_success} runs in a row have failed")
+    else:
+        tell(desk, record, Happening.FAILED, _story(run), run)
+
+
+def _story(run: Run) -> str:
+    """Of a failed run, for people."""
+    last = run.attempts[-1] if run.attempts else None
+    where = f" on {last.node}" if last is not None and last.node else ""
+    due = rendering.instant(run.nominal_ms)
+    return f"run {run.number}, due {due}, failed after {len(run.attempts)} attempts, the last{where}: {run.reason}"
+
+
+def _disable(desk: Desk, record: JobRecord, reason: str) -> None:
+    current = desk.job(record.job.name) or record
+    job = attrs.evolve(current.job, disabled=True)
+    desk.put_job(job.name, attrs.evolve(current, job=job, changed_ms=desk.now_ms))
+    desk.do(Emit("job.disabled", subject=job.name, details={"reason": reason}))
+    tell(desk, record, Happening.DISABLED, reason)
+
+
+def _forget_old(desk: Desk, name: str) -> None:
+    """Deletes the oldest runs, as far as they are ended and too many or too old."""
+    progress = desk.progress(name)
+    oldest = progress.oldest_run
+    keep_from_ms = desk.now_ms - round(desk.settings.history_days * DAY_MS)
+    for number in range(oldest, min(oldest + MOST_DELETED, progress.next_run)):
+        run = desk.run(name, number)
+        too_many = progress.next_run - number > desk.settings.history_count
+        if run is not None and (not run.final or not (too_many or (run.ended_ms or 0) < keep_from_ms)):
+            break
+        desk.delete_run(name, number)
+        oldest = number + 1
+    if oldest != progress.oldest_run:
+        desk.put_progress(name, attrs.evolve(progress, oldest_run=oldest))
+
+
+def rule_is_met(rule: TriggerRule, parents: tuple[str, ...], edges: Mapping[str, str]) -> bool:
+    """Is a job due by what its parents' last runs have come to?"""
+    results = [edges.get(parent) for parent in parents]
+    match rule:
+        case TriggerRule.ALL_SUCCESS:
+            return all(result == SUCCEEDED for result in results)
+        case TriggerRule.ALL_FAILED:
+            return all(result == FAILED for result in results)
+        case TriggerRule.ALL_DONE:
+            return all(result is not None for result in results)
+        case TriggerRule.ONE_SUCCESS:
+            return SUCCEEDED in results
+        case TriggerRule.ONE_FAILED:
+            return FAILED in results

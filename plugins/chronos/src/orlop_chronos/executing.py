@@ -1,0 +1,221 @@
+"""Carries out orders on the desk. What cannot be done raises ChronosError before anything is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from orlop.framework import Emit
+from orlop_chronos import graph, notices
+from orlop_chronos.attending import create_run, start_children, stop, told
+from orlop_chronos.desk import Desk
+from orlop_chronos.documents import Cause, Control, JobRecord, Stop
+from orlop_chronos.ending import SUCCEEDED, count_success, tell_children
+from orlop_chronos.errors import bad_request, unknown_job
+from orlop_chronos.model import Job
+from orlop_chronos.orders import (
+    Backfill,
+    Children,
+    DeleteJob,
+    KillRuns,
+    MarkSucceeded,
+    Order,
+    Pause,
+    PutJob,
+    ReportTask,
+    SetDisabled,
+    SettleNotice,
+    StartJob,
+    TakeNotices,
+)
+from orlop_chronos.reading import check_name
+from orlop_chronos.schedules import Moment
+from orlop_chronos.specs import task_name
+from orlop_chronos.triggers import Due
+
+
+def execute(order: Order, desk: Desk) -> Any:
+    """What the order is answered with. Raises ChronosError."""
+    match order:
+        case PutJob():
+            return _put(order, desk)
+        case DeleteJob():
+            return _delete(order, desk)
+        case StartJob():
+            record = _job(desk, order.name)
+            return create_run(desk, record, Cause.MANUAL, desk.now_ms, arguments=order.arguments or None).number
+        case KillRuns():
+            return _kill(order, desk)
+        case MarkSucceeded():
+            return _mark_succeeded(order, desk)
+        case SetDisabled():
+            record = _job(desk, order.name)
+            job = attrs.evolve(record.job, disabled=order.disabled)
+            if job != record.job:
+                desk.put_job(order.name, attrs.evolve(record, job=job, changed_ms=desk.now_ms))
+            return None
+        case Pause():
+            return _pause(order, desk)
+        case Backfill():
+            return _backfill(order, desk)
+        case ReportTask():
+            return _report(order, desk)
+        case TakeNotices():
+            return notices.take(desk)
+        case SettleNotice():
+            return notices.settle(desk, order.id, order.error)
+
+
+def _job(desk: Desk, name: str) -> JobRecord:
+    record = desk.job(name)
+    if record is None:
+        raise unknown_job(name)
+    return record
+
+
+def _put(order: PutJob, desk: Desk) -> None:
+    job, counters = order.definition.job, order.definition.counters
+    name = job.name
+    known = desk.job(name)
+    if known is None:
+        check_name(name, order.names)
+    graph.check_parents(desk, name, job.parents)
+    graph.set_parents(desk, name, known.job.parents if known is not None else (), job.parents)
+    same_schedule = known is not None and _schedule_of(known.job) == _schedule_of(job)
+    record = JobRecord(
+        job=job,
+        uid=known.uid if known is not None else desk.view.unique("job", name).hex[:8],
+        created_ms=known.created_ms if known is not None else desk.now_ms,
+        changed_ms=desk.now_ms,
+        since_ms=known.since_ms if known is not None and same_schedule else desk.now_ms,
+    )
+    progress = attrs.evolve(desk.progress(name), counters=counters, watched_from_ms=desk.now_ms, alerted=False)
+    if not same_schedule:
+        due = Due.of(record)
+        progress = attrs.evolve(
+            progress,
+            upcoming=due.first() if due is not None else None,
+            left=due.trigger.repeats if due is not None else None,
+        )
+    if known is None or set(known.job.parents) != set(job.parents):
+        progress = attrs.evolve(progress, edges={})
+    desk.put_job(name, record)
+    desk.put_progress(name, progress)
+    desk.do(Emit("job.changed" if known is not None else "job.created", subject=name))
+
+
+def _schedule_of(job: Job) -> tuple[object, ...]:
+    """All that decides when a job is due. An unchanged one keeps its place, where Chronos began anew."""
+    return bool(job.parents), job.schedule, job.schedule_time_zone, job.exclude
+
+
+def _delete(order: DeleteJob, desk: Desk) -> None:
+    record = _job(desk, order.name)
+    children = desk.children(order.name)
+    if children and order.children is Children.REFUSE:
+        raise bad_request(f"Job '{order.name}' has children: {', '.join(children[:10])}")
+    for child in children:
+        found = desk.job(child)
+        if found is None:
+            continue
+        if order.children is Children.DELETE:
+            _delete(DeleteJob(name=child, children=Children.DELETE), desk)
+        else:
+            _leave_parent(desk, found, record, order.children)
+    for run in list(desk.open_runs(order.name)):
+        stop(desk, record, run, Stop.KILLED, "its job was deleted")
+    graph.set_parents(desk, order.name, record.job.parents, ())
+    notices.tell(desk, record, notices.Happening.DELETED, "it was deleted")
+    desk.delete_job(order.name)
+    desk.do(Emit("job.deleted", subject=order.name))
+
+
+def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Children) -> None:
+    """Chronos: children inherit the parents or the schedule, of which only a child without other parents has need."""
+    name = child.job.name
+    others = tuple(one for one in child.job.parents if one != parent.job.name)
+    job = attrs.evolve(child.job, parents=others)
+    if children is Children.INHERIT and parent.job.parents:
+        job = attrs.evolve(job, parents=tuple(dict.fromkeys((*others, *parent.job.parents))))
+    elif not others and children is Children.INHERIT:
+        zone = parent.job.schedule_time_zone
+        job = attrs.evolve(job, schedule=parent.job.schedule, schedule_time_zone=zone)
+    elif not others:
+        job = attrs.evolve(job, schedule="R0//P1D", disabled=True)
+    graph.set_parents(desk, name, child.job.parents, job.parents)
+    progress = attrs.evolve(desk.progress(name), edges={})
+    if not job.parents:
+        inherited = desk.progress(parent.job.name)
+        takes_place = children is Children.INHERIT
+        progress = attrs.evolve(
+            progress,
+            upcoming=inherited.upcoming if takes_place else None,
+            left=inherited.left if takes_place else 0,
+        )
+    desk.put_job(name, attrs.evolve(child, job=job, changed_ms=desk.now_ms, since_ms=parent.since_ms))
+    desk.put_progress(name, progress)
+
+
+def _kill(order: KillRuns, desk: Desk) -> int:
+    record = _job(desk, order.name)
+    found = [run for run in desk.open_runs(order.name) if order.number in (None, run.number)]
+    for run in found:
+        stop(desk, record, run, Stop.KILLED, "killed by a user")
+    return len(found)
+
+
+def _mark_succeeded(order: MarkSucceeded, desk: Desk) -> bool:
+    if desk.job(order.name) is None:
+        return False
+    count_success(desk, order.name)
+    desk.put_progress(order.name, attrs.evolve(desk.progress(order.name), edges={}))
+    tell_children(desk, order.name, SUCCEEDED, "")
+    start_children(desk)
+    return True
+
+
+def _pause(order: Pause, desk: Desk) -> None:
+    if desk.paused != order.paused:
+        desk.put_control(Control(paused=order.paused))
+        desk.do(Emit("paused" if order.paused else "resumed"))
+        desk.touched |= set(desk.stored("job"))
+
+
+def _report(order: ReportTask, desk: Desk) -> None:
+    # The name may hold no colon, arguments may.
+    parts = order.task.split(":", 4)
+    record = desk.job(parts[3]) if len(parts) == 5 and parts[0] == "ct" else None
+    if record is None:
+        raise bad_request(f"Task '{order.task[:200]}' not found")
+    for run in desk.open_runs(record.job.name):
+        if run.attempts and task_name(record.job, run, len(run.attempts) - 1) == order.task and run.going_on:
+            told(desk, record, run, order.code)
+            start_children(desk)
+            return
+    raise bad_request(f"Task '{order.task[:200]}' does not run")
+
+
+def _backfill(order: Backfill, desk: Desk) -> int:
+    record = _job(desk, order.name)
+    due = Due.of(record)
+    if due is None:
+        raise bad_request(f"Job '{order.name}' has parents and no schedule to go by")
+    if order.until_ms < order.from_ms:
+        raise bad_request("until: expected a time after from")
+    moments = _due_times(due, order, desk.settings.most_queued_runs)
+    for moment in moments:
+        create_run(desk, record, Cause.BACKFILL, moment.at_ms, most_queued=desk.settings.most_queued_runs)
+    return len(moments)
+
+
+def _due_times(due: Due, order: Backfill, most: int) -> list[Moment]:
+    found: list[Moment] = []
+    first = due.trigger.moment(0)
+    moment = due.from_time(order.from_ms, first) if first is not None else None
+    while moment is not None and moment.at_ms <= order.until_ms:
+        if len(found) == most:
+            raise bad_request(f"expected a stretch with at most {most} due times")
+        found.append(moment)
+        moment = due.following(moment)
+    return found

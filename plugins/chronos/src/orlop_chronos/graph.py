@@ -1,0 +1,49 @@
+"""Who depends on whom: no circles, and the graph as clients draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orlop_chronos.desk import Desk
+from orlop_chronos.errors import bad_request
+
+
+def check_parents(desk: Desk, name: str, parents: Iterable[str]) -> None:
+    """Raises ChronosError when a parent does not exist, or when the job would wait for itself."""
+    parents = list(parents)
+    for position, parent in enumerate(parents):
+        if parent != name and desk.job(parent) is None:
+            raise bad_request(f"parents[{position}]: there is no job '{parent}'")
+    path = _path_to(desk, name, parents)
+    if path is not None:
+        raise bad_request(f"parents: the job would wait for itself: {' -> '.join([*path, name])}")
+
+
+def _path_to(desk: Desk, name: str, parents: Iterable[str]) -> list[str] | None:
+    """The way from `name` to itself through ancestors, if `parents` were its own."""
+    came_from: dict[str, str] = dict.fromkeys(parents, name)
+    unseen = list(came_from)
+    while unseen:
+        current = unseen.pop()
+        if current == name:
+            break
+        record = desk.job(current)
+        for parent in record.job.parents if record is not None else ():
+            if parent not in came_from:
+                came_from[parent] = current
+                unseen.append(parent)
+    if name not in came_from:
+        return None
+    path = [name]
+    while (following := came_from[path[-1]]) != name:
+        path.append(following)
+    return path
+
+
+def set_parents(desk: Desk, name: str, before: Iterable[str], after: Iterable[str]) -> None:
+    """Brings the lists of children up to a job's new parents."""
+    before, after = set(before), set(after)
+    for parent in sorted(before - after):
+        desk.put_children(parent, set(desk.children(parent)) - {name})
+    for parent in sorted(after - before):
+        desk.put_children(parent, {*desk.children(parent), name})

@@ -1,0 +1,5 @@
+"""Chronos' HTTP API, in both dialects."""
+
+from orlop_chronos.http.dispatching import application
+
+__all__ = ["application"]

@@ -1,0 +1,153 @@
+"""One request, as the resources' handlers see it, and the answers they give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import orjson
+from aiohttp import ClientPayloadError, web
+
+from orlop.framework import NotAvailable, Refused, View
+from orlop_chronos import documents, reading
+from orlop_chronos.documents import JobRecord, Progress, Run, RunState, run_id
+from orlop_chronos.errors import ChronosError, bad_request, unknown_job
+from orlop_chronos.framework import Chronos
+from orlop_chronos.orders import Order
+from orlop_chronos.settings import Config
+
+if TYPE_CHECKING:
+    from orlop.server.routing import Host
+
+Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
+
+_NOTHING: Final = Progress()
+
+
+@attrs.frozen
+class Dialect:
+    """prefix: of its paths. names: what a new job may be called. epsilon: does it know of one by default?"""
+
+    prefix: str
+    names: re.Pattern[str]
+    epsilon: bool
+
+
+V2: Final = Dialect(prefix="/scheduler", names=reading.NAMES_V2, epsilon=True)
+V3: Final = Dialect(prefix="/v1/scheduler", names=reading.NAMES_V3, epsilon=False)
+
+
+@attrs.frozen
+class Call:
+    """A request. host: the door to the framework. settings: of the plugin."""
+
+    host: Host
+    settings: Config
+    dialect: Dialect
+    request: web.Request
+
+    @property
+    def name(self) -> str:
+        """Of the job, from the path."""
+        return self.request.match_info["name"]
+
+    def value(self, name: str, default: str = "") -> str:
+        """A query parameter."""
+        return self.request.query.get(name, default)
+
+    def number(self, name: str, default: int) -> int:
+        """A query parameter that is a whole number from 0 on. Raises ChronosError."""
+        text = self.value(name)
+        if not text:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 9:
+            raise bad_request(f"{name}: expected a number from 0 to 999999999, got {text[:40]!r}")
+        return int(text)
+
+    async def json(self) -> Any:
+        """The body's object. Raises ChronosError (400, 413)."""
+        limit = self.settings.max_body_bytes
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for part in self.request.content.iter_any():
+                size += len(part)
+                if size > limit:
+                    raise ChronosError(413, f"expected a body of at most {limit} bytes")
+                parts.append(part)
+        except (ClientPayloadError, web.RequestPayloadError, ValueError) as error:
+            raise bad_request(f"the request's body cannot be read: {error}") from None
+        return reading.load_json(b"".join(parts))
+
+    async def jobs(self) -> Jobs:
+        """The state now. Raises ChronosError (503)."""
+        try:
+            return Jobs(await self.host.view(Chronos.name))
+        except NotAvailable as error:
+            raise ChronosError(503, str(error)) from None
+
+    async def give(self, order: Order) -> Any:
+        """Has an order carried out; returns when it is durable. Raises ChronosError."""
+        try:
+            return await self.host.command(Chronos.name, order)
+        except Refused as refused:
+            if isinstance(refused.reason, ChronosError):
+                raise refused.reason from None
+            raise
+        except NotAvailable as error:
+            raise ChronosError(503, str(error)) from None
+
+
+@attrs.frozen
+class Jobs:
+    """What the API shows of one moment."""
+
+    view: View
+
+    def names(self) -> list[str]:
+        """In order."""
+        return list(self.view.objects(documents.JOB))
+
+    def record(self, name: str) -> JobRecord:
+        """Raises ChronosError for an unknown job."""
+        found: JobRecord | None = self.view.objects(documents.JOB).get(name)
+        if found is None:
+            raise unknown_job(name)
+        return found
+
+    def progress(self, name: str) -> Progress:
+        found: Progress = self.view.objects(documents.PROGRESS).get(name, _NOTHING)
+        return found
+
+    def run(self, name: str, number: int) -> Run | None:
+        return self.view.objects(documents.RUN).get(run_id(name, number))
+
+    def runs(self, name: str, most: int) -> list[Run]:
+        """The newest, newest first."""
+        progress = self.progress(name)
+        numbers = range(progress.next_run - 1, max(progress.oldest_run, progress.next_run - most) - 1, -1)
+        return [run for number in numbers if (run := self.run(name, number)) is not None]
+
+    def open_states(self, name: str) -> list[RunState]:
+        progress = self.progress(name)
+        return [run.state for number in progress.open_runs if (run := self.run(name, number)) is not None]
+
+
+def answer(value: Any, *, status: int = 200) -> web.Response:
+    """A JSON answer, on one line."""
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+def text(value: str) -> web.Response:
+    return web.Response(text=value, content_type="text/plain")
+
+
+def done() -> web.Response:
+    """204: what clients take for success. An empty 200 they take for an error."""
+    return web.Response(status=204)
+
+
+def failed(error: ChronosError) -> web.Response:
+    return answer(error.body, status=error.status)

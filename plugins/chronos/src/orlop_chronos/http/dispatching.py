@@ -1,0 +1,104 @@
+"""Paths to handlers, the same for both dialects; whatever goes wrong becomes a JSON answer here.
+
+Both take POST and PUT where one of them does: a client of one dialect that talks to the other is served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from orlop_chronos import delivery
+from orlop_chronos.errors import ChronosError
+from orlop_chronos.http import jobs, reports
+from orlop_chronos.http.calls import V2, V3, Call, Dialect, Handler, failed
+from orlop_chronos.settings import Config
+
+if TYPE_CHECKING:
+    from orlop.server.routing import Host
+
+_LOG: Final = logging.getLogger(__name__)
+
+LEAST_COMPRESSED_BYTES: Final = 1024
+
+#: (methods, path after the dialect's prefix, handler). The first that fits counts.
+_RESOURCES: Final[tuple[tuple[str, str, Handler], ...]] = (
+    ("GET", "/jobs", jobs.listing),
+    ("GET", "/jobs/summary", jobs.summary),
+    ("GET", "/jobs/search", jobs.search),
+    ("POST PUT", "/iso8601", jobs.put_scheduled),
+    ("POST PUT", "/dependency", jobs.put_dependent),
+    ("PUT", "/job/success/{name}", jobs.mark_succeeded),
+    ("GET", "/job/stat/{name}", reports.statistics),
+    ("GET", "/job/{name}", jobs.show),
+    ("PUT", "/job/{name}", jobs.start),
+    ("DELETE", "/job/{name}", jobs.delete),
+    ("POST", "/job/{name}/task/{task}/progress", reports.progress_of_task),
+    ("DELETE", "/task/kill/{name}", jobs.kill),
+    ("DELETE", "/task/all", jobs.kill_all),
+    ("PUT", "/task/{task}", jobs.report_task),
+    ("GET", "/stats/{percentile}", reports.percentile),
+    ("GET", "/graph/dot", reports.graph_dot),
+    ("GET", "/graph/csv", reports.graph_csv),
+    ("GET", "/leader", reports.leader),
+    # Not Chronos'
+    ("GET", "/job/{name}/runs", reports.history),
+    ("GET", "/job/{name}/next", reports.upcoming),
+    ("POST", "/next", reports.upcoming),
+    ("PUT", "/job/{name}/enable", jobs.set_disabled),
+    ("PUT", "/job/{name}/disable", jobs.set_disabled),
+    ("POST", "/job/{name}/backfill", jobs.backfill),
+    ("PUT", "/pause", jobs.pause),
+    ("PUT", "/resume", jobs.pause),
+)
+_TOP: Final[tuple[tuple[str, str, Handler], ...]] = (
+    ("GET", "/ping", reports.ping),
+    ("GET", "/metrics", reports.metrics),
+    ("GET", "/leader", reports.leader),
+)
+
+
+def application(host: Host, settings: Config) -> web.Application:
+    """Chronos' API."""
+    made = web.Application(middlewares=[_answer_errors], client_max_size=settings.max_body_bytes)
+    made.cleanup_ctx.append(delivery.beside(host, settings))
+    for dialect in (V3, V2):
+        for methods, path, handler in _RESOURCES:
+            for method in methods.split():
+                made.router.add_route(method, dialect.prefix + path, _route(host, settings, dialect, handler))
+    for method, path, handler in _TOP:
+        made.router.add_route(method, path, _route(host, settings, V3, handler))
+    return made
+
+
+def _route(
+    host: Host, settings: Config, dialect: Dialect, handler: Handler
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return await handler(Call(host, settings, dialect, request))
+
+    return serve
+
+
+@web.middleware
+async def _answer_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except ChronosError as error:
+        response = failed(error)
+    except web.HTTPException as error:
+        response = failed(ChronosError(error.status, error.reason))
+        response.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
+    except Exception:  # noqa: BLE001  (told to the client as a mistake of ours, and logged)
+        _LOG.exception("%s %s", request.method, request.path)
+        response = failed(ChronosError(500, "Orlop has made a mistake, which is in the server's log"))
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    body = getattr(response, "body", None)
+    if isinstance(body, bytes) and len(body) >= LEAST_COMPRESSED_BYTES:
+        response.enable_compression()
+    return response

@@ -1,0 +1,269 @@
+"""What jobs have done, what they depend on, and how the scheduler is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from aiohttp import web
+
+from orlop_chronos import instants, rendering
+from orlop_chronos.documents import JobRecord, Run, RunState
+from orlop_chronos.errors import bad_request
+from orlop_chronos.http.calls import Call, Jobs, answer, text
+from orlop_chronos.http.jobs import MOST_UPCOMING, read_definition
+from orlop_chronos.schedules import Moment
+from orlop_chronos.specs import task_name
+from orlop_chronos.triggers import Due
+
+#: Chronos' --job_history_limit.
+SHOWN_IN_STATISTICS: Final = 5
+MOST_RUNS: Final = 1_000
+
+_PERCENTILES: Final = {
+    "75thPercentile": 0.75,
+    "95thPercentile": 0.95,
+    "98thPercentile": 0.98,
+    "99thPercentile": 0.99,
+    "median": 0.5,
+}
+
+
+def histogram(durations_ms: Sequence[int]) -> dict[str, float]:
+    """In milliseconds. Of nothing: zeros."""
+    ordered = sorted(durations_ms)
+    found = {name: _percentile(ordered, share) for name, share in _PERCENTILES.items()}
+    found["mean"] = sum(ordered) / len(ordered) if ordered else 0.0
+    found["count"] = len(ordered)
+    return found
+
+
+def _percentile(ordered: Sequence[int], share: float) -> float:
+    """Between the two nearest values, as Dropwizard does it."""
+    if not ordered:
+        return 0.0
+    position = share * (len(ordered) + 1)
+    if position < 1:
+        return float(ordered[0])
+    if position >= len(ordered):
+        return float(ordered[-1])
+    lower, upper = ordered[int(position) - 1], ordered[int(position)]
+    return lower + (position - int(position)) * (upper - lower)
+
+
+def _durations(runs: Sequence[Run]) -> list[int]:
+    """Of successful runs, from when they were due to their end, in milliseconds."""
+    return [max(run.ended_ms - run.nominal_ms, 0) for run in runs if run.state is RunState.SUCCEEDED and run.ended_ms]
+
+
+async def statistics(call: Call) -> web.StreamResponse:
+    jobs = await call.jobs()
+    record = jobs.record(call.name)
+    runs = jobs.runs(call.name, MOST_RUNS)
+    attempts = [item for run in runs[: SHOWN_IN_STATISTICS * 4] for item in _attempts(jobs, record, run)]
+    return answer({"histogram": histogram(_durations(runs)), "taskStatHistory": attempts[:SHOWN_IN_STATISTICS]})
+
+
+def _attempts(jobs: Jobs, record: JobRecord, run: Run) -> list[dict[str, Any]]:
+    found = []
+    for number in range(len(run.attempts) - 1, -1, -1):
+        attempt = run.attempts[number]
+        started_ms, ended_ms, node = attempt.started_ms, attempt.ended_ms, attempt.node
+        name = task_name(record.job, run, number)
+        if ended_ms is None and (task := jobs.view.task_named(name)) is not None:
+            started_ms = task.started_utc_ms
+            node = getattr(jobs.view.node(task.node), "id", "")
+        status = "Running" if ended_ms is None else "Success" if attempt.outcome == "finished" else "Fail"
+        item: dict[str, Any] = {
+            "taskId": name,
+            "jobName": run.job,
+            "slaveId": node,
+            "startTime": _clock(started_ms),
+            "endTime": _clock(ended_ms),
+        }
+        if started_ms is not None and ended_ms is not None:
+            item["duration"] = _duration(ended_ms - started_ms)
+        found.append(item | {"status": status})
+    return found
+
+
+def _clock(at_ms: int | None) -> str:
+    if at_ms is None:
+        return "N/A"
+    moment: datetime = instants.wall_at(at_ms, instants.UTC)
+    return moment.strftime("%m/%d/%y %H:%M:%S")
+
+
+def _duration(milliseconds: int) -> str:
+    seconds = max(milliseconds, 0) // 1000
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{seconds % 60}s"]
+    return "".join(part for part in parts if part)
+
+
+async def percentile(call: Call) -> web.StreamResponse:
+    """Of all jobs, longest first, in seconds."""
+    wanted = call.request.match_info["percentile"]
+    if wanted not in _PERCENTILES and wanted not in ("mean", "count"):
+        return answer([])
+    jobs = await call.jobs()
+    rows = [
+        {"jobNameLabel": name, "time": histogram(_durations(jobs.runs(name, MOST_RUNS)))[wanted] / 1000}
+        for name in jobs.names()
+    ]
+    return answer(sorted(rows, key=lambda row: (-row["time"], row["jobNameLabel"])))
+
+
+async def history(call: Call) -> web.StreamResponse:
+    """Runs, newest first, with all their attempts."""
+    jobs = await call.jobs()
+    record = jobs.record(call.name)
+    most = min(call.number("limit", 100), MOST_RUNS)
+    return answer([_run(jobs, record, run) for run in jobs.runs(call.name, most)])
+
+
+def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
+    attempts = []
+    for number, attempt in enumerate(run.attempts):
+        name = task_name(record.job, run, number)
+        task = jobs.view.task_named(name)
+        ended = attempt.ended_ms is not None
+        attempts.append(
+            {
+                "taskId": name,
+                "task": attempt.task or (task.id if task is not None else ""),
+                "askedTime": rendering.instant(attempt.asked_ms),
+                "startTime": rendering.instant(attempt.started_ms if ended or task is None else task.started_utc_ms),
+                "endTime": rendering.instant(attempt.ended_ms),
+                "node": attempt.node or (_node_name(jobs, task.node) if task is not None else ""),
+                "outcome": attempt.outcome,
+                "exitCode": attempt.code,
+                "signal": attempt.signal,
+                "reason": attempt.reason,
+            }
+        )
+    return {
+        "job": run.job,
+        "run": run.number,
+        "nominalTime": rendering.instant(run.nominal_ms),
+        "cause": run.cause.value,
+        "becauseOf": run.because_of,
+        "state": run.state.value,
+        "count": run.count,
+        "arguments": run.arguments,
+        "endTime": rendering.instant(run.ended_ms),
+        "reason": run.reason,
+        "attempts": attempts,
+    }
+
+
+def _node_name(jobs: Jobs, node_id: str | None) -> str:
+    node = jobs.view.node(node_id)
+    return node.info.name if node is not None else ""
+
+
+async def upcoming(call: Call) -> web.StreamResponse:
+    """Next due times of a job, or with a definition as the body of one that is not stored."""
+    jobs = await call.jobs()
+    most = min(call.number("count", 10), MOST_UPCOMING)
+    if call.request.method == "POST":
+        document = dict(await call.json())
+        document.setdefault("name", "draft")
+        definition = await read_definition(call, document)
+        now_ms = jobs.view.now.utc_ms
+        record = JobRecord(job=definition.job, uid="", created_ms=now_ms, changed_ms=now_ms, since_ms=now_ms)
+        due = Due.of(record)
+        moment, left = (due.first(), due.trigger.repeats) if due is not None else (None, None)
+    else:
+        record = jobs.record(call.name)
+        progress = jobs.progress(call.name)
+        due, moment, left = Due.of(record), progress.upcoming, progress.left
+    if due is None:
+        raise bad_request("the job has parents and no schedule of its own")
+    found: list[Moment] = []
+    while moment is not None and len(found) < most and (left is None or len(found) < left):
+        found.append(moment)
+        moment = due.following(moment)
+    where = due.trigger.where
+    return answer(
+        [
+            {
+                "nominalTime": rendering.instant(one.at_ms),
+                "localTime": instants.format_instant(instants.wall_at(one.at_ms, where)),
+                "startTime": rendering.instant(due.starts_ms(one)),
+            }
+            for one in found
+        ]
+    )
+
+
+async def graph_dot(call: Call) -> web.StreamResponse:
+    jobs = await call.jobs()
+    numbers = {name: number for number, name in enumerate(jobs.names(), 1)}
+    lines = [f"  {number} [ label={_quoted(name)} ];" for name, number in numbers.items()]
+    for name, number in numbers.items():
+        parents = jobs.record(name).job.parents
+        lines += [f"  {numbers[parent]} -> {number};" for parent in parents if parent in numbers]
+    return text("\n".join(["digraph G {", *lines, "}", ""]))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+async def graph_csv(call: Call) -> web.StreamResponse:
+    jobs = await call.jobs()
+    rows, links = [], []
+    for name in jobs.names():
+        record, progress = jobs.record(name), jobs.progress(name)
+        status = rendering.status(progress.counters)
+        rows.append(f"node,{name},{status},{rendering.state(jobs.open_states(name))}\n")
+        links += [f"link,{parent},{name}\n" for parent in record.job.parents]
+    return text("".join(rows + links))
+
+
+async def leader(call: Call) -> web.StreamResponse:
+    return answer({"leader": call.settings.hostname or call.request.host})
+
+
+async def ping(call: Call) -> web.StreamResponse:  # noqa: ARG001
+    pong = text("pong\n")
+    pong.headers["Cache-Control"] = "must-revalidate,no-cache,no-store"
+    return pong
+
+
+async def metrics(call: Call) -> web.StreamResponse:
+    """In the shape of Dropwizard's, with the names that clients read."""
+    jobs = await call.jobs()
+    queued = {True: 0, False: 0}
+    counters: dict[str, dict[str, int]] = {}
+    histograms = {}
+    for name in jobs.names():
+        record, progress = jobs.record(name), jobs.progress(name)
+        queued[record.job.high_priority] += sum(state is RunState.QUEUED for state in jobs.open_states(name))
+        counters[f"jobs.run.success.{name}"] = {"count": progress.counters.success_count}
+        counters[f"jobs.run.failure.{name}"] = {"count": progress.counters.error_count}
+        if durations := _durations(jobs.runs(name, MOST_RUNS)):
+            histograms[f"jobs.run.time.{name}"] = histogram(durations)
+    manager = "org.apache.mesos.chronos.scheduler.jobs.TaskManager"
+    gauges = {f"{manager}.queueSize": {"value": queued[False]}, f"{manager}.highQueueSize": {"value": queued[True]}}
+    return answer(
+        {"version": "3.1.3", "gauges": gauges, "counters": counters, "histograms": histograms, "meters": {},
+         "timers": {}}
+    )  # fmt: skip
+
+
+async def progress_of_task(call: Call) -> web.StreamResponse:
+    """Counting elements was for jobs with Cassandra; without it Chronos takes the number and keeps nothing."""
+    jobs = await call.jobs()
+    record = jobs.record(call.name)
+    document = await call.json()
+    number = document.get("numAdditionalElementsProcessed")
+    if not record.job.data_processing_job_type:
+        raise bad_request(f"Job '{call.name}' is not of dataProcessingJobType")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise bad_request("numAdditionalElementsProcessed: expected a number from 0")
+    if jobs.view.task_named(call.request.match_info["task"]) is None:
+        raise bad_request(f"Task '{call.request.match_info['task']}' not found")
+    return web.Response(status=204)

@@ -1,0 +1,334 @@
+"""From a client's JSON to a `Job`, as leniently as Chronos' clients need, and no further.
+
+`null` is a member that is not there; texts of numbers are numbers, `"true"` is true, numbers and truth values are
+texts where texts are expected; unknown members are of no account. What is wrong is told by its path, all at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from orlop import docker_options
+from orlop_chronos import instants, schedules
+from orlop_chronos.errors import ChronosError, bad_request, not_valid
+from orlop_chronos.model import JSON_NAME, Counters, Job, Overlap
+from orlop_chronos.periods import Period, PeriodError
+
+#: Chronos 2 takes blanks and `#` too; 3 does not.
+NAMES_V2: Final = re.compile(r"[\w\s.#-]+", re.ASCII)
+NAMES_V3: Final = re.compile(r"[\w.-]+", re.ASCII)
+LONGEST_NAME: Final = 255
+LONGEST_TEXT: Final = 256 * 1024
+MOST_ELEMENTS: Final = 10_000
+MOST: Final = 2**31 - 1
+OPERATORS: Final = frozenset({"EQUALS", "LIKE", "UNLIKE"})
+WEEKDAYS: Final = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+
+_TIMESTAMPS: Final = frozenset({"last_success", "last_error"})
+_AT_LEAST_ONE: Final = frozenset({"retry_backoff"})
+
+
+@attrs.frozen(kw_only=True)
+class Defaults:
+    """What fills gaps. epsilon: of Chronos 2's clients only; empty for none. cpus; mem, disk: MiB. retry_delay: s."""
+
+    epsilon: str = ""
+    cpus: float = 0.1
+    mem: float = 128.0
+    disk: float = 256.0
+    retry_delay: float = 60.0
+
+
+@attrs.frozen(kw_only=True)
+class Definition:
+    """What a client has sent."""
+
+    job: Job
+    counters: Counters
+
+
+def load_json(body: bytes) -> Mapping[str, Any]:
+    """The body's object. Raises ChronosError."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"expected JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise bad_request("expected a JSON object")
+    return document
+
+
+def read_job(document: Mapping[str, Any], now_ms: int, defaults: Defaults) -> Definition:
+    """The definition, with every gap filled. now_ms: what an empty start of a schedule means. Raises ChronosError.
+
+    Not looked at: whether the name is one that may be created, and whether the parents exist.
+    """
+    problems: list[str] = []
+    reader = _Reader(problems)
+    gaps = {"epsilon": defaults.epsilon, "retryDelay": defaults.retry_delay}
+    filled = gaps | {name: value for name, value in document.items() if value is not None}
+    for name in ("cpus", "mem", "disk"):
+        if filled.get(name) in (None, 0, "", "0"):
+            filled[name] = getattr(defaults, name)
+    if isinstance(container := filled.get("container"), dict) and not container.get("image"):
+        del filled["container"]
+    job = reader.record(Job, filled, "")
+    counters = reader.record(Counters, document, "")
+    if job is None or counters is None or problems:
+        raise not_valid(problems)
+    assert isinstance(job, Job)
+    assert isinstance(counters, Counters)
+    _check(job, now_ms, problems)
+    if problems:
+        raise not_valid(problems)
+    return Definition(job=job, counters=counters)
+
+
+def check_name(name: str, dialect: re.Pattern[str]) -> None:
+    """May a job of this name be created? Raises ChronosError."""
+    if len(name) > LONGEST_NAME:
+        raise bad_request(f"name: expected at most {LONGEST_NAME} characters, got {len(name)}")
+    if not dialect.fullmatch(name) or name != name.strip():
+        allowed = "letters, digits, '_', '-' and '.'" + (", blanks and '#'" if dialect is NAMES_V2 else "")
+        raise bad_request(f"name: expected {allowed}, got {name!r}")
+
+
+def period_ms(text: str) -> int | None:
+    """The mean length of a period, which the definition's check has seen; None for an empty one. In milliseconds."""
+    return Period.parse(text).mean_ms if text else None
+
+
+def read_instant(text: str) -> int | None:
+    """UTC milliseconds of a time as Chronos prints it; None for an empty text. Raises ChronosError."""
+    if not text:
+        return None
+    try:
+        wall, offset = instants.parse_wall(text)
+    except instants.InstantError as error:
+        raise bad_request(str(error)) from error
+    return instants.utc_ms(wall, offset or instants.UTC)
+
+
+# --- the rules ---
+
+
+def _check(job: Job, now_ms: int, problems: list[str]) -> None:
+    for name, rule in _RULES.items():
+        try:
+            rule(job, now_ms)
+        except (ChronosError, schedules.ScheduleError, PeriodError, ValueError) as error:
+            problems.append(f"{name}: {error}")
+
+
+def _schedule(job: Job, now_ms: int) -> None:
+    if job.parents:
+        if job.name in job.parents:
+            raise ValueError("a job cannot be its own parent")
+    else:
+        schedules.parse(job.schedule, job.schedule_time_zone, now_ms)
+
+
+def _is_period(field: str) -> Callable[[Job, int], None]:
+    def check(job: Job, _: int) -> None:
+        if text := getattr(job, field):
+            Period.parse(text)
+
+    return check
+
+
+def _fetch(job: Job, _: int) -> None:
+    if job.fetch and job.uris:
+        raise ValueError("expected either fetch or uris, not both")
+
+
+def _overlap(job: Job, _: int) -> None:
+    if job.concurrent and job.overlap not in (None, Overlap.ALLOW):
+        raise ValueError(f"contradicts concurrent: true, got {job.overlap}")
+
+
+def _constraints(job: Job, _: int) -> None:
+    for position, constraint in enumerate(job.constraints):
+        if len(constraint) != 3:
+            raise ValueError(f"[{position}]: expected an attribute, an operator and a value, got {list(constraint)}")
+        if constraint[1] not in OPERATORS:
+            raise ValueError(f"[{position}]: expected EQUALS, LIKE or UNLIKE, got {constraint[1]!r}")
+        if constraint[1] != "EQUALS":
+            try:
+                re.compile(constraint[2])
+            except re.error as error:
+                raise ValueError(
+                    f"[{position}]: expected a regular expression, got {constraint[2]!r}: {error}"
+                ) from error
+
+
+def _exclude(job: Job, _: int) -> None:
+    for position, day in enumerate(job.exclude):
+        if day.upper() not in WEEKDAYS and not _is_date(day):
+            raise ValueError(f"[{position}]: expected a date such as 2026-12-25 or a day such as SAT, got {day!r}")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII) is not None and bool(instants.parse_wall(text))
+    except instants.InstantError:
+        return False
+
+
+def _parameters(job: Job, _: int) -> None:
+    for position, parameter in enumerate(job.container.parameters if job.container is not None else ()):
+        if wrong := docker_options.problem(parameter.key, parameter.value):
+            raise ValueError(f"[{position}]: {wrong}")
+
+
+def _command(job: Job, _: int) -> None:
+    if not job.shell and not job.command and job.container is None:
+        raise ValueError("expected the executable, since shell is false")
+
+
+_RULES: Final[Mapping[str, Callable[[Job, int], None]]] = {
+    "schedule": _schedule,
+    "epsilon": _is_period("epsilon"),
+    "catchUpWindow": _is_period("catch_up_window"),
+    "alertAfter": _is_period("alert_after"),
+    "fetch": _fetch,
+    "overlap": _overlap,
+    "constraints": _constraints,
+    "exclude": _exclude,
+    "command": _command,
+    "container.parameters": _parameters,
+}
+
+
+# --- the types ---
+
+
+def json_name(field: attrs.Attribute[Any]) -> str:
+    """The field's name in JSON."""
+    if JSON_NAME in field.metadata:
+        return str(field.metadata[JSON_NAME])
+    first, *rest = field.name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+class _Reader:
+    """Reads values by the types of attrs classes. What is wrong goes to `problems`; the value is None then."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self._problems = problems
+
+    def record(self, cls: type, value: object, path: str) -> object | None:
+        if not isinstance(value, Mapping):
+            return self._wrong(path, "an object", value)
+        members = {}
+        for name, field, kind in _members(cls):
+            given = value.get(name)
+            if given is None:
+                if field.default is attrs.NOTHING:
+                    self._problems.append(f"{path}{name}: expected, but missing")
+                continue
+            members[field.name] = self._value(kind, given, path + name, field.name)
+        return None if self._problems else cls(**members)
+
+    def _value(self, kind: Any, value: object, path: str, field: str) -> object | None:
+        if isinstance(kind, types.UnionType):
+            kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
+        if field in _TIMESTAMPS:
+            return self._instant(value, path)
+        if typing.get_origin(kind) is tuple:
+            return self._elements(typing.get_args(kind)[0], value, path, field)
+        if attrs.has(kind):
+            return self.record(kind, value, f"{path}.")
+        if issubclass(kind, enum.StrEnum):
+            return self._literal(kind, value, path)
+        return self._scalar(kind, value, path, field)
+
+    def _elements(self, kind: Any, value: object, path: str, field: str) -> tuple[object, ...] | None:
+        if not isinstance(value, list):
+            return self._wrong(path, "an array", value)
+        if len(value) > MOST_ELEMENTS:
+            self._problems.append(f"{path}: expected at most {MOST_ELEMENTS} elements, got {len(value)}")
+            return None
+        return tuple(self._value(kind, one, f"{path}[{at}]", field) for at, one in enumerate(value))
+
+    def _literal(self, kind: type[enum.StrEnum], value: object, path: str) -> enum.StrEnum | None:
+        for member in kind:
+            if isinstance(value, str) and value.lower() == member.value.lower():
+                return member
+        return self._wrong(path, f"one of {', '.join(kind)}", value)
+
+    def _instant(self, value: object, path: str) -> int | None:
+        try:
+            return read_instant(value if isinstance(value, str) else repr(value))
+        except ChronosError as error:
+            self._problems.append(f"{path}: {error}")
+            return None
+
+    def _scalar(self, kind: type, value: object, path: str, field: str) -> object | None:
+        if kind is str:
+            return self._text(value, path)
+        if kind is bool:
+            truth = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+            return truth if isinstance(truth, bool) else self._wrong(path, "true or false", value)
+        number = self._number(value)
+        if number is None or (kind is int and number != int(number)):
+            return self._wrong(path, "a whole number" if kind is int else "a number", value)
+        least = 1 if field in _AT_LEAST_ONE else 0
+        if not least <= number <= MOST:
+            self._problems.append(f"{path}: expected a number from {least} to {MOST}, got {number:g}")
+            return None
+        return kind(number)
+
+    def _text(self, value: object, path: str) -> str | None:
+        if isinstance(value, bool):
+            value = str(value).lower()
+        elif isinstance(value, (int, float)):
+            value = str(value)
+        if not isinstance(value, str):
+            return self._wrong(path, "a text", value)
+        if len(value) > LONGEST_TEXT:
+            self._problems.append(f"{path}: expected at most {LONGEST_TEXT} characters, got {len(value)}")
+            return None
+        if "\0" in value:
+            self._problems.append(f"{path}: expected a text without NUL characters")
+            return None
+        return value
+
+    @staticmethod
+    def _number(value: object) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            return None
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            return None
+        return number if math.isfinite(number) else None
+
+    def _wrong(self, path: str, expected: str, value: object) -> Any:
+        """Notes it; the value is None."""
+        shown = orjson.dumps(value, default=str).decode() if not isinstance(value, float) else repr(value)
+        self._problems.append(f"{path.rstrip('.') or 'body'}: expected {expected}, got {shown[:80]}")
+
+
+_KNOWN_MEMBERS: dict[type, tuple[tuple[str, attrs.Attribute[Any], Any], ...]] = {}
+
+
+def _members(cls: type) -> Iterable[tuple[str, attrs.Attribute[Any], Any]]:
+    """(name in JSON, field, type) of each field."""
+    if cls not in _KNOWN_MEMBERS:
+        attrs.resolve_types(cls)
+        _KNOWN_MEMBERS[cls] = tuple((json_name(field), field, field.type) for field in attrs.fields(cls))
+    return _KNOWN_MEMBERS[cls]
+
+
+def members(cls: type) -> Iterator[tuple[str, attrs.Attribute[Any]]]:
+    """(name in JSON, field) of each field of an attrs class."""
+    return ((name, field) for name, field, _ in _members(cls))

@@ -1,0 +1,117 @@
+"""Jobs and their history as JSON, in the order and with the types that Chronos' clients know."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from orlop_chronos import instants, schedules
+from orlop_chronos.documents import JobRecord, Progress, RunState
+from orlop_chronos.model import ADDED, Counters, Job
+from orlop_chronos.reading import json_name, members
+from orlop_chronos.triggers import Due
+
+#: Members of Chronos that are left out when they say nothing.
+OPTIONAL: Final = frozenset(
+    {"container", "parents", "schedule", "schedule_time_zone", "output_file", "network_name", "host_path", "mode",
+     "external", "protocol"}
+)  # fmt: skip
+#: Numbers that Chronos prints as texts.
+_AS_TEXT: Final = frozenset({"host_port", "container_port"})
+#: Counters stand before the members that follow them in Chronos' JSON.
+_COUNTERS_BEFORE: Final = {
+    "cpus": ("successCount", "errorCount", "lastSuccess", "lastError"),
+    "fetch": ("errorsSinceLastSuccess",),
+}
+
+
+def job(record: JobRecord, progress: Progress) -> dict[str, Any]:
+    """A job as `/job/<name>` and `/jobs` show it."""
+    counters = _counters(progress.counters)
+    shown: dict[str, Any] = {}
+    for name, field in members(Job):
+        for counter in _COUNTERS_BEFORE.get(field.name, ()):
+            shown[counter] = counters[counter]
+        value = getattr(record.job, field.name)
+        if field.metadata.get(ADDED):
+            if value != field.default:
+                shown[name] = _plain(value)
+        elif field.name not in OPTIONAL or value:
+            shown[name] = _plain(value)
+    if not record.job.parents:
+        shown["schedule"] = schedule(record, progress)
+        shown["scheduleTimeZone"] = record.job.schedule_time_zone
+    return shown
+
+
+def schedule(record: JobRecord, progress: Progress) -> str:
+    """With the next start and the runs that are left; empty for a job with parents."""
+    due = Due.of(record)
+    if due is None:
+        return ""
+    text = record.job.schedule
+    if progress.left == 0 and due.trigger.repeats != 0:
+        last = progress.upcoming or due.trigger.moment(max((due.trigger.repeats or 1) - 1, 0))
+        return schedules.render(text, due.trigger, last, 0)
+    return schedules.render(text, due.trigger, progress.upcoming, progress.left)
+
+
+def summary(record: JobRecord, progress: Progress, states: Sequence[RunState]) -> dict[str, Any]:
+    """A row of `/jobs/summary`. states: of the job's open runs."""
+    return {
+        "name": record.job.name,
+        "status": status(progress.counters),
+        "state": state(states),
+        "schedule": schedule(record, progress),
+        "parents": list(record.job.parents),
+        "disabled": record.job.disabled,
+    }
+
+
+def status(counters: Counters) -> str:
+    """`fresh`, `success` or `failure`: of success and error, the later one (Chronos: success only if later)."""
+    if counters.last_success is None and counters.last_error is None:
+        return "fresh"
+    return "success" if (counters.last_success or 0) > (counters.last_error or 0) else "failure"
+
+
+def state(states: Sequence[RunState]) -> str:
+    """`idle`, `queued` or `<n> running`."""
+    running = sum(one in (RunState.ACTIVE, RunState.AWAITING) for one in states)
+    if running:
+        return f"{running} running"
+    return "queued" if RunState.QUEUED in states else "idle"
+
+
+def instant(at_ms: int | None) -> str:
+    """As Chronos prints it, in UTC; such texts can be compared. Empty for never."""
+    return instants.format_instant(instants.wall_at(at_ms, instants.UTC)) if at_ms is not None else ""
+
+
+def _counters(counters: Counters) -> dict[str, Any]:
+    return {
+        "successCount": counters.success_count,
+        "errorCount": counters.error_count,
+        "errorsSinceLastSuccess": counters.errors_since_last_success,
+        "lastSuccess": instant(counters.last_success),
+        "lastError": instant(counters.last_error),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if attrs.has(type(value)):
+        return {
+            json_name(field): str(member) if field.name in _AS_TEXT else _plain(member)
+            for field in attrs.fields(type(value))
+            if (member := getattr(value, field.name)) or field.name not in OPTIONAL
+        }
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(member) for member in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(member) for key, member in value.items()}
+    return value

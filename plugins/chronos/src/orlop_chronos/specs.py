@@ -1,0 +1,148 @@
+"""From a job to the spec of its tasks, and what each of them is told in its environment (Chronos 3.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from orlop import docker_options
+from orlop.framework import Constraint, Resources, Spec, Task, View
+from orlop_chronos import instants
+from orlop_chronos.documents import Run
+from orlop_chronos.instants import wall_at
+from orlop_chronos.model import Container, Job, NetworkMode, VolumeMode
+from orlop_chronos.settings import Config
+
+JOB_LABEL: Final = "job"
+RUN_LABEL: Final = "run"
+#: A folder of the task's own in containers of an image (Mesos).
+SANDBOX: Final = "/mnt/mesos/sandbox"
+
+_OPERATORS: Final = {"EQUALS": "IS", "LIKE": "LIKE", "UNLIKE": "UNLIKE"}
+_TASK_ID: Final = "MESOS_TASK_ID"
+#: Of what each task is told; a job's own variables add to it and change nothing of it (Chronos).
+_BUILT_IN: Final = frozenset(
+    {
+        _TASK_ID, _TASK_ID.lower(), "CHRONOS_JOB_OWNER", "CHRONOS_JOB_NAME", "HOST", "CHRONOS_RESOURCE_MEM",
+        "CHRONOS_RESOURCE_CPU", "CHRONOS_RESOURCE_DISK", "CHRONOS_JOB_RUN_TIME", "CHRONOS_JOB_RUN_ATTEMPT",
+        "CHRONOS_RUN_ID", "CHRONOS_RUN_CAUSE", "CHRONOS_NOMINAL_TIME",
+    }
+)  # fmt: skip
+
+
+def spec_of(job: Job, arguments: str | None, settings: Config) -> Spec:
+    """arguments: of one run, in place of the job's."""
+    payload = _process(job, arguments, settings) if job.container is None else _docker(job, job.container, arguments)
+    return Spec(
+        runtime="process" if job.container is None else "docker",
+        payload=payload,
+        resources=_resources(job),
+        constraints=tuple(
+            Constraint(field=field, operator=_OPERATORS[operator], value=value)
+            for field, operator, value in job.constraints
+        ),
+        host_variable="HOST",
+    )
+
+
+def task_name(job: Job, run: Run, attempt: int) -> str:
+    """Chronos' id of a task: `ct:<nominal time>:<attempt>:<job>:<arguments>`."""
+    return f"ct:{run.nominal_ms}:{attempt}:{job.name}:{_arguments(job, run.arguments)}"
+
+
+def run_environment(job: Job, run: Run, attempt: int, name: str) -> dict[str, str]:
+    """Variables of one task alone."""
+    return {
+        _TASK_ID: name,
+        _TASK_ID.lower(): name,
+        "CHRONOS_JOB_OWNER": job.owner,
+        "CHRONOS_JOB_NAME": job.name,
+        "CHRONOS_RESOURCE_MEM": repr(float(job.mem)),
+        "CHRONOS_RESOURCE_CPU": repr(float(job.cpus)),
+        "CHRONOS_RESOURCE_DISK": repr(float(job.disk)),
+        "CHRONOS_JOB_RUN_TIME": str(run.nominal_ms),
+        "CHRONOS_JOB_RUN_ATTEMPT": str(attempt),
+        "CHRONOS_RUN_ID": run.id,
+        "CHRONOS_RUN_CAUSE": run.cause.value,
+        "CHRONOS_NOMINAL_TIME": instants.format_instant(wall_at(run.nominal_ms, instants.UTC)),
+    }
+
+
+def node_name(view: View, task: Task) -> str:
+    """The name of the task's node; its id when the node is gone; empty before it is placed."""
+    node = view.node(task.node)
+    return node.info.name if node is not None else task.node or ""
+
+
+def _arguments(job: Job, arguments: str | None) -> str:
+    """As one text. Semicolons are left out (Chronos, against injection)."""
+    text = arguments if arguments is not None and arguments.strip() else " ".join(job.arguments)
+    return text.replace(";", "")
+
+
+def _command(job: Job, arguments: str | None) -> str:
+    """What a shell runs: the arguments come after the command (Chronos)."""
+    return f"{job.command} {_arguments(job, arguments)}".strip()
+
+
+def _argv(job: Job, arguments: str | None) -> list[str]:
+    """What is executed without a shell. Arguments of one run are words."""
+    words = list(job.arguments) if arguments is None or not arguments.strip() else arguments.split()
+    return [job.command, *words] if job.command else words
+
+
+def _process(job: Job, arguments: str | None, settings: Config) -> Mapping[str, Any]:
+    payload: dict[str, Any] = {"environment": _variables(job)}
+    if job.shell:
+        payload["command"] = _command(job, arguments)
+    else:
+        payload["arguments"] = _argv(job, arguments)
+    if user := job.run_as_user or settings.user:
+        payload["user"] = user
+    return payload
+
+
+def _variables(job: Job) -> dict[str, str]:
+    return {one.name: one.value for one in job.environment_variables if one.name not in _BUILT_IN}
+
+
+def _docker(job: Job, container: Container, arguments: str | None) -> Mapping[str, Any]:
+    variables = {"MESOS_SANDBOX": SANDBOX, **_variables(job)}
+    body: dict[str, Any] = {
+        "Image": container.image,
+        "Env": [f"{name}={value}" for name, value in variables.items()],
+        "HostConfig": {"NetworkMode": _network(container)},
+        "orlop_pull": "always" if container.force_pull_image else "missing",
+        "orlop_labels": [_TASK_ID],
+    }
+    if job.shell and job.command:
+        body["Entrypoint"], body["Cmd"] = ["/bin/sh", "-c"], [_command(job, arguments)]
+    elif words := _argv(job, arguments):
+        body["Cmd"] = words
+    if job.run_as_user:
+        body["User"] = job.run_as_user
+    if binds := [_bind(volume.host_path, volume.container_path, volume.mode) for volume in container.volumes]:
+        body["HostConfig"]["Binds"] = binds
+    docker_options.apply(body, ((one.key, one.value) for one in container.parameters))
+    return body
+
+
+def _network(container: Container) -> str:
+    if container.network is NetworkMode.USER:
+        names = [info.name for info in container.network_infos if info.name]
+        return container.network_name or (names[0] if names else "bridge")
+    return container.network.value.lower()
+
+
+def _bind(host: str | None, inside: str, mode: VolumeMode | None) -> str:
+    suffix = f":{mode.value.lower()}" if mode is not None else ""
+    return f"{host}:{inside}{suffix}" if host else inside
+
+
+def _resources(job: Job) -> Resources:
+    quantities: dict[str, Any] = {"cpus": Decimal(str(job.cpus))}
+    for name, mebibytes in (("mem", job.mem), ("disk", job.disk)):
+        if mebibytes:
+            quantities[name] = f"{Decimal(str(mebibytes)):f}MiB"
+    return Resources(**quantities)

@@ -1,0 +1,98 @@
+"""From a job's definition to its due times: its schedule, without excluded days, and with jitter."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from datetime import datetime, time, timedelta
+from typing import Final
+
+import attrs
+
+from orlop_chronos import instants, schedules
+from orlop_chronos.documents import JobRecord
+from orlop_chronos.reading import WEEKDAYS
+from orlop_chronos.schedules import Moment, Trigger
+
+#: Days in a row that may be excluded, at most; thereafter a job counts as never due.
+MOST_EXCLUDED_DAYS: Final = 3_700
+
+
+@functools.lru_cache(maxsize=100_000)
+def _parsed(text: str, zone: str, since_ms: int) -> Trigger:
+    return schedules.parse(text, zone, since_ms)
+
+
+@attrs.frozen
+class Due:
+    """A job's due times. trigger: its schedule. excluded: dates and names of days, in capitals."""
+
+    trigger: Trigger
+    excluded: frozenset[str]
+    jitter_ms: int
+    name: str
+
+    @classmethod
+    def of(cls, record: JobRecord) -> Due | None:
+        """None for a job with parents."""
+        job = record.job
+        if job.parents or not job.schedule:
+            return None
+        return cls(
+            trigger=_parsed(job.schedule, job.schedule_time_zone, record.since_ms),
+            excluded=frozenset(day.upper() for day in job.exclude),
+            jitter_ms=round(job.jitter * 1000),
+            name=job.name,
+        )
+
+    def first(self) -> Moment | None:
+        start = self.trigger.moment(0)
+        return self._allowed_from(start)
+
+    def from_time(self, at_ms: int, start: Moment) -> Moment | None:
+        """The first due time at `at_ms` or later, `start` or later."""
+        return self._allowed_from(self.trigger.first_from(at_ms, start))
+
+    def following(self, moment: Moment) -> Moment | None:
+        return self._allowed_from(self.trigger.following(moment))
+
+    def last_until(self, at_ms: int, start: Moment) -> Moment:
+        """The last due time at `at_ms` or before. start: a due time, not later than that."""
+        found = self.trigger.last_until(at_ms, start)
+        for _ in range(MOST_EXCLUDED_DAYS):
+            if found.at_ms <= start.at_ms or not self._is_excluded(found):
+                break
+            found = self.trigger.last_until(self._midnight_ms(found, 0) - 1, start)
+        return found
+
+    def starts_ms(self, moment: Moment) -> int:
+        """When the run shall start: jitter is the same for the same due time, so that nothing need be stored."""
+        if not self.jitter_ms:
+            return moment.at_ms
+        digest = hashlib.sha256(f"{self.name}\0{moment.at_ms}".encode()).digest()
+        return moment.at_ms + int.from_bytes(digest[:8]) % (self.jitter_ms + 1)
+
+    def _allowed_from(self, moment: Moment | None) -> Moment | None:
+        for _ in range(MOST_EXCLUDED_DAYS):
+            if moment is None or not self._is_excluded(moment):
+                return moment
+            moment = self.trigger.first_from(self._midnight_ms(moment, 1), moment)
+        return None
+
+    def _is_excluded(self, moment: Moment) -> bool:
+        if not self.excluded:
+            return False
+        day = self._wall(moment).date()
+        return day.isoformat() in self.excluded or WEEKDAYS[day.weekday()] in self.excluded
+
+    def _wall(self, moment: Moment) -> datetime:
+        return instants.wall_at(moment.at_ms, self.trigger.where)
+
+    def _midnight_ms(self, moment: Moment, days: int) -> int:
+        """The beginning of the moment's day, or of the next one with `days` of 1."""
+        try:
+            day = self._wall(moment).date() + timedelta(days=days)
+        except OverflowError:
+            return schedules.LATEST_MS + 1
+        found = instants.utc_ms(datetime.combine(day, time()), self.trigger.where)
+        return found if found is not None else schedules.LATEST_MS + 1

@@ -1,0 +1,719 @@
+"""What the framework does, in virtual time: due times, overlap, retries, dependencies, deletion."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+from chronos_cluster import ChronosCluster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orlop.framework import Outcome
+from orlop.testing.harness import Refused
+from orlop_chronos import instants, orders
+from orlop_chronos.documents import Cause
+from orlop_chronos.errors import ChronosError
+from orlop_chronos.framework import Chronos
+
+
+def refused(cluster: ChronosCluster, order: orders.Order) -> str:
+    with pytest.raises(Refused) as error:
+        cluster.give(order)
+    assert isinstance(error.value.reason, ChronosError)
+    assert error.value.reason.status == 400
+    return error.value.reason.message
+
+
+# --- by time ---
+
+
+def test_a_job_runs_as_often_as_it_should_and_is_then_disabled() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R3//PT10S")
+    for _ in range(3):
+        cluster.finish("a")
+        cluster.advance(10)
+    cluster.advance(100)
+    assert cluster.states("a") == ["succeeded"] * 3
+    assert [later - sooner for sooner, later in itertools.pairwise(run.nominal_ms for run in cluster.runs("a"))] == [
+        10_000, 10_000,
+    ]  # fmt: skip
+    shown = cluster.show("a")
+    assert shown["disabled"]
+    assert shown["successCount"] == 3
+    assert shown["schedule"].startswith("R0/")
+
+
+def test_a_job_whose_last_run_failed_stays_enabled_and_does_nothing() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//PT10S", retries=0)
+    cluster.finish("a", code=3)
+    cluster.advance(100)
+    assert cluster.states("a") == ["failed"]
+    assert not cluster.show("a")["disabled"]
+    assert cluster.runs("a")[0].attempts[0].code == 3
+
+
+def test_r0_never_runs() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R0//PT10S")
+    cluster.advance(1000)
+    assert cluster.runs("a") == []
+    assert cluster.show("a")["schedule"] == "R0//PT10S"
+
+
+def test_a_start_in_the_future() -> None:
+    cluster = ChronosCluster()
+    start = instants.format_instant(instants.wall_at(cluster.now_ms + 5_500, instants.UTC))
+    cluster.put("a", schedule=f"R1/{start}/P1D")
+    cluster.advance(5)
+    assert cluster.running() == []
+    cluster.advance(1)
+    assert [task.name for task in cluster.running()] == [f"ct:{cluster.runs('a')[0].nominal_ms}:0:a:"]
+    assert cluster.runs("a")[0].created_ms == cluster.runs("a")[0].nominal_ms
+
+
+def test_a_disabled_job_does_not_run_until_it_is_enabled() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", disabled=True)
+    cluster.advance(10_000)
+    assert cluster.runs("a") == []
+    cluster.give(orders.SetDisabled(name="a", disabled=False))
+    assert len(cluster.running("a")) == 1
+
+
+def test_an_unchanged_schedule_keeps_its_place_when_a_job_is_defined_again() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R5//PT1H")
+    cluster.finish("a")
+    cluster.put("a", schedule="R5//PT1H", command="other")
+    assert cluster.running() == []
+    assert cluster.progress("a").left == 4
+    assert cluster.show("a")["successCount"] == 0, "counters that are not sent are reset"
+    cluster.put("a", schedule="R5//PT2H", successCount=7)
+    assert len(cluster.running("a")) == 1
+    assert cluster.show("a")["successCount"] == 7
+
+
+# --- missed ---
+
+
+def missed(catch_up: str, **document: object) -> ChronosCluster:
+    """A job that was paused for five and a half of its periods, and ran once before."""
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R10//PT1H", catchUp=catch_up, **document)
+    cluster.finish("a")
+    cluster.give(orders.Pause(paused=True))
+    cluster.advance(5.5 * 3600)
+    assert cluster.running() == []
+    cluster.give(orders.Pause(paused=False))
+    return cluster
+
+
+def test_one_run_stands_for_all_that_were_missed() -> None:
+    cluster = missed("one")
+    assert cluster.states("a") == ["succeeded", "skipped", "active"]
+    skipped, late = cluster.runs("a")[1:]
+    assert skipped.count == 4
+    assert "stands for all" in skipped.reason
+    assert late.cause is Cause.CATCH_UP
+    assert late.nominal_ms == cluster.runs("a")[0].nominal_ms + 5 * 3_600_000
+    assert cluster.progress("a").left == 8, "a late run uses up one, whatever it stands for"
+    cluster.finish("a")
+    cluster.advance(1800)
+    assert cluster.runs("a")[-1].cause is Cause.TIME
+
+
+def test_missed_runs_are_not_made_up_for() -> None:
+    cluster = missed("none")
+    assert cluster.states("a") == ["succeeded", "skipped"]
+    assert cluster.runs("a")[1].count == 5
+    cluster.advance(1800)
+    assert len(cluster.running("a")) == 1
+
+
+def test_all_missed_runs_one_after_the_other() -> None:
+    cluster = missed("all")
+    for _ in range(5):
+        cluster.finish("a")
+    assert cluster.running() == []
+    assert cluster.states("a") == ["succeeded"] * 6
+    nominal = [run.nominal_ms for run in cluster.runs("a")]
+    assert [later - sooner for sooner, later in itertools.pairwise(nominal)] == [3_600_000] * 5
+
+
+def test_all_missed_runs_within_a_window() -> None:
+    cluster = missed("all", catchUpWindow="PT2H")
+    assert cluster.states("a") == ["succeeded", "skipped", "active", "queued"]
+    assert cluster.runs("a")[1].count == 3
+
+
+def test_epsilon_is_how_late_a_run_may_be() -> None:
+    assert missed("one", epsilon="PT40M").states("a") == ["succeeded", "skipped", "active"]
+    late = missed("one", epsilon="PT20M")
+    assert late.states("a") == ["succeeded", "skipped"]
+    assert late.runs("a")[1].count == 5
+    assert late.progress("a").left == 4, "with epsilon, passed over is used up (Chronos 2)"
+
+
+def test_a_billion_missed_runs_do_not_hold_anything_up() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R/1970-01-02T00:00:00Z/PT1S", catchUp="all", concurrent=False)
+    assert len(cluster.running("a")) == 1
+    assert len(cluster.progress("a").open_runs) <= cluster.settings.most_catch_up_runs
+
+
+def test_crontab_lines() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="*/10 * * * *")
+    assert cluster.running() == []
+    cluster.give(orders.Pause(paused=True))
+    cluster.advance(3600)
+    cluster.give(orders.Pause(paused=False))
+    skipped, late = cluster.runs("a")
+    assert (skipped.count, late.state) == (5, "active")
+    assert late.nominal_ms % 600_000 == 0
+
+
+def test_excluded_days_are_left_out() -> None:
+    cluster = ChronosCluster()
+    every_day = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+    today = instants.wall_at(cluster.now_ms, instants.UTC)
+    tomorrow = every_day[(today.weekday() + 1) % 7]
+    cluster.put("a", schedule="R//P1D", exclude=[tomorrow])
+    cluster.finish("a")
+    cluster.advance(86_400)
+    assert cluster.running() == []
+    cluster.advance(86_400)
+    assert len(cluster.running("a")) == 1
+    assert [run.count for run in cluster.runs("a")] == [1, 1]
+
+
+def test_jitter_is_the_same_for_the_same_due_time() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT1H", jitter=600)
+    first = cluster.runs("a")
+    cluster.advance(600)
+    (run,) = cluster.runs("a")
+    assert not first or first == [run]
+    assert 0 <= run.created_ms - run.nominal_ms <= 600_000
+    assert run.cause is Cause.TIME
+
+
+# --- overlap ---
+
+
+def test_queue_lets_one_run_wait() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S")
+    cluster.advance(35)
+    assert cluster.states("a") == ["active", "queued", "skipped", "skipped"]
+    cluster.finish("a")
+    assert cluster.states("a")[:2] == ["succeeded", "active"]
+
+
+def test_forbid_skips() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", overlap="forbid")
+    cluster.advance(15)
+    assert cluster.states("a") == ["active", "skipped"]
+    assert "run 0" in cluster.runs("a")[1].reason
+
+
+def test_allow_runs_both() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", concurrent=True)
+    cluster.advance(15)
+    assert len(cluster.running("a")) == 2
+
+
+def test_replace_stops_the_earlier_run_first() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", overlap="replace")
+    (first,) = cluster.running("a")
+    cluster.advance(15)
+    assert cluster.states("a") == ["killed", "active"]
+    assert first.id not in {task.id for task in cluster.running()}
+    assert cluster.show("a")["errorCount"] == 0
+
+
+def test_a_manual_run_uses_up_nothing_and_keeps_its_arguments_through_retries() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R3/2999-01-01T00:00:00Z/P1D", command="echo", retryDelay=5)
+    assert cluster.give(orders.StartJob(name="a", arguments="x; y")) == 0
+    cluster.finish("a", code=1)
+    cluster.advance(5)
+    (task,) = cluster.running("a")
+    assert task.name.endswith(":1:a:x y")
+    assert cluster.cluster.state.spec_of(task).payload["command"] == "echo x y"
+    assert cluster.progress("a").left == 3
+
+
+# --- retries ---
+
+
+def test_a_failed_run_is_tried_again_after_a_while() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//P1D", retries=2)
+    for _ in range(2):
+        cluster.finish("a", code=1)
+        assert cluster.states("a") == ["waiting"]
+        cluster.advance(59)
+        assert cluster.running() == []
+        cluster.advance(1)
+    cluster.finish("a", code=1)
+    (run,) = cluster.runs("a")
+    assert (run.state, len(run.attempts)) == ("failed", 3)
+    assert cluster.show("a")["errorCount"] == 1, "once per run, not per attempt"
+
+
+def test_the_delay_grows() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//P1D", retries=3, retryDelay=10, retryBackoff=3, maxRetryDelay=50)
+    asked = []
+    for _ in range(4):
+        asked.append(cluster.now_ms)
+        cluster.finish("a", code=1)
+        cluster.advance(90)
+    times = [attempt.asked_ms for attempt in cluster.runs("a")[0].attempts]
+    assert [later - sooner for sooner, later in zip(asked, times[1:], strict=False)] == [10_000, 30_000, 50_000]
+
+
+def test_no_retries_after_a_failure_as_chronos_has_it() -> None:
+    for setting, state in ((False, "waiting"), (True, "failed")):
+        cluster = ChronosCluster(retry_only_after_success=setting)
+        cluster.put("a", schedule="R//P1D", retries=1, lastError="2014-01-01T00:00:00.000Z")
+        cluster.finish("a", code=1)
+        assert cluster.states("a") == [state]
+
+
+def test_a_run_that_takes_too_long_has_failed() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//P1D", retries=0, maxCompletionTime=30)
+    cluster.advance(29)
+    assert cluster.states("a") == ["active"]
+    cluster.advance(2)
+    (run,) = cluster.runs("a")
+    assert run.state == "failed"
+    assert "longer than 30 s" in run.reason
+    assert cluster.show("a")["errorCount"] == 1
+
+
+def test_killed_counts_as_nothing() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b", parents=["a"])
+    cluster.give(orders.KillRuns(name="a"))
+    assert cluster.states("a") == ["killed"]
+    shown = cluster.show("a")
+    assert (shown["successCount"], shown["errorCount"]) == (0, 0)
+    assert cluster.runs("b") == []
+
+
+def test_a_job_that_fails_too_often_is_disabled() -> None:
+    cluster = ChronosCluster(disable_after_failures=2)
+    cluster.put("a", schedule="R//PT10S", retries=0)
+    for _ in range(2):
+        cluster.finish("a", code=1)
+        cluster.advance(10)
+    assert cluster.states("a") == ["failed", "failed"]
+    assert cluster.show("a")["disabled"]
+
+
+def test_a_job_that_was_disabled_while_it_ran_stays_so_when_it_fails() -> None:
+    """Chronos enabled it again."""
+    cluster = ChronosCluster(disable_after_failures=5)
+    cluster.put("a", retries=0)
+    cluster.give(orders.SetDisabled(name="a", disabled=True))
+    cluster.finish("a", code=1)
+    assert cluster.show("a")["disabled"]
+
+
+@pytest.mark.parametrize(("policy", "state"), [("at-most-once", "failed"), ("at-least-once", "waiting")])
+def test_the_loss_of_a_node(policy: str, state: str) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//P1D", nodeLoss=policy)
+    (task,) = cluster.running()
+    cluster.cluster.end_task(task, outcome=Outcome.LOST, reason="its node is gone")
+    cluster.cluster.settle()
+    assert cluster.states("a") == [state]
+
+
+# --- async jobs of Chronos 2 ---
+
+
+def asynchronous(**members: object) -> tuple[ChronosCluster, str]:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", retries=0, **{"async": True}, **members)
+    cluster.put("b", parents=["a"])
+    return cluster, cluster.running("a")[0].name
+
+
+def test_a_run_ends_when_somebody_says_so() -> None:
+    cluster, task = asynchronous()
+    cluster.finish("a")
+    assert cluster.states("a") == ["awaiting"]
+    assert cluster.runs("b") == []
+    cluster.advance(10)
+    assert cluster.states("a") == ["awaiting", "queued"], "it still goes on"
+    cluster.give(orders.ReportTask(task=task, code=0))
+    assert cluster.states("a") == ["succeeded", "active"]
+    assert len(cluster.running("b")) == 1
+    assert "does not run" in refused(cluster, orders.ReportTask(task=task, code=0))
+
+
+def test_it_may_be_said_before_the_program_ends() -> None:
+    for code, state in ((0, "succeeded"), (3, "failed")):
+        cluster, task = asynchronous()
+        cluster.give(orders.ReportTask(task=task, code=code))
+        assert cluster.states("a") == ["active"]
+        cluster.finish("a")
+        assert cluster.states("a") == [state]
+
+
+def test_a_bad_report_is_a_failed_attempt() -> None:
+    cluster, task = asynchronous()
+    cluster.finish("a")
+    cluster.give(orders.ReportTask(task=task, code=7))
+    assert cluster.states("a") == ["failed"]
+    assert "code 7" in cluster.runs("a")[0].reason
+
+
+def test_a_program_that_fails_needs_nobody() -> None:
+    cluster, _ = asynchronous()
+    cluster.finish("a", code=1)
+    assert cluster.states("a") == ["failed"]
+
+
+def test_what_is_awaited_can_be_killed() -> None:
+    cluster, _ = asynchronous()
+    cluster.finish("a")
+    cluster.give(orders.KillRuns(name="a"))
+    assert cluster.states("a") == ["killed"]
+
+
+@pytest.mark.parametrize("task", ["", "ct:1:0:a:", "x", "ct:1:0:nope:", ":" * 9])
+def test_reports_of_tasks_that_are_not(task: str) -> None:
+    cluster, _ = asynchronous()
+    assert "Task" in refused(cluster, orders.ReportTask(task=task, code=0))
+
+
+# --- dependencies ---
+
+
+def test_the_trace_of_chronos_own_test() -> None:
+    """A -> {B, C}, B -> {D, E}, C -> E."""
+    cluster = ChronosCluster()
+    cluster.put("A", schedule="R//P1D")
+    cluster.put("B", parents=["A"])
+    cluster.put("C", parents=["A"])
+    cluster.put("D", parents=["B"])
+    cluster.put("E", parents=["B", "C"])
+    trace = []
+    for finished in ("A", "B", "C", "D", "E", "*A", "C", "B"):
+        if finished == "*A":
+            cluster.give(orders.StartJob(name="A"))
+        before = {task.id for task in cluster.running()}
+        cluster.finish(finished.strip("*"))
+        started = [task.group for task in cluster.running() if task.id not in before]
+        trace.append((finished, sorted(started)))
+    assert trace == [
+        ("A", ["B", "C"]), ("B", ["D"]), ("C", ["E"]), ("D", []), ("E", []),
+        ("*A", ["B", "C"]), ("C", []), ("B", ["D", "E"]),
+    ]  # fmt: skip
+
+
+def test_a_child_says_which_run_it_is_due_to() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b", parents=["a"])
+    cluster.finish("a")
+    (run,) = cluster.runs("b")
+    assert (run.cause, run.because_of) == (Cause.PARENT, "a/0")
+
+
+def test_every_success_of_an_only_parent_counts() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", concurrent=True)
+    cluster.put("b", parents=["a"], concurrent=True)
+    cluster.advance(15)
+    for task in cluster.running("a"):
+        cluster.cluster.end_task(task)
+    cluster.cluster.settle()
+    assert len(cluster.running("b")) == 2
+
+
+def test_a_soft_error_is_a_success_to_children() -> None:
+    for soft in (False, True):
+        cluster = ChronosCluster()
+        cluster.put("a", retries=0, softError=soft)
+        cluster.put("b", parents=["a"])
+        cluster.finish("a", code=1)
+        assert len(cluster.running("b")) == soft
+
+
+@pytest.mark.parametrize(
+    ("rule", "codes", "expected"),
+    [
+        ("all_success", (0, 0), 1),
+        ("all_success", (0, 1), 0),
+        ("all_failed", (1, 1), 1),
+        ("all_failed", (1, 0), 0),
+        ("all_done", (1, 0), 1),
+        ("one_success", (1, 0), 1),
+        ("one_success", (1, 1), 0),
+        ("one_failed", (0, 1), 1),
+        ("one_failed", (0, 0), 0),
+    ],
+)
+def test_trigger_rules(rule: str, codes: tuple[int, int], expected: int) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", retries=0)
+    cluster.put("b", retries=0)
+    cluster.put("c", parents=["a", "b"], triggerRule=rule)
+    for name, code in zip("ab", codes, strict=True):
+        cluster.finish(name, code=code)
+    assert len(cluster.runs("c")) == expected
+
+
+def test_marking_a_job_as_succeeded_starts_its_children() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", disabled=True)
+    cluster.put("b", parents=["a"])
+    assert cluster.give(orders.MarkSucceeded(name="a"))
+    assert len(cluster.running("b")) == 1
+    assert not cluster.give(orders.MarkSucceeded(name="z"))
+
+
+def test_what_parents_have_done_survives_a_new_leader() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b")
+    cluster.put("c", parents=["a", "b"])
+    cluster.finish("a")
+    cluster.cluster.restart(Chronos(cluster.settings))
+    cluster.cluster.settle()
+    cluster.finish("b")
+    assert len(cluster.running("c")) == 1
+
+
+def test_parents_that_do_not_exist_and_circles_are_refused() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b", parents=["a"])
+    cluster.put("c", parents=["b"])
+    with pytest.raises(Refused, match=r"parents\[1\]: there is no job 'z'"):
+        cluster.put("d", parents=["a", "z"])
+    with pytest.raises(Refused, match="a -> b -> c -> a"):
+        cluster.put("a", parents=["c"])
+    assert cluster.names() == ["a", "b", "c"]
+    cluster.finish("a")
+    assert len(cluster.running("b")) == 1
+
+
+def test_a_changed_set_of_parents_begins_anew() -> None:
+    cluster = ChronosCluster()
+    for name in "ab":
+        cluster.put(name)
+    cluster.put("c", parents=["a", "b"])
+    cluster.finish("a")
+    cluster.put("c", parents=["b", "a"], command="other")
+    assert cluster.progress("c").edges == {"a": "succeeded"}
+    cluster.put("c", parents=["b"])
+    assert cluster.progress("c").edges == {}
+
+
+# --- deletion ---
+
+
+def family() -> ChronosCluster:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R7//PT1H")
+    cluster.put("x")
+    cluster.put("b", parents=["a"])
+    cluster.put("c", parents=["b"], description="kept")
+    cluster.put("d", parents=["a", "x"])
+    return cluster
+
+
+def test_children_of_a_deleted_child_inherit_its_parents() -> None:
+    cluster = family()
+    cluster.give(orders.DeleteJob(name="b"))
+    assert cluster.show("c")["parents"] == ["a"]
+    assert cluster.show("c")["description"] == "kept"
+    cluster.finish("a")
+    assert len(cluster.running("c")) == 1
+
+
+def test_an_only_child_takes_the_schedule_of_a_deleted_job_and_another_drops_it() -> None:
+    cluster = family()
+    cluster.give(orders.DeleteJob(name="a"))
+    assert cluster.running("a") == []
+    shown = cluster.show("b")
+    assert "parents" not in shown
+    assert shown["schedule"].startswith("R6/")
+    assert cluster.show("d")["parents"] == ["x"]
+    cluster.advance(3600)
+    assert len(cluster.running("b")) == 1
+
+
+def test_what_becomes_of_children_can_be_chosen() -> None:
+    cluster = family()
+    assert "has children: b, d" in refused(cluster, orders.DeleteJob(name="a", children=orders.Children.REFUSE))
+    cluster.give(orders.DeleteJob(name="a", children=orders.Children.DETACH))
+    assert cluster.show("b")["disabled"]
+    assert cluster.show("d")["parents"] == ["x"]
+    cluster.give(orders.DeleteJob(name="b", children=orders.Children.DELETE))
+    assert cluster.names() == ["d", "x"]
+
+
+def test_a_deleted_job_leaves_nothing_behind() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S")
+    cluster.finish("a")
+    cluster.advance(10)
+    cluster.give(orders.DeleteJob(name="a"))
+    view = cluster.cluster.view("chronos")
+    assert [len(view.objects(kind)) for kind in Chronos.documents] == [0] * len(Chronos.documents)
+    assert cluster.running() == []
+    cluster.put("a", schedule="R1//PT10S")
+    assert len(cluster.running("a")) == 1
+
+
+# --- history, backfill, orders ---
+
+
+def test_old_runs_are_forgotten() -> None:
+    cluster = ChronosCluster(history_count=3)
+    cluster.put("a", schedule="R//PT10S")
+    for _ in range(8):
+        cluster.finish("a")
+        cluster.advance(10)
+    assert [run.number for run in cluster.runs("a")] == [5, 6, 7, 8]
+    assert len(cluster.cluster.view("chronos").objects("run")) == 4
+
+
+def test_runs_that_are_too_old_are_forgotten() -> None:
+    cluster = ChronosCluster(history_days=1)
+    cluster.put("a", schedule="R//PT12H")
+    for _ in range(6):
+        cluster.finish("a")
+        cluster.advance(12 * 3600)
+    assert len(cluster.runs("a")) <= 4
+
+
+def test_a_backfill_runs_every_due_time_of_a_stretch_one_after_the_other() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R/2023-11-01T00:00:00Z/P1D", disabled=True)
+    from_ms = cluster.now_ms - 5 * 86_400_000
+    count = cluster.give(orders.Backfill(name="a", from_ms=from_ms, until_ms=cluster.now_ms))
+    assert count == 5
+    times = []
+    for _ in range(count):
+        (task,) = cluster.running("a")
+        times.append(task.environment["CHRONOS_NOMINAL_TIME"])
+        cluster.finish("a")
+    assert times == [f"2023-11-{day}T00:00:00.000Z" for day in (10, 11, 12, 13, 14)]
+    assert "at most" in refused(cluster, orders.Backfill(name="a", from_ms=0, until_ms=cluster.now_ms * 5))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        orders.DeleteJob(name="z"), orders.StartJob(name="z"), orders.KillRuns(name="z"),
+        orders.SetDisabled(name="z", disabled=True), orders.Backfill(name="z", from_ms=0, until_ms=1),
+    ],
+)  # fmt: skip
+def test_orders_for_a_job_that_does_not_exist(order: orders.Order) -> None:
+    assert refused(ChronosCluster(), order) == "Job 'z' not found"
+
+
+# --- whatever is done, in any order ---
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("advance"), st.sampled_from([0.5, 3, 10, 61])),
+        st.tuples(st.just("end"), st.tuples(st.integers(0, 9), st.sampled_from([0, 0, 1]))),
+        st.tuples(st.just("lose"), st.integers(0, 9)),
+        st.tuples(st.just("start"), st.sampled_from("abcd")),
+        st.tuples(st.just("kill"), st.sampled_from("abcd")),
+        st.tuples(st.just("disable"), st.tuples(st.sampled_from("abcd"), st.booleans())),
+        st.tuples(st.just("pause"), st.booleans()),
+        st.tuples(st.just("restart"), st.none()),
+        st.tuples(st.just("put"), st.sampled_from("abcd")),
+        st.tuples(st.just("delete"), st.tuples(st.sampled_from("abcd"), st.sampled_from(list(orders.Children)))),
+    ),
+    max_size=25,
+)
+overlaps = st.sampled_from(["queue", "forbid", "allow", "replace"])
+
+
+@given(steps, overlaps, st.sampled_from(["none", "one", "all"]), st.sampled_from(["", "PT20S"]))
+@settings(max_examples=60)
+def test_no_run_is_doubled_and_none_overlaps_where_that_is_forbidden(
+    steps: list[tuple[str, object]], overlap: str, catch_up: str, epsilon: str
+) -> None:
+    cluster = ChronosCluster(history_count=1000)
+    common = {"overlap": overlap, "catchUp": catch_up, "epsilon": epsilon, "retryDelay": 5}
+
+    def put(name: str) -> None:
+        parents = {"c": ["a"], "d": ["a", "b"]}.get(name)
+        if parents is None:
+            cluster.put(name, schedule={"a": "R//PT10S", "b": "R9//PT1M"}[name], **common)
+        elif set(parents) <= set(cluster.names()):
+            cluster.put(name, parents=parents, **common)
+
+    for name in "abcd":
+        put(name)
+    for what, value in steps:
+        try:
+            do(cluster, put, what, value)
+        except Refused as error:
+            assert isinstance(error.reason, ChronosError)
+        check(cluster, overlap)
+
+
+def do(cluster: ChronosCluster, put: Callable[[str], None], what: str, value: object) -> None:
+    running = cluster.running()
+    match what, value:
+        case "advance", float() | int() as seconds:
+            cluster.advance(seconds)
+        case "end", (int() as which, int() as code) if running:
+            cluster.cluster.end_task(running[which % len(running)], code=code)
+        case "lose", int() as which if running:
+            cluster.cluster.end_task(running[which % len(running)], outcome=Outcome.LOST)
+        case "start", str() as name:
+            cluster.give(orders.StartJob(name=name))
+        case "kill", str() as name:
+            cluster.give(orders.KillRuns(name=name))
+        case "disable", (str() as name, bool() as disabled):
+            cluster.give(orders.SetDisabled(name=name, disabled=disabled))
+        case "pause", bool() as paused:
+            cluster.give(orders.Pause(paused=paused))
+        case "restart", _:
+            cluster.cluster.restart(Chronos(cluster.settings))
+        case "put", str() as name:
+            put(name)
+        case "delete", (str() as name, orders.Children() as children):
+            cluster.give(orders.DeleteJob(name=name, children=children))
+    cluster.cluster.settle()
+
+
+def check(cluster: ChronosCluster, overlap: str) -> None:
+    for name in cluster.names():
+        runs = cluster.runs(name)
+        live = [task for task in cluster.cluster.live() if task.group == name]
+        if overlap != "allow":
+            assert len(live) <= 1, live
+        nominal = [
+            run.nominal_ms for run in runs if run.cause in (Cause.TIME, Cause.CATCH_UP) and run.state != "skipped"
+        ]
+        assert len(nominal) == len(set(nominal)), "a due time has one run"
+        open_runs = {run.number for run in runs if not run.final}
+        assert open_runs == set(cluster.progress(name).open_runs)
+        active = [run for run in runs if run.state == "active"]
+        assert len(active) == len(live), (active, live)
+        left = cluster.progress(name).left
+        assert left is None or 0 <= left <= 9

@@ -1,0 +1,213 @@
+"""Notices: who is told what, and that a notice is kept until it has been delivered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiosmtpd.controller import Controller
+from chronos_cluster import ChronosCluster
+from running import free_port
+
+from orlop_chronos import delivery, documents, notices, orders
+from orlop_chronos.settings import Config
+
+HOOK = "http://127.0.0.1:1/hook"
+
+
+def waiting(cluster: ChronosCluster) -> list[notices.Notice]:
+    return list(cluster.cluster.view("chronos").objects(documents.NOTICE).values())
+
+
+def failed_job(**settings: Any) -> ChronosCluster:
+    cluster = ChronosCluster(**settings)
+    cluster.put("a", schedule="R/2999-01-01T00:00:00Z/P1D", retries=0, owner="x@example.com, y@example.com")
+    cluster.give(orders.StartJob(name="a"))
+    cluster.finish("a", code=3)
+    return cluster
+
+
+def test_each_owner_by_mail_and_each_place_once() -> None:
+    cluster = failed_job(mail_server="127.0.0.1:25", slack_url=HOOK, mattermost_url=HOOK, cluster_name="blue")
+    told = {(notice.channel.value, notice.to): notice for notice in waiting(cluster)}
+    assert set(told) == {("mail", "x@example.com"), ("mail", "y@example.com"), ("slack", ""), ("mattermost", "")}
+    notice = told["slack", ""]
+    assert notice.subject == "[blue] [Chronos] job 'a' failed!"
+    assert "run 0" in notice.message
+    assert "after 1 attempts" in notice.message
+    assert notice.facts["errorCount"] == "1"
+
+
+def test_nobody_is_told_where_nothing_is_set_up() -> None:
+    assert waiting(failed_job()) == []
+
+
+def test_a_retry_is_not_told_and_a_deletion_is() -> None:
+    cluster = ChronosCluster(slack_url=HOOK)
+    cluster.put("a", retries=1)
+    cluster.finish("a", code=1)
+    assert waiting(cluster) == []
+    cluster.give(orders.DeleteJob(name="a"))
+    assert [notice.subject for notice in waiting(cluster)] == ["[Chronos] Your job 'a' was deleted!"]
+
+
+def test_a_job_that_is_disabled_for_its_failures_is_told_once() -> None:
+    cluster = failed_job(slack_url=HOOK, disable_after_failures=1)
+    assert [notice.subject for notice in waiting(cluster)] == ["[Chronos] job 'a' disabled"]
+
+
+def test_nothing_has_succeeded_for_too_long() -> None:
+    cluster = ChronosCluster(slack_url=HOOK)
+    cluster.put("a", schedule="R/2999-01-01T00:00:00Z/P1D", alertAfter="PT1H")
+    cluster.advance(3599)
+    assert waiting(cluster) == []
+    cluster.advance(1)
+    assert [notice.subject for notice in waiting(cluster)] == ["[Chronos] job 'a' has not succeeded in time"]
+    cluster.advance(100_000)
+    assert len(waiting(cluster)) == 1, "it is told once"
+    cluster.give(orders.StartJob(name="a"))
+    cluster.finish("a")
+    cluster.advance(3600)
+    assert len(waiting(cluster)) == 2, "and again after a success"
+
+
+def test_a_notice_is_kept_until_it_is_settled() -> None:
+    cluster = failed_job(slack_url=HOOK)
+    (taken,) = cluster.give(orders.TakeNotices())
+    assert cluster.give(orders.TakeNotices()) == [], "nobody else sends it meanwhile"
+    cluster.advance(notices.TAKEN_MS / 1000)
+    assert [notice.id for notice in cluster.give(orders.TakeNotices())] == [taken.id], "its sender has died"
+    cluster.give(orders.SettleNotice(id=taken.id))
+    assert waiting(cluster) == []
+    cluster.give(orders.SettleNotice(id=taken.id))
+
+
+def test_what_cannot_be_delivered_is_tried_again_ever_more_seldom_and_given_up() -> None:
+    cluster = failed_job(slack_url=HOOK)
+    waits = []
+    while waiting(cluster):
+        taken = cluster.give(orders.TakeNotices())
+        if not taken:
+            cluster.advance(1 if len(waits) < 4 else 600)
+            continue
+        cluster.give(orders.SettleNotice(id=taken[0].id, error="no"))
+        if left := waiting(cluster):
+            waits.append((left[0].due_ms - cluster.now_ms) / 1000)
+    assert waits[:4] == [5, 10, 20, 40]
+    assert max(waits) == 3600
+    assert [entry.type for entry in cluster.cluster.log if "notice.lost" in entry.type] == ["chronos.notice.lost"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mail_server": "nowhere"}, {"mail_server": "a:0"}, {"slack_url": "ftp://a"}, {"task_epsilon": "1h"}]
+)
+def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Config(**settings)
+
+
+# --- delivery ---
+
+
+class Mailbox:
+    """What an SMTP server's handler keeps."""
+
+    def __init__(self) -> None:
+        self.mails: list[tuple[list[str], str]] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        self.mails.append((envelope.rcpt_tos, envelope.content.decode()))
+        return "250 OK"
+
+
+@asynccontextmanager
+async def webhook(status: int = 200) -> AsyncIterator[tuple[str, list[tuple[str, Any]]]]:
+    """A URL, and the (credentials, body) that it was sent."""
+    seen: list[tuple[str, Any]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        seen.append((request.headers.get("Authorization", ""), await request.json()))
+        return web.Response(status=status)
+
+    application = web.Application()
+    application.router.add_post("/hook", take)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/hook", seen
+    finally:
+        await runner.cleanup()
+
+
+class ClusterHost:
+    """The server's door to the framework, on a simulated cluster."""
+
+    def __init__(self, cluster: ChronosCluster) -> None:
+        self.cluster = cluster
+
+    async def command(self, framework: str, command: Any) -> Any:
+        assert framework == "chronos"
+        return self.cluster.give(command)
+
+    @contextmanager
+    def follow(self, framework: str) -> Iterator[asyncio.Queue[Any]]:
+        assert framework == "chronos"
+        yield asyncio.Queue()
+
+
+async def deliver(cluster: ChronosCluster, until: Any) -> None:
+    """Lets notices be sent until `until` holds."""
+    context = delivery.beside(ClusterHost(cluster), cluster.settings)(web.Application())  # type: ignore[arg-type]
+    await anext(context)
+    async with asyncio.timeout(20):
+        while not until():  # noqa: ASYNC110 - the condition is somebody else's
+            await asyncio.sleep(0.01)
+    await anext(context, None)
+
+
+async def test_webhooks_are_sent() -> None:
+    async with webhook() as (url, seen):
+        cluster = failed_job(
+            slack_url=url, mattermost_url=url, http_notification_url=url, http_notification_credentials="u:p"
+        )
+        await deliver(cluster, lambda: not waiting(cluster))
+    texts = [body for _, body in seen if "text" in body]
+    assert len(texts) == 2
+    assert all(body["text"].startswith("[Chronos] job 'a' failed!: run 0") for body in texts)
+    facts = [(credentials, body) for credentials, body in seen if "job" in body]
+    assert [body["to"] for _, body in facts] == ["x@example.com", "y@example.com"] or len(facts) == 2
+    assert all(credentials == "Basic dTpw" for credentials, _ in facts)
+    assert all(isinstance(value, str) for _, body in facts for value in body.values())
+
+
+async def test_a_place_that_refuses_is_asked_again_later() -> None:
+    async with webhook(status=503) as (url, seen):
+        cluster = failed_job(slack_url=url)
+        await deliver(cluster, lambda: waiting(cluster)[0].tries == 1)
+    assert len(seen) == 1
+    assert waiting(cluster)[0].due_ms > cluster.now_ms
+
+
+async def test_mails_are_sent() -> None:
+    mailbox = Mailbox()
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        cluster = failed_job(mail_server=f"127.0.0.1:{server.port}", mail_from="chronos@example.com")
+        await deliver(cluster, lambda: not waiting(cluster))
+    finally:
+        server.stop()
+        server.loop.close()
+    assert sorted(to for to, _ in mailbox.mails) == [["x@example.com"], ["y@example.com"]]
+    assert all("Subject: [Chronos] job 'a' failed!" in text for _, text in mailbox.mails)
+
+
+async def test_a_mail_server_that_is_not_there() -> None:
+    cluster = failed_job(mail_server="127.0.0.1:1")
+    await deliver(cluster, lambda: all(notice.tries for notice in waiting(cluster)))
+    assert len(waiting(cluster)) == 2

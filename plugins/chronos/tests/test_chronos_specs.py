@@ -1,0 +1,137 @@
+"""From a job to what runs: commands, arguments, containers, constraints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orlop.framework import Constraint, Resources
+from orlop_chronos import reading, specs
+from orlop_chronos.errors import ChronosError
+from orlop_chronos.model import Job
+from orlop_chronos.settings import Config
+
+NOW_MS = 1_600_000_000_000
+
+
+def read(**document: Any) -> Job:
+    given = {"name": "a", "schedule": "R//PT1H", **document}
+    return reading.read_job(given, NOW_MS, reading.Defaults()).job
+
+
+def payload(words: str | None = None, /, **document: Any) -> Any:
+    return specs.spec_of(read(**document), words, Config()).payload
+
+
+@pytest.mark.parametrize(
+    ("document", "arguments", "expected"),
+    [
+        ({"command": "echo"}, None, {"command": "echo"}),
+        ({"command": "echo", "arguments": ["a", "b; c"]}, None, {"command": "echo a b c"}),
+        ({"command": "echo", "arguments": ["a"]}, "x y", {"command": "echo x y"}),
+        ({"command": "echo", "arguments": ["a"]}, " ", {"command": "echo a"}),
+        (
+            {"command": "/bin/echo", "shell": False, "arguments": ["a b", "c"]},
+            None,
+            {"arguments": ["/bin/echo", "a b", "c"]},
+        ),
+        ({"command": "/bin/echo", "shell": False}, "x y", {"arguments": ["/bin/echo", "x", "y"]}),
+        ({"command": "id", "runAsUser": "nobody"}, None, {"command": "id", "user": "nobody"}),
+    ],
+)
+def test_processes(document: dict[str, Any], arguments: str | None, expected: dict[str, Any]) -> None:
+    assert payload(arguments, **document) == {"environment": {}, **expected}
+
+
+def test_the_resources_are_in_mebibytes() -> None:
+    spec = specs.spec_of(read(command="true", cpus="0.5", mem=64, disk=0), None, Config())
+    assert spec.resources == Resources(cpus=0.5, mem="64MiB", disk="256MiB")
+
+
+def test_constraints() -> None:
+    rules = [["rack", "EQUALS", "r1"], ["zone", "LIKE", "a.*"], ["os", "UNLIKE", "win.*"]]
+    assert specs.spec_of(read(command="true", constraints=rules), None, Config()).constraints == (
+        Constraint(field="rack", operator="IS", value="r1"),
+        Constraint(field="zone", operator="LIKE", value="a.*"),
+        Constraint(field="os", operator="UNLIKE", value="win.*"),
+    )
+
+
+def test_containers() -> None:
+    container = {
+        "type": "docker",
+        "image": "busybox",
+        "network": "BRIDGE",
+        "forcePullImage": "true",
+        "volumes": [{"hostPath": "/a", "containerPath": "/b", "mode": "ro"}, {"containerPath": "/c"}],
+        "parameters": [{"key": "privileged", "value": "true"}],
+    }
+    variables = [{"name": "A", "value": "1"}]
+    body = payload(command="echo", container=container, environmentVariables=variables, runAsUser="nobody")
+    assert body == {
+        "Image": "busybox",
+        "Env": ["MESOS_SANDBOX=/mnt/mesos/sandbox", "A=1"],
+        "Entrypoint": ["/bin/sh", "-c"],
+        "Cmd": ["echo"],
+        "User": "nobody",
+        "HostConfig": {"NetworkMode": "bridge", "Binds": ["/a:/b:ro", "/c"], "Privileged": True},
+        "orlop_pull": "always",
+        "orlop_labels": ["MESOS_TASK_ID"],
+    }
+    plain = payload(shell=False, arguments=["a"], container={"image": "busybox"})
+    assert (plain["Cmd"], "Entrypoint" in plain) == (["a"], False)
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"name": None}, "name: expected, but missing"),
+        ({"command": ["a"]}, "command: expected a text, got"),
+        ({"command": "a\0b"}, "command: expected a text without NUL"),
+        ({"retries": -1}, "retries: expected a number from 0"),
+        ({"retries": 1.5}, "retries: expected a whole number, got 1.5"),
+        ({"cpus": "many"}, 'cpus: expected a number, got "many"'),
+        ({"mem": float("inf")}, "mem: expected a number"),
+        ({"shell": "perhaps"}, 'shell: expected true or false, got "perhaps"'),
+        ({"arguments": "a"}, "arguments: expected an array"),
+        ({"arguments": [["a"]]}, "arguments[0]: expected a text"),
+        ({"arguments": ["a"] * 10_001}, "arguments: expected at most 10000 elements"),
+        ({"command": "x" * 300_000}, "command: expected at most"),
+        ({"environmentVariables": [{"value": "a"}]}, "environmentVariables[0].name: expected, but missing"),
+        ({"container": {"image": "a", "network": "OTHER"}}, "container.network: expected one of BRIDGE, HOST, USER"),
+        ({"container": {"image": "a", "parameters": [{"key": "x"}]}}, "container.parameters: [0]: 'x' is not"),
+        ({"container": []}, "container: expected an object"),
+        ({"constraints": [["a", "MAX", "1"]]}, "constraints: [0]: expected EQUALS, LIKE or UNLIKE"),
+        ({"constraints": [["a", "LIKE", "("]]}, "constraints: [0]: expected a regular expression"),
+        ({"constraints": [["a"]]}, "constraints: [0]: expected an attribute, an operator and a value"),
+        ({"fetch": [{"uri": "a"}], "uris": ["b"]}, "fetch: expected either fetch or uris"),
+        ({"epsilon": "5s"}, "epsilon: expected a period"),
+        ({"catchUp": "some"}, "catchUp: expected one of none, one, all"),
+        ({"concurrent": True, "overlap": "forbid"}, "overlap: contradicts concurrent"),
+        ({"exclude": ["someday"]}, "exclude: [0]: expected a date"),
+        ({"exclude": ["2026-02-30"]}, "exclude: [0]: expected a date"),
+        ({"retryBackoff": 0.5}, "retryBackoff: expected a number from 1"),
+        ({"lastSuccess": "yesterday"}, "lastSuccess: expected a time"),
+        ({"parents": ["a"]}, "schedule: a job cannot be its own parent"),
+        ({"schedule": "R/x/P1D", "retries": "x"}, "retries: expected a whole number"),
+        ({"shell": False}, "command: expected the executable"),
+    ],
+)
+def test_what_is_no_job(document: dict[str, Any], text: str) -> None:
+    with pytest.raises(ChronosError) as error:
+        read(**document)
+    assert text in error.value.message
+    assert error.value.status == 400
+    assert len(error.value.message) < 1000
+
+
+def test_null_is_a_member_that_is_not_there() -> None:
+    """PaaSTA sends such jobs."""
+    nothing = dict.fromkeys(("command", "arguments", "scheduleTimeZone", "retries", "shell", "cpus", "container"))
+    assert read(**nothing) == read()
+
+
+def test_texts_of_numbers_and_unknown_members() -> None:
+    job = read(command=5, retries="3", cpus="0.25", mem="64", disabled="false", gpus=1, labels={})
+    assert (job.command, job.retries, job.cpus, job.mem, job.disabled) == ("5", 3, 0.25, 64.0, False)

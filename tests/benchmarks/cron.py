@@ -1,0 +1,134 @@
+"""Chronos on a real `orlop up`, with real processes: how late they start, and how fast jobs are taken and follow.
+
+The first thing that a process does is to make a file, whose time is that of the start: a start is counted when the
+program runs, not when the server says so. The file system's clock ticks every 4 ms or so. Nominal times are those of
+the schedules.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from running import RunningOrlop, wait_until
+
+from .figures import Figure
+from .services import running_orlop
+
+PERIOD_S: Final = 5
+ROUNDS: Final = 12
+TOGETHER: Final = 20
+CHAINS: Final = 20
+SUBMITTED: Final = 100
+AHEAD_S: Final = 3
+#: Nothing but a shell's own means: another program would be a second process.
+NOTE: Final = ": > {file}@$CHRONOS_JOB_RUN_TIME"
+
+
+class Chronos:
+    def __init__(self, orlop: RunningOrlop, folder: Path) -> None:
+        self._base = f"http://{orlop.chronos_address}/v1/scheduler"
+        self.folder = folder
+
+    def put(self, name: str, **members: Any) -> None:
+        """Its processes note in the file `name` when they start."""
+        document = {
+            "name": name, "command": NOTE.format(file=self.folder / name), "cpus": 0.001, "mem": 1, "disk": 1, **members
+        }  # fmt: skip
+        path = "/dependency" if "parents" in members else "/iso8601"
+        self._call("POST", path, document)
+
+    def start(self, name: str) -> None:
+        self._call("PUT", f"/job/{name}")
+
+    def delete(self, name: str) -> None:
+        self._call("DELETE", f"/job/{name}")
+
+    def succeeded(self, name: str) -> int:
+        return int(self._call("GET", f"/job/{name}")["successCount"])
+
+    def _call(self, method: str, path: str, document: Any = None) -> Any:
+        data = json.dumps(document).encode() if document is not None else None
+        request = urllib.request.Request(self._base + path, data, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def starts(self, name: str) -> list[tuple[float, float]]:
+        """(nominal, real) UTC seconds of each start, in their order."""
+        files = self.folder.glob(f"{name}@*")
+        return sorted((int(file.name.partition("@")[2]) / 1000, file.stat().st_mtime) for file in files)
+
+
+def iso(utc_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(utc_s))
+
+
+def late_ms(starts: list[tuple[float, float]]) -> list[float]:
+    return [(real_s - nominal_s) * 1000 for nominal_s, real_s in starts]
+
+
+def one_job(chronos: Chronos) -> list[float]:
+    """Milliseconds by which each start of one job was late."""
+    chronos.put("one", schedule=f"R{ROUNDS}/{iso(time.time() + AHEAD_S)}/PT{PERIOD_S}S")
+    wait_until(lambda: len(chronos.starts("one")) == ROUNDS, "all runs", PERIOD_S * ROUNDS + 60)
+    chronos.delete("one")
+    return late_ms(chronos.starts("one"))
+
+
+def together(chronos: Chronos, count: int) -> list[float]:
+    """The same of so many jobs that are due on one second."""
+    names = [f"together-{count}-{number}" for number in range(count)]
+    start = iso(time.time() + AHEAD_S + count / 100)
+    for name in names:
+        chronos.put(name, schedule=f"R1/{start}/PT1H")
+    wait_until(lambda: all(chronos.starts(name) for name in names), "all have started", 120)
+    return [late for name in names for late in late_ms(chronos.starts(name))]
+
+
+def chain(chronos: Chronos) -> list[float]:
+    """Milliseconds from the start of a parent, which does nothing else, to that of its child."""
+    chronos.put("parent", schedule="R0//PT1H")
+    chronos.put("child", parents=["parent"])
+    found = []
+    for number in range(1, CHAINS + 1):
+        chronos.start("parent")
+        wait_until(lambda number=number: chronos.succeeded("child") == number, "the child has run")
+    parents, children = chronos.starts("parent"), chronos.starts("child")
+    for (_, parent_s), (_, child_s) in zip(parents, children, strict=True):
+        found.append((child_s - parent_s) * 1000)
+    return found
+
+
+def submitted(chronos: Chronos) -> float:
+    """Seconds from the first of so many jobs, sent one by one, to the end of the last one's run."""
+    began = time.perf_counter()
+    for number in range(SUBMITTED):
+        chronos.put(f"noop-{number}", command="true", schedule="R1//PT1H", owner="")
+    for number in range(SUBMITTED):
+        wait_until(lambda number=number: chronos.succeeded(f"noop-{number}") == 1, "it has run")
+    return time.perf_counter() - began
+
+
+def run() -> Iterator[Figure]:
+    with running_orlop() as orlop:
+        orlop.start()
+        orlop.wait_ready()
+        folder = orlop.data.parent / "starts"
+        folder.mkdir()
+        chronos = Chronos(orlop, folder)
+        late = one_job(chronos)
+        yield Figure("one job every 5 s: late, median", statistics.median(late), "ms", at_most=15)
+        late = together(chronos, TOGETHER)
+        yield Figure(f"{TOGETHER} jobs on one second: late, median", statistics.median(late), "ms", at_most=100)
+        yield Figure(f"{TOGETHER} jobs on one second: late, the last", max(late), "ms", at_most=200)
+        gaps = chain(chronos)
+        yield Figure("parent's start to child's start, median", statistics.median(gaps), "ms", at_most=30)
+        took_s = submitted(chronos)
+        rate = SUBMITTED * 60 / took_s
+        yield Figure(f"{SUBMITTED} no-op jobs sent one by one, until all have run", rate, "/min", at_least=6000)

@@ -1,0 +1,169 @@
+"""The PyPI client chronos-python, in both of its dialects, against a real `orlop up` that runs real processes."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import chronos
+import pytest
+from running import RunningOrlop, wait_until
+
+# The client leaves its connections to the garbage collector.
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+
+
+@pytest.fixture(scope="module")
+def orlop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningOrlop]:
+    running = RunningOrlop(tmp_path_factory.mktemp("chronos"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture(params=[None, "v1"], ids=["2.x", "3.x"])
+def client(request: pytest.FixtureRequest, orlop: RunningOrlop) -> Iterator[chronos.ChronosClient]:
+    made = chronos.connect(orlop.chronos_address, scheduler_api_version=request.param)
+    yield made
+    for job in made.list():
+        made.delete(job["name"])
+
+
+def job(name: str, **members: Any) -> dict[str, Any]:
+    required = {"name": name, "command": "true", "owner": "a@example.com", "disabled": False, "async": False}
+    if "parents" not in members:
+        required["schedule"] = "R1//PT1H"
+    return required | members
+
+
+def counts(client: chronos.ChronosClient, name: str) -> tuple[int, int]:
+    (found,) = [one for one in client.list() if one["name"] == name]
+    return found["successCount"], found["errorCount"]
+
+
+def test_every_method(client: chronos.ChronosClient) -> None:
+    assert client.list() == []
+    assert client.add(job("parent")) is None
+    assert client.add(job("child", parents=["parent"])) is None
+    wait_until(lambda: counts(client, "child") == (1, 0), "the child has run")
+    assert [one["name"] for one in client.list()] == ["child", "parent"]
+    assert client.search(name="PAR", command="tru")[0]["name"] == "parent"
+    assert client.search(name="nothing") == []
+    statistics = client.job_stat("parent")
+    assert statistics["histogram"]["count"] == 1
+    assert [run["status"] for run in statistics["taskStatHistory"]] == ["Success"]
+    assert client.update(job("parent", schedule="R1//PT2H", command="sleep 1000")) is None
+    wait_until(lambda: "running" in client.scheduler_graph(), "the changed job runs")
+    assert client.delete_tasks("parent") is None
+    wait_until(lambda: "running" not in client.scheduler_graph(), "it is killed")
+    assert client.run("parent") is None
+    wait_until(lambda: "node,parent,fresh,1 running" in client.scheduler_graph(), "it runs once more")
+    assert "link,parent,child" in client.scheduler_graph()
+    for method in ("99th", "98th", "95th", "75th", "median", "mean"):
+        rows = getattr(client, f"scheduler_stat_{method}")()
+        assert {row["jobNameLabel"] for row in rows} == {"parent", "child"}
+        assert rows == sorted(rows, key=lambda row: -row["time"])
+    assert client.metrics()["counters"]["jobs.run.success.child"] == {"count": 1}
+    assert client.delete("child") is None
+    assert client.delete("parent") is None
+    assert client.list() == []
+
+
+def test_statistics_of_a_job_that_never_ran(client: chronos.ChronosClient) -> None:
+    client.add(job("a", schedule="R/2099-01-01T00:00:00Z/P1D"))
+    zeros = dict.fromkeys(
+        ("75thPercentile", "95thPercentile", "98thPercentile", "99thPercentile", "median", "mean"), 0.0
+    )
+    assert client.job_stat("a") == {"histogram": {**zeros, "count": 0}, "taskStatHistory": []}
+
+
+def test_names_are_those_of_the_dialect(client: chronos.ChronosClient) -> None:
+    named = job("with a blank #1", schedule="R0//PT1H")
+    if client.scheduler_api_version is None:
+        client.add(named)
+        assert [one["name"] for one in client.list()] == ["with a blank #1"]
+        client.run("with a blank #1")
+        client.delete("with a blank #1")
+    else:
+        with pytest.raises(chronos.ChronosAPIError):
+            client.add(named)
+    assert client.list() == []
+
+
+def test_what_is_refused_says_why(client: chronos.ChronosClient, caplog: pytest.LogCaptureFixture) -> None:
+    for call, text in (
+        (lambda: client.delete("nope"), "Job 'nope' not found"),
+        (lambda: client.run("nope"), "Job 'nope' not found"),
+        (lambda: client.delete_tasks("nope"), "Job 'nope' not found"),
+        (lambda: client.add(job("a", schedule="nonsense")), "schedule: expected R[n]/start/period"),
+        (lambda: client.add(job("a", parents=["nope"])), "there is no job 'nope'"),
+    ):
+        with pytest.raises(chronos.ChronosAPIError):
+            call()
+        assert text in caplog.text
+        caplog.clear()
+    assert client.list() == []
+
+
+def test_what_a_process_is_told(orlop: RunningOrlop, client: chronos.ChronosClient, tmp_path: Path) -> None:
+    out = tmp_path / "environment"
+    variables = [{"name": "MINE", "value": "1"}, {"name": "CHRONOS_JOB_NAME", "value": "theirs"}]
+    client.add(job("tell", command=f"env > {out}; echo", arguments=["a;", "b"], environmentVariables=variables))
+    wait_until(lambda: counts(client, "tell") == (1, 0), "it has run")
+    told = dict(line.split("=", 1) for line in out.read_text().splitlines() if "=" in line)
+    (run,) = read(orlop, "/v1/scheduler/job/tell/runs")
+    (attempt,) = run["attempts"]
+    assert attempt["exitCode"] == 0
+    assert attempt["taskId"] == told["MESOS_TASK_ID"] == told["mesos_task_id"]
+    assert told["MESOS_TASK_ID"].endswith(":0:tell:a b")
+    assert told["CHRONOS_JOB_NAME"] == "tell"
+    assert told["CHRONOS_JOB_OWNER"] == "a@example.com"
+    assert told["CHRONOS_RESOURCE_MEM"] == "128.0"
+    assert told["CHRONOS_JOB_RUN_ATTEMPT"] == "0"
+    assert told["MINE"] == "1"
+    assert told["HOST"] == attempt["node"]
+
+
+def read(orlop: RunningOrlop, path: str) -> Any:
+    with urllib.request.urlopen(f"http://{orlop.chronos_address}{path}", timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_answers_are_as_clients_need_them(orlop: RunningOrlop) -> None:
+    base = f"http://{orlop.chronos_address}"
+    with urllib.request.urlopen(f"{base}/ping", timeout=30) as answer:
+        assert (answer.read(), answer.headers["Content-Type"]) == (b"pong\n", "text/plain; charset=utf-8")
+    for method, path, status in (
+        ("GET", "/v1/scheduler/job/nope", 400),
+        ("GET", "/nowhere", 404),
+        ("PATCH", "/scheduler/jobs", 405),
+        ("POST", "/scheduler/iso8601", 400),
+    ):
+        request = urllib.request.Request(base + path, method=method, data=b"{" if method == "POST" else None)
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request, timeout=30)
+        body = json.load(error.value)
+        assert error.value.code == status
+        assert isinstance(body["message"], str)
+        assert isinstance(body["status"], str)
+
+
+def test_everything_survives_kill_9(orlop: RunningOrlop, tmp_path: Path) -> None:
+    client = chronos.connect(orlop.chronos_address)
+    marks = tmp_path / "marks"
+    client.add(job("often", schedule="R/2020-01-01T00:00:00Z/PT1S", command=f"echo $CHRONOS_NOMINAL_TIME >> {marks}"))
+    wait_until(lambda: marks.exists() and len(marks.read_text().split()) >= 2, "it runs")
+    orlop.kill()
+    orlop.start()
+    before = len(marks.read_text().split())
+    wait_until(lambda: len(marks.read_text().split()) >= before + 3, "it goes on")
+    seen = marks.read_text().split()
+    assert len(seen) == len(set(seen)), "no due time was run twice"
+    assert seen == sorted(seen)
+    client.delete("often")
