@@ -242,8 +242,8 @@ def signalled(effects: list[Effect]) -> list[str]:
 
 def test_a_node_that_is_alone_stops_only_what_may_not_run_alone() -> None:
     one = worker()
-    assert one.handle(ServerAway(), NOW) == [SetTimer("alone/bound", 30_000)]
-    effects = one.handle(TimerDue("alone/bound"), NOW)
+    assert one.handle(ServerAway(), NOW) == [SetTimer("alone/1/bound", 30_000)]
+    effects = one.handle(TimerDue("alone/1/bound"), NOW)
     assert signalled(effects) == ["bound"]
     assert SetTimer("bound", 3_000) in effects
     assert one.handle(TimerDue("bound"), NOW)[0] == KillNow("process", "bound")
@@ -261,13 +261,22 @@ def test_a_server_that_comes_back_in_time_is_enough() -> None:
     one = worker()
     one.handle(ServerAway(), NOW)
     one.handle(ServerHere(), NOW)
-    assert not one.handle(TimerDue("alone/bound"), NOW)
+    assert not one.handle(TimerDue("alone/1/bound"), NOW)
+
+
+def test_a_timer_of_an_earlier_time_alone_says_nothing_of_this_one() -> None:
+    one = worker()
+    one.handle(ServerAway(), NOW)
+    one.handle(ServerHere(), NOW)
+    assert one.handle(ServerAway(), NOW) == [SetTimer("alone/2/bound", 30_000)]
+    assert not one.handle(TimerDue("alone/1/bound"), NOW)
+    assert signalled(one.handle(TimerDue("alone/2/bound"), NOW)) == ["bound"]
 
 
 def test_a_server_that_comes_back_too_late_does_not_take_the_stop_back() -> None:
     one = worker()
     one.handle(ServerAway(), NOW)
-    one.handle(TimerDue("alone/bound"), NOW)
+    one.handle(TimerDue("alone/1/bound"), NOW)
     one.handle(ServerHere(), NOW)
     items = (assignment("bound", 30_000), assignment("free", None))
     one.handle(Assignments(epoch=EPOCH, revision=6, full=True, items=items), NOW)
@@ -277,9 +286,9 @@ def test_a_server_that_comes_back_too_late_does_not_take_the_stop_back() -> None
 def test_a_restarted_agent_that_finds_no_server_counts_again() -> None:
     stored = [from_bytes(to_bytes(record), TaskRecord, "record") for record in worker().records.values()]
     again = Worker(["process"], stored, EPOCH)
-    assert again.handle(ServerAway(), NOW) == [SetTimer("alone/bound", 30_000), SetTimer("resend", 2_000)]
+    assert again.handle(ServerAway(), NOW) == [SetTimer("alone/1/bound", 30_000), SetTimer("resend", 2_000)]
     again.handle(Snapshot(runtime="process", reports=(running("bound"), running("free"))), NOW)
-    assert signalled(again.handle(TimerDue("alone/bound"), NOW)) == ["bound"]
+    assert signalled(again.handle(TimerDue("alone/1/bound"), NOW)) == ["bound"]
     stored = [from_bytes(to_bytes(record), TaskRecord, "record") for record in again.records.values()]
     third = Worker(["process"], stored, EPOCH)
     effects = third.handle(Snapshot(runtime="process", reports=(running("bound"), running("free"))), NOW)
@@ -319,7 +328,7 @@ def test_what_may_not_run_alone_is_not_started_before_a_server_wants_it(report: 
 def test_what_waits_for_a_server_can_be_stopped(report: Phase | None, how: str) -> None:
     one = restarted_while_preparing(report)
     if how == "alone":
-        effects = one.handle(TimerDue("alone/bound"), NOW)
+        effects = one.handle(TimerDue("alone/1/bound"), NOW)
     else:
         one.handle(ServerHere(), NOW)
         stopped = (assignment("bound", 30_000, Desired.STOPPED),) if how == "stopped" else ()

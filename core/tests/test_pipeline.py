@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orlop.kernel.events import AgentHello, Answer, FrameworkActions
+from orlop.kernel.events import AgentHello, Answer, FrameworkActions, ToNode
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
 from orlop.model.asks import Request, spec_id
@@ -29,6 +29,17 @@ def ask(key: str) -> Submission:
 def hello() -> Submission:
     info = NodeInfo(id="n", name="n", address="", resources=Resources(cpus=1), runtimes=("process",))
     return Submission(AgentHello(session="s", hello=Hello(node=info)))
+
+
+def test_what_a_node_is_told_waits_for_a_fenced_transaction_though_nothing_has_changed() -> None:
+    """A leader whose clock has stood still finds out by it that another one leads."""
+    pipeline = make()
+    for _ in range(2):
+        pipeline.decide([hello()], NOW)
+        batch = pipeline.take()
+        assert batch is not None
+        assert batch.puts, "an empty one would not be written"
+        assert any(isinstance(effect, ToNode) for effect in pipeline.succeeded().effects)
 
 
 def test_nothing_is_committed_before_the_store_said_so() -> None:

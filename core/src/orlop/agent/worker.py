@@ -184,6 +184,7 @@ class Worker:
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
         self._alone = True
+        self._times_alone = 0
         #: Tasks whose start waits for a server's word.
         self._held: set[str] = set()
         #: What each runtime had in its last snapshot, while that can be relied on.
@@ -457,12 +458,17 @@ class Worker:
     def _server_away(self) -> Iterator[Effect]:
         """Tasks whose policy says so are stopped when it lasts."""
         self._alone = True
+        self._times_alone += 1
         for task, record in self._records.items():
             after_ms = record.assignment.spec.policies.partition.stop_after_ms
             if record.live and after_ms is not None:
-                yield SetTimer(ALONE + task, after_ms)
+                yield SetTimer(f"{ALONE}{self._times_alone}/{task}", after_ms)
 
-    def _stop_alone(self, task: str, now: Now) -> Iterator[Effect]:
+    def _stop_alone(self, token: str, now: Now) -> Iterator[Effect]:
+        """A timer of an earlier time alone may be due only now, and says nothing of this one."""
+        times_alone, _, task = token.partition("/")
+        if times_alone != str(self._times_alone):
+            return
         record = self._records.get(task)
         after_ms = record.assignment.spec.policies.partition.stop_after_ms if record is not None else None
         if record is None or after_ms is None or not self._alone or not record.live or record.to_stop:
