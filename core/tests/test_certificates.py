@@ -22,6 +22,7 @@ from orlop.model.messages import RENEW, Assignments, RenewCertificate
 from orlop.processes import securing
 from orlop.processes.agent import _join_again
 from orlop.security import authority as signing
+from orlop.server.session_table import SUPERSEDED
 from orlop.store.memory import MemoryStore
 
 LIFETIME_S = 4
@@ -48,15 +49,20 @@ class Member:
         self.link = link
         self.credentials = Credentials(one.data / node)
         self.asked = 0
+        self.superseded = False
         self.answered = asyncio.Event()
         self.renewal = Renewal(self.credentials, servers.renew)
 
     async def serve(self) -> None:
-        """For as long as its one session."""
+        """For as long as its one session, which ends when a test begins another one for the node."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.renewal.run())
             while True:
-                message = await self.link.receive()
+                try:
+                    message = await self.link.receive()
+                except LinkClosed as error:
+                    self.superseded = str(error) == SUPERSEDED
+                    raise
                 if isinstance(message, RenewCertificate):
                     self.asked += 1
                     self.renewal.ask(message)
@@ -89,7 +95,7 @@ async def member(one: Serving, node: str, understands: tuple[str, ...] = (RENEW,
     try:
         await asyncio.wait_for(made.answered.wait(), 10)
         yield made
-        assert not serves.done(), serves.exception()
+        assert made.superseded or not serves.done(), serves.exception()
     finally:
         serves.cancel()
         await asyncio.gather(serves, return_exceptions=True)
