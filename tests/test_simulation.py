@@ -54,7 +54,10 @@ KINDS = (
     "a kept task is given up by an operator", "a task is stopped by its node alone",
 )  # fmt: skip
 #: Seeds that found something once. What they found is in the commit that added them.
-FOUND_ONCE = (17, 25, 28, 128, 162, 592, 635, 1506, 5304)
+FOUND_ONCE = (17, 25, 28, 128, 162, 592, 635, 1506, 5304, 104772)
+FOUND_IN_GREAT_TROUBLE = ((102347, 4.0), (102423, 4.0), (103027, 4.0))
+#: The same with Marathon, in twice the trouble.
+FOUND_WITH_MARATHON = (104894,)
 
 #: Fault → seeds that find it, of the first 1,000 (`python tests/soak.py 1000 --plant FAULT`).
 FINDS = {
@@ -137,6 +140,16 @@ def test_nothing_breaks_in_great_trouble(seed: int) -> None:
 @pytest.mark.parametrize("seed", FOUND_ONCE)
 def test_what_was_found_once_stays_mended(seed: int) -> None:
     simulate(seed, MixedWorkload)
+
+
+@pytest.mark.parametrize(("seed", "trouble"), FOUND_IN_GREAT_TROUBLE)
+def test_what_was_found_in_great_trouble_stays_mended(seed: int, trouble: float) -> None:
+    simulate(seed, MixedWorkload, trouble=trouble)
+
+
+@pytest.mark.parametrize("seed", FOUND_WITH_MARATHON)
+def test_what_was_found_with_marathon_stays_mended(seed: int) -> None:
+    simulate(seed, MarathonWorkload, trouble=2.0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

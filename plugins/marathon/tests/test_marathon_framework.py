@@ -570,6 +570,26 @@ def test_force_takes_over(world):
     assert [task.labels["version"] for task in world.running("/a")] == [version] * 3, "the restart was taken over"
 
 
+def test_force_takes_over_what_was_changed_and_scaled_to_nothing(world):
+    world.create(id="/a", instances=2)
+    world.create(id="/first")
+    world.settle()
+    world.hold()
+    # The app waits for another one's restart, so that its own instances have not been stopped yet.
+    apps = [
+        {"id": "/first", "cmd": "sleep 2"},
+        {"id": "/a", "cmd": "sleep 2", "instances": 0, "dependencies": ["/first"]},
+    ]
+    world.put_group({"id": "/", "apps": [{"cpus": 0.1, "mem": 16, **app} for app in apps]})
+    world.update("/a", instances=3, force=True)
+    while tasks := world.movable():
+        world.move(tasks[0])
+    world.settle()
+    assert not world.deployments
+    version = world.objects(root.APP)["/a"].last_config_change_at
+    assert [task.labels["version"] for task in world.running("/a")] == [version] * 3
+
+
 def test_too_many_deployments():
     world = World(settings=Config(max_running_deployments=1))
     world.hold()

@@ -24,6 +24,7 @@ from orlop_marathon.deployments import (
 )
 from orlop_marathon.groups import Tree
 from orlop_marathon.model import App, AppRecord, GroupRecord
+from orlop_marathon.reconciling import config_version
 from orlop_marathon.settings import Config
 
 APP, VERSION, HISTORY, GROUP = "app", "version", "history", "group"
@@ -132,7 +133,7 @@ def _planned(
     }
     if conflicts and not wanted.force and not dry_run:
         raise errors.locked(sorted(conflicts))
-    taken_over = restarts_under_way(conflicts.values()) & affected
+    taken_over = restarts_under_way(view, before.apps, conflicts.values()) & affected
     if taken_over:
         steps = plan(before.apps, after.apps, tree.layers, taken_over)
     deployment = Deployment(
@@ -218,15 +219,26 @@ def _changed(before: Mapping[str, GroupRecord], after: Mapping[str, GroupRecord]
     return {path for path in before.keys() | after.keys() if not _equal(before.get(path), after.get(path))}
 
 
-def restarts_under_way(deployments: Iterable[Deployment]) -> set[str]:
-    """Apps whose restart these deployments have not finished."""
-    return {
-        action.app
+def restarts_under_way(view: View, apps: Mapping[str, AppRecord], deployments: Iterable[Deployment]) -> set[str]:
+    """Apps whose restart these deployments have not finished: also of those that were changed and scaled to nothing,
+    while instances of an earlier configuration are still on their way out."""
+    under_way = {
+        action.app: action.action
         for deployment in deployments
         for step in deployment.steps[deployment.current :]
         for action in step.actions
-        if action.action is ActionKind.RESTART
     }
+    return {
+        path
+        for path, action in under_way.items()
+        if action is ActionKind.RESTART
+        or (action is ActionKind.SCALE and path in apps and _has_older_instances(view, apps[path]))
+    }
+
+
+def _has_older_instances(view: View, record: AppRecord) -> bool:
+    tasks = view.group(record.app.id).values()
+    return any(task.live and config_version(task) != record.last_config_change_at for task in tasks)
 
 
 def _stored(view: View, settings: Config, before: Root, after: Root) -> Iterator[Action]:
