@@ -11,6 +11,7 @@ import pytest
 from orlop.agent.worker import TaskRecord, Worker
 from orlop.kernel import assignments, lifecycle
 from orlop.kernel.events import Assign
+from orlop.kernel.kernel import _Batch
 from orlop.model.messages import Assignments
 from orlop.server.session_table import SessionTable
 from orlop.server.writing import Released, Transaction, Writer
@@ -31,8 +32,10 @@ def no_epoch_compare_in_the_store(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_epoch_compare_on_the_node(patch: pytest.MonkeyPatch) -> None:
-    """A node obeys whoever speaks to it."""
+    """A node obeys whoever speaks to it, and a server speaks without asking the store. Each alone is not to be found:
+    the other holds."""
     patch.setattr(Worker, "is_deposed", lambda self, epoch: False)
+    patch.setattr(_Batch, "_tells_nodes", lambda self: False)
 
 
 def effects_before_the_commit(patch: pytest.MonkeyPatch) -> None:

@@ -329,10 +329,7 @@ class _Batch:
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
         # Delayed tasks whose time has come are in no document, but must not be waited for again.
         woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
-        # What a node is told must be fenced, as a transaction is: a leader whose own clock has stood still does not
-        # know yet that another one leads.
-        tells_nodes = any(self._sessions.values()) or any(self._received.values())
-        if not self._draft.puts and not self._draft.deletes and not woken and not tells_nodes:
+        if not self._draft.puts and not self._draft.deletes and not woken and not self._tells_nodes():
             return self._unchanged()
         self._write_log()
         draft = self._draft
@@ -350,6 +347,11 @@ class _Batch:
             deletes=frozenset(draft.deletes),
             effects=tuple(self._effects(state)),
         )
+
+    def _tells_nodes(self) -> bool:
+        """What a node is told must be fenced, as a transaction is: a leader whose own clock has stood still does not
+        know yet that another one leads."""
+        return any(self._sessions.values()) or any(self._received.values())
 
     def _unchanged(self) -> Step:
         base = self._draft.base
