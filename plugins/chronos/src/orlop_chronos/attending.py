@@ -398,7 +398,8 @@ def _watch(desk: Desk, record: JobRecord) -> None:
         return
     desk.put_progress(record.job.name, attrs.evolve(progress, alerted=True))
     message = f"it has not succeeded for {record.job.alert_after}"
-    desk.do(Emit("job.overdue", subject=record.job.name, details={"reason": message}))
+    name = record.job.name
+    desk.do(Emit("job.overdue", subject=name, details={"job": name, "reason": message}))
     tell(desk, record, Happening.OVERDUE, message)
 
 

@@ -32,7 +32,7 @@ def end(desk: Desk, record: JobRecord, run: Run, state: RunState, reason: str) -
         _succeeded(desk, record, run)
     elif state is RunState.FAILED:
         _failed(desk, record, run)
-    details = {"run": str(run.number), "cause": run.cause.value, "reason": reason}
+    details = {"job": name, "run": str(run.number), "cause": run.cause.value, "reason": reason}
     desk.do(Emit(f"run.{state.value}", subject=name, details={key: value for key, value in details.items() if value}))
     _forget_old(desk, name)
     return run
@@ -98,7 +98,7 @@ def _disable(desk: Desk, record: JobRecord, reason: str) -> None:
     current = desk.job(record.job.name) or record
     job = attrs.evolve(current.job, disabled=True)
     desk.put_job(job.name, attrs.evolve(current, job=job, changed_ms=desk.now_ms))
-    desk.do(Emit("job.disabled", subject=job.name, details={"reason": reason}))
+    desk.do(Emit("job.disabled", subject=job.name, details={"job": job.name, "reason": reason}))
     tell(desk, record, Happening.DISABLED, reason)
 
 

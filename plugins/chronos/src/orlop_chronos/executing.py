@@ -102,7 +102,7 @@ def _put(order: PutJob, desk: Desk) -> None:
         progress = attrs.evolve(progress, edges={})
     desk.put_job(name, record)
     desk.put_progress(name, progress)
-    desk.do(Emit("job.changed" if known is not None else "job.created", subject=name))
+    desk.do(Emit("job.changed" if known is not None else "job.created", subject=name, details={"job": name}))
 
 
 def _schedule_of(job: Job) -> tuple[object, ...]:
@@ -128,7 +128,7 @@ def _delete(order: DeleteJob, desk: Desk) -> None:
     graph.set_parents(desk, order.name, record.job.parents, ())
     notices.tell(desk, record, notices.Happening.DELETED, "it was deleted")
     desk.delete_job(order.name)
-    desk.do(Emit("job.deleted", subject=order.name))
+    desk.do(Emit("job.deleted", subject=order.name, details={"job": order.name}))
 
 
 def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Children) -> None:
