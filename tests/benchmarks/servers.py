@@ -7,8 +7,9 @@ time is from the kill to the first answer of success. Tasks must be the same pro
 
 Commits: the kernel, the pipeline and the store's writer as a leader has them (`Core`), in this process, on one member
 of etcd: asks of new tasks, then agents' statuses that they run. Counted are the documents at their keys, not what the
-store takes beside them. In turns with a bare client that writes as many keys with values as long, in transactions of
-128 operations; the ratio is the median over the turns.
+store takes beside them. Then the same without the kernel's part, for
+statuses that it has decided before. In turns with a bare client that writes as many keys with values as long, in
+transactions of 128 operations; the ratio is the median over the turns.
 
 Takeover: a store with many nodes and tasks of Marathon's apps; two servers. The first starts cold; then it is killed,
 and the standby takes over. Election is the moment at which the leader's key is in etcd, seen by a watch. Serving is the
@@ -47,6 +48,8 @@ from orlop.processes.collecting import LOOK_S, Collector
 from orlop.processes.server import SWITCH_INTERVAL_S
 from orlop.server.core import Core
 from orlop.server.loading import LEADER_KEY, LeaderRecord, begin_term, list_entries
+from orlop.server.pipeline import Pipeline, Submission
+from orlop.server.writing import Transaction, Writer
 from orlop.store.etcd import EtcdStore
 from orlop.store.etcd_address import StoreAccess, parse_address
 from orlop.store.interface import Compare, Delete, Put, TransactionResult
@@ -211,6 +214,7 @@ class LeaderPath:
         revision = self.store.transact([Put(LEADER_KEY, record)]).revision
         entries, _ = list_entries(self.store)
         term = begin_term(self.store, entries, {}, revision, new_cluster_id="bench", utc_ms=read_clock().utc_ms)
+        self._term = term
         self.counted = Counting(self.store)
         self.failed: list[Exception] = []
         self.core = Core(Kernel(), self.counted, term, read_clock, lambda _: None, self.failed.append)
@@ -261,6 +265,28 @@ class LeaderPath:
             for task in placed
         ]
 
+    def write_decided(self, events: Sequence[Event]) -> tuple[int, float]:
+        """(keys, seconds): of pipeline, writer and store alone, for what the kernel has decided before.
+
+        `core` has ended by then: it would not know of it.
+        """
+        self.core.stop()
+        state = self.core.committed
+        fence = self.store.get(records.META_KEY)
+        assert fence is not None
+        pipeline = Pipeline(Kernel(), state, self._term.epoch, self.store.limits.operations - 1)
+        term = attrs.evolve(self._term, state=state, fence=fence.mod_revision)
+        writer = Writer(pipeline, term, self.store.limits, contextlib.nullcontext())
+        for event in events:
+            pipeline.decide([Submission(event)], read_clock())
+        keys, began = self.counted.keys, time.perf_counter()
+        while (work := writer.next()) is not None:
+            if isinstance(work, Transaction):
+                result = self.counted.transact(work.writes, work.compares)
+                assert result.applied
+                writer.applied(result.revision)
+        return self.counted.keys - keys, time.perf_counter() - began
+
     def close(self) -> None:
         self.core.stop()
         self.store.close()
@@ -309,6 +335,7 @@ def commit_figures(sizes: Sizes) -> Iterator[Figure]:
                     length = (path.counted.bytes - written) // keys
                     bare_s = _bare_s(bare, keys, length, f"{kind}/{turn}")
                     rates[kind].append((keys / took_s, keys / bare_s, 1e6 * used / keys))
+            yield from _writer_alone(path, bare, sizes.commits)
         bare.client.close()
         for kind, found in rates.items():
             name = f"commits of {kind}, whole way of the leader"
@@ -321,6 +348,17 @@ def commit_figures(sizes: Sizes) -> Iterator[Figure]:
             yield Figure(f"{name}: processor time", statistics.median(used for _, _, used in found), "us/key")
     finally:
         factory.close()
+
+
+def _writer_alone(path: LeaderPath, bare: Bare, commits: int) -> Iterator[Figure]:
+    path.handle(path.asks(commits))
+    written = path.counted.bytes
+    events = path.statuses()
+    keys, took_s = path.write_decided(events)
+    bare_s = _bare_s(bare, keys, (path.counted.bytes - written) // keys, "alone")
+    name = "commits of what is decided: pipeline, writer and store"
+    yield Figure(name, keys / took_s, "keys/s")
+    yield Figure(f"{name}, over the bare client", bare_s / took_s, "", at_least=0.6)
 
 
 def _bare_s(bare: Bare, keys: int, length: int, name: str) -> float:
