@@ -19,6 +19,7 @@ from orlop_marathon.deployments import (
     ActionKind,
     Deployment,
     Original,
+    PlannedAction,
     original_id,
     plan,
 )
@@ -133,7 +134,8 @@ def _planned(
     }
     if conflicts and not wanted.force and not dry_run:
         raise errors.locked(sorted(conflicts))
-    taken_over = restarts_under_way(view, before.apps, conflicts.values()) & affected
+    interrupted = list(conflicts.values())
+    taken_over = (restarts_under_way(interrupted) | _emptied(view, before.apps, interrupted)) & affected
     if taken_over:
         steps = plan(before.apps, after.apps, tree.layers, taken_over)
     deployment = Deployment(
@@ -219,21 +221,22 @@ def _changed(before: Mapping[str, GroupRecord], after: Mapping[str, GroupRecord]
     return {path for path in before.keys() | after.keys() if not _equal(before.get(path), after.get(path))}
 
 
-def restarts_under_way(view: View, apps: Mapping[str, AppRecord], deployments: Iterable[Deployment]) -> set[str]:
-    """Apps whose restart these deployments have not finished: also of those that were changed and scaled to nothing,
-    while instances of an earlier configuration are still on their way out."""
-    under_way = {
-        action.app: action.action
-        for deployment in deployments
-        for step in deployment.steps[deployment.current :]
-        for action in step.actions
-    }
-    return {
-        path
-        for path, action in under_way.items()
-        if action is ActionKind.RESTART
-        or (action is ActionKind.SCALE and path in apps and _has_older_instances(view, apps[path]))
-    }
+def restarts_under_way(deployments: Iterable[Deployment]) -> set[str]:
+    """Apps whose restart these deployments have not finished."""
+    return {action.app for action in _under_way(deployments) if action.action is ActionKind.RESTART}
+
+
+def _emptied(view: View, apps: Mapping[str, AppRecord], deployments: Iterable[Deployment]) -> set[str]:
+    """Apps that these deployments scale, and that still have instances of an earlier configuration: they were changed
+    and scaled to nothing in one, which is no restart."""
+    scaled = {action.app for action in _under_way(deployments) if action.action is ActionKind.SCALE}
+    return {path for path in scaled & apps.keys() if _has_older_instances(view, apps[path])}
+
+
+def _under_way(deployments: Iterable[Deployment]) -> Iterator[PlannedAction]:
+    for deployment in deployments:
+        for step in deployment.steps[deployment.current :]:
+            yield from step.actions
 
 
 def _has_older_instances(view: View, record: AppRecord) -> bool:
