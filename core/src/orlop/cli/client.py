@@ -94,7 +94,8 @@ class Client:
         timeout_s: float | None,
         accept: str = "application/json",
     ) -> Any:
-        given = {name: _text(value) for name, value in query.items() if value not in (None, "", False)}
+        # Zero is a value, and equal to False.
+        given = {name: _text(value) for name, value in query.items() if value not in (None, "") and value is not False}
         url = self.base + urllib.parse.quote(path, safe="/*%") + (f"?{urllib.parse.urlencode(given)}" if given else "")
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Accept": accept, "Content-Type": "application/json", **self.headers}

@@ -221,7 +221,7 @@ def logs(ctx: click.Context, task: str, follow: bool, tail: int | None, only: st
 
 def _output(client: Client, task: str, stream: str, follow: bool, tail: int | None) -> Iterator[bytes]:
     path = f"/v1/tasks/{quote(task, safe='')}/logs"
-    return client.stream(path, stream=stream, follow=follow, tail="0" if tail == 0 else tail)
+    return client.stream(path, stream=stream, follow=follow, tail=tail)
 
 
 def _write(out: BinaryIO, piece: bytes) -> None:
