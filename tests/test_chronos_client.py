@@ -154,6 +154,33 @@ def test_answers_are_as_clients_need_them(orlop: RunningOrlop) -> None:
         assert isinstance(body["status"], str)
 
 
+def test_the_command_line(orlop: RunningOrlop, tmp_path: Path) -> None:
+    file = tmp_path / "jobs.json"
+    jobs = [
+        {"name": "typed", "command": "echo typed $1", "schedule": "R0//PT1H", "retries": 0},
+        {"name": "after", "command": "exit 3", "parents": ["typed"], "retries": 0},
+    ]
+    file.write_text(json.dumps(jobs))
+    assert orlop.cli("chronos", "job", "add", str(file)) == "job typed is stored\njob after is stored\n"
+    assert "run 0 succeeded" in orlop.cli("chronos", "job", "run", "typed", "--arguments", "in")
+    assert orlop.cli("chronos", "job", "logs", "typed") == "typed in\n"
+    assert "has not succeeded: exited with code 3" in orlop.cli("chronos", "job", "run", "after", code=1)
+    (run,) = json.loads(orlop.cli("chronos", "job", "history", "typed", "-o", "json"))
+    assert (run["run"], run["cause"], run["arguments"]) == (0, "manual", "in")
+    assert "typed  1 succeeded, 0 failed" in orlop.cli("chronos", "job", "show", "typed")
+    assert "└─ after" in orlop.cli("chronos", "graph")
+    assert "there is no job 'nope'" in orlop.cli("chronos", "job", "show", "nope", code=4)
+    file.write_text(json.dumps({"name": "typed", "command": "sleep 1000", "schedule": "R0//PT1H", "overlap": "allow"}))
+    orlop.cli("chronos", "job", "add", str(file))
+    numbers = [orlop.cli("chronos", "job", "run", "typed", "--detach").split()[1] for _ in range(2)]
+    orlop.cli("chronos", "job", "kill", "typed", "--run", "0")  # which has ended
+    orlop.cli("chronos", "job", "kill", "typed", "--run", numbers[0])
+    states = lambda: [one["state"] for one in read(orlop, "/v1/scheduler/job/typed/runs")]  # noqa: E731
+    wait_until(lambda: states() == ["active", "killed", "succeeded"], "one of them is killed")
+    for name in ("after", "typed"):
+        orlop.cli("chronos", "job", "rm", name)
+
+
 def test_everything_survives_kill_9(orlop: RunningOrlop, tmp_path: Path) -> None:
     client = chronos.connect(orlop.chronos_address)
     marks = tmp_path / "marks"

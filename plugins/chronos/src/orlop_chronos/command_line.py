@@ -40,8 +40,9 @@ def _job(name: str, rest: str = "") -> str:
     return f"/job/{quote(name, safe='')}{rest}"
 
 
-def _runs(client: Client, name: str, limit: int) -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = client.get(_job(name, "/runs"), limit=limit)
+def _runs(client: Client, name: str, **query: int | None) -> list[dict[str, Any]]:
+    """Newest first. query: `limit`, or `run` for one alone."""
+    runs: list[dict[str, Any]] = client.get(_job(name, "/runs"), **query)
     return runs
 
 
@@ -106,15 +107,17 @@ def show_(ctx: click.Context, name: str, output: str) -> None:
         click.echo(f"by {document['schedule']}, next {due[0]['nominalTime'] if due else 'never'}")
     if document["disabled"]:
         click.echo("it is disabled")
-    _show_runs(_runs(client, name, 5))
+    _show_runs(_runs(client, name, limit=5))
 
 
 def _found(client: Client, name: str) -> dict[str, Any]:
-    for one in client.get("/jobs/search", name=name, limit=1000):
-        if one["name"] == name:
-            found: dict[str, Any] = one
-            return found
-    raise Failure(f"there is no job '{name}'", hint="see `orlop chronos job ls`", code=NOT_FOUND)
+    try:
+        found: dict[str, Any] = client.get(_job(name))
+    except Failure as failure:
+        if not str(failure.document.get("message")).endswith("not found"):
+            raise
+        raise Failure(f"there is no job '{name}'", hint="see `orlop chronos job ls`", code=NOT_FOUND) from failure
+    return found
 
 
 @job.command()
@@ -126,9 +129,9 @@ def _found(client: Client, name: str) -> dict[str, Any]:
 def run(ctx: click.Context, name: str, arguments: str | None, detach: bool, timeout: float) -> None:
     """Run a job now, and wait until it has ended."""
     client = _client(ctx)
-    before = {one["run"] for one in _runs(client, name, 1000)}
+    before = max((one["run"] for one in _runs(client, name, limit=1)), default=-1)
     client.send("PUT", _job(name), arguments=arguments)
-    started = [one for one in _runs(client, name, 1000) if one["run"] not in before and one["cause"] == "manual"]
+    started = [one for one in _runs(client, name) if one["run"] > before and one["cause"] == "manual"]
     if not started:
         raise Failure(f"the run of '{name}' is gone already", hint="see `orlop chronos job history`")
     number = started[-1]["run"]
@@ -143,7 +146,7 @@ def _follow(client: Client, name: str, number: int, timeout: float) -> None:
     deadline, shown = time.monotonic() + timeout, ""
     try:
         while True:
-            found = [one for one in _runs(client, name, 1000) if one["run"] == number]
+            found = _runs(client, name, run=number)
             if not found:
                 raise Failure(f"run {number} of '{name}' is gone", code=NOT_FOUND)
             line = _line(found[0])
@@ -229,7 +232,7 @@ def backfill(ctx: click.Context, name: str, from_: str, until: str) -> None:
 @click.pass_context
 def history(ctx: click.Context, name: str, limit: int, output: str) -> None:
     """A job's runs, newest first: when, why, where, how they ended."""
-    runs = _runs(_client(ctx), name, limit)
+    runs = _runs(_client(ctx), name, limit=limit)
     if output == "json":
         show_json(runs)
     else:
@@ -263,7 +266,8 @@ def _show_runs(runs: Iterable[dict[str, Any]]) -> None:
 @click.pass_context
 def logs(ctx: click.Context, name: str, number: int | None) -> None:
     """The output of a run's last attempt."""
-    runs = [one for one in _runs(_client(ctx), name, 1000) if number in (None, one["run"]) and one["attempts"]]
+    found = _runs(_client(ctx), name, **({"run": number} if number is not None else {"limit": 1000}))
+    runs = [one for one in found if one["attempts"]]
     if not runs:
         raise Failure(f"'{name}' has no such run with an output", code=NOT_FOUND)
     server = Client(ctx.find_root().obj["server"])

@@ -66,7 +66,7 @@ FINAL: Final = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.KILLED, 
 
 @attrs.frozen(kw_only=True)
 class JobRecord:
-    """A definition. created_ms, changed_ms: UTC milliseconds.
+    """A definition. created_ms: UTC milliseconds.
 
     uid: tells it from others that had or will have its name. since_ms: when its schedule was last changed, which is
     what an empty start means.
@@ -75,7 +75,6 @@ class JobRecord:
     job: Job
     uid: str
     created_ms: int
-    changed_ms: int
     since_ms: int
 
 

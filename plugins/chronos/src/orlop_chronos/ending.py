@@ -97,7 +97,7 @@ def _story(run: Run) -> str:
 def _disable(desk: Desk, record: JobRecord, reason: str) -> None:
     current = desk.job(record.job.name) or record
     job = attrs.evolve(current.job, disabled=True)
-    desk.put_job(job.name, attrs.evolve(current, job=job, changed_ms=desk.now_ms))
+    desk.put_job(job.name, attrs.evolve(current, job=job))
     desk.do(Emit("job.disabled", subject=job.name, details={"job": job.name, "reason": reason}))
     tell(desk, record, Happening.DISABLED, reason)
 

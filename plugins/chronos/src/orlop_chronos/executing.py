@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from orlop.framework import Emit
-from orlop_chronos import graph, notices
+from orlop_chronos import documents, graph, notices
 from orlop_chronos.attending import create_run, start_children, stop, told
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Cause, Control, JobRecord, Stop
@@ -53,7 +53,7 @@ def execute(order: Order, desk: Desk) -> Any:
             record = _job(desk, order.name)
             job = attrs.evolve(record.job, disabled=order.disabled)
             if job != record.job:
-                desk.put_job(order.name, attrs.evolve(record, job=job, changed_ms=desk.now_ms))
+                desk.put_job(order.name, attrs.evolve(record, job=job))
             return None
         case Pause():
             return _pause(order, desk)
@@ -87,7 +87,6 @@ def _put(order: PutJob, desk: Desk) -> None:
         job=job,
         uid=known.uid if known is not None else desk.view.unique("job", name).hex[:8],
         created_ms=known.created_ms if known is not None else desk.now_ms,
-        changed_ms=desk.now_ms,
         since_ms=known.since_ms if known is not None and same_schedule else desk.now_ms,
     )
     progress = attrs.evolve(desk.progress(name), counters=counters, watched_from_ms=desk.now_ms, alerted=False)
@@ -153,7 +152,7 @@ def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Chi
             upcoming=inherited.upcoming if takes_place else None,
             left=inherited.left if takes_place else 0,
         )
-    desk.put_job(name, attrs.evolve(child, job=job, changed_ms=desk.now_ms, since_ms=parent.since_ms))
+    desk.put_job(name, attrs.evolve(child, job=job, since_ms=parent.since_ms))
     desk.put_progress(name, progress)
 
 
@@ -179,7 +178,7 @@ def _pause(order: Pause, desk: Desk) -> None:
     if desk.paused != order.paused:
         desk.put_control(Control(paused=order.paused))
         desk.do(Emit("paused" if order.paused else "resumed"))
-        desk.touched |= set(desk.stored("job"))
+        desk.touched |= set(desk.stored(documents.JOB))
 
 
 def _report(order: ReportTask, desk: Desk) -> None:

@@ -82,18 +82,19 @@ class Chronos(Framework):
     # The cache
 
     def _due(self, now_ms: int) -> set[str]:
-        """Jobs whose time has come. They stay in the heap until they have been attended."""
+        """Jobs whose time has come, which is forgotten: attending them says the next one."""
         found = set()
         while self._heap and self._heap[0][0] <= now_ms:
             at_ms, name = heapq.heappop(self._heap)
             if self._next.get(name) == at_ms:
+                del self._next[name]
                 found.add(name)
         return found
 
     def _remember(self, name: str, at_ms: int | None) -> None:
         if at_ms is None:
             self._next.pop(name, None)
-        elif self._next.get(name) != at_ms or at_ms:
+        elif self._next.get(name) != at_ms:
             self._next[name] = at_ms
             heapq.heappush(self._heap, (at_ms, name))
 

@@ -119,8 +119,10 @@ async def kill(call: Call) -> web.StreamResponse:
 
 
 async def kill_all(call: Call) -> web.StreamResponse:
-    for name in (await call.jobs()).names():
-        await call.give(orders.KillRuns(name=name))
+    jobs = await call.jobs()
+    for name in jobs.names():
+        if jobs.progress(name).open_runs:
+            await call.give(orders.KillRuns(name=name))
     return done()
 
 

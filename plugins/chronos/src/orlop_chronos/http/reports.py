@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import attrs
 from aiohttp import web
 
 from orlop_chronos import instants, rendering
-from orlop_chronos.documents import JobRecord, Run, RunState
+from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
 from orlop_chronos.errors import bad_request
 from orlop_chronos.http.calls import Call, Jobs, answer, text
 from orlop_chronos.http.jobs import MOST_UPCOMING, read_definition
 from orlop_chronos.schedules import Moment
-from orlop_chronos.specs import task_name
+from orlop_chronos.specs import node_name, task_name
 from orlop_chronos.triggers import Due
 
 #: Chronos' --job_history_limit.
@@ -61,31 +62,41 @@ async def statistics(call: Call) -> web.StreamResponse:
     jobs = await call.jobs()
     record = jobs.record(call.name)
     runs = jobs.runs(call.name, MOST_RUNS)
-    attempts = [item for run in runs[: SHOWN_IN_STATISTICS * 4] for item in _attempts(jobs, record, run)]
+    attempts = [item for run in runs[: SHOWN_IN_STATISTICS * 4] for item in _items(jobs, record, run)]
     return answer({"histogram": histogram(_durations(runs)), "taskStatHistory": attempts[:SHOWN_IN_STATISTICS]})
 
 
-def _attempts(jobs: Jobs, record: JobRecord, run: Run) -> list[dict[str, Any]]:
-    found = []
-    for number in range(len(run.attempts) - 1, -1, -1):
-        attempt = run.attempts[number]
-        started_ms, ended_ms, node = attempt.started_ms, attempt.ended_ms, attempt.node
-        name = task_name(record.job, run, number)
-        if ended_ms is None and (task := jobs.view.task_named(name)) is not None:
-            started_ms = task.started_utc_ms
-            node = getattr(jobs.view.node(task.node), "id", "")
-        status = "Running" if ended_ms is None else "Success" if attempt.outcome == "finished" else "Fail"
-        item: dict[str, Any] = {
-            "taskId": name,
-            "jobName": run.job,
-            "slaveId": node,
-            "startTime": _clock(started_ms),
-            "endTime": _clock(ended_ms),
-        }
-        if started_ms is not None and ended_ms is not None:
-            item["duration"] = _duration(ended_ms - started_ms)
-        found.append(item | {"status": status})
+def _attempts(jobs: Jobs, record: JobRecord, run: Run) -> list[Attempt]:
+    """The run's attempts as they are now: of one that goes on, its task knows more than what is stored."""
+    found = list(run.attempts)
+    if found and found[-1].ended_ms is None:
+        task = jobs.view.tasks.get(task_key(record.uid, run, len(found) - 1))
+        if task is not None:
+            node = node_name(jobs.view, task)
+            found[-1] = attrs.evolve(found[-1], task=task.id, started_ms=task.started_utc_ms, node=node)
     return found
+
+
+def _items(jobs: Jobs, record: JobRecord, run: Run) -> list[dict[str, Any]]:
+    """The run's attempts as Chronos shows them, newest first."""
+    return [
+        _item(task_name(record.job, run, number), run.job, attempt)
+        for number, attempt in reversed(list(enumerate(_attempts(jobs, record, run))))
+    ]
+
+
+def _item(name: str, job: str, attempt: Attempt) -> dict[str, Any]:
+    started_ms, ended_ms = attempt.started_ms, attempt.ended_ms
+    item: dict[str, Any] = {
+        "taskId": name,
+        "jobName": job,
+        "slaveId": attempt.node,
+        "startTime": _clock(started_ms),
+        "endTime": _clock(ended_ms),
+    }
+    if started_ms is not None and ended_ms is not None:
+        item["duration"] = _duration(ended_ms - started_ms)
+    return item | {"status": "Running" if ended_ms is None else "Success" if attempt.outcome == "finished" else "Fail"}
 
 
 def _clock(at_ms: int | None) -> str:
@@ -116,33 +127,33 @@ async def percentile(call: Call) -> web.StreamResponse:
 
 
 async def history(call: Call) -> web.StreamResponse:
-    """Runs, newest first, with all their attempts."""
+    """Runs, newest first, with all their attempts; or one of them."""
     jobs = await call.jobs()
     record = jobs.record(call.name)
-    most = min(call.number("limit", 100), MOST_RUNS)
-    return answer([_run(jobs, record, run) for run in jobs.runs(call.name, most)])
+    if call.value("run"):
+        one = jobs.run(call.name, call.number("run", 0))
+        runs = [one] if one is not None else []
+    else:
+        runs = jobs.runs(call.name, min(call.number("limit", 100), MOST_RUNS))
+    return answer([_run(jobs, record, run) for run in runs])
 
 
 def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
-    attempts = []
-    for number, attempt in enumerate(run.attempts):
-        name = task_name(record.job, run, number)
-        task = jobs.view.task_named(name)
-        ended = attempt.ended_ms is not None
-        attempts.append(
-            {
-                "taskId": name,
-                "task": attempt.task or (task.id if task is not None else ""),
-                "askedTime": rendering.instant(attempt.asked_ms),
-                "startTime": rendering.instant(attempt.started_ms if ended or task is None else task.started_utc_ms),
-                "endTime": rendering.instant(attempt.ended_ms),
-                "node": attempt.node or (_node_name(jobs, task.node) if task is not None else ""),
-                "outcome": attempt.outcome,
-                "exitCode": attempt.code,
-                "signal": attempt.signal,
-                "reason": attempt.reason,
-            }
-        )
+    attempts = [
+        {
+            "taskId": task_name(record.job, run, number),
+            "task": attempt.task,
+            "askedTime": rendering.instant(attempt.asked_ms),
+            "startTime": rendering.instant(attempt.started_ms),
+            "endTime": rendering.instant(attempt.ended_ms),
+            "node": attempt.node,
+            "outcome": attempt.outcome,
+            "exitCode": attempt.code,
+            "signal": attempt.signal,
+            "reason": attempt.reason,
+        }
+        for number, attempt in enumerate(_attempts(jobs, record, run))
+    ]
     return {
         "job": run.job,
         "run": run.number,
@@ -158,11 +169,6 @@ def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
     }
 
 
-def _node_name(jobs: Jobs, node_id: str | None) -> str:
-    node = jobs.view.node(node_id)
-    return node.info.name if node is not None else ""
-
-
 async def upcoming(call: Call) -> web.StreamResponse:
     """Next due times of a job, or with a definition as the body of one that is not stored."""
     jobs = await call.jobs()
@@ -172,7 +178,7 @@ async def upcoming(call: Call) -> web.StreamResponse:
         document.setdefault("name", "draft")
         definition = await read_definition(call, document)
         now_ms = jobs.view.now.utc_ms
-        record = JobRecord(job=definition.job, uid="", created_ms=now_ms, changed_ms=now_ms, since_ms=now_ms)
+        record = JobRecord(job=definition.job, uid="", created_ms=now_ms, since_ms=now_ms)
         due = Due.of(record)
         moment, left = (due.first(), due.trigger.repeats) if due is not None else (None, None)
     else:
