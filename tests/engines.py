@@ -23,7 +23,6 @@ import signal
 import socket
 import subprocess
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -31,6 +30,7 @@ from typing import IO, Any, Final
 import docker
 import pytest
 import requests
+from waiting import is_alive, wait_until
 
 LANES: Final = 100
 READY_WITHIN_S: Final = 60.0
@@ -67,18 +67,6 @@ def missing() -> str:
     if absent:
         return f"needs {', '.join(absent)} (Debian: docker.io iproute2 iptables busybox-static)"
     return ""
-
-
-def wait_until(
-    condition: Callable[[], Any], what: str, within_s: float = READY_WITHIN_S, every_s: float = POLL_S
-) -> Any:
-    """What `condition` returned when it was first true. Raises AssertionError after `within_s` seconds."""
-    deadline = time.monotonic() + within_s
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {within_s:g} s in vain for {what}")
-        time.sleep(every_s)
-    return found
 
 
 def _run(*command: str, check: bool = True) -> str:
@@ -221,13 +209,6 @@ def _kill_all(pids: Callable[[], list[int]]) -> None:
     wait_until(none_left, "the processes of an engine to end", ENDED_WITHIN_S)
 
 
-def _has_ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 class Engine:
     """One real Docker Engine.
 
@@ -316,7 +297,7 @@ class Engine:
         pid_file = self.folder / "exec/containerd/containerd.pid"
         if pid_file.exists():
             # An init process that is slow to reap leaves a zombie, which the next dockerd takes for a living one.
-            wait_until(lambda: _has_ended(int(pid_file.read_text())), "containerd to end", ENDED_WITHIN_S)
+            wait_until(lambda: not is_alive(int(pid_file.read_text())), "containerd to end", ENDED_WITHIN_S)
             pid_file.unlink()
 
     def die(self) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+import waiting
+from waiting import is_alive
 
 from orlop.agent.cgroups import NoControlGroups, find_hierarchies
 from orlop.agent.runtimes.interface import (
@@ -29,25 +31,11 @@ from orlop.model.tasks import Desired, Spec
 
 WITHIN_S = 30.0
 
-
-def is_alive(pid: int) -> bool:
-    """Zombies do not count."""
-    try:
-        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+wait_until = functools.partial(waiting.eventually, deadline_s=WITHIN_S)
 
 
 def read(path: Path) -> bytes:
     return path.read_bytes()
-
-
-async def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + WITHIN_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {WITHIN_S:g} s: {what}"
-        await asyncio.sleep(0.005)
-    return found
 
 
 @attrs.define

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import waiting
 from aiohttp import web
 from running import free_port
 from yarl import URL
@@ -36,6 +37,8 @@ from orlop.server.server import Server
 from orlop.store.memory import MemoryStore
 
 DEADLINE_S = 30
+
+eventually = functools.partial(waiting.eventually, deadline_s=DEADLINE_S)
 Agent = Link[ToServer, ToAgent]
 
 
@@ -151,14 +154,6 @@ async def still_there(link: Agent, node: str) -> None:
     """A session that works: it says hello again and is answered."""
     link.send(hello(node))
     assert (await heard(link, Assignments)).full
-
-
-async def eventually(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.01)
-    return found
 
 
 async def raw_session(one: Serving, context: ssl.SSLContext | None) -> tuple[Any, aiohttp.ClientSession]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import waiting
+from waiting import is_alive
 
 from orlop.agent import supervisor
 from orlop.agent.cgroups import ControlGroups
@@ -25,21 +28,7 @@ SOURCE = Path(supervisor.__file__).parent
 WITHIN_S = 30.0
 SLEEP = ["/bin/sleep", "1000"]
 
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + WITHIN_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {WITHIN_S:g} s: {what}"
-        select.select([], [], [], 0.005)
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Zombies do not count."""
-    try:
-        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+wait_until = functools.partial(waiting.wait_until, deadline_s=WITHIN_S)
 
 
 @attrs.define

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import pwd
 import secrets
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+import waiting
+from waiting import is_alive
 
 from orlop.agent import command_service
 from orlop.agent.runtimes.interface import Output, UnknownTask
@@ -26,6 +28,8 @@ from orlop.agent.streams import LocalStream, StreamClosed, local_stream
 from orlop.model.streams import Accepted, Channel, CommandRequest, Fault, Rejected, decode_answer, encode
 
 WITHIN_S = 20
+
+eventually = functools.partial(waiting.eventually, deadline_s=WITHIN_S)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 
 
@@ -54,20 +58,6 @@ async def said(execution: ProcessExecution) -> dict[Output, bytes]:
     async for kind, data in execution.output():
         found[kind] += data
     return found
-
-
-async def eventually(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 async def test_output_error_and_exit_code_are_kept_apart(tmp_path: Path) -> None:
@@ -121,7 +111,7 @@ async def test_what_cannot_be_run_says_why(
 async def test_what_the_command_leaves_running_is_killed_with_it(tmp_path: Path) -> None:
     async with executing(tmp_path, "sh", "-c", "sleep 1000 & echo $!; exit 1") as one:
         child = int((await said(one))[Output.OUTPUT])
-        await eventually(lambda: not is_running(child), "its child is gone")
+        await eventually(lambda: not is_alive(child), "its child is gone")
 
 
 async def test_output_ends_though_somebody_elsewhere_holds_it_open(tmp_path: Path) -> None:
@@ -146,9 +136,9 @@ async def test_closing_ends_the_command(tmp_path: Path) -> None:
         async for _, data in one.output():
             pids = [int(pid) for pid in data.split()]
             break
-        assert all(map(is_running, pids))
+        assert all(map(is_alive, pids))
     for pid in pids:
-        await eventually(lambda pid=pid: not is_running(pid), "it is gone")
+        await eventually(lambda pid=pid: not is_alive(pid), "it is gone")
 
 
 async def test_a_terminal_is_one(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+import waiting
 
 from orlop.kernel import records
 from orlop.kernel.events import AgentHello
@@ -23,6 +24,8 @@ from orlop.store.interface import Put
 from orlop.store.memory import MemoryStore
 
 DEADLINE_S = 30
+
+wait_until = functools.partial(waiting.wait_until, what="the mirror gets there", deadline_s=DEADLINE_S)
 
 
 class Followed:
@@ -45,13 +48,6 @@ class Followed:
 
     def follow(self) -> None:
         wait_until(lambda: self.mirror._documents.state_revision == self.store.get(records.META_KEY).mod_revision)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.fixture

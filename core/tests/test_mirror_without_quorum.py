@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import waiting
 
 from orlop.kernel import records
 from orlop.model.documents import to_bytes
@@ -15,6 +17,8 @@ from orlop.store.interface import Entry, Put, RangeResult, StoreError
 from orlop.store.memory import MemoryStore
 
 DEADLINE_S = 10.0
+
+eventually = functools.partial(waiting.wait_until, deadline_s=DEADLINE_S)
 WRITTEN_UTC_MS = 1_000_000
 STARTED_UTC_MS = WRITTEN_UTC_MS + 90_000
 
@@ -61,13 +65,6 @@ def mirroring(store: MemoryStore) -> Iterator[tuple[Mirror, list[MirrorNews]]]:
         yield mirror, told
     finally:
         mirror.stop()
-
-
-def eventually(condition: Callable[[], Any], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, what
-        threading.Event().wait(0.01)
 
 
 def version_of(mirror: Mirror) -> int:
