@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from orlop.framework import Task
-from orlop.testing.harness import Cluster
+from orlop.testing.harness import Cluster, Refused
 from orlop_chronos import documents, orders, reading, rendering
 from orlop_chronos.documents import Progress, Run, run_id
+from orlop_chronos.errors import ChronosError
 from orlop_chronos.framework import Chronos
 from orlop_chronos.orders import Order
 from orlop_chronos.settings import Config
@@ -73,3 +76,12 @@ class ChronosCluster:
 
     def names(self) -> list[str]:
         return list(self.cluster.view("chronos").objects(documents.JOB))
+
+
+def refused(cluster: ChronosCluster, order: Order) -> str:
+    """Why the order is refused, which it must be."""
+    with pytest.raises(Refused) as error:
+        cluster.give(order)
+    assert isinstance(error.value.reason, ChronosError)
+    assert error.value.reason.status == 400
+    return error.value.reason.message

@@ -1,0 +1,190 @@
+"""Jobs that wait for others, and what becomes of them when those are deleted."""
+
+from __future__ import annotations
+
+import pytest
+from chronos_cluster import ChronosCluster, refused
+
+from orlop.testing.harness import Refused
+from orlop_chronos import orders
+from orlop_chronos.documents import Cause
+from orlop_chronos.framework import Chronos
+
+
+def test_the_trace_of_chronos_own_test() -> None:
+    """A -> {B, C}, B -> {D, E}, C -> E."""
+    cluster = ChronosCluster()
+    cluster.put("A", schedule="R//P1D")
+    cluster.put("B", parents=["A"])
+    cluster.put("C", parents=["A"])
+    cluster.put("D", parents=["B"])
+    cluster.put("E", parents=["B", "C"])
+    trace = []
+    for finished in ("A", "B", "C", "D", "E", "*A", "C", "B"):
+        if finished == "*A":
+            cluster.give(orders.StartJob(name="A"))
+        before = {task.id for task in cluster.running()}
+        cluster.finish(finished.strip("*"))
+        started = [task.group for task in cluster.running() if task.id not in before]
+        trace.append((finished, sorted(started)))
+    assert trace == [
+        ("A", ["B", "C"]), ("B", ["D"]), ("C", ["E"]), ("D", []), ("E", []),
+        ("*A", ["B", "C"]), ("C", []), ("B", ["D", "E"]),
+    ]  # fmt: skip
+
+
+def test_a_child_says_which_run_it_is_due_to() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b", parents=["a"])
+    cluster.finish("a")
+    (run,) = cluster.runs("b")
+    assert (run.cause, run.because_of) == (Cause.PARENT, "a/0")
+
+
+def test_every_success_of_an_only_parent_counts() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", concurrent=True)
+    cluster.put("b", parents=["a"], concurrent=True)
+    cluster.advance(15)
+    for task in cluster.running("a"):
+        cluster.cluster.end_task(task)
+    cluster.cluster.settle()
+    assert len(cluster.running("b")) == 2
+
+
+def test_a_soft_error_is_a_success_to_children() -> None:
+    for soft in (False, True):
+        cluster = ChronosCluster()
+        cluster.put("a", retries=0, softError=soft)
+        cluster.put("b", parents=["a"])
+        cluster.finish("a", code=1)
+        assert len(cluster.running("b")) == soft
+
+
+@pytest.mark.parametrize(
+    ("rule", "codes", "expected"),
+    [
+        ("all_success", (0, 0), 1),
+        ("all_success", (0, 1), 0),
+        ("all_failed", (1, 1), 1),
+        ("all_failed", (1, 0), 0),
+        ("all_done", (1, 0), 1),
+        ("one_success", (1, 0), 1),
+        ("one_success", (1, 1), 0),
+        ("one_failed", (0, 1), 1),
+        ("one_failed", (0, 0), 0),
+    ],
+)
+def test_trigger_rules(rule: str, codes: tuple[int, int], expected: int) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", retries=0)
+    cluster.put("b", retries=0)
+    cluster.put("c", parents=["a", "b"], triggerRule=rule)
+    for name, code in zip("ab", codes, strict=True):
+        cluster.finish(name, code=code)
+    assert len(cluster.runs("c")) == expected
+
+
+def test_marking_a_job_as_succeeded_starts_its_children() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", disabled=True)
+    cluster.put("b", parents=["a"])
+    assert cluster.give(orders.MarkSucceeded(name="a"))
+    assert len(cluster.running("b")) == 1
+    assert not cluster.give(orders.MarkSucceeded(name="z"))
+
+
+def test_what_parents_have_done_survives_a_new_leader() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b")
+    cluster.put("c", parents=["a", "b"])
+    cluster.finish("a")
+    cluster.cluster.restart(Chronos(cluster.settings))
+    cluster.cluster.settle()
+    cluster.finish("b")
+    assert len(cluster.running("c")) == 1
+
+
+def test_parents_that_do_not_exist_and_circles_are_refused() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b", parents=["a"])
+    cluster.put("c", parents=["b"])
+    with pytest.raises(Refused, match=r"parents\[1\]: there is no job 'z'"):
+        cluster.put("d", parents=["a", "z"])
+    with pytest.raises(Refused, match="a -> b -> c -> a"):
+        cluster.put("a", parents=["c"])
+    assert cluster.names() == ["a", "b", "c"]
+    cluster.finish("a")
+    assert len(cluster.running("b")) == 1
+
+
+def test_a_changed_set_of_parents_begins_anew() -> None:
+    cluster = ChronosCluster()
+    for name in "ab":
+        cluster.put(name)
+    cluster.put("c", parents=["a", "b"])
+    cluster.finish("a")
+    cluster.put("c", parents=["b", "a"], command="other")
+    assert cluster.progress("c").edges == {"a": "succeeded"}
+    cluster.put("c", parents=["b"])
+    assert cluster.progress("c").edges == {}
+
+
+# --- deletion ---
+
+
+def family() -> ChronosCluster:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R7//PT1H")
+    cluster.put("x")
+    cluster.put("b", parents=["a"])
+    cluster.put("c", parents=["b"], description="kept")
+    cluster.put("d", parents=["a", "x"])
+    return cluster
+
+
+def test_children_of_a_deleted_child_inherit_its_parents() -> None:
+    cluster = family()
+    cluster.give(orders.DeleteJob(name="b"))
+    assert cluster.show("c")["parents"] == ["a"]
+    assert cluster.show("c")["description"] == "kept"
+    cluster.finish("a")
+    assert len(cluster.running("c")) == 1
+
+
+def test_an_only_child_takes_the_schedule_of_a_deleted_job_and_another_drops_it() -> None:
+    cluster = family()
+    cluster.give(orders.DeleteJob(name="a"))
+    assert cluster.running("a") == []
+    shown = cluster.show("b")
+    assert "parents" not in shown
+    assert shown["schedule"].startswith("R6/")
+    assert cluster.show("d")["parents"] == ["x"]
+    cluster.advance(3600)
+    assert len(cluster.running("b")) == 1
+
+
+def test_what_becomes_of_children_can_be_chosen() -> None:
+    cluster = family()
+    assert "has children: b, d" in refused(cluster, orders.DeleteJob(name="a", children=orders.Children.REFUSE))
+    cluster.give(orders.DeleteJob(name="a", children=orders.Children.DETACH))
+    assert cluster.show("b")["disabled"]
+    assert cluster.show("d")["parents"] == ["x"]
+    cluster.give(orders.DeleteJob(name="b", children=orders.Children.DELETE))
+    assert cluster.names() == ["d", "x"]
+
+
+def test_a_deleted_job_leaves_nothing_behind() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S")
+    cluster.finish("a")
+    cluster.advance(10)
+    cluster.give(orders.DeleteJob(name="a"))
+    view = cluster.cluster.view("chronos")
+    assert [len(view.objects(kind)) for kind in Chronos.documents] == [0] * len(Chronos.documents)
+    assert cluster.running() == []
+    cluster.put("a", schedule="R1//PT10S")
+    assert len(cluster.running("a")) == 1
