@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,34 +9,23 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served_api import ServedApi
 
 from orlop.testing.harness import Cluster
-from orlop.testing.served import ServedCluster
 from orlop_chronos.framework import Chronos
 from orlop_chronos.http import application
 from orlop_chronos.settings import Config
 
-DEADLINE_S = 20
 V2 = "/scheduler"
 V3 = "/v1/scheduler"
 
 
-class Api(ServedCluster):
+class Api(ServedApi):
     def __init__(self) -> None:
         cluster = Cluster(Chronos(), check_idempotence=False)
         cluster.add_node("n1", cpus=640, mem="64GiB")
         cluster.settle()
         super().__init__(cluster, lambda host: application(host, Config(max_body_bytes=100_000)))
-        self.session = requests.Session()
-
-    def close(self) -> None:
-        self.session.close()
-        super().close()
-
-    def call(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
-        if body is not None:
-            options["data"] = body if isinstance(body, (bytes, str)) else json.dumps(body)
-        return self.session.request(method, self.url + path, timeout=DEADLINE_S, **options)
 
     def read(self, path: str) -> Any:
         response = self.call("GET", path)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
+from served_api import ServedApi
 
 from orlop.testing.harness import Cluster
-from orlop.testing.served import ServedCluster
 from orlop_marathon.framework import Marathon
 from orlop_marathon.http import application
 from orlop_marathon.settings import Config
 
-DEADLINE_S = 20
 
-
-class Server(ServedCluster):
+class Server(ServedApi):
     """The API, and calls of it."""
 
     def __init__(self, config: Config) -> None:
@@ -27,16 +23,6 @@ class Server(ServedCluster):
         cluster.add_node("n2", cpus=64, mem="64GiB")
         cluster.settle()
         super().__init__(cluster, lambda host: application(host, config))
-        self.session = requests.Session()
-
-    def close(self) -> None:
-        self.session.close()
-        super().close()
-
-    def call(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
-        if body is not None:
-            options["data"] = body if isinstance(body, (bytes, str)) else json.dumps(body)
-        return self.session.request(method, self.url + path, timeout=DEADLINE_S, **options)
 
     def ok(self, method: str, path: str, body: Any = None, status: int = 200, **options: Any) -> Any:
         response = self.call(method, path, body, **options)
