@@ -15,7 +15,6 @@ from orlop.model.messages import RenewCertificate
 from orlop.security import authority as signing
 from orlop.security.files import read_private, write_private
 
-FOLDER: Final = "tls"
 _KEY: Final = "key.pem"
 _CERTIFICATE: Final = "certificate.pem"
 _AUTHORITY: Final = "authority.pem"

@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 FORWARDED: Final = "Orlop-Forwarded"
 STALE: Final = "Orlop-Stale-Ms"
 CONNECT_TIMEOUT_S: Final = 3.0
-#: Between a standby and the leader there may be a network that loses packets without a word.
-SILENCE_TIMEOUT_S: Final = 60.0
 READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 #: About this very server, so never handed on.
 OWN_PATHS: Final = frozenset({"/health", "/metrics"})

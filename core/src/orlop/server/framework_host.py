@@ -19,7 +19,6 @@ import attrs
 
 from orlop.framework import EVERYTHING, Changed, NotAvailable
 from orlop.kernel.events import Notify
-from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.core import Core
 from orlop.server.framework_run import Command, FrameworkRunner, RunResult
@@ -273,7 +272,3 @@ class FrameworkHost:
         waiting, self._commands = self._commands, []
         for _, done in waiting:
             done(None, NotAvailable(f"framework {self.name} is quarantined: {error}"))
-
-    def view_state(self) -> State:
-        """The newest committed state."""
-        return self._core.committed
