@@ -106,6 +106,7 @@ class Ask:
     labels: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     not_before_utc_ms: int = attrs.field(default=0, kw_only=True)
     wait_ms: int | None = attrs.field(default=None, kw_only=True)
+    once: bool = attrs.field(default=False, kw_only=True)
     cause: str = attrs.field(default="", kw_only=True)
 
     def spec(self) -> Spec:

@@ -7,7 +7,9 @@ import itertools
 import pytest
 from chronos_cluster import ChronosCluster, refused
 
-from orlop.framework import Outcome
+from orlop.framework import Outcome, TaskState
+from orlop.kernel.events import AgentStatuses
+from orlop.model.tasks import Status
 from orlop_chronos import instants, orders
 from orlop_chronos.documents import Cause
 
@@ -431,3 +433,51 @@ def test_a_backfill_runs_every_due_time_of_a_stretch_one_after_the_other() -> No
 )  # fmt: skip
 def test_orders_for_a_job_that_does_not_exist(order: orders.Order) -> None:
     assert refused(ChronosCluster(), order) == "Job 'z' not found"
+
+
+# --- the task's id ---
+
+
+def due_task(*, by_hand: bool) -> str:
+    """The id of the task of an hourly job's second due time; by_hand: it was run by hand before that."""
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R/2023-11-14T00:00:00Z/PT1H", retries=1, retryDelay=0)
+    for task in cluster.running("a"):
+        cluster.cluster.end_task(task)
+    if by_hand:
+        cluster.give(orders.StartJob(name="a"))
+        cluster.finish("a")
+    cluster.advance(3600)
+    (task,) = cluster.running("a")
+    return task.id
+
+
+def test_the_id_of_a_due_task_follows_from_job_nominal_time_and_attempt_alone() -> None:
+    """So a cluster that was restored from a backup, and has forgotten a run by hand, makes the same one."""
+    assert due_task(by_hand=False) == due_task(by_hand=True)
+
+
+def test_each_attempt_and_each_run_by_hand_has_an_id_of_its_own() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//PT1H", retries=1, retryDelay=0)
+    cluster.finish("a", code=1)
+    cluster.finish("a", code=1)
+    for _ in range(2):
+        cluster.give(orders.StartJob(name="a"))
+        cluster.finish("a")
+    ids = [attempt.task for run in cluster.runs("a") for attempt in run.attempts]
+    assert len(set(ids)) == len(ids) == 4
+
+
+def test_a_run_that_a_node_has_since_before_a_restored_backup_is_not_started_twice() -> None:
+    cluster, restored = ChronosCluster(), ChronosCluster()
+    for one in (cluster, restored):
+        one.put("a", schedule="R1/2023-11-15T00:00:00Z/PT1H", retries=2, retryDelay=0, nodeLoss="at-most-once")
+    cluster.advance(86_400)
+    (known,) = cluster.running("a")
+    status = Status(task=known.id, state=TaskState.RUNNING, incarnation=1, sequence=1, at_utc_ms=restored.now_ms)
+    restored.cluster.step(AgentStatuses(session="session-n0", node="n0", statuses=(status,)))
+    restored.advance(86_400)
+    (run,) = restored.runs("a")
+    assert (run.state.value, restored.running()) == ("failed", [])
+    assert "node n0 runs it since before the state was restored" in run.reason

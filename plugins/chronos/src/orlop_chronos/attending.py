@@ -22,6 +22,7 @@ from orlop_chronos.documents import (
     Run,
     RunState,
     Stop,
+    identity_of,
     task_key,
 )
 from orlop_chronos.ending import end, rule_is_met
@@ -77,7 +78,7 @@ def create_run(
     going_on = any(run.going_on for run in open_runs)
     queued = sum(run.state is RunState.QUEUED for run in open_runs)
     policy = job.overlap_policy
-    run = _new_run(desk, job.name, cause, nominal_ms, RunState.WAITING, arguments=arguments, because_of=because_of)
+    run = _new_run(desk, record, cause, nominal_ms, RunState.WAITING, arguments=arguments, because_of=because_of)
     if policy is not Overlap.ALLOW and (going_on or queued):
         if policy is Overlap.FORBID and cause is not Cause.BACKFILL:
             return _skip(desk, run, f"run {open_runs[0].number} was still going on")
@@ -107,7 +108,7 @@ def stop(desk: Desk, record: JobRecord, run: Run, why: Stop, reason: str) -> Non
         if not run.final:
             end(desk, record, run, RunState.KILLED, reason)
         return
-    task = _task_of(desk, record, run)
+    task = _task_of(desk, run)
     if task is not None and task.state is TaskState.PENDING:
         attempt = attrs.evolve(run.attempts[-1], task=task.id, ended_ms=desk.now_ms, outcome=Outcome.WITHDRAWN.value)
         run = attrs.evolve(run, attempts=(*run.attempts[:-1], attempt), stop=why)
@@ -117,23 +118,23 @@ def stop(desk: Desk, record: JobRecord, run: Run, why: Stop, reason: str) -> Non
     if run.stop is None:
         run = attrs.evolve(run, stop=why, reason=reason)
         desk.put_run(run)
-    _kill(desk, record, run)
+    _kill(desk, run)
 
 
-def _task_of(desk: Desk, record: JobRecord, run: Run) -> Task | None:
+def _task_of(desk: Desk, run: Run) -> Task | None:
     """Of the run's last attempt; None when it is not to be seen, as in the very call that asked for it."""
-    return desk.view.tasks.get(task_key(record.uid, run, len(run.attempts) - 1))
+    return desk.view.tasks.get(task_key(run, len(run.attempts) - 1))
 
 
-def _kill(desk: Desk, record: JobRecord, run: Run) -> None:
-    task = _task_of(desk, record, run)
+def _kill(desk: Desk, run: Run) -> None:
+    task = _task_of(desk, run)
     if task is not None and task.live and not task.stopping:
         desk.do(Kill(task.key, run.reason))
 
 
 def _new_run(
     desk: Desk,
-    name: str,
+    record: JobRecord,
     cause: Cause,
     nominal_ms: int,
     state: RunState,
@@ -142,6 +143,7 @@ def _new_run(
     arguments: str | None = None,
     because_of: str = "",
 ) -> Run:
+    name = record.job.name
     progress = desk.progress(name)
     number = progress.next_run
     open_runs = (*progress.open_runs, number)
@@ -150,6 +152,7 @@ def _new_run(
         job=name,
         number=number,
         nominal_ms=nominal_ms,
+        identity=identity_of(record, cause, number),
         cause=cause,
         state=state,
         created_ms=desk.now_ms,
@@ -173,7 +176,7 @@ def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     """Takes up what has become of the run's task."""
     if run.state is not RunState.ACTIVE:
         return
-    task = _task_of(desk, record, run)
+    task = _task_of(desk, run)
     if task is None:
         # What was asked for in this very call is not to be seen yet.
         if run.attempts[-1].asked_ms + UNSEEN_MS <= desk.now_ms:
@@ -181,7 +184,7 @@ def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     elif not task.live:
         _attempt_ended(desk, record, run, task)
     elif run.stop is not None:
-        _kill(desk, record, run)
+        _kill(desk, run)
     elif (deadline_ms := _deadline_ms(record.job, task)) is not None and deadline_ms <= desk.now_ms:
         stop(desk, record, run, Stop.LATE, f"it ran longer than {record.job.max_completion_time} s")
 
@@ -298,13 +301,14 @@ def _ask(desk: Desk, record: JobRecord, run: Run, number: int) -> Ask:
     job = record.job
     name = specs.task_name(job, run, number)
     return Ask(
-        task_key(record.uid, run, number),
+        task_key(run, number),
         specs.spec_of(job, run.arguments, desk.settings),
         group=job.name,
         name=name,
         priority=1 if job.high_priority else 0,
         environment=specs.run_environment(job, run, number, name),
         labels={specs.JOB_LABEL: job.name, specs.RUN_LABEL: str(run.number)},
+        once=True,
         cause=run.because_of,
     )
 
@@ -373,7 +377,7 @@ def _chosen(desk: Desk, job: Job, due: Due, upcoming: Moment, last: Moment) -> l
 
 def _pass_over(desk: Desk, record: JobRecord, first: Moment, count: int) -> None:
     job = record.job
-    run = _new_run(desk, job.name, Cause.CATCH_UP, first.at_ms, RunState.WAITING, count=count)
+    run = _new_run(desk, record, Cause.CATCH_UP, first.at_ms, RunState.WAITING, count=count)
     if job.catch_up is CatchUp.ONE and not job.epsilon and not job.catch_up_window:
         reason = "missed, and one later run stands for all"
     elif job.catch_up is CatchUp.NONE and not job.epsilon:
@@ -431,7 +435,7 @@ def _next_time(desk: Desk, record: JobRecord) -> int | None:
         if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
             times.append(run.due_ms)
         elif run.state is RunState.ACTIVE:
-            task = _task_of(desk, record, run)
+            task = _task_of(desk, run)
             if task is None:
                 times.append(run.attempts[-1].asked_ms + UNSEEN_MS)
             elif run.stop is None and (deadline_ms := _deadline_ms(job, task)) is not None:

@@ -69,13 +69,14 @@ class JobRecord:
     """A definition. created_ms: UTC milliseconds.
 
     uid: tells it from others that had or will have its name. since_ms: when its schedule was last changed, which is
-    what an empty start means.
+    what an empty start means. schedule_version: how many schedules it had before this one.
     """
 
     job: Job
     uid: str
     created_ms: int
     since_ms: int
+    schedule_version: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +122,7 @@ class Attempt:
 class Run:
     """nominal_ms: when it was due. count: due times that it stands for; more than one only when they were skipped.
 
+    identity: tells it from all other runs of jobs of its name that were due at that time, see `identity_of`.
     arguments: in place of the job's, for all attempts; None: the job's. due_ms: when the next attempt may start.
     because_of: the parent's run ("job/number") that completed the set. reason: why it ended as it did, for people.
     stop: its task is to be stopped. told: the exit code that somebody has said for an `async` job's run.
@@ -129,6 +131,7 @@ class Run:
     job: str
     number: int
     nominal_ms: int
+    identity: str
     cause: Cause
     state: RunState
     created_ms: int
@@ -175,6 +178,17 @@ def run_id(job: str, number: int) -> str:
     return f"{job}/{number}"
 
 
-def task_key(uid: str, run: Run, attempt: int) -> str:
-    """Of an attempt's task: unique for all time. uid: the job's. Attempts are numbered from 0."""
-    return f"{run.job}/{run.nominal_ms}/{uid}-{run.number}/{attempt}"
+def identity_of(record: JobRecord, cause: Cause, number: int) -> str:
+    """Of a run that is about to be made; number: its own.
+
+    A schedule has one run for each due time, whatever else was run before: one that is made again, by a cluster that
+    was restored from a backup, is the same. Runs of other causes are told apart by their numbers.
+    """
+    if cause in (Cause.TIME, Cause.CATCH_UP):
+        return f"{record.uid}-schedule{record.schedule_version}"
+    return f"{record.uid}-run{number}"
+
+
+def task_key(run: Run, attempt: int) -> str:
+    """Of an attempt's task: unique for all time. Attempts are numbered from 0."""
+    return f"{run.job}/{run.nominal_ms}/{run.identity}/{attempt}"

@@ -66,11 +66,11 @@ async def statistics(call: Call) -> web.StreamResponse:
     return answer({"histogram": histogram(_durations(runs)), "taskStatHistory": attempts[:SHOWN_IN_STATISTICS]})
 
 
-def _attempts(jobs: Jobs, record: JobRecord, run: Run) -> list[Attempt]:
+def _attempts(jobs: Jobs, run: Run) -> list[Attempt]:
     """The run's attempts as they are now: of one that goes on, its task knows more than what is stored."""
     found = list(run.attempts)
     if found and found[-1].ended_ms is None:
-        task = jobs.view.tasks.get(task_key(record.uid, run, len(found) - 1))
+        task = jobs.view.tasks.get(task_key(run, len(found) - 1))
         if task is not None:
             node = node_name(jobs.view, task)
             found[-1] = attrs.evolve(found[-1], task=task.id, started_ms=task.started_utc_ms, node=node)
@@ -81,7 +81,7 @@ def _items(jobs: Jobs, record: JobRecord, run: Run) -> list[dict[str, Any]]:
     """The run's attempts as Chronos shows them, newest first."""
     return [
         _item(task_name(record.job, run, number), run.job, attempt)
-        for number, attempt in reversed(list(enumerate(_attempts(jobs, record, run))))
+        for number, attempt in reversed(list(enumerate(_attempts(jobs, run))))
     ]
 
 
@@ -152,7 +152,7 @@ def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
             "signal": attempt.signal,
             "reason": attempt.reason,
         }
-        for number, attempt in enumerate(_attempts(jobs, record, run))
+        for number, attempt in enumerate(_attempts(jobs, run))
     ]
     return {
         "job": run.job,
