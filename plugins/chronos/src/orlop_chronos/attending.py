@@ -242,6 +242,7 @@ def _closed(desk: Desk, attempt: Attempt, task: Task | None) -> Attempt:
         started_ms=task.started_utc_ms,
         ended_ms=task.ended_utc_ms or desk.now_ms,
         node=specs.node_name(desk.view, task),
+        node_id=task.node or "",
         outcome=(ended.outcome if ended is not None else Outcome.LOST).value,
         code=ended.code if ended is not None else None,
         signal=ended.signal if ended is not None else None,

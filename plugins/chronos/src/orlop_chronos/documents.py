@@ -104,7 +104,8 @@ class Progress:
 class Attempt:
     """One start of a run. Times are UTC milliseconds; started_ms is None for one that never ran.
 
-    task: its id. outcome, code, signal, reason: how it ended; empty or None while it goes on.
+    task: its id. node: its node's name; node_id: the same node, should another one take the name. outcome, code,
+    signal, reason: how it ended; empty or None while it goes on.
     """
 
     task: str
@@ -112,6 +113,7 @@ class Attempt:
     started_ms: int | None = None
     ended_ms: int | None = None
     node: str = ""
+    node_id: str = ""
     outcome: str = ""
     code: int | None = None
     signal: int | None = None

@@ -30,7 +30,7 @@ from typing import Any, Final
 import attrs
 
 from orlop.agent.runtimes import docker_container as container_json
-from orlop.agent.runtimes.docker_access import Access, kept_since, remove_surplus
+from orlop.agent.runtimes.docker_access import Access, kept_since
 from orlop.agent.runtimes.docker_container import Creation, Identity
 from orlop.agent.runtimes.docker_engine import (
     BACKOFF_FIRST_S,
@@ -111,7 +111,7 @@ class DockerRuntime:
         def connected(client: Any, looking: Any, listing: list[dict[str, Any]]) -> None:
             mark = self._changes
             on_loop(self._on_connected, client, self._reports_of(looking, listing), mark)
-            on_loop(self._remove_surplus, client, listing)
+            on_loop(self._remove_surplus, listing)
 
         self._follower = Follower(
             self._context.docker,
@@ -182,8 +182,8 @@ class DockerRuntime:
         self._engine.connected.set()
         self._first_event.set()
 
-    def _remove_surplus(self, client: Any, listing: list[dict[str, Any]]) -> None:
-        self._spawn(self._engine.in_thread(self._engine.pools.control, remove_surplus, client, listing))
+    def _remove_surplus(self, listing: list[dict[str, Any]]) -> None:
+        self._spawn(self._engine.remove_surplus(listing))
 
     def _on_lost(self, reason: str) -> None:
         self._engine.connected.clear()
@@ -516,8 +516,7 @@ class DockerRuntime:
 
     async def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """See `Runtime`; also raises ConnectionError while the engine is away."""
-        container = await self._engine.newest_container(task)
-        output = self._engine.logs(container, stream, follow=follow, tail=tail)
+        output = self._engine.output(task, stream, follow=follow, tail=tail)
         async with contextlib.aclosing(output) as chunks:
             async for chunk in chunks:
                 yield chunk

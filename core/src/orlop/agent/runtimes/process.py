@@ -37,6 +37,7 @@ from orlop.agent.runtimes.interface import (
     Unavailable,
     UnknownTask,
 )
+from orlop.agent.runtimes.outputs import STREAMS, Outputs
 from orlop.agent.runtimes.process_command import run_beside
 from orlop.agent.runtimes.process_exec import execute_beside
 from orlop.agent.runtimes.process_folders import (
@@ -59,7 +60,6 @@ _log = logging.getLogger(__name__)
 ROTATE_INTERVAL_S: Final = 1.0
 PRUNE_INTERVAL_S: Final = 60.0
 FOLLOW_INTERVAL_S: Final = 0.2
-STREAMS: Final = ("stdout", "stderr")
 
 
 def exit_of(ended: ProcessExit) -> Exit:
@@ -133,6 +133,7 @@ class ProcessRuntime:
 
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
+        self._outputs = Outputs(context.data / "outputs")
         self._report: Callable[[RuntimeEvent], None] = lambda _: None
         self._client: SupervisorClient | None = None
         self._control_groups: ControlGroups | None = None
@@ -258,7 +259,9 @@ class ProcessRuntime:
             raise ValueError(f"stream: expected {' or '.join(STREAMS)}, got {stream!r}")
         entry, pending = self._entries.get(task), self._pending.get(task)
         if entry is None and pending is None and not _has_folder(self._context.tasks, task):
-            raise UnknownTask(f"{task} has no output on this node")
+            if not self._outputs.has(task):
+                raise UnknownTask(f"{task} has no output on this node, or has none any more")
+            return self._read_excerpt(task, stream, tail)
         return self._read_logs(task, self._stream(task, stream), follow=follow, tail=tail)
 
     async def _read_logs(self, task: str, stream: LogStream, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
@@ -272,6 +275,9 @@ class ProcessRuntime:
                 return
             else:
                 await asyncio.sleep(FOLLOW_INTERVAL_S)
+
+    async def _read_excerpt(self, task: str, stream: str, tail: int | None) -> AsyncIterator[bytes]:
+        yield await asyncio.to_thread(self._outputs.read, task, stream, tail)
 
     # --- what the supervisor says ---
 
@@ -409,7 +415,7 @@ class ProcessRuntime:
             if self._listed.is_set() and time.monotonic() >= next_prune_s:
                 next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
                 known = self._entries.keys() | self._pending.keys() | self._failed.keys()
-                await asyncio.to_thread(prune, self._context.tasks, known, time.time())
+                await asyncio.to_thread(prune, self._context.tasks, known, time.time(), self._outputs)
             await asyncio.sleep(ROTATE_INTERVAL_S)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 from aiohttp import web
 
+from orlop.framework import NodeState
 from orlop_chronos import instants, rendering
 from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
 from orlop_chronos.errors import bad_request
@@ -72,8 +73,13 @@ def _attempts(jobs: Jobs, run: Run) -> list[Attempt]:
     if found and found[-1].ended_ms is None:
         task = jobs.view.tasks.get(task_key(run, len(found) - 1))
         if task is not None:
-            node = node_name(jobs.view, task)
-            found[-1] = attrs.evolve(found[-1], task=task.id, started_ms=task.started_utc_ms, node=node)
+            found[-1] = attrs.evolve(
+                found[-1],
+                task=task.id,
+                started_ms=task.started_utc_ms,
+                node=node_name(jobs.view, task),
+                node_id=task.node or "",
+            )
     return found
 
 
@@ -147,6 +153,7 @@ def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
             "startTime": rendering.instant(attempt.started_ms),
             "endTime": rendering.instant(attempt.ended_ms),
             "node": attempt.node,
+            "outputLost": _is_output_lost(jobs, attempt),
             "outcome": attempt.outcome,
             "exitCode": attempt.code,
             "signal": attempt.signal,
@@ -167,6 +174,12 @@ def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
         "reason": run.reason,
         "attempts": attempts,
     }
+
+
+def _is_output_lost(jobs: Jobs, attempt: Attempt) -> bool:
+    """Output is kept by the node alone."""
+    node = jobs.view.node(attempt.node_id) if attempt.node_id else None
+    return bool(attempt.node_id) and (node is None or node.state is NodeState.GONE)
 
 
 async def upcoming(call: Call) -> web.StreamResponse:
