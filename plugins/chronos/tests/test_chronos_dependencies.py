@@ -6,7 +6,7 @@ import pytest
 from chronos_cluster import ChronosCluster, refused
 
 from orlop.testing.harness import Refused
-from orlop_chronos import orders
+from orlop_chronos import graph, orders
 from orlop_chronos.documents import Cause
 from orlop_chronos.framework import Chronos
 
@@ -188,3 +188,15 @@ def test_a_deleted_job_leaves_nothing_behind() -> None:
     assert cluster.running() == []
     cluster.put("a", schedule="R1//PT10S")
     assert len(cluster.running("a")) == 1
+
+
+def test_a_job_has_no_more_children_than_a_document_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "CHILDREN_BYTES_MAX", 10)
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R0//PT1H")
+    cluster.put("child", parents=["a"])
+    cluster.put("baby", parents=["a"])
+    with pytest.raises(Refused, match="parents\\[0\\]: job 'a' has 2 children, which is the most"):
+        cluster.put("third", parents=["a"])
+    cluster.put("child", parents=["a"], command="another one")
+    assert cluster.names() == ["a", "baby", "child"]
