@@ -82,6 +82,32 @@ def test_an_unchanged_schedule_keeps_its_place_when_a_job_is_defined_again() -> 
     assert cluster.show("a")["successCount"] == 7
 
 
+def test_what_waits_is_given_up_when_its_job_is_disabled() -> None:
+    cluster = ChronosCluster()
+    cluster.put("queued", schedule="R//PT10S")
+    cluster.put("failed", schedule="R1//PT1H", retries=2, retryDelay=30)
+    cluster.advance(10)
+    cluster.finish("failed", code=1)
+    for name in ("queued", "failed"):
+        cluster.give(orders.SetDisabled(name=name, disabled=True))
+    cluster.finish("queued")
+    cluster.advance(60)
+    assert cluster.running() == []
+    assert cluster.states("queued") == ["succeeded", "skipped"]
+    assert cluster.runs("queued")[1].reason == "its job was disabled"
+    assert cluster.states("failed") == ["failed"]
+    assert cluster.runs("failed")[0].reason == "exit code 1; not tried again, its job was disabled"
+
+
+def test_a_disabled_job_may_be_run_by_hand() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", disabled=True)
+    cluster.give(orders.StartJob(name="a"))
+    cluster.give(orders.StartJob(name="a"))
+    cluster.finish("a")
+    assert cluster.states("a") == ["succeeded", "active"]
+
+
 # --- missed ---
 
 

@@ -37,6 +37,8 @@ LATE_MS: Final = 5_000
 UNSEEN_MS: Final = 1_000
 #: How late a run may be that must not be made up for, where the job does not say. In milliseconds.
 IN_TIME_MS: Final = 60_000
+#: Causes of runs that a disabled job has not; by hand it may be run.
+OF_THEMSELVES: Final = frozenset({Cause.TIME, Cause.CATCH_UP, Cause.PARENT})
 #: Of missed due times of crontab lines, which must be counted one by one.
 MOST_COUNTED: Final = 1_000
 
@@ -278,7 +280,12 @@ def _retry_delay_ms(job: Job, failures: int) -> int:
 
 def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
     """Starts the run's next attempt, if it is time and nothing of the job is in its way."""
-    if run.state not in (RunState.QUEUED, RunState.WAITING) or run.due_ms > desk.now_ms:
+    if run.state not in (RunState.QUEUED, RunState.WAITING):
+        return
+    if record.job.disabled and run.cause in OF_THEMSELVES:
+        _give_up(desk, record, run)
+        return
+    if run.due_ms > desk.now_ms:
         return
     if record.job.overlap_policy is not Overlap.ALLOW:
         others = (other for other in desk.open_runs(run.job) if other.number != run.number)
@@ -288,6 +295,14 @@ def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
     attempt = Attempt(task="", asked_ms=desk.now_ms)
     desk.put_run(attrs.evolve(run, state=RunState.ACTIVE, attempts=(*run.attempts, attempt), stop=None, reason=""))
     desk.do(_ask(desk, record, run, number))
+
+
+def _give_up(desk: Desk, record: JobRecord, run: Run) -> None:
+    """Of a job that was disabled meanwhile."""
+    if run.attempts:
+        end(desk, record, run, RunState.FAILED, f"{run.reason}; not tried again, its job was disabled")
+    else:
+        _skip(desk, run, "its job was disabled")
 
 
 def _is_in_the_way(other: Run, run: Run) -> bool:
