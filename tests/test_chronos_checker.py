@@ -351,6 +351,21 @@ def one_run_too_many(story: Story) -> None:
     story.have(count=9)
 
 
+@wrong("1090000 is recorded, and it was due only until 1080000")
+def a_due_time_after_the_last(story: Story) -> None:
+    """Two were too late, and have used up two of nine."""
+    story.have(count=9, epsilon_ms=3_000)
+    for number in (2, 3):
+        reason = "missed, and too late to be made up for (PT3S)"
+        story.put(skipped(number, at(number), reason, at(number) + 8_000, cause="catch-up"))
+
+
+@wrong("it was not missed")
+def not_made_up_for_though_in_time(story: Story) -> None:
+    story.have(catch_up="none")
+    story.put(skipped(3, at(3), "missed, and missed runs are not made up for", at(3) + 5_000, cause="catch-up"))
+
+
 @wrong("began 10040 ms after disable")
 def a_start_after_disabling(story: Story) -> None:
     story.orders.append(order(Kind.DISABLE, at(8)))

@@ -61,7 +61,7 @@ class ChronosJobs:
         chance = self._cluster.chance()
         made = 0
         while not self._cluster.over.wait(chance.uniform(*ORDER_EVERY_S)):
-            kind = chance.choices(list(Kind), (6, 4, 2, 3, 1))[0]
+            kind = chance.choices(list(Kind), (8, 4, 1, 3, 1))[0]
             if kind is Kind.CREATE:
                 if made < JOBS_MAX // CLIENTS:
                     self._create(f"{prefix}{made}", chance)
@@ -159,8 +159,8 @@ class ChronosJobs:
         verdicts = checker.check(evidence)
         print(summary(verdicts, evidence))
         assert not self.wrong, self.wrong
-        bad = [f"{one.job} {evidence.jobs[one.job]}: {reason}" for one in verdicts for reason in one.reasons]
-        assert not bad, "\n".join(bad)
+        bad = [one for one in verdicts if one.reasons]
+        assert not bad, "\n\n".join(story(one, evidence) for one in bad)
         assert sum(one.targets - one.excused for one in verdicts), "nothing was ever due"
 
     def _pause(self) -> tuple[int, int]:
@@ -264,6 +264,17 @@ def read_run(document: dict[str, Any]) -> Run:
 
 def _ms(text: str) -> int | None:
     return round(datetime.fromisoformat(text).timestamp() * 1000) if text else None
+
+
+def story(verdict: Verdict, evidence: Evidence) -> str:
+    """All that is known of a job, and what is wrong with it."""
+    job = evidence.jobs[verdict.job]
+    programs = evidence.programs_of(job.name)
+    orders = evidence.of_kind(job.name, *Kind)
+    lines = [*verdict.reasons, str(job), *map(str, (*orders, *programs, *evidence.histories.get(job.name, ())))]
+    for parent in job.parents:
+        lines += map(str, evidence.histories.get(parent, ()))
+    return "\n  ".join(lines)
 
 
 def summary(verdicts: Sequence[Verdict], evidence: Evidence) -> str:

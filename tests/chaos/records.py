@@ -15,7 +15,10 @@ from chaos.evidence import Attempt, Evidence, Kind, Order, Program, Run
 BY_TIME: Final = ("time", "catch-up")
 FOREVER_MS: Final = 1 << 62
 _TOO_LATE: Final = "too late to be made up for"
-_STANDS_FOR_ALL: Final = ("one later run stands for all", "missed runs are not made up for")
+_STANDS_FOR_ALL: Final = "one later run stands for all"
+_NOT_MADE_UP_FOR: Final = "missed runs are not made up for"
+#: How late a run may be of a job that says that missed ones are not made up for.
+_IN_TIME_MS: Final = 60_000
 
 
 class Case:
@@ -48,15 +51,19 @@ class Case:
         return bool(job.interval_ms) and at_ms >= job.start_ms and (at_ms - job.start_ms) % job.interval_ms == 0
 
     def due_times(self) -> list[int]:
-        """All until the end, as far as the job's count reaches: what one later run stood for is not counted."""
+        """All until the end, as far as the job's count reaches."""
         job = self.job
         if not job.interval_ms:
             return []
-        most = len(range(job.start_ms, self.cut_off_ms, job.interval_ms))
-        if job.count is not None:
-            not_counted = sum(run.count for run in self.by_time() if self._stood_for(run))
-            most = min(most, job.count + not_counted)
-        return [job.start_ms + number * job.interval_ms for number in range(most)]
+        return list(range(job.start_ms, min(self.cut_off_ms, self.last_due_ms + 1), job.interval_ms))
+
+    @property
+    def last_due_ms(self) -> int:
+        """What one later run stands for uses up none of the job's count."""
+        if self.job.count is None:
+            return FOREVER_MS
+        not_counted = sum(run.count for run in self.by_time() if self._stood_for(run))
+        return self.job.start_ms + (self.job.count + not_counted - 1) * self.job.interval_ms
 
     def owed(self) -> Iterator[int]:
         """Due times while the job was there and enabled, for certain."""
@@ -178,6 +185,8 @@ def _accounts(case: Case) -> Iterator[str]:
             yield f"{target} is recorded, and no due time"
         elif count > 1:
             yield f"due at {target}, and recorded {count} times"
+        elif target > case.last_due_ms:
+            yield f"{target} is recorded, and it was due only until {case.last_due_ms}"
     for target in case.owed():
         if target not in counted:
             yield f"due at {target}, and not recorded"
@@ -252,7 +261,10 @@ def _passed_over(case: Case, run: Run, decided_ms: int, last_ms: int) -> Iterato
     if _TOO_LATE in run.reason:
         if job.epsilon_ms is None or decided_ms - last_ms <= job.epsilon_ms:
             yield f"it was not too late: {decided_ms - last_ms} ms"
-    elif any(text in run.reason for text in _STANDS_FOR_ALL):
+    elif _NOT_MADE_UP_FOR in run.reason:
+        if job.catch_up != "none" or decided_ms < min(last_ms + job.interval_ms, last_ms + _IN_TIME_MS):
+            yield f"it was not missed: {run.reason!r}"
+    elif _STANDS_FOR_ALL in run.reason:
         following = last_ms + job.interval_ms
         stands = any(one.nominal_ms == following for one in case.by_time() if not case.is_passed_over(one))
         if job.catch_up == "all" or decided_ms < following or not stands:
