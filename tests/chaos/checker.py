@@ -36,7 +36,7 @@ def _judge(evidence: Evidence, name: str) -> Verdict:
         excused=excused,
         surplus=len(case.programs) - served,
         doubled=sum(count - 1 for count in _starts(case).values()),
-        lateness_ms=tuple(program.start_ms - program.nominal_ms for program in first),
+        lateness_ms=tuple(program.start_ms - case.free_ms(program) for program in first),
     )
 
 

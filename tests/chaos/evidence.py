@@ -158,7 +158,8 @@ class Evidence:
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """reasons: what is wrong; empty when all is right. lateness_ms: of runs that were started by time.
+    """reasons: what is wrong; empty when all is right. lateness_ms: of runs by time,
+    since they were due and nothing of their job was in their way.
 
     targets: due times that were owed a complete run. excused: due times for which the history says, rightly, why there
     was none. surplus: programs that no due time is owed: further attempts, runs by hand and by parents.

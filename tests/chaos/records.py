@@ -121,11 +121,16 @@ class Case:
         free_ms = target
         for run in self.by_time():
             if run.nominal_ms == target:
-                free_ms = max(target, self._free_ms(run))
+                free_ms = max(target, self.free_at_ms(run))
         return free_ms + (self.job.epsilon_ms or 0) + limits.late_ms
 
-    def _free_ms(self, run: Run) -> int:
-        """When nothing was in the run's way any more."""
+    def free_ms(self, program: Program) -> int:
+        """When it could begin at the earliest."""
+        run = self.by_number.get(program.run)
+        return self.free_at_ms(run) if run is not None else program.nominal_ms
+
+    def free_at_ms(self, run: Run) -> int:
+        """When it was due and nothing was in the run's way any more."""
         if self.job.overlap == "allow" or not run.attempts:
             return run.nominal_ms
         free_ms = run.nominal_ms
@@ -210,7 +215,7 @@ def _run(case: Case, run: Run) -> Iterator[str]:
         case _:
             yield "it never ended"
     program = case.program_of.get((run.number, 0))
-    if program is not None and program.start_ms > case._free_ms(run) + _slack_ms(case, run):
+    if program is not None and program.start_ms > case.free_at_ms(run) + _slack_ms(case, run):
         yield f"it began {program.start_ms - run.nominal_ms} ms after it was due"
 
 
