@@ -100,7 +100,12 @@ class Host:
 
 
 class Process:
-    """An `orlop` process on a host, with a data folder; `start` it as often as you like."""
+    """An `orlop` process on a host, with a data folder; `start` it as often as you like.
+
+    program: what it is started from.
+    """
+
+    program: tuple[str, ...] = ("-m", "orlop")
 
     def __init__(self, host: Host, name: str, environment: Mapping[str, str], *arguments: str) -> None:
         self.host = host
@@ -116,7 +121,7 @@ class Process:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.host.command(
-                    sys.executable, "-m", "orlop", *self.arguments, "--data", str(self.data), "--verbose", *more
+                    sys.executable, *self.program, *self.arguments, "--data", str(self.data), "--verbose", *more
                 ),
                 cwd=self.host.folder,
                 env=self._environment,

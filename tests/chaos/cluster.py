@@ -85,9 +85,12 @@ class Etcd:
 
 
 class Cluster:
-    """The cluster, and what is done to it. Everything random comes from the seed."""
+    """The cluster, and what is done to it. Everything random comes from the seed.
 
-    def __init__(self, hosts: Hosts, seed: int) -> None:
+    program: what Orlop is started from.
+    """
+
+    def __init__(self, hosts: Hosts, seed: int, program: tuple[str, ...] = Process.program) -> None:
         self._random = random.Random(seed)
         self.etcds = [Etcd(hosts.host(f"e{number}")) for number in range(3)]
         cluster = ",".join(f"{one.name}=http://{one.host.address}:2380" for one in self.etcds)
@@ -98,6 +101,8 @@ class Cluster:
         urls = [word for server in self.servers for word in ("--join", self.url(server))]
         self.agents = [self._agent(hosts, f"a{number}", urls) for number in range(NODES - 1)]
         self.spare = self._agent(hosts, SPARE, urls)
+        for process in (*self.servers, *self.agents, self.spare):
+            process.program = program
         self.power_failures: list[PowerFailure] = []
         self.done: list[str] = []
         self.over = threading.Event()
