@@ -86,6 +86,20 @@ def test_trigger_rules(rule: str, codes: tuple[int, int], expected: int) -> None
     assert len(cluster.runs("c")) == expected
 
 
+@pytest.mark.parametrize(("rule", "codes"), [("all_success", (0, 1)), ("all_failed", (1, 0))])
+def test_what_a_parent_has_done_is_not_undone_by_its_next_run(rule: str, codes: tuple[int, int]) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", retries=0)
+    cluster.put("b", retries=0)
+    cluster.put("c", parents=["a", "b"], triggerRule=rule)
+    for code in codes:
+        cluster.finish("a", code=code)
+        cluster.advance(10)
+    cluster.finish("b", code=codes[0])
+    assert len(cluster.runs("c")) == 1
+    assert cluster.progress("c").edges == {}
+
+
 def test_marking_a_job_as_succeeded_starts_its_children() -> None:
     cluster = ChronosCluster()
     cluster.put("a", disabled=True)

@@ -84,6 +84,32 @@ def test_an_unchanged_schedule_keeps_its_place_when_a_job_is_defined_again() -> 
     assert cluster.show("a")["successCount"] == 7
 
 
+def test_what_waits_is_given_up_when_its_job_is_disabled() -> None:
+    cluster = ChronosCluster()
+    cluster.put("queued", schedule="R//PT10S")
+    cluster.put("failed", schedule="R1//PT1H", retries=2, retryDelay=30)
+    cluster.advance(10)
+    cluster.finish("failed", code=1)
+    for name in ("queued", "failed"):
+        cluster.give(orders.SetDisabled(name=name, disabled=True))
+    cluster.finish("queued")
+    cluster.advance(60)
+    assert cluster.running() == []
+    assert cluster.states("queued") == ["succeeded", "skipped"]
+    assert cluster.runs("queued")[1].reason == "its job was disabled"
+    assert cluster.states("failed") == ["failed"]
+    assert cluster.runs("failed")[0].reason == "exit code 1; not tried again, its job was disabled"
+
+
+def test_a_disabled_job_may_be_run_by_hand() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", disabled=True)
+    cluster.give(orders.StartJob(name="a"))
+    cluster.give(orders.StartJob(name="a"))
+    cluster.finish("a")
+    assert cluster.states("a") == ["succeeded", "active"]
+
+
 # --- missed ---
 
 
@@ -143,6 +169,33 @@ def test_epsilon_is_how_late_a_run_may_be() -> None:
     assert late.states("a") == ["succeeded", "skipped"]
     assert late.runs("a")[1].count == 5
     assert late.progress("a").left == 4, "with epsilon, passed over is used up (Chronos 2)"
+
+
+def test_what_is_in_time_and_replaced_by_a_later_run_is_not_called_too_late() -> None:
+    cluster = missed("one", epsilon="PT2H")
+    assert cluster.states("a") == ["succeeded", "skipped", "skipped", "active"]
+    late, replaced = cluster.runs("a")[1:3]
+    assert (late.count, late.reason) == (3, "missed, and too late to be made up for (PT2H)")
+    assert (replaced.count, replaced.reason) == (1, "missed, and one later run stands for all")
+    assert replaced.nominal_ms == late.nominal_ms + 3 * 3_600_000
+    assert cluster.progress("a").left == 5, "only what is too late is used up, and the run"
+
+
+def test_no_more_is_due_than_the_schedule_says() -> None:
+    """However long the outage was: four runs are left, and five due times have passed."""
+    cluster = ChronosCluster()
+    cluster.put("all", schedule="R4//PT1H", catchUp="all")
+    cluster.put("late", schedule="R4//PT1H", epsilon="PT20M")
+    for name in ("all", "late"):
+        cluster.finish(name)
+    cluster.give(orders.Pause(paused=True))
+    cluster.advance(5.2 * 3600)
+    cluster.give(orders.Pause(paused=False))
+    assert cluster.states("all") == ["succeeded", "active", "queued", "queued"]
+    assert cluster.states("late") == ["succeeded", "skipped"]
+    assert cluster.runs("late")[1].count == 3
+    for name in ("all", "late"):
+        assert cluster.progress(name).left == 0
 
 
 def test_a_billion_missed_runs_do_not_hold_anything_up() -> None:
