@@ -131,6 +131,9 @@ def test_containers_of_both(tmp_path: Path, engine: Engine, file_server: FileSer
         chronos(orlop, "POST", "/iso8601", {**job, "container": {"type": "DOCKER", "image": "busybox:latest"}})
         wait_until(lambda: chronos(orlop, "GET", "/job/box")["successCount"] == 1, "the job has succeeded")
         assert file_server.statuses("/a.tgz") == [200, 304]
+        plain = {**job, "name": "plain", "command": "test -d $MESOS_SANDBOX && touch $MESOS_SANDBOX/a", "fetch": []}
+        chronos(orlop, "POST", "/iso8601", {**plain, "container": {"type": "DOCKER", "image": "busybox:latest"}})
+        wait_until(lambda: chronos(orlop, "GET", "/job/plain")["successCount"] == 1, "it has a folder of its own, too")
     finally:
         orlop.close()
         engine.clear()

@@ -109,6 +109,7 @@ def test_containers() -> None:
         "Entrypoint": ["/bin/sh", "-c"],
         "Cmd": ["echo"],
         "User": "nobody",
+        "Volumes": {"/mnt/mesos/sandbox": {}},
         "HostConfig": {"NetworkMode": "bridge", "Binds": ["/a:/b:ro", "/c"], "Privileged": True},
         "orlop_pull": "always",
         "orlop_labels": ["MESOS_TASK_ID"],

@@ -156,6 +156,7 @@ def _docker(job: Job, container: Container, arguments: str | None) -> Mapping[st
     body: dict[str, Any] = {
         "Image": container.image,
         "Env": [f"{name}={value}" for name, value in variables.items()],
+        "Volumes": {SANDBOX: {}},
         "HostConfig": {"NetworkMode": _network(container)},
         "orlop_pull": "always" if container.force_pull_image else "missing",
         "orlop_labels": [_TASK_ID],
