@@ -13,7 +13,8 @@ import pytest
 
 class FileServer:
     """files: path → content. asked: (path, status) of each answer. hung: paths whose content stops half-way, until
-    `release`. short: paths that promise one byte more than they have. stated: do contents have an ETag?"""
+    `release`. short: paths that promise one byte more than they have. moved: path → URI that is answered instead.
+    stated: do contents have an ETag?"""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -21,6 +22,7 @@ class FileServer:
         self.authorization: list[str | None] = []
         self.hung: set[str] = set()
         self.short: set[str] = set()
+        self.moved: dict[str, str] = {}
         self.stated = True
         self._released = threading.Event()
         owner = self
@@ -58,6 +60,7 @@ class FileServer:
         tag = f'"{hashlib.sha256(content or b"").hexdigest()}"'
         unchanged = handler.headers.get("If-None-Match") == tag
         status = 404 if content is None else 304 if unchanged else 200
+        status = 302 if path in self.moved else status
         self.authorization.append(handler.headers.get("Authorization"))
         self.asked.append((path, status))
         handler.send_response(status)
@@ -65,6 +68,8 @@ class FileServer:
         handler.send_header("Content-Length", str(len(body) + (path in self.short)))
         if self.stated and content is not None:
             handler.send_header("ETag", tag)
+        if path in self.moved:
+            handler.send_header("Location", self.moved[path])
         handler.end_headers()
         half = len(body) // 2
         try:

@@ -121,6 +121,20 @@ def test_what_cannot_be_fetched_is_said(context: RuntimeContext, file_server: Fi
     run(allowing(context, bytes_max=1500), story)
 
 
+def test_a_reason_is_one_line_whatever_an_archive_holds(context: RuntimeContext, file_server: FileServer) -> None:
+    file_server.files = {"/evil.tgz": archive("../\n\udcff\x1b[2J" + "evil" * 30_000)}
+
+    async def story(agent: Agent) -> None:
+        await agent.start("t", payload({"uri": file_server.url("/evil.tgz")}))
+        reason = (await agent.ended("t")).reason
+        assert reason.startswith(f"{file_server.url('/evil.tgz')} cannot be fetched: it is refused: ")
+        assert reason.isprintable()
+        assert len(reason) < 1000
+        assert [path.name for path in (agent.context.tasks / "t/work").iterdir()] == ["evil.tgz"]
+
+    run(context, story)
+
+
 def test_files_of_the_node_that_its_operator_allows(context: RuntimeContext) -> None:
     shared, private = context.data.parent / "shared", context.data.parent / "private"
     shared.mkdir()

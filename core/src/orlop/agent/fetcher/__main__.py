@@ -34,6 +34,7 @@ from .budget import Budget, CannotFetch
 #: Enough for the largest windows of xz, and no more than a node can spare a few times.
 MEMORY_BYTES_MAX = 2**30
 EXECUTABLE = 0o755
+REASON_LENGTH_MAX = 500
 
 
 def main() -> int:
@@ -44,17 +45,17 @@ def main() -> int:
     try:
         fetch(order)
     except CannotFetch as error:
-        _say(failed=str(error))
+        _say(failed=_in_one_line(str(error)))
         return 1
     except MemoryError:
         _say(failed=f"it needs more than {MEMORY_BYTES_MAX >> 20} MiB of memory")
         return 1
     except OSError as error:
-        _say(failed=f"on this node: {error.strerror or error}")
+        _say(failed=_in_one_line(f"on this node: {error.strerror or error}"))
         return 1
     except Exception as error:  # noqa: BLE001  whatever it is, the task must not wait for ever
         traceback.print_exc()
-        _say(failed=f"{type(error).__name__}: {error}")
+        _say(failed=_in_one_line(f"{type(error).__name__}: {error}"))
         return 1
     _say(done=True)
     return 0
@@ -99,6 +100,11 @@ def _become(user: dict[str, Any] | None) -> None:
         os.setgroups(user["groups"])
         os.setgid(user["gid"])
         os.setuid(user["uid"])
+
+
+def _in_one_line(text: str) -> str:
+    """What servers and archives have put into it is shown to people, and stored."""
+    return "".join(character if character.isprintable() else "?" for character in text[:REASON_LENGTH_MAX])
 
 
 def _say(**message: Any) -> None:

@@ -27,6 +27,7 @@ from .budget import Budget, CannotFetch
 STALL_S = 60.0
 CHUNK_BYTES = 256 * 1024
 NOT_MODIFIED = 304
+AUTHORIZATION = "Authorization"
 #: Characters of a URL that are sent as they are.
 _PLAIN = "!#$%&'()*+,/:;=?@[]~"
 
@@ -67,7 +68,7 @@ def download(uri: str, into: BinaryIO, budget: Budget, known: dict[str, str] | N
 
 def _open(uri: str, conditions: dict[str, str]) -> Any:
     try:
-        return urllib.request.urlopen(_request(uri, conditions), timeout=STALL_S)  # noqa: S310  (see artefacts.py)
+        return urllib.request.build_opener(_Redirects).open(_request(uri, conditions), timeout=STALL_S)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == NOT_MODIFIED and conditions:
@@ -79,6 +80,17 @@ def _open(uri: str, conditions: dict[str, str]) -> Any:
         raise Unreachable(_trouble(error)) from None
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Credentials are for the host that they were given for, wherever on it a request is sent."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        credentials = req.unredirected_hdrs.get(AUTHORIZATION)
+        if request is not None and credentials and (request.type, request.host) == (req.type, req.host):
+            request.add_unredirected_header(AUTHORIZATION, credentials)
+        return request
+
+
 def _request(uri: str, conditions: dict[str, str]) -> urllib.request.Request:
     parts = urlsplit(quote(uri, safe=_PLAIN))
     credentials, at, host = parts.netloc.rpartition("@")
@@ -87,7 +99,7 @@ def _request(uri: str, conditions: dict[str, str]) -> urllib.request.Request:
         return urllib.request.Request(urlunsplit(parts), headers=headers)  # noqa: S310
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)), headers=headers)  # noqa: S310
     encoded = base64.b64encode(unquote(credentials).encode()).decode()
-    request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    request.add_unredirected_header(AUTHORIZATION, f"Basic {encoded}")
     return request
 
 
