@@ -21,8 +21,8 @@ from process_agent import WITHIN_S, Agent, run, wait_until
 from waiting import is_alive
 from waiting import wait_until as wait_now
 
-from orlop.agent import fetching
-from orlop.agent.runtimes.interface import FetchSettings, Phase, RuntimeContext
+from orlop.agent import fetching, supervisor_client
+from orlop.agent.runtimes.interface import FetchSettings, Phase, RuntimeContext, Unavailable
 from orlop.model.tasks import Outcome
 
 SCRIPT = b"#!/bin/sh\nls -1A; cat inner; id -un\n"
@@ -130,7 +130,7 @@ def test_a_reason_is_one_line_whatever_an_archive_holds(context: RuntimeContext,
         assert reason.startswith(f"{file_server.url('/evil.tgz')} cannot be fetched: it is refused: ")
         assert reason.isprintable()
         assert len(reason) < 1000
-        assert [path.name for path in (agent.context.tasks / "t/work").iterdir()] == ["evil.tgz"]
+        assert not (agent.context.tasks / "t/work").exists(), "what was fetched for nothing is removed"
 
     run(context, story)
 
@@ -169,6 +169,55 @@ def test_a_server_that_hangs_is_given_up(context: RuntimeContext, file_server: F
 
     run(allowing(context, timeout_s=3.0), story)
     assert fetchers() == []
+
+
+def test_more_than_there_is_room_for_wait_and_say_so(
+    context: RuntimeContext, file_server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "TOGETHER_MAX", 1)
+    file_server.files, file_server.hung = {"/slow": b"slow", "/b": b"b"}, {"/slow"}
+
+    async def story(agent: Agent) -> None:
+        first = asyncio.create_task(agent.start("a", payload({"uri": file_server.url("/slow")}, command="true")))
+        await wait_until(lambda: file_server.asked, "it is fetched")
+        second = asyncio.create_task(agent.start("b", payload({"uri": file_server.url("/b")}, command="true")))
+        said = f"waiting to fetch {file_server.url('/b')}: 1 others are under way"
+        await wait_until(lambda: (report := agent.latest("b")) and report.message == said, "it says why it waits")
+        file_server.release()
+        assert [(await agent.ended(task)).code for task in ("a", "b")] == [0, 0]
+        await asyncio.gather(first, second)
+
+    run(context, story)
+
+
+def test_nothing_is_fetched_for_a_task_that_may_run_already(
+    context: RuntimeContext, file_server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_client, "LIST_TIMEOUT_S", 0.2)
+    file_server.files = {"/file": b"first\n"}
+    wanted = payload({"uri": file_server.url("/file")}, command="exec sleep 1000")
+
+    async def begin(agent: Agent) -> None:
+        await agent.start("t", wanted)
+        pids.append(await agent.running("t"))
+        pids.append(agent.supervisor())
+
+    async def story(agent: Agent) -> None:
+        starting = asyncio.create_task(agent.start("t", wanted))
+        enough = 3  # attempts to reach the supervisor, while anything that is fetched would have been asked for
+        await wait_until(lambda: sum(isinstance(event, Unavailable) for event in agent.events) > enough, "it hangs")
+        os.kill(pids[1], signal.SIGCONT)
+        assert await agent.running("t") == pids[0]
+        await starting
+
+    pids: list[int] = []
+    run(context, begin)
+    os.kill(pids[1], signal.SIGSTOP)
+    try:
+        run(context, story)
+    finally:
+        os.kill(pids[1], signal.SIGCONT)
+    assert file_server.statuses("/file") == [200]
 
 
 @pytest.mark.parametrize("how", ["signal", "kill"])

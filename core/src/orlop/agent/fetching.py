@@ -65,6 +65,8 @@ class Fetching:
             current = artefacts[number]
             progress(f"fetching {shown(current.uri)}")
 
+        if self._slots.locked():
+            progress(f"waiting to fetch {shown(current.uri)}: {TOGETHER_MAX} others are under way")
         async with self._slots:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):

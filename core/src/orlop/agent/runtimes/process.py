@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -241,19 +242,23 @@ class ProcessRuntime:
                 await pending.fetch
                 return True
             except CannotFetch:
-                self._give_up_groups(pending, request)
+                await self._clear(pending, request)
                 raise
             except asyncio.CancelledError:
                 if not pending.killed:
                     raise  # it is the agent that ends
             finally:
                 pending.fetch = None
-        self._give_up_groups(pending, request)
+        await self._clear(pending, request)
         return False
 
-    def _give_up_groups(self, pending: _Pending, request: dict[str, Any]) -> None:
-        if self._pending.get(pending.launch.task) is pending:
-            cgroups.remove(request["groups"])
+    async def _clear(self, pending: _Pending, request: dict[str, Any]) -> None:
+        """Gives up what was prepared for a start that will not be. What was fetched for nothing may be large."""
+        if self._pending.get(pending.launch.task) is not pending:
+            return  # another incarnation's by now
+        cgroups.remove(request["groups"])
+        if pending.launch.assignment.incarnation == 1:
+            await asyncio.to_thread(shutil.rmtree, pending.launch.directory / "work", ignore_errors=True)
 
     async def signal(self, task: str, signal_name: str) -> None:
         number = signal_number(signal_name)
