@@ -102,3 +102,13 @@ def test_a_record_that_cannot_be_read_is_no_record(folder: Path, file_server: Fi
         content.with_name(content.name + ".known").write_text(text)
         assert take(cache, file_server.url("/a")) == b"a"
     assert file_server.statuses("/a") == [200] * 5
+
+
+def test_what_was_known_of_one_content_is_not_said_of_another(folder: Path, file_server: FileServer) -> None:
+    file_server.files = {"/a": b"one"}
+    cache = Cache(str(folder), 1000)
+    assert take(cache, file_server.url("/a")) == b"one"
+    file_server.stated, file_server.files["/a"] = False, b"two"
+    assert take(cache, file_server.url("/a")) == b"two"
+    file_server.stated, file_server.files["/a"] = True, b"one"
+    assert take(cache, file_server.url("/a")) == b"one"
