@@ -324,10 +324,15 @@ def _fire(desk: Desk, record: JobRecord) -> None:
     last = due.last_until(desk.now_ms, upcoming)
     if due.starts_ms(last) > desk.now_ms and last != upcoming:
         last = due.last_until(last.at_ms - 1, upcoming)
+    if progress.left is not None and job.epsilon:
+        # Each due time uses up one, run or not: there are no more than that.
+        last = due.nth(progress.left, upcoming, last)
     chosen = _chosen(desk, job, due, upcoming, last)
-    if progress.left is not None:
+    if progress.left is not None and len(chosen) > progress.left:
+        # With these it has run as often as it should: what comes later was never due.
         chosen = chosen[: progress.left]
-    passed_over = due.trigger.count(upcoming, last, MOST_COUNTED) - len(chosen)
+        last = chosen[-1]
+    passed_over = due.count(upcoming, last, MOST_COUNTED) - len(chosen)
     if passed_over > 0:
         _pass_over(desk, record, upcoming, passed_over)
     _move_on(desk, job, due, last, len(chosen) + (passed_over if job.epsilon else 0))
