@@ -6,13 +6,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
+from orlop.model.clock import Now
+from orlop.server.clock_watch import LOOK_MS, ClockWatch
+
 logging.getLogger("apscheduler").setLevel(logging.WARNING)
+log = logging.getLogger(__name__)
+
+#: A clock that was set by as much is told of; by less, it is kept right.
+WORTH_TELLING_MS: Final = 5_000
 
 
 class _Inline(BaseExecutor):
@@ -27,10 +34,15 @@ class _Inline(BaseExecutor):
 
 
 class TimerService:
-    """One time per key; setting it again replaces it. `set` may be called from any thread."""
+    """One time per key; setting it again replaces it. `set` may be called from any thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    clock: of this process; when it is set, what is due by it is called back within a second.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], Now]) -> None:
         self._loop = loop
+        self._clock = clock
+        self._watch = ClockWatch(clock())
         self._scheduler = AsyncIOScheduler(
             event_loop=loop,
             timezone=UTC,
@@ -38,6 +50,7 @@ class TimerService:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1_000_000},
         )
         self._scheduler.start()
+        self._look_again = loop.call_later(LOOK_MS / 1000, self._look)
 
     def set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
         """Calls back at `utc_ms`, on the loop; None forgets the key."""
@@ -50,5 +63,15 @@ class TimerService:
         elif self._scheduler.get_job(key) is not None:
             self._scheduler.remove_job(key)
 
+    def _look(self) -> None:
+        moved_ms = self._watch.moved_ms(self._clock())
+        if moved_ms:
+            if abs(moved_ms) >= WORTH_TELLING_MS:
+                way = "forward" if moved_ms > 0 else "back"
+                log.warning("this server's clock was set %s by %g s", way, abs(moved_ms) / 1000)
+            self._scheduler.wakeup()  # it waits anew, by what the clock says now
+        self._look_again = self._loop.call_later(LOOK_MS / 1000, self._look)
+
     def stop(self) -> None:
+        self._look_again.cancel()
         self._scheduler.shutdown(wait=False)
