@@ -150,3 +150,17 @@ def test_the_event_log_is_kept_by_count_though_some_transactions_log_nothing() -
     versions = [int(key.removeprefix(records.LOG)) for key in cluster.documents if key.startswith(records.LOG)]
     assert versions
     assert min(versions) > cluster.state.version - kept
+
+
+@pytest.mark.parametrize(("back_s", "told"), [(5, []), (3_600, ["3600"])])
+def test_a_clock_that_was_set_back_is_told_once(back_s: int, told: list[str]) -> None:
+    """By a little it is not followed, so that there is nothing to tell."""
+    cluster = make()
+    cluster.now = attrs.evolve(cluster.now, utc_ms=cluster.now.utc_ms - back_s * 1000)
+    before_ms = cluster.state.utc_ms
+    cluster.add_node("late")
+    cluster.settle()
+    cluster.add_node("later")
+    cluster.settle()
+    assert [entry.details["by_s"] for entry in cluster.log if entry.type == "clock.set_back"] == told
+    assert (cluster.state.utc_ms < before_ms) == bool(told)
