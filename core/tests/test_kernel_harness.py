@@ -174,3 +174,17 @@ def test_what_was_ended_before_it_ran_has_not_run() -> None:
     cluster, task = one_that_starts()
     cluster.report_stopped(task)
     assert cluster.state.tasks[task.id].started_utc_ms is None
+
+
+@pytest.mark.parametrize(("back_s", "told"), [(5, []), (3_600, ["3600"])])
+def test_a_clock_that_was_set_back_is_told_once(back_s: int, told: list[str]) -> None:
+    """By a little it is not followed, so that there is nothing to tell."""
+    cluster = make()
+    cluster.now = attrs.evolve(cluster.now, utc_ms=cluster.now.utc_ms - back_s * 1000)
+    before_ms = cluster.state.utc_ms
+    cluster.add_node("late")
+    cluster.settle()
+    cluster.add_node("later")
+    cluster.settle()
+    assert [entry.details["by_s"] for entry in cluster.log if entry.type == "clock.set_back"] == told
+    assert (cluster.state.utc_ms < before_ms) == bool(told)

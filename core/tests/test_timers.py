@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
+from typing import Any
 
 import apscheduler.schedulers.base
 import pytest
 
 from orlop.agent.agent import read_clock
+from orlop.model.clock import Now
+from orlop.server.clock_watch import TOLERATED_MS, ClockWatch
 from orlop.server.timers import TimerService
 
 HOUR_MS = 3_600_000
@@ -18,8 +21,8 @@ WITHIN_S = 30
 
 
 @contextlib.contextmanager
-def running() -> Iterator[TimerService]:
-    service = TimerService(asyncio.get_running_loop())
+def running(clock: Callable[[], Now] = read_clock) -> Iterator[TimerService]:
+    service = TimerService(asyncio.get_running_loop(), clock)
     try:
         yield service
     finally:
@@ -60,24 +63,66 @@ async def test_one_that_raises_does_not_hold_up_the_others() -> None:
         await called(due)
 
 
+async def test_a_time_that_is_said_again_is_set_once_and_may_be_set_again_when_it_has_come() -> None:
+    with running() as timers:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        now_ms = read_clock().utc_ms
+        for _ in range(2):
+            timers.set("a", now_ms, lambda: told.put_nowait("a"))
+            timers.set("a", now_ms, lambda: told.put_nowait("a"))
+            assert await asyncio.wait_for(told.get(), WITHIN_S) == "a"
+        timers.set("b", now_ms, lambda: told.put_nowait("b"))
+        assert await asyncio.wait_for(told.get(), WITHIN_S) == "b"
+
+
+class SetClock:
+    """The machine's, which somebody sets: for the service, and for APScheduler, which reads it by itself."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.ahead_ms = 0
+        patch.setattr(apscheduler.schedulers.base, "datetime", self)
+
+    def now(self, zone: tzinfo | None = None) -> datetime:
+        return datetime.now(zone) + timedelta(milliseconds=self.ahead_ms)
+
+    def read(self) -> Now:
+        now = read_clock()
+        return Now(utc_ms=now.utc_ms + self.ahead_ms, monotonic_ms=now.monotonic_ms)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(datetime, name)
+
+
 async def test_a_clock_that_is_set_forward_makes_nothing_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back first: what was due is not due any more, and is called when the clock is put right."""
-
-    class Clock(datetime):
-        ahead = timedelta(0)
-
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
-            return datetime.now(tz) + cls.ahead
-
-    monkeypatch.setattr(apscheduler.schedulers.base, "datetime", Clock)
-    with running() as timers:
+    clock = SetClock(monkeypatch)
+    with running(clock.read) as timers:
         due, soon = asyncio.Event(), asyncio.Event()
-        now_ms = read_clock().utc_ms
-        Clock.ahead = -timedelta(hours=1)
+        now_ms = clock.read().utc_ms
+        clock.ahead_ms = -HOUR_MS
         timers.set("a", now_ms + 20, due.set)
         timers.set("b", now_ms - HOUR_MS + 50, soon.set)
         await called(soon)
         assert not due.is_set()
-        Clock.ahead = timedelta(hours=1)
+        clock.ahead_ms = HOUR_MS
         await called(due)
+
+
+def test_a_clock_that_goes_on_as_it_did_was_not_set() -> None:
+    watch = ClockWatch(Now(utc_ms=1_000_000, monotonic_ms=500))
+    assert watch.moved_ms(Now(utc_ms=1_001_000, monotonic_ms=1_500)) == 0
+
+
+def test_by_how_much_a_clock_was_set_is_told_once() -> None:
+    watch = ClockWatch(Now(utc_ms=1_000_000, monotonic_ms=0))
+    assert watch.moved_ms(Now(utc_ms=1_061_000, monotonic_ms=1_000)) == 60_000
+    assert watch.moved_ms(Now(utc_ms=1_062_000, monotonic_ms=2_000)) == 0
+    assert watch.moved_ms(Now(utc_ms=963_000, monotonic_ms=3_000)) == -100_000
+
+
+def test_a_clock_that_is_hurried_for_long_is_noticed() -> None:
+    """By half a millisecond a second, as time servers do it."""
+    watch = ClockWatch(Now(utc_ms=0, monotonic_ms=0))
+    clocks = [Now(utc_ms=1_000 * second + second // 2, monotonic_ms=1_000 * second) for second in range(2_000)]
+    told = [watch.moved_ms(now) for now in clocks]
+    assert sum(told) == pytest.approx(1_000, abs=TOLERATED_MS)

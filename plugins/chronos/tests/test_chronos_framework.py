@@ -198,6 +198,28 @@ def test_no_more_is_due_than_the_schedule_says() -> None:
         assert cluster.progress(name).left == 0
 
 
+def test_of_a_finite_job_no_more_is_missed_than_was_due() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R4//PT1H", catchUp="all", overlap="allow")
+    cluster.give(orders.Pause(paused=True))
+    cluster.advance(10.5 * 3600)
+    cluster.give(orders.Pause(paused=False))
+    assert cluster.states("a") == ["active"] * 4, "nothing was passed over"
+    assert cluster.progress("a").left == 0
+
+
+def test_epsilon_leaves_a_finite_job_no_more_than_was_due() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R4//PT1H", epsilon="PT8H")
+    cluster.give(orders.Pause(paused=True))
+    cluster.advance(10.5 * 3600)
+    cluster.give(orders.Pause(paused=False))
+    first, passed_over, last = cluster.runs("a")
+    assert passed_over.count == 2
+    assert last.nominal_ms - first.nominal_ms == 3 * 3_600_000, "the last of the four"
+    assert cluster.progress("a").left == 0
+
+
 def test_a_billion_missed_runs_do_not_hold_anything_up() -> None:
     cluster = ChronosCluster()
     cluster.put("a", schedule="R/1970-01-02T00:00:00Z/PT1S", catchUp="all", concurrent=False)
@@ -229,6 +251,17 @@ def test_excluded_days_are_left_out() -> None:
     cluster.advance(86_400)
     assert len(cluster.running("a")) == 1
     assert [run.count for run in cluster.runs("a")] == [1, 1]
+
+
+@pytest.mark.parametrize("schedule", ["R//PT12H", "5 0,12 * * *"])
+def test_excluded_days_are_not_missed(schedule: str) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule=schedule, exclude=["SAT", "SUN"])
+    cluster.give(orders.Pause(paused=True))
+    cluster.advance(14 * 86_400 - 60)
+    cluster.give(orders.Pause(paused=False))
+    due = sum(run.count for run in cluster.runs("a"))
+    assert due == 2 * 10, "two a day, on ten of fourteen days"
 
 
 def test_jitter_is_the_same_for_the_same_due_time() -> None:

@@ -113,6 +113,7 @@ class _Batch:
     def __init__(self, kernel: Kernel, state: State, now: Now, epoch: Epoch) -> None:
         self._kernel = kernel
         self._now = steady_now(state, now)
+        self._set_back_ms = max(0, state.utc_ms - self._now.utc_ms)
         self._epoch = epoch
         self._draft = Draft(state, self._now)
         self._sessions: dict[str, str] = {}
@@ -334,6 +335,9 @@ class _Batch:
         woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
         if not self._draft.puts and not self._draft.deletes and not woken and not self._tells_nodes():
             return self._unchanged()
+        if self._set_back_ms:
+            details = {"by_s": f"{self._set_back_ms / 1000:g}"}
+            self._draft.log.append(LogEntry(type="clock.set_back", utc_ms=self._now.utc_ms, details=details))
         self._write_log()
         draft = self._draft
         draft.puts[records.META_KEY] = records.Meta(

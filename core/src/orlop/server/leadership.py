@@ -108,7 +108,7 @@ class Leadership:
             self._release,
             lambda error: parts.bridge.call(lambda: failed(error)),
         )
-        self._timers = TimerService(loop)
+        self._timers = TimerService(loop, read_clock)
         self._housekeeping = Housekeeping()
         self._frameworks = self._make_frameworks()
         liveness = Liveness(parts.liveness, iter(term.state.node_order), read_clock().monotonic_ms)

@@ -1,13 +1,10 @@
-"""The timer service: calls back at UTC times. Runs on APScheduler, whose jobs only enqueue.
-
-APScheduler waits for as long as it was, by the clock of that moment, until the next job. A clock that is set forward
-meanwhile, or a machine that was suspended, would make it late by as much; so it is made to look again every second.
-"""
+"""The timer service: calls back at UTC times. Runs on APScheduler, whose jobs only enqueue."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,10 +13,14 @@ from apscheduler.executors.base import BaseExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
+from orlop.model.clock import Now
+from orlop.server.clock_watch import LOOK_MS, ClockWatch
+
 logging.getLogger("apscheduler").setLevel(logging.WARNING)
+log = logging.getLogger(__name__)
 
-
-LOOK_AGAIN_S: Final = 1.0
+#: A clock that was set by as much is told of; by less, it is kept right.
+WORTH_TELLING_MS: Final = 5_000
 
 
 class _Inline(BaseExecutor):
@@ -34,10 +35,17 @@ class _Inline(BaseExecutor):
 
 
 class TimerService:
-    """One time per key; setting it again replaces it. `set` may be called from any thread."""
+    """One time per key; setting it again replaces it. `set` may be called from any thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    clock: of this process; when it is set, what is due by it is called back within a second.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], Now]) -> None:
         self._loop = loop
+        self._clock = clock
+        self._watch = ClockWatch(clock())
+        self._lock = threading.Lock()
+        self._times: dict[str, int] = {}
         self._scheduler = AsyncIOScheduler(
             event_loop=loop,
             timezone=UTC,
@@ -45,24 +53,43 @@ class TimerService:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1_000_000},
         )
         self._scheduler.start()
-        self._next_look = loop.call_later(LOOK_AGAIN_S, self._look_again)
+        self._look_again = loop.call_later(LOOK_MS / 1000, self._look)
 
     def set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
-        """Calls back at `utc_ms`, on the loop; None forgets the key."""
-        self._loop.call_soon_threadsafe(self._set, key, utc_ms, callback)
+        """Calls back at `utc_ms`, on the loop; None forgets the key. Said again, the same time costs nothing."""
+        with self._lock:
+            if self._times.get(key) == utc_ms:
+                return
+            if utc_ms is not None:
+                self._times[key] = utc_ms
+            else:
+                del self._times[key]
+            self._loop.call_soon_threadsafe(self._set, key, utc_ms, callback)
 
     def _set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
         if utc_ms is not None:
             at = datetime.fromtimestamp(utc_ms / 1000, UTC)
-            self._scheduler.add_job(callback, DateTrigger(at), id=key, replace_existing=True)
+            arguments = (key, utc_ms, callback)
+            self._scheduler.add_job(self._due, DateTrigger(at), arguments, id=key, replace_existing=True)
         elif self._scheduler.get_job(key) is not None:
             self._scheduler.remove_job(key)
 
-    def _look_again(self) -> None:
-        self._scheduler.wakeup()
-        self._next_look = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+    def _due(self, key: str, utc_ms: int, callback: Callable[[], None]) -> None:
+        """Forgotten before it is told, so that whoever is told may set the same time again."""
+        with self._lock:
+            if self._times.get(key) == utc_ms:
+                del self._times[key]
+        callback()
+
+    def _look(self) -> None:
+        moved_ms = self._watch.moved_ms(self._clock())
+        if moved_ms:
+            if abs(moved_ms) >= WORTH_TELLING_MS:
+                way = "forward" if moved_ms > 0 else "back"
+                log.warning("this server's clock was set %s by %g s", way, abs(moved_ms) / 1000)
+            self._scheduler.wakeup()  # it waits anew, by what the clock says now
+        self._look_again = self._loop.call_later(LOOK_MS / 1000, self._look)
 
     def stop(self) -> None:
-        """On the loop. Nothing is called back any more."""
-        self._next_look.cancel()
+        self._look_again.cancel()
         self._scheduler.shutdown(wait=False)

@@ -345,13 +345,14 @@ def _fire(desk: Desk, record: JobRecord) -> None:
     last = due.last_until(desk.now_ms, upcoming)
     if due.starts_ms(last) > desk.now_ms and last != upcoming:
         last = due.last_until(last.at_ms - 1, upcoming)
-    first = _first_in_time(desk, job, due, upcoming, last)
     left, used = progress.left, 0
+    if left is not None and job.epsilon:
+        # Each due time uses up one, run or not: there are no more than that.
+        last = due.nth(left, upcoming, last)
+    first = _first_in_time(desk, job, due, upcoming, last)
     if first is None or first.at_ms > upcoming.at_ms:
         until = last if first is None else due.last_until(first.at_ms - 1, upcoming)
-        too_late = due.trigger.count(upcoming, until, MOST_COUNTED)
-        if job.epsilon and left is not None:
-            too_late = min(too_late, left)
+        too_late = due.count(upcoming, until, MOST_COUNTED)
         _pass_over(desk, record, upcoming, too_late, _why_too_late(job))
         used = too_late if job.epsilon else 0
     chosen: list[Moment] = []
@@ -360,7 +361,7 @@ def _fire(desk: Desk, record: JobRecord) -> None:
         chosen = _latest(due, first, last, most)[: None if left is None else left - used]
         # Nothing is due after the last of so many runs.
         last = chosen[-1]
-        replaced = due.trigger.count(first, last, MOST_COUNTED) - len(chosen)
+        replaced = due.count(first, last, MOST_COUNTED) - len(chosen)
         if replaced > 0:
             _pass_over(desk, record, first, replaced, _why_not_made_up_for(job, most))
     _move_on(desk, job, due, last, used + len(chosen))

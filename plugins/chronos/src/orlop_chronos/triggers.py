@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime, time, timedelta
 from typing import Final
 
@@ -64,6 +65,33 @@ class Due:
                 break
             found = self.trigger.last_until(self._midnight_ms(found, 0) - 1, start)
         return found
+
+    def count(self, first: Moment, last: Moment, most: int) -> int:
+        """How many due times there are from `first` to `last`, both among them; `most` at most, where they must be
+        counted one by one."""
+        return sum(self.trigger.count(begins, ends, most) for begins, ends in self._stretches(first, last))
+
+    def nth(self, number: int, first: Moment, last: Moment) -> Moment:
+        """The due time with that number, counted from 1 for `first` on; `last` if there are fewer until then."""
+        for begins, ends in self._stretches(first, last):
+            counted = self.trigger.count(begins, ends, number)
+            if counted >= number:
+                return self.trigger.moment(begins.number + number - 1) or last
+            number -= counted
+        return last
+
+    def _stretches(self, first: Moment, last: Moment) -> Iterator[tuple[Moment, Moment]]:
+        """From `first` to `last`, without excluded days: (first, last) of each stretch; a day, where some are."""
+        if not self.excluded:
+            yield first, last
+            return
+        moment: Moment | None = first
+        for _ in range(MOST_EXCLUDED_DAYS):
+            if moment is None or moment.at_ms > last.at_ms:
+                return
+            last_of_day = self.trigger.last_until(min(self._midnight_ms(moment, 1) - 1, last.at_ms), moment)
+            yield moment, last_of_day
+            moment = self.following(last_of_day)
 
     def starts_ms(self, moment: Moment) -> int:
         """When the run shall start: jitter is the same for the same due time, so that nothing need be stored."""
