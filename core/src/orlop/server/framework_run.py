@@ -200,6 +200,14 @@ class _Collected:
         changed: FrameworkState = attrs.evolve(own, objects=objects)
         return attrs.evolve(self._state, frameworks=self._state.frameworks.set(self._name, changed))
 
+    def _frees_records(self, changed: Changed) -> bool:
+        """Does the cursor have to move although nothing else is to be written? Only what has ended waits for it: its
+        record is kept until its owner has seen the end. A commit for each state on the way there would be for nothing.
+        """
+        state = self._state
+        newest = state.ended.get(state.ended_next - 1)
+        return bool(changed.keys) and newest is not None and newest[0] > state.framework(self._name).cursor
+
     def actions(self, now: Now, changed: Changed) -> FrameworkActions | None:
         log = tuple(
             LogEntry(type=f"{self._name}.{one.type}", utc_ms=now.utc_ms, subject=one.subject, details=dict(one.details))
@@ -207,7 +215,7 @@ class _Collected:
             if one.type
         )
         nothing = not (self._asks or self._kills or self._withdrawals or self._objects or self._emitted)
-        if nothing and not self.replies and not changed.keys and not changed.everything:
+        if nothing and not self.replies and not changed.everything and not self._frees_records(changed):
             return None
         return FrameworkActions(
             framework=self._name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +32,8 @@ class TimerService:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._lock = threading.Lock()
+        self._times: dict[str, int] = {}
         self._scheduler = AsyncIOScheduler(
             event_loop=loop,
             timezone=UTC,
@@ -40,15 +43,30 @@ class TimerService:
         self._scheduler.start()
 
     def set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
-        """Calls back at `utc_ms`, on the loop; None forgets the key."""
-        self._loop.call_soon_threadsafe(self._set, key, utc_ms, callback)
+        """Calls back at `utc_ms`, on the loop; None forgets the key. Said again, the same time costs nothing."""
+        with self._lock:
+            if self._times.get(key) == utc_ms:
+                return
+            if utc_ms is not None:
+                self._times[key] = utc_ms
+            else:
+                del self._times[key]
+            self._loop.call_soon_threadsafe(self._set, key, utc_ms, callback)
 
     def _set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
         if utc_ms is not None:
             at = datetime.fromtimestamp(utc_ms / 1000, UTC)
-            self._scheduler.add_job(callback, DateTrigger(at), id=key, replace_existing=True)
+            arguments = (key, utc_ms, callback)
+            self._scheduler.add_job(self._due, DateTrigger(at), arguments, id=key, replace_existing=True)
         elif self._scheduler.get_job(key) is not None:
             self._scheduler.remove_job(key)
+
+    def _due(self, key: str, utc_ms: int, callback: Callable[[], None]) -> None:
+        """Forgotten before it is told, so that whoever is told may set the same time again."""
+        with self._lock:
+            if self._times.get(key) == utc_ms:
+                del self._times[key]
+        callback()
 
     def stop(self) -> None:
         self._scheduler.shutdown(wait=False)
