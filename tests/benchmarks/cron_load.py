@@ -43,8 +43,6 @@ AHEAD_S: Final = 3
 PERIOD_S: Final = 5
 TASK_RUNS_S: Final = 1.0
 ALL_TOLD_WITHIN_S: Final = 60.0
-IDLE_S: Final = 30.0
-SETTLE_S: Final = 10.0
 LISTINGS: Final = 3
 SERVES_WITHIN_S: Final = 300.0
 FAR: Final = "2090-01-01T00:00:00Z"
@@ -53,16 +51,21 @@ NEVER_S: Final = "86400"
 
 @attrs.frozen
 class Sizes:
-    """together: jobs on one second. fires: jobs that are due every five seconds. loaded: jobs that only lie there."""
+    """together: jobs on one second. fires: jobs that are due every five seconds. loaded: jobs that only lie there.
+
+    idle_s: how long the server is watched with them. settle_s: between the last of them and that.
+    """
 
     agents: int = 50
     together: int = 1_000
     fires: int = 1_000
     sustained_s: float = float(os.environ.get("ORLOP_BENCH_SUSTAINED_S", "120"))
     loaded: int = 100_000
+    idle_s: float = 30.0
+    settle_s: float = 10.0
 
 
-SMALL: Final = Sizes(agents=4, together=40, fires=20, sustained_s=10, loaded=300)
+SMALL: Final = Sizes(agents=4, together=40, fires=20, sustained_s=6, loaded=300, idle_s=1, settle_s=0.5)
 
 
 def job(name: str, schedule: str) -> dict[str, Any]:
@@ -183,7 +186,8 @@ def sustained_figures(cluster: AgentsCluster, starts: Starts, member: EtcdMember
 # --- many jobs ---
 
 
-def loaded_figures(etcd: EtcdCluster, folder: Path, count: int) -> Iterator[Figure]:
+def loaded_figures(etcd: EtcdCluster, folder: Path, sizes: Sizes) -> Iterator[Figure]:
+    count = sizes.loaded
     silent = {"ORLOP_CLUSTER__UNREACHABLE_AFTER_S": NEVER_S, "ORLOP_CLUSTER__GONE_AFTER_S": NEVER_S}
     with contextlib.closing(Servers(folder, etcd.url("loaded"), 2, **silent)) as servers:
         first = servers.all[0]
@@ -199,15 +203,15 @@ def loaded_figures(etcd: EtcdCluster, folder: Path, count: int) -> Iterator[Figu
         yield Figure(f"{name}: sent one by one, {CONNECTIONS} at a time", count / took_s, "jobs/s")
         yield Figure(f"{name}: the server's processor time for each", 1000 * (cpu_s(pids) - used) / count, "ms")
         yield Figure(f"{name}: the server's memory", memory_mb(pids, "Rss"), "MB")
-        yield from _idle_figures(pids, name)
+        yield from _idle_figures(pids, name, sizes)
         yield from _listing_figures(first.url, name, count)
         yield from _takeover_figures(servers, name, count)
 
 
-def _idle_figures(pids: list[int], name: str) -> Iterator[Figure]:
-    time.sleep(SETTLE_S)
+def _idle_figures(pids: list[int], name: str, sizes: Sizes) -> Iterator[Figure]:
+    time.sleep(sizes.settle_s)
     used, began = cpu_s(pids), time.perf_counter()
-    time.sleep(IDLE_S)
+    time.sleep(sizes.idle_s)
     percent = 100 * (cpu_s(pids) - used) / (time.perf_counter() - began)
     yield Figure(f"{name}: idle, the server's processor", percent, "% of a core", at_most=1)
 
@@ -272,6 +276,6 @@ def run(sizes: Sizes = Sizes()) -> Iterator[Figure]:
     factory = EtcdFactory()
     try:
         with tempfile.TemporaryDirectory(prefix="orlop-bench-", ignore_cleanup_errors=True) as folder:
-            yield from loaded_figures(factory.cluster(), Path(folder), sizes.loaded)
+            yield from loaded_figures(factory.cluster(), Path(folder), sizes)
     finally:
         factory.close()
