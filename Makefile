@@ -42,7 +42,7 @@ soak: setup
 # Real processes on hosts of their own, broken at random for so long.
 SECONDS ?= 600
 chaos: setup system
-	$(BIN)/python tests/chaos.py $(SECONDS)
+	$(BIN)/python tests/chaos $(SECONDS)
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

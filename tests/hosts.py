@@ -24,10 +24,12 @@ from typing import Any, Final
 import pytest
 from engines import Lane, _run
 from running import DEADLINE_S, processes_naming, wait_until
+from waiting import is_alive
 
 NEEDED_PROGRAMS: Final = ("ip", "iptables", "nsenter")
 SERVER_PORT: Final = 5050
 MARATHON_PORT: Final = 8080
+CHRONOS_PORT: Final = 4400
 
 
 def missing() -> str:
@@ -98,7 +100,12 @@ class Host:
 
 
 class Process:
-    """An `orlop` process on a host, with a data folder; `start` it as often as you like."""
+    """An `orlop` process on a host, with a data folder; `start` it as often as you like.
+
+    program: what it is started from.
+    """
+
+    program: tuple[str, ...] = ("-m", "orlop")
 
     def __init__(self, host: Host, name: str, environment: Mapping[str, str], *arguments: str) -> None:
         self.host = host
@@ -114,7 +121,7 @@ class Process:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.host.command(
-                    sys.executable, "-m", "orlop", *self.arguments, "--data", str(self.data), "--verbose", *more
+                    sys.executable, *self.program, *self.arguments, "--data", str(self.data), "--verbose", *more
                 ),
                 cwd=self.host.folder,
                 env=self._environment,
@@ -160,8 +167,16 @@ class Process:
         if self.process is not None:
             self.process.wait()
 
-    def tasks(self) -> dict[str, list[int]]:
-        """Task id → pids of its processes, as the machine sees them."""
+    def lose_power(self) -> None:
+        """kill -9 of everything, so that nobody is left who could tell of the end of the others."""
+        assert self.process is not None
+        self.process.kill()
+        wait_until(lambda: not _kill(processes_naming(str(self.data))), "Orlop's own processes end")
+        wait_until(lambda: not _kill([pid for pids in self.tasks().values() for pid in pids]), "the tasks end")
+        self.process.wait()
+
+    def tasks(self, having: str = "") -> dict[str, list[int]]:
+        """Task id → pids of its processes, as the machine sees them. having: only those with this variable."""
         found: dict[str, list[int]] = {}
         prefix = f"MESOS_SANDBOX={self.data}/tasks/".encode()
         for entry in Path("/proc").iterdir():
@@ -171,11 +186,25 @@ class Process:
                 variables = (entry / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
+            if having and not any(variable.startswith(f"{having}=".encode()) for variable in variables):
+                continue
             for variable in variables:
                 if variable.startswith(prefix):
                     task = variable.removeprefix(prefix).split(b"/")[0].decode()
                     found.setdefault(task, []).append(int(entry.name))
         return found
+
+
+def _kill(pids: list[int]) -> list[int]:
+    """Those that were there, and have been killed now."""
+    found = []
+    for pid in filter(is_alive, pids):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        found.append(pid)
+    return found
 
 
 class RemoteCluster:

@@ -14,7 +14,19 @@ from prometheus_client import CollectorRegistry
 
 from orlop.api.application import make_application, mount_plugin_routes
 from orlop.api.interface import FrameworkStatus
-from orlop.framework import Action, Ask, Framework, Kill, NotAvailable, PortRequest, Process, Resources, Task, View
+from orlop.framework import (
+    Action,
+    Ask,
+    Framework,
+    Kill,
+    Node,
+    NotAvailable,
+    PortRequest,
+    Process,
+    Resources,
+    Task,
+    View,
+)
 from orlop.hookspecs import Routes
 from orlop.kernel import records
 from orlop.kernel.events import DrainNode, Effect, KillTask, Logged
@@ -87,6 +99,7 @@ class StubServer:
         self.read_only = ""
         self.status = FrameworkStatus(name="keepalive", plugin="keepalive", state="running", runs=7, last_run_ms=1.5)
         self.output: list[bytes | Exception] = []
+        self.kept: set[str] = set()
         self.output_ends = True
 
     def role(self) -> Role:
@@ -127,6 +140,11 @@ class StubServer:
 
     def follow_log(self) -> AbstractContextManager[asyncio.Queue[Logged | None]]:
         return self.cluster.event_log.follow()
+
+    async def kept_output(self, node: Node, task: str, stream: str, *, tail: int | None) -> AsyncIterator[bytes]:
+        if task not in self.kept:
+            raise LookupError(f"{task} has no output on this node, or has none any more")
+        yield f"{stream} of {task} kept by {node.info.name}\n".encode()
 
     async def task_output(self, task: Task, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         yield f"{stream} follow={follow} tail={tail}\n".encode() if not self.output else b""

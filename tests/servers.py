@@ -1,7 +1,8 @@
-"""Real servers of one cluster for tests: several `orlop server` on an etcd."""
+"""Real servers of one cluster for tests: several `orlop server` on an etcd, and agents of theirs on loopback."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
-from running import DEADLINE_S, free_port, wait_until
+from running import DEADLINE_S, free_port, processes_naming, processes_with_environment, wait_until
 
 LEASE_S: Final = 3
 ANSWER_WITHIN_S: Final = 10.0
@@ -33,6 +34,7 @@ class ServerProcess:
         self.log = self.folder / "log"
         self.address = f"127.0.0.1:{free_port()}"
         self.marathon_address = f"127.0.0.1:{free_port()}"
+        self.chronos_address = f"127.0.0.1:{free_port()}"
         self.process: subprocess.Popen[bytes] | None = None
         self._environment = {
             **os.environ,
@@ -41,7 +43,7 @@ class ServerProcess:
             "ORLOP_CLUSTER__LEASE_S": str(LEASE_S),
             "ORLOP_SERVER__LISTEN": self.address,
             "ORLOP_PLUGINS__MARATHON__LISTEN": self.marathon_address,
-            "ORLOP_PLUGINS__CHRONOS__LISTEN": "",
+            "ORLOP_PLUGINS__CHRONOS__LISTEN": self.chronos_address,
             **settings,
         }
 
@@ -136,6 +138,60 @@ class Servers:
     def close(self) -> None:
         for server in self.all:
             server.close()
+
+
+class AgentProcess:
+    """One `orlop agent` of these servers, whichever version it is."""
+
+    def __init__(self, folder: Path, name: str, servers: Servers, ports: str = "31000-31099") -> None:
+        self.name = name
+        self.data = folder / name
+        self.log = folder / f"{name}.log"
+        self._servers = servers
+        self._environment = {
+            **os.environ,
+            "ORLOP_AGENT__NAME": name,
+            "ORLOP_AGENT__DOCKER": "unix:///nonexistent/docker.sock",
+            "ORLOP_AGENT__RUNTIMES": '["process"]',
+            "ORLOP_AGENT__RESOURCES__PORTS": ports,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, program: tuple[str, ...] = ServerProcess.program) -> None:
+        joined = [word for server in self._servers.all for word in ("--join", server.url)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, "agent", "--data", str(self.data), "--verbose", *joined],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def tasks(self) -> dict[int, str]:
+        """pid → the folder of its task, as the machine sees them."""
+        mark = f"MESOS_SANDBOX={self.data}/tasks/"
+        found = {}
+        for pid in processes_with_environment(mark):
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                found[pid] = next(one for one in variables if one.startswith(b"MESOS_SANDBOX=")).decode()
+        return found
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for pid in {*self.tasks(), *processes_naming(str(self.data))}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def call(url: str, method: str = "GET", body: Any = None, timeout_s: float = ANSWER_WITHIN_S) -> tuple[int, Any, Any]:

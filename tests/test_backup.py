@@ -37,7 +37,7 @@ def test_restoring_kills_nothing_and_what_the_backup_knows_is_adopted(orlop: Run
     said = orlop.cli("backup", str(file))
     assert "documents" in said
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    orlop.call("POST", "/v2/apps", process_app("/after", 2))
+    orlop.call("POST", "/v2/apps", process_app("/after", 2, cmd="echo I am forgotten; exec sleep 1000"))
     orlop.wait_deployed()
     after = orlop.running("/after")
     data = ("--data", str(orlop.data))
@@ -50,7 +50,11 @@ def test_restoring_kills_nothing_and_what_the_backup_knows_is_adopted(orlop: Run
     wait_until(lambda: len(orlop.get(f"{orlop.url}/v1/cluster")["orphans"]) == 2, "what it does not know is shown")
     wait_until(lambda: orlop.running("/before") == before, "what it knows is adopted")
     assert all(alive(pid) for pid in {**before, **after}.values())
-    assert {one["task"] for one in orlop.get(f"{orlop.url}/v1/cluster")["orphans"]} == after.keys()
+    orphans = orlop.get(f"{orlop.url}/v1/cluster")["orphans"]
+    assert {one["task"] for one in orphans} == after.keys()
+    assert orlop.cli("logs", orphans[0]["task"], "--node", orphans[0]["node_name"]) == "I am forgotten\n"
+    assert "there is no node 'none'" in orlop.cli("logs", orphans[0]["task"], "--node", "none", code=4)
+    assert "has no output on this node" in orlop.cli("logs", "f" * 20, "--node", orphans[0]["node"], code=4)
     orlop.call("PUT", "/v2/apps//before?force=true", {"instances": 3})
     orlop.wait_deployed()
     assert before.items() < orlop.running("/before").items()

@@ -6,18 +6,15 @@ What the next version changes is in `next_version`.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from etcd_members import EtcdCluster, EtcdFactory
-from running import processes_naming, processes_with_environment, wait_until
-from servers import LEASE_S, ServerProcess, Servers, call
+from running import wait_until
+from servers import LEASE_S, AgentProcess, ServerProcess, Servers, call
 
 from orlop.model.documents import version_of
 from orlop.store.etcd import EtcdStore
@@ -27,60 +24,6 @@ pytestmark = pytest.mark.real
 
 NEXT = (str(Path(__file__).parent / "next_version.py"),)
 NOW = ServerProcess.program
-
-
-class AgentProcess:
-    """One `orlop agent` of these servers, whichever version it is."""
-
-    def __init__(self, folder: Path, name: str, servers: Servers, ports: str) -> None:
-        self.name = name
-        self.data = folder / name
-        self.log = folder / f"{name}.log"
-        self._servers = servers
-        self._environment = {
-            **os.environ,
-            "ORLOP_AGENT__NAME": name,
-            "ORLOP_AGENT__DOCKER": "unix:///nonexistent/docker.sock",
-            "ORLOP_AGENT__RUNTIMES": '["process"]',
-            "ORLOP_AGENT__RESOURCES__PORTS": ports,
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, program: tuple[str, ...]) -> None:
-        joined = [word for server in self._servers.all for word in ("--join", server.url)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *program, "agent", "--data", str(self.data), "--verbose", *joined],
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def tasks(self) -> dict[int, str]:
-        """pid → the folder of its task, as the machine sees them."""
-        mark = f"MESOS_SANDBOX={self.data}/tasks/"
-        found = {}
-        for pid in processes_with_environment(mark):
-            with contextlib.suppress(OSError):
-                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                found[pid] = next(one for one in variables if one.startswith(b"MESOS_SANDBOX=")).decode()
-        return found
-
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
-        for pid in {*self.tasks(), *processes_naming(str(self.data))}:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 class Upgraded:

@@ -247,6 +247,24 @@ def test_output_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with_client(work, server)
 
 
+def test_output_of_a_forgotten_task_is_asked_for_at_its_node() -> None:
+    server = make_server()
+    server.kept = {"forgotten"}
+    (node, *_) = server.cluster.nodes
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        async with client.get(f"/v1/tasks/forgotten/logs?stream=stderr&node={node}") as response:
+            assert await response.text() == f"stderr of forgotten kept by {node}\n"
+        assert "there is no task" in (await problem(client.get("/v1/tasks/forgotten/logs"), 404))["error"]
+        assert "has no output" in (await problem(client.get(f"/v1/tasks/other/logs?node={node}"), 404))["error"]
+        assert "there is no node" in (await problem(client.get("/v1/tasks/forgotten/logs?node=none"), 404))["error"]
+        server.cluster.lose_node(node)
+        gone = await problem(client.get(f"/v1/tasks/forgotten/logs?node={node}"), 404)
+        assert f"the output is lost: node {node} is gone" in gone["error"]
+
+    with_client(work, server)
+
+
 # The page
 
 

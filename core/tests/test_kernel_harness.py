@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from orlop.framework import Action, Ask, Changed, Framework, Kill, PortRequest, Process, Resources, View
+from orlop.framework import Action, Ask, Changed, Framework, Kill, PortRequest, Process, Resources, Task, View
 from orlop.kernel import records
 from orlop.kernel.events import DrainNode
 from orlop.kernel.kernel import KernelSettings
@@ -178,3 +178,27 @@ def test_nothing_is_committed_for_a_framework_that_has_seen_something_and_wants_
     cluster.settle()
     assert cluster.state.framework("once").cursor > before
     assert runner.run(cluster.state, it, [], cluster.now, "").actions is None
+
+
+def one_that_starts() -> tuple[Cluster, Task]:
+    """A task whose node has not said that it runs."""
+    cluster = make(copies=1, nodes=1)
+    cluster.nodes["n0"].starts = lambda _: False
+    cluster.end_task(cluster.running()[0])
+    cluster.settle()
+    (task,) = cluster.live("keepalive")
+    return cluster, task
+
+
+def test_what_ended_before_its_start_was_told_has_run_all_the_same() -> None:
+    cluster, task = one_that_starts()
+    cluster.advance(5)
+    cluster.end_task(task, code=3)
+    ended = cluster.state.tasks[task.id]
+    assert ended.started_utc_ms == ended.ended_utc_ms == cluster.now.utc_ms
+
+
+def test_what_was_ended_before_it_ran_has_not_run() -> None:
+    cluster, task = one_that_starts()
+    cluster.report_stopped(task)
+    assert cluster.state.tasks[task.id].started_utc_ms is None

@@ -43,6 +43,7 @@ AHEAD_S: Final = 3
 PERIOD_S: Final = 5
 TASK_RUNS_S: Final = 1.0
 ALL_TOLD_WITHIN_S: Final = 60.0
+LAST_TOLD_WITHIN_S: Final = 10.0
 LISTINGS: Final = 3
 SERVES_WITHIN_S: Final = 300.0
 FAR: Final = "2090-01-01T00:00:00Z"
@@ -163,11 +164,12 @@ def sustained_figures(cluster: AgentsCluster, starts: Starts, member: EtcdMember
     time.sleep(sizes.sustained_s)
     used, etcd_used = cpu_s(pids) - used, cpu_s(etcd_pids) - etcd_used
     grown = memory_mb(pids, "Rss") - memory
-    until_ms = round((first_s + sizes.sustained_s - 1) * 1000)
     seconds = int(sizes.sustained_s) - 1
-    expected = sum(1 for number in range(sizes.fires) for at in range(number % PERIOD_S, seconds, PERIOD_S))
+    until_ms = (first_s + seconds) * 1000
+    expected = sum(len(range(number % PERIOD_S, seconds, PERIOD_S)) for number in range(sizes.fires))
     found = lambda: [one for one in starts.read(first_s * 1000) if one[0] < until_ms]  # noqa: E731
-    wait_until(lambda: len(found()) >= expected, "all are told to start", ALL_TOLD_WITHIN_S)
+    with contextlib.suppress(AssertionError):  # what is missing then is a figure
+        wait_until(lambda: len(found()) >= expected, "all are told to start", LAST_TOLD_WITHIN_S)
     late_ms = sorted(told - nominal for nominal, told in found())
     name = f"{sizes.fires:,} fires every {PERIOD_S} s for {sizes.sustained_s:g} s"
     yield Figure(f"{name}: starts that were expected and are missing", expected - len(late_ms), "", at_most=0)

@@ -35,6 +35,7 @@ _CLUSTER_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _HOST: Final = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})\Z|^[0-9a-fA-F:.]{2,45}\Z")
 _SERVER_URL: Final = re.compile(r"^https?://[^/?#@\s]+/?\Z")
 _STORE_URL: Final = re.compile(r"^[a-z][a-z0-9+.-]*:")
+_PATH: Final = re.compile(r"^/[^\0]*\Z")
 _ENGINE_URL: Final = re.compile(r"^(unix|tcp|http|https|ssh|npipe)://.")
 
 
@@ -239,6 +240,26 @@ class AgentSettings:
         default="unix:///var/run/docker.sock",
         validator=_matching(_ENGINE_URL, 'an address such as "unix:///var/run/docker.sock" or "tcp://host:2375"'),
         metadata=about("This node's Docker Engine."),
+    )
+    fetch_max: str = attrs.field(
+        default="10GiB",
+        validator=_check_size,
+        metadata=about("What one task may have fetched before its start, unpacked files included, with a unit."),
+    )
+    fetch_timeout_s: float = attrs.field(
+        default=600,
+        validator=_between(1, 86_400, "seconds"),
+        metadata=about("Seconds that the fetching of one task's artefacts may take."),
+    )
+    fetch_cache: str = attrs.field(
+        default="2GiB",
+        validator=_check_size,
+        metadata=about("What is kept of fetched artefacts for other tasks, where they allow it, with a unit."),
+    )
+    fetch_local: tuple[str, ...] = attrs.field(
+        default=(),
+        validator=_each(_matching(_PATH, "an absolute path")),
+        metadata=about("Files and folders of this node that tasks may fetch from."),
     )
     name: str = attrs.field(default="", metadata=about("The node's name. Default: the host's name."))
     address: str = attrs.field(default="", metadata=about("Where the ports of its tasks are reached."))

@@ -67,18 +67,26 @@ def Process(  # noqa: N802  (reads as a value where it is used)
     environment: Mapping[str, str] | None = None,
     user: str | None = None,
     directory: str | None = None,
+    artefacts: Iterable[Mapping[str, Any]] = (),
 ) -> Spec:
-    """A spec for the `process` runtime: a shell command, or `arguments` executed without a shell."""
+    """A spec for the `process` runtime: a shell command, or `arguments` executed without a shell.
+
+    artefacts: fetched into the task's folder before the start, each {"uri": "https://…"} and optionally "output_file"
+    (its name there; default: the last part of the URI's path), "extract" (archives are unpacked; default: true),
+    "executable" and "cache" (may be kept on the node for other tasks).
+    """
     payload: dict[str, Any] = {"command": command} if command is not None else {"arguments": list(arguments)}
-    optional = {"environment": dict(environment or {}), "user": user, "directory": directory}
+    optional: dict[str, Any] = {"environment": dict(environment or {}), "user": user, "directory": directory}
+    optional["artefacts"] = [dict(artefact) for artefact in artefacts]
     return Spec(runtime="process", payload=payload | {name: value for name, value in optional.items() if value})
 
 
 def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802
     """A spec for the `docker` runtime. `create_body`: members of the Engine API's create request, as they are.
 
-    Two more are ours: `orlop_pull` ("always" or "missing"), and `orlop_labels`, names of the task's variables (see
-    `Ask.environment`) that its container shall have as labels too.
+    Three more are ours: `orlop_pull` ("always" or "missing"); `orlop_labels`, names of the task's variables (see
+    `Ask.environment`) that its container shall have as labels too; and `orlop_artefacts`, as those of a `Process`,
+    fetched into a folder that the container has at `/mnt/mesos/sandbox`, named by its variable `MESOS_SANDBOX`.
     """
     return Spec(runtime="docker", payload={"Image": image, **create_body})
 
@@ -106,6 +114,7 @@ class Ask:
     labels: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     not_before_utc_ms: int = attrs.field(default=0, kw_only=True)
     wait_ms: int | None = attrs.field(default=None, kw_only=True)
+    once: bool = attrs.field(default=False, kw_only=True)
     cause: str = attrs.field(default="", kw_only=True)
 
     def spec(self) -> Spec:

@@ -192,8 +192,10 @@ async def test_ended_containers_are_kept_by_count(
 ) -> None:
     monkeypatch.setattr(docker_container, "KEPT_COUNT_MAX", 2)
     async with opened(context) as driver:
-        for _ in range(4):
-            one = launch(context, ["true"])
+        made = []
+        for number in range(4):
+            one = launch(context, ["sh", "-c", f"echo out {number}; echo err {number} >&2"])
+            made.append(one.task)
             await driver.runtime.start(one)
             await driver.phase(one.task, Phase.ENDED)
             await driver.runtime.remove(one.task)
@@ -203,5 +205,9 @@ async def test_ended_containers_are_kept_by_count(
             return len(client.containers(all=True)) == 2
 
         await asyncio.to_thread(wait_until, two_left, "two kept containers")
+        for number, task in enumerate(made):
+            for stream, start in (("stdout", "out"), ("stderr", "err")):
+                pieces = driver.runtime.logs(task, stream, follow=False, tail=None)
+                assert b"".join([piece async for piece in pieces]) == b"%s %d\n" % (start.encode(), number)
     async with opened(context) as second:
         assert await second.kind(Snapshot) == Snapshot(runtime="docker", reports=())

@@ -23,6 +23,7 @@ from orlop.agent.runtimes.interface import (
     RuntimeContext,
     UnknownTask,
 )
+from orlop.agent.runtimes.outputs import EXCERPT_BYTES, Outputs
 from orlop.agent.runtimes.process_folders import FACTS, mark_removed, prune
 from orlop.agent.runtimes.process_logs import LogStream
 from orlop.model.resources import Resources
@@ -190,6 +191,49 @@ def test_the_tail_of_a_long_stream_is_found_across_its_blocks(length: int, lines
         assert tail.splitlines(keepends=True) == path.read_bytes().splitlines(keepends=True)[-lines:]
 
 
+def test_the_beginning_of_a_stream_outlives_its_rotations(tmp_path: Path) -> None:
+    stream = LogStream(tmp_path / "stdout")
+    written = b""
+    for number in range(5):
+        piece = b"".join(b"%d %d\n" % (number, line) for line in range(30_000))
+        with (tmp_path / "stdout").open("ab") as file:
+            file.write(piece)
+        written += piece
+        stream.rotate(200_000)
+    found = stream.excerpt()
+    assert (found.head, found.tail, found.left_out) == (written[:EXCERPT_BYTES], written[-EXCERPT_BYTES:], None)
+    assert b"\n[... what came between is left out ...]\n" in bytes(found)
+
+
+@pytest.mark.parametrize("size", [0, 1, EXCERPT_BYTES, EXCERPT_BYTES + 1, 2 * EXCERPT_BYTES, 2 * EXCERPT_BYTES + 7])
+def test_an_excerpt_of_what_was_never_rotated(size: int, tmp_path: Path) -> None:
+    data = os.urandom(size)
+    (tmp_path / "stdout").write_bytes(data)
+    found = LogStream(tmp_path / "stdout").excerpt()
+    assert found.left_out == max(0, size - 2 * EXCERPT_BYTES)
+    assert data.startswith(found.head)
+    assert data.endswith(found.tail)
+    assert len(found.head) + len(found.tail) + found.left_out == size
+
+
+def test_what_is_kept_of_a_folder_that_is_gone_is_read_as_before(
+    context: RuntimeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_folders, "ENDED_KEPT_MAX", 0)
+    monkeypatch.setattr(process, "PRUNE_INTERVAL_S", 0.0)
+
+    async def story(agent: Agent) -> None:
+        await agent.start("a", "seq 1 5; echo oops >&2")
+        await agent.ended("a")
+        await agent.runtime.remove("a")
+        await wait_until(lambda: not (context.tasks / "a").exists(), "its folder is gone")
+        assert await collect(agent.runtime.logs("a", "stdout", follow=False, tail=2)) == b"4\n5\n"
+        assert await collect(agent.runtime.logs("a", "stdout", follow=True, tail=0)) == b""
+        assert await collect(agent.runtime.logs("a", "stderr", follow=False, tail=None)) == b"oops\n"
+
+    run(context, story)
+
+
 def test_old_folders_go_oldest_first_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_folders, "ENDED_KEPT_MAX", 3)
     now_s = time.time()
@@ -198,10 +242,14 @@ def test_old_folders_go_oldest_first_and_no_others(tmp_path: Path, monkeypatch: 
         (tmp_path / name / FACTS).touch()
         os.utime(tmp_path / name / FACTS, (now_s - age, now_s - age))
     (tmp_path / "docker").mkdir()
-    assert [path.name for path in prune(tmp_path, {"known"}, now_s)] == ["oldest", "older"]
+    outputs = Outputs(tmp_path.parent / "outputs")
+    (tmp_path / "older" / "stdout").write_text("what it said\n")
+    assert [path.name for path in prune(tmp_path, {"known"}, now_s, outputs)] == ["oldest", "older"]
+    assert outputs.read("older", "stdout") == b"what it said\n"
+    assert outputs.read("oldest", "stdout") == outputs.read("older", "stderr") == b""
     mark_removed(tmp_path / "old")
     later_s = now_s + process_folders.ENDED_KEPT_S - 0.5
     os.utime(tmp_path / "old" / FACTS, (later_s, later_s))
-    assert [path.name for path in prune(tmp_path, {"known"}, later_s)] == ["new"]
+    assert [path.name for path in prune(tmp_path, {"known"}, later_s, outputs)] == ["new"]
     assert {path.name for path in tmp_path.iterdir()} == {"newest", "known", "old", "docker"}
-    assert prune(tmp_path / "missing", set(), now_s) == []
+    assert prune(tmp_path / "missing", set(), now_s, outputs) == []

@@ -6,7 +6,7 @@ import pytest
 from chronos_cluster import ChronosCluster, refused
 
 from orlop.testing.harness import Refused
-from orlop_chronos import orders
+from orlop_chronos import graph, orders
 from orlop_chronos.documents import Cause
 from orlop_chronos.framework import Chronos
 
@@ -84,6 +84,20 @@ def test_trigger_rules(rule: str, codes: tuple[int, int], expected: int) -> None
     for name, code in zip("ab", codes, strict=True):
         cluster.finish(name, code=code)
     assert len(cluster.runs("c")) == expected
+
+
+@pytest.mark.parametrize(("rule", "codes"), [("all_success", (0, 1)), ("all_failed", (1, 0))])
+def test_what_a_parent_has_done_is_not_undone_by_its_next_run(rule: str, codes: tuple[int, int]) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", retries=0)
+    cluster.put("b", retries=0)
+    cluster.put("c", parents=["a", "b"], triggerRule=rule)
+    for code in codes:
+        cluster.finish("a", code=code)
+        cluster.advance(10)
+    cluster.finish("b", code=codes[0])
+    assert len(cluster.runs("c")) == 1
+    assert cluster.progress("c").edges == {}
 
 
 def test_marking_a_job_as_succeeded_starts_its_children() -> None:
@@ -188,3 +202,15 @@ def test_a_deleted_job_leaves_nothing_behind() -> None:
     assert cluster.running() == []
     cluster.put("a", schedule="R1//PT10S")
     assert len(cluster.running("a")) == 1
+
+
+def test_a_job_has_no_more_children_than_a_document_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "CHILDREN_BYTES_MAX", 10)
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R0//PT1H")
+    cluster.put("child", parents=["a"])
+    cluster.put("baby", parents=["a"])
+    with pytest.raises(Refused, match="parents\\[0\\]: job 'a' has 2 children, which is the most"):
+        cluster.put("third", parents=["a"])
+    cluster.put("child", parents=["a"], command="another one")
+    assert cluster.names() == ["a", "baby", "child"]

@@ -7,7 +7,9 @@ import itertools
 import pytest
 from chronos_cluster import ChronosCluster, refused
 
-from orlop.framework import Outcome
+from orlop.framework import Outcome, TaskState
+from orlop.kernel.events import AgentStatuses
+from orlop.model.tasks import Status
 from orlop_chronos import instants, orders
 from orlop_chronos.documents import Cause
 
@@ -82,6 +84,32 @@ def test_an_unchanged_schedule_keeps_its_place_when_a_job_is_defined_again() -> 
     assert cluster.show("a")["successCount"] == 7
 
 
+def test_what_waits_is_given_up_when_its_job_is_disabled() -> None:
+    cluster = ChronosCluster()
+    cluster.put("queued", schedule="R//PT10S")
+    cluster.put("failed", schedule="R1//PT1H", retries=2, retryDelay=30)
+    cluster.advance(10)
+    cluster.finish("failed", code=1)
+    for name in ("queued", "failed"):
+        cluster.give(orders.SetDisabled(name=name, disabled=True))
+    cluster.finish("queued")
+    cluster.advance(60)
+    assert cluster.running() == []
+    assert cluster.states("queued") == ["succeeded", "skipped"]
+    assert cluster.runs("queued")[1].reason == "its job was disabled"
+    assert cluster.states("failed") == ["failed"]
+    assert cluster.runs("failed")[0].reason == "exit code 1; not tried again, its job was disabled"
+
+
+def test_a_disabled_job_may_be_run_by_hand() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", disabled=True)
+    cluster.give(orders.StartJob(name="a"))
+    cluster.give(orders.StartJob(name="a"))
+    cluster.finish("a")
+    assert cluster.states("a") == ["succeeded", "active"]
+
+
 # --- missed ---
 
 
@@ -141,6 +169,33 @@ def test_epsilon_is_how_late_a_run_may_be() -> None:
     assert late.states("a") == ["succeeded", "skipped"]
     assert late.runs("a")[1].count == 5
     assert late.progress("a").left == 4, "with epsilon, passed over is used up (Chronos 2)"
+
+
+def test_what_is_in_time_and_replaced_by_a_later_run_is_not_called_too_late() -> None:
+    cluster = missed("one", epsilon="PT2H")
+    assert cluster.states("a") == ["succeeded", "skipped", "skipped", "active"]
+    late, replaced = cluster.runs("a")[1:3]
+    assert (late.count, late.reason) == (3, "missed, and too late to be made up for (PT2H)")
+    assert (replaced.count, replaced.reason) == (1, "missed, and one later run stands for all")
+    assert replaced.nominal_ms == late.nominal_ms + 3 * 3_600_000
+    assert cluster.progress("a").left == 5, "only what is too late is used up, and the run"
+
+
+def test_no_more_is_due_than_the_schedule_says() -> None:
+    """However long the outage was: four runs are left, and five due times have passed."""
+    cluster = ChronosCluster()
+    cluster.put("all", schedule="R4//PT1H", catchUp="all")
+    cluster.put("late", schedule="R4//PT1H", epsilon="PT20M")
+    for name in ("all", "late"):
+        cluster.finish(name)
+    cluster.give(orders.Pause(paused=True))
+    cluster.advance(5.2 * 3600)
+    cluster.give(orders.Pause(paused=False))
+    assert cluster.states("all") == ["succeeded", "active", "queued", "queued"]
+    assert cluster.states("late") == ["succeeded", "skipped"]
+    assert cluster.runs("late")[1].count == 3
+    for name in ("all", "late"):
+        assert cluster.progress(name).left == 0
 
 
 def test_a_billion_missed_runs_do_not_hold_anything_up() -> None:
@@ -431,3 +486,51 @@ def test_a_backfill_runs_every_due_time_of_a_stretch_one_after_the_other() -> No
 )  # fmt: skip
 def test_orders_for_a_job_that_does_not_exist(order: orders.Order) -> None:
     assert refused(ChronosCluster(), order) == "Job 'z' not found"
+
+
+# --- the task's id ---
+
+
+def due_task(*, by_hand: bool) -> str:
+    """The id of the task of an hourly job's second due time; by_hand: it was run by hand before that."""
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R/2023-11-14T00:00:00Z/PT1H", retries=1, retryDelay=0)
+    for task in cluster.running("a"):
+        cluster.cluster.end_task(task)
+    if by_hand:
+        cluster.give(orders.StartJob(name="a"))
+        cluster.finish("a")
+    cluster.advance(3600)
+    (task,) = cluster.running("a")
+    return task.id
+
+
+def test_the_id_of_a_due_task_follows_from_job_nominal_time_and_attempt_alone() -> None:
+    """So a cluster that was restored from a backup, and has forgotten a run by hand, makes the same one."""
+    assert due_task(by_hand=False) == due_task(by_hand=True)
+
+
+def test_each_attempt_and_each_run_by_hand_has_an_id_of_its_own() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//PT1H", retries=1, retryDelay=0)
+    cluster.finish("a", code=1)
+    cluster.finish("a", code=1)
+    for _ in range(2):
+        cluster.give(orders.StartJob(name="a"))
+        cluster.finish("a")
+    ids = [attempt.task for run in cluster.runs("a") for attempt in run.attempts]
+    assert len(set(ids)) == len(ids) == 4
+
+
+def test_a_run_that_a_node_has_since_before_a_restored_backup_is_not_started_twice() -> None:
+    cluster, restored = ChronosCluster(), ChronosCluster()
+    for one in (cluster, restored):
+        one.put("a", schedule="R1/2023-11-15T00:00:00Z/PT1H", retries=2, retryDelay=0, nodeLoss="at-most-once")
+    cluster.advance(86_400)
+    (known,) = cluster.running("a")
+    status = Status(task=known.id, state=TaskState.RUNNING, incarnation=1, sequence=1, at_utc_ms=restored.now_ms)
+    restored.cluster.step(AgentStatuses(session="session-n0", node="n0", statuses=(status,)))
+    restored.advance(86_400)
+    (run,) = restored.runs("a")
+    assert (run.state.value, restored.running()) == ("failed", [])
+    assert "node n0 runs it since before the state was restored" in run.reason

@@ -164,6 +164,11 @@ def test_statistics_and_history(api: Api) -> None:
     assert (item["status"], item["duration"], item["jobName"]) == ("Success", "5s", "a")
     (run,) = api.read(f"{V3}/job/a/runs")
     assert (run["state"], run["cause"], run["attempts"][0]["exitCode"]) == ("succeeded", "time", 0)
+    assert (run["attempts"][0]["node"], run["attempts"][0]["outputLost"]) == ("n1", False)
+    api.on_loop(lambda cluster: cluster.lose_node("n1"))
+    (run,) = api.read(f"{V3}/job/a/runs")
+    assert (run["attempts"][0]["node"], run["attempts"][0]["outputLost"]) == ("n1", True)
+    api.on_loop(lambda cluster: cluster.return_node("n1"))
     assert api.read(f"{V3}/stats/mean") == [{"jobNameLabel": "a", "time": 5.0}]
     assert api.read(f"{V3}/stats/nonsense") == []
 

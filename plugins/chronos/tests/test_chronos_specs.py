@@ -44,6 +44,40 @@ def test_processes(document: dict[str, Any], arguments: str | None, expected: di
     assert payload(arguments, **document) == {"environment": {}, **expected}
 
 
+SERVED = "https://me:secret@host/tools/my%20run.sh?version=1"
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"command": SERVED}, {"command": "./my%20run.sh"}),
+        ({"command": f"{SERVED} one", "arguments": ["two"]}, {"command": "./my%20run.sh one two"}),
+        ({"command": "ftp://host/a&b"}, {"command": "'./a&b'"}),
+        ({"command": SERVED, "shell": False, "arguments": ["a b"]}, {"arguments": ["./my%20run.sh", "a b"]}),
+    ],
+)
+def test_a_command_that_is_a_uri_is_fetched(document: dict[str, Any], expected: dict[str, Any]) -> None:
+    uri = document["command"].split()[0]
+    assert payload(**document) == {"environment": {}, "artefacts": [{"uri": uri, "executable": True}], **expected}
+
+
+@pytest.mark.parametrize("command", ["httpd -f", "http://", "https://host/", "http://[", "echo http://host/a"])
+def test_other_commands_are_not_fetched(command: str) -> None:
+    assert payload(command=command) == {"environment": {}, "command": command}
+
+
+def test_what_is_fetched() -> None:
+    fetch = {"uri": "http://a/b", "output_file": "c", "executable": True, "cache": True, "extract": False}
+    assert payload(command="true", fetch=[fetch, {"uri": "http://a/d"}])["artefacts"] == [
+        fetch,
+        {"uri": "http://a/d", "output_file": "", "executable": False, "cache": False, "extract": True},
+    ]
+    assert payload(command="true", uris=["http://a/b.tgz"])["artefacts"] == [{"uri": "http://a/b.tgz"}]
+    body = payload(command="http://a/b", uris=["http://a/c"], container={"image": "busybox"})
+    assert body["orlop_artefacts"] == [{"uri": "http://a/c"}, {"uri": "http://a/b", "executable": True}]
+    assert body["Cmd"] == ["/mnt/mesos/sandbox/b"]
+
+
 def test_the_resources_are_in_mebibytes() -> None:
     spec = specs.spec_of(read(command="true", cpus="0.5", mem=64, disk=0), None, Config())
     assert spec.resources == Resources(cpus=0.5, mem="64MiB", disk="256MiB")
@@ -75,6 +109,7 @@ def test_containers() -> None:
         "Entrypoint": ["/bin/sh", "-c"],
         "Cmd": ["echo"],
         "User": "nobody",
+        "Volumes": {"/mnt/mesos/sandbox": {}},
         "HostConfig": {"NetworkMode": "bridge", "Binds": ["/a:/b:ro", "/c"], "Privileged": True},
         "orlop_pull": "always",
         "orlop_labels": ["MESOS_TASK_ID"],

@@ -114,10 +114,10 @@ class Cron(Scenario):
         """Every program is a recorded attempt's, and every attempt that ran had its program."""
         known: Mapping[str, JobRecord] = view.objects(documents.JOB)
         recorded = {}
-        for name, record in known.items():
+        for name in known:
             for run in runs_of(view, name):
                 for number, attempt in enumerate(run.attempts):
-                    recorded[documents.task_key(record.uid, run, number)] = attempt
+                    recorded[documents.task_key(run, number)] = attempt
         of_known = {key for key in self.started if self._uid(key) in {record.uid for record in known.values()}}
         assert of_known <= recorded.keys(), of_known - recorded.keys()
         ran = {key for key, attempt in recorded.items() if attempt.started_ms is not None}

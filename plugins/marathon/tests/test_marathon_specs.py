@@ -86,6 +86,25 @@ def test_docker_gets_its_environment_as_a_list():
     assert "MESOS_SANDBOX=/mnt/mesos/sandbox" in spec.payload["Env"]
 
 
+# --- what is fetched ---
+
+
+def test_what_is_fetched():
+    fetch = [
+        {"uri": "http://a/b.tgz", "extract": False, "executable": True, "cache": True, "destPath": "c/d"},
+        {"uri": "http://a/e"},
+    ]
+    expected = [
+        {"uri": "http://a/b.tgz", "output_file": "c/d", "extract": False, "executable": True, "cache": True},
+        {"uri": "http://a/e", "output_file": "", "extract": True, "executable": False, "cache": False},
+    ]
+    assert spec_of({"cmd": "a", "fetch": fetch}).payload["artefacts"] == expected
+    assert docker_of({"container": {"docker": {"image": "i"}}, "fetch": fetch})["orlop_artefacts"] == expected
+    (old,) = spec_of({"cmd": "a", "uris": ["http://a/b.tgz?c=d"]}).payload["artefacts"]
+    assert (old["uri"], old["extract"]) == ("http://a/b.tgz?c=d", True)
+    assert "artefacts" not in spec_of({"cmd": "a"}).payload
+
+
 # --- ports ---
 
 

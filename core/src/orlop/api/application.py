@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from orlop.api import backup, cluster, events, explain, metrics, nodes, page, plugins, tasks
+from orlop.api import backup, cluster, events, explain, metrics, nodes, output, page, plugins, tasks
 from orlop.api.agents import add_agents
 from orlop.api.authority import ROUTES as AUTHORITY_ROUTES
 from orlop.api.commands import ROUTES as COMMAND_ROUTES
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
 FORWARDING: Final = web.AppKey("forwarding", partial)
 _GUARD: Final = web.AppKey[Middleware]("guard", object)  # type: ignore[arg-type]
-_MODULES: Final = (backup, cluster, nodes, tasks, explain, events, plugins, metrics, page)
+_MODULES: Final = (backup, cluster, nodes, tasks, output, explain, events, plugins, metrics, page)
 
 
 def make_application(

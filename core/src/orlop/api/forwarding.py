@@ -73,11 +73,12 @@ def forwarding(
             try:
                 response = await _to_leader(request, target, session(), trust() if trust is not None else None)
             except Problem as problem:
-                return problem.response()
+                return problem.response(for_plugins=True)
             if response is not None:
                 return response
         if request.method not in READING:
-            return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was changed: {_reason(role)}").response()
+            refused = Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was changed: {_reason(role)}")
+            return refused.response(for_plugins=True)
         token = _STANDBY.set(role)
         try:
             return _marked_stale(await handler(request), role)

@@ -13,6 +13,7 @@ from orlop.kernel.events import DrainNode, KillTask, Logged
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
+from orlop.model.nodes import Node
 from orlop.model.tasks import Task
 from orlop.server.framework_host import FrameworkStatus
 from orlop.server.role import Role
@@ -78,3 +79,6 @@ class OperatorServer(Protocol):
 
     def task_output(self, task: Task, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """What the task has written. Raises orlop.framework.NotAvailable, LookupError (there is none)."""
+
+    def kept_output(self, node: Node, task: str, stream: str, *, tail: int | None) -> AsyncIterator[bytes]:
+        """What a node keeps of a task that the state has forgotten. Raises as `task_output`."""

@@ -26,9 +26,11 @@ class Problem(Exception):
         self.path = path
         self.headers = dict(headers or {})
 
-    def response(self) -> web.Response:
-        """The answer."""
+    def response(self, *, for_plugins: bool = False) -> web.Response:
+        """The answer. for_plugins: `message` says it too, where clients of Marathon and Chronos look."""
         document = {"error": printable(self.error)}
+        if for_plugins:
+            document["message"] = document["error"]
         if self.hint:
             document["hint"] = printable(self.hint)
         if self.path:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
+import attrs
 import click
 
 from orlop.cli.client import Client
@@ -200,28 +201,37 @@ def _show_event(entry: Mapping[str, Any], output: str) -> None:
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last N lines.")
 @click.option("--stdout", "only", flag_value="stdout", help="Standard output alone.")
 @click.option("--stderr", "only", flag_value="stderr", help="Standard error alone.")
+@click.option("--node", help="Where to ask for the output of a task that is forgotten everywhere else.")
 @server_options
 @click.pass_context
-def logs(ctx: click.Context, task: str, follow: bool, tail: int | None, only: str | None) -> None:
-    """A task's output; kept for a while after its end.
+def logs(ctx: click.Context, task: str, follow: bool, tail: int | None, only: str | None, node: str | None) -> None:
+    """A task's output; kept for a while after its end, then its first and last 64 kB for longer.
 
     Without --stdout or --stderr both are shown, each on its own of these two here.
     """
-    client = client_of(ctx)
+    if follow and node:
+        raise click.UsageError("--node: what is forgotten has ended and cannot be followed")
+    output = _Output(client_of(ctx), task, tail, node)
     try:
         if only:
-            out = sys.stdout.buffer
-            for piece in _output(client, task, only, follow, tail):
-                _write(out, piece)
+            for piece in output.read(only, follow=follow):
+                _write(sys.stdout.buffer, piece)
         else:
-            _both(client, task, follow, tail)
+            _both(output, follow)
     except KeyboardInterrupt:
         return
 
 
-def _output(client: Client, task: str, stream: str, follow: bool, tail: int | None) -> Iterator[bytes]:
-    path = f"/v1/tasks/{quote(task, safe='')}/logs"
-    return client.stream(path, stream=stream, follow=follow, tail=tail)
+@attrs.frozen
+class _Output:
+    client: Client
+    task: str
+    tail: int | None
+    node: str | None
+
+    def read(self, stream: str, *, follow: bool) -> Iterator[bytes]:
+        path = f"/v1/tasks/{quote(self.task, safe='')}/logs"
+        return self.client.stream(path, stream=stream, follow=follow, tail=self.tail, node=self.node)
 
 
 def _write(out: BinaryIO, piece: bytes) -> None:
@@ -229,14 +239,14 @@ def _write(out: BinaryIO, piece: bytes) -> None:
     out.flush()
 
 
-def _both(client: Client, task: str, follow: bool, tail: int | None) -> None:
+def _both(output: _Output, follow: bool) -> None:
     """Both streams: one after the other, or, when followed, in whole lines as they come.
 
     A stream that does not exist is passed over while the other one does.
     """
     targets = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     failures: list[Failure] = []
-    pieces = _interleaved(client, task, tail) if follow else _in_turn(client, task, tail)
+    pieces = _interleaved(output) if follow else _in_turn(output)
     for stream, piece in pieces:
         if isinstance(piece, Failure):
             failures.append(piece)
@@ -246,22 +256,22 @@ def _both(client: Client, task: str, follow: bool, tail: int | None) -> None:
         raise failures[0]
 
 
-def _in_turn(client: Client, task: str, tail: int | None) -> Iterator[tuple[str, bytes | Failure]]:
+def _in_turn(output: _Output) -> Iterator[tuple[str, bytes | Failure]]:
     for stream in ("stdout", "stderr"):
         try:
-            for piece in _output(client, task, stream, False, tail):
+            for piece in output.read(stream, follow=False):
                 yield stream, piece
         except Failure as failure:
             yield stream, failure
 
 
-def _interleaved(client: Client, task: str, tail: int | None) -> Iterator[tuple[str, bytes | Failure]]:
+def _interleaved(output: _Output) -> Iterator[tuple[str, bytes | Failure]]:
     arrived: queue.Queue[tuple[str, bytes | Failure | None]] = queue.Queue(PIECES_AHEAD_MAX)
 
     def read(stream: str) -> None:
         rest = b""
         try:
-            for piece in _output(client, task, stream, True, tail):
+            for piece in output.read(stream, follow=True):
                 whole, newline, rest = (rest + piece).rpartition(b"\n")
                 if len(rest) > LINE_BYTES_MAX:
                     whole, newline, rest = whole + newline + rest, b"", b""

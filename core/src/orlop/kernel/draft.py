@@ -201,16 +201,17 @@ class Draft:
         self.puts[records.TASKS + task.id] = task
 
     def ask(self, framework: str, request: Request) -> None:
-        """Makes a pending task for the key, unless it has a live one."""
+        """Makes a pending task for the key, unless it has a live one, or had one and may have no other."""
         part = self._framework(framework)
         if request.key in part.live:
             return
         previous = part.latest.get(request.key, "")
-        sequence = self.next_sequence
+        now, sequence = self.now.utc_ms, self.next_sequence
+        made_of = (self.base.cluster_id, framework, request.key)
+        task_id = _hash(*made_of) if request.once else _hash(*made_of, previous, str(now), str(sequence))
+        if request.once and task_id in self._tasks:
+            return
         self.next_sequence += 1
-        now = self.now.utc_ms
-        material = f"{self.base.cluster_id}\0{framework}\0{request.key}\0{previous}\0{now}\0{sequence}"
-        task_id = hashlib.sha256(material.encode(errors="surrogatepass")).hexdigest()[:20]
         task = Task(
             id=task_id,
             framework=framework,
@@ -242,6 +243,14 @@ class Draft:
         else:
             self.waiting.add(waiting_key(task), sequence, task_id)
         self.touch(task)
+        if request.once and (node_id := self._orphans.get(task_id)) is not None:
+            self.end_started_before(task, node_id)
+
+    def end_started_before(self, task: Task, node_id: str) -> None:
+        """Ends a pending task that a node runs already: the state is a backup's, from before it was asked for."""
+        node = self.find_node(node_id)
+        where = node.info.name if node is not None else node_id
+        self.end_unplaced(task, Outcome.LOST, f"node {where} runs it since before the state was restored, as an orphan")
 
     def _leave_old_group(self, part: FrameworkOverlay, previous: Task, request: Request) -> None:
         if previous.group != request.group:
@@ -441,6 +450,11 @@ class Draft:
 def waiting_key(task: Task) -> WaitingKey:
     """The group of identical asks that a pending task waits in."""
     return WaitingKey(task.framework, task.group, task.spec, task.role, task.priority)
+
+
+def _hash(*made_of: str) -> str:
+    """A task's id: 20 hexadecimal digits."""
+    return hashlib.sha256("\0".join(made_of).encode(errors="surrogatepass")).hexdigest()[:20]
 
 
 def _without(index: Map[Any, Any], key: Any) -> Map[Any, Any]:

@@ -203,6 +203,9 @@ class _Batch:
 
     def _orphan(self, node_id: str, status: Status) -> None:
         gone = status.state in (TaskState.ENDED, TaskState.REMOVED)
+        task = self._draft.task(status.task)
+        if not gone and task is not None and task.live and task.placement is None:
+            self._draft.end_started_before(task, node_id)
         if gone or self._draft.orphans.get(status.task) != node_id:
             self._draft.set_orphan(status.task, None if gone else node_id)
             if not gone:

@@ -20,15 +20,19 @@ def observe(task: Task, status: Status, utc_ms: int) -> Task | None:
         exit_ = known or Exit(outcome=Outcome.LOST, reason="its end was not observed")
         status = attrs.evolve(status, exit=exit_)
     changes: dict[str, object] = {"status": status, "unreachable": False}
-    if status.state is TaskState.RUNNING and (
-        task.started_utc_ms is None or task.status.incarnation != status.incarnation
-    ):
+    first = task.started_utc_ms is None or task.status.incarnation != status.incarnation
+    if first and (status.state is TaskState.RUNNING or _has_run(status.exit)):
         changes["started_utc_ms"] = utc_ms
     if status.state in (TaskState.ENDED, TaskState.REMOVED) and task.ended_utc_ms is None:
         changes["ended_utc_ms"] = utc_ms
     if status.state is TaskState.REMOVED:
         changes["desired"] = Desired.REMOVED
     return task.changed(**changes)
+
+
+def _has_run(exit_: Exit | None) -> bool:
+    """Of what ended before its start was told: a node reports the newest state alone."""
+    return exit_ is not None and (exit_.code is not None or exit_.signal is not None)
 
 
 def stop(task: Task, reason: str) -> Task | None:

@@ -32,6 +32,9 @@ class Request:
     name: the external name, unique per framework; empty: the task's id.
     not_before_utc_ms: the task waits, pending, until then (back-off). 0: at once.
     wait_ms: None waits for ever; 0 is now or never: rejected in this batch, leaving nothing behind.
+    once: the key is for one task of all time, whose id follows from cluster, framework and key alone. So no second one
+    can be made, not even by a cluster that was restored from a backup and asks again for what it does not remember: if
+    a node says that it runs this task, the new one ends as lost.
     """
 
     framework: str = ""
@@ -46,6 +49,7 @@ class Request:
     labels: Mapping[str, str] = attrs.field(factory=dict)
     not_before_utc_ms: int = 0
     wait_ms: int | None = WAIT_FOREVER
+    once: bool = False
     cause: str = ""
 
 

@@ -11,12 +11,12 @@ import orlop
 from orlop.agent.agent import Agent, Connect, DialStream
 from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_resources, operating_system
 from orlop.agent.records import AgentRecords, NodeIdentity
-from orlop.agent.runtimes.interface import Runtime, RuntimeContext
+from orlop.agent.runtimes.interface import FetchSettings, Runtime, RuntimeContext
 from orlop.configuration import Settings
 from orlop.model.messages import RenewCertificate
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
-from orlop.model.resources import Resources
+from orlop.model.resources import Resources, to_units
 from orlop.server.plugin_host import PluginHost
 
 
@@ -52,6 +52,7 @@ def make_agent(
         data=data / "agent",
         tasks=data / "tasks",
         docker=settings.agent.docker,
+        fetch=_fetch_settings(settings),
     )
     context.tasks.mkdir(parents=True, exist_ok=True)
     wanted = settings.agent.runtimes
@@ -67,6 +68,16 @@ def make_agent(
         connect=connect,
         dial_stream=dial_stream,
         renew=renew,
+    )
+
+
+def _fetch_settings(settings: Settings) -> FetchSettings:
+    agent = settings.agent
+    return FetchSettings(
+        bytes_max=to_units("disk", agent.fetch_max),
+        timeout_s=agent.fetch_timeout_s,
+        cache_bytes_max=to_units("disk", agent.fetch_cache),
+        local=agent.fetch_local,
     )
 
 

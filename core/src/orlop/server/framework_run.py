@@ -187,6 +187,7 @@ class _Collected:
             labels=ask.labels,
             not_before_utc_ms=ask.not_before_utc_ms,
             wait_ms=ask.wait_ms,
+            once=ask.once,
             cause=ask.cause or cause,
         )
 

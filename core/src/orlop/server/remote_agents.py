@@ -250,14 +250,12 @@ class RemoteAgents:
             watched.ended()
 
     async def output(
-        self, task: Task, runtime: str, stream: str, *, follow: bool, tail: int | None
+        self, node_id: str, task: str, runtime: str, stream: str, *, follow: bool, tail: int | None
     ) -> AsyncIterator[bytes]:
-        """A task's output on its node. Raises LookupError (there is none), NotAvailable (the node is out of reach)."""
-        if task.placement is None:
-            raise NotAvailable("the task is not on a node yet, so it has no output")
-        request = OutputRequest(task=task.id, runtime=runtime, output=stream, follow=follow, tail=tail)
+        """A task's output on a node. Raises LookupError (there is none), NotAvailable (the node is out of reach)."""
+        request = OutputRequest(task=task, runtime=runtime, output=stream, follow=follow, tail=tail)
         try:
-            opened = await self.streams.open(task.placement.node, request)
+            opened = await self.streams.open(node_id, request)
         except Refused as error:
             if error.fault is Fault.NOT_FOUND:
                 raise LookupError(str(error)) from error

@@ -20,7 +20,7 @@ import orlop
 from orlop.agent.agent import Agent, read_clock
 from orlop.agent.session import AgentEnd, Link, LinkClosed
 from orlop.configuration import ClusterSettings, Settings
-from orlop.framework import Framework, NotAvailable, Task
+from orlop.framework import Framework, Node, NotAvailable, Task
 from orlop.kernel.events import DrainNode, KillTask, Logged
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import NodeFilter, NodeScorer
@@ -345,9 +345,26 @@ class Server:
         if task.placement is None:
             raise NotAvailable("the task is not on a node yet, so it has no output")
         runtime = self.state().spec_of(task).runtime
-        if self.agent is not None and self.agent.node_id == task.placement.node:
-            return self.agent.output(task.id, runtime, stream, follow=follow, tail=tail)
-        return self.remote.output(task, runtime, stream, follow=follow, tail=tail)
+        return self._output(task.placement.node, task.id, runtime, stream, follow=follow, tail=tail)
+
+    async def kept_output(self, node: Node, task: str, stream: str, *, tail: int | None) -> AsyncIterator[bytes]:
+        """Of a task that the state has forgotten, with its runtime. Raises LookupError, NotAvailable."""
+        missing = LookupError(f"node {node.info.name} has no runtime")
+        for runtime in node.info.runtimes:
+            try:
+                async for piece in self._output(node.id, task, runtime, stream, follow=False, tail=tail):
+                    yield piece
+                return
+            except LookupError as error:
+                missing = error
+        raise missing
+
+    def _output(
+        self, node_id: str, task: str, runtime: str, stream: str, *, follow: bool, tail: int | None
+    ) -> AsyncIterator[bytes]:
+        if self.agent is not None and self.agent.node_id == node_id:
+            return self.agent.output(task, runtime, stream, follow=follow, tail=tail)
+        return self.remote.output(node_id, task, runtime, stream, follow=follow, tail=tail)
 
 
 def _liveness(settings: ClusterSettings) -> LivenessSettings:

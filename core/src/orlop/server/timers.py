@@ -1,4 +1,8 @@
-"""The timer service: calls back at UTC times. Runs on APScheduler, whose jobs only enqueue."""
+"""The timer service: calls back at UTC times. Runs on APScheduler, whose jobs only enqueue.
+
+APScheduler waits for as long as it was, by the clock of that moment, until the next job. A clock that is set forward
+meanwhile, or a machine that was suspended, would make it late by as much; so it is made to look again every second.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
 logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+LOOK_AGAIN_S: Final = 1.0
 
 
 class _Inline(BaseExecutor):
@@ -41,6 +48,7 @@ class TimerService:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1_000_000},
         )
         self._scheduler.start()
+        self._next_look = loop.call_later(LOOK_AGAIN_S, self._look_again)
 
     def set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
         """Calls back at `utc_ms`, on the loop; None forgets the key. Said again, the same time costs nothing."""
@@ -68,5 +76,11 @@ class TimerService:
                 del self._times[key]
         callback()
 
+    def _look_again(self) -> None:
+        self._scheduler.wakeup()
+        self._next_look = self._loop.call_later(LOOK_AGAIN_S, self._look_again)
+
     def stop(self) -> None:
+        """On the loop. Nothing is called back any more."""
+        self._next_look.cancel()
         self._scheduler.shutdown(wait=False)

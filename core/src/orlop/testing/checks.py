@@ -43,6 +43,12 @@ class InvariantChecks:
             invariants.check(step.state)
 
 
+def ended_at_once(state: State, actions: FrameworkActions) -> bool:
+    """Has the kernel not granted an ask: now or never, or a task that a node runs already? That is news to answer."""
+    own = state.framework(actions.framework)
+    return any(ask.key not in own.live for ask in actions.asks)
+
+
 def check_idempotent(state: State, framework: str, again: FrameworkActions) -> None:
     """again: what the handler wants of a state that has all that it wanted before. Raises NotIdempotent."""
     own = state.framework(framework)

@@ -22,6 +22,7 @@ from orlop_chronos.documents import (
     Run,
     RunState,
     Stop,
+    identity_of,
     task_key,
 )
 from orlop_chronos.ending import end, rule_is_met
@@ -37,6 +38,9 @@ LATE_MS: Final = 5_000
 UNSEEN_MS: Final = 1_000
 #: How late a run may be that must not be made up for, where the job does not say. In milliseconds.
 IN_TIME_MS: Final = 60_000
+_NOT_MADE_UP_FOR: Final = "missed, and missed runs are not made up for"
+#: Causes of runs that a disabled job has not; by hand it may be run.
+OF_THEMSELVES: Final = frozenset({Cause.TIME, Cause.CATCH_UP, Cause.PARENT})
 #: Of missed due times of crontab lines, which must be counted one by one.
 MOST_COUNTED: Final = 1_000
 
@@ -77,7 +81,7 @@ def create_run(
     going_on = any(run.going_on for run in open_runs)
     queued = sum(run.state is RunState.QUEUED for run in open_runs)
     policy = job.overlap_policy
-    run = _new_run(desk, job.name, cause, nominal_ms, RunState.WAITING, arguments=arguments, because_of=because_of)
+    run = _new_run(desk, record, cause, nominal_ms, RunState.WAITING, arguments=arguments, because_of=because_of)
     if policy is not Overlap.ALLOW and (going_on or queued):
         if policy is Overlap.FORBID and cause is not Cause.BACKFILL:
             return _skip(desk, run, f"run {open_runs[0].number} was still going on")
@@ -107,7 +111,7 @@ def stop(desk: Desk, record: JobRecord, run: Run, why: Stop, reason: str) -> Non
         if not run.final:
             end(desk, record, run, RunState.KILLED, reason)
         return
-    task = _task_of(desk, record, run)
+    task = _task_of(desk, run)
     if task is not None and task.state is TaskState.PENDING:
         attempt = attrs.evolve(run.attempts[-1], task=task.id, ended_ms=desk.now_ms, outcome=Outcome.WITHDRAWN.value)
         run = attrs.evolve(run, attempts=(*run.attempts[:-1], attempt), stop=why)
@@ -117,23 +121,23 @@ def stop(desk: Desk, record: JobRecord, run: Run, why: Stop, reason: str) -> Non
     if run.stop is None:
         run = attrs.evolve(run, stop=why, reason=reason)
         desk.put_run(run)
-    _kill(desk, record, run)
+    _kill(desk, run)
 
 
-def _task_of(desk: Desk, record: JobRecord, run: Run) -> Task | None:
+def _task_of(desk: Desk, run: Run) -> Task | None:
     """Of the run's last attempt; None when it is not to be seen, as in the very call that asked for it."""
-    return desk.view.tasks.get(task_key(record.uid, run, len(run.attempts) - 1))
+    return desk.view.tasks.get(task_key(run, len(run.attempts) - 1))
 
 
-def _kill(desk: Desk, record: JobRecord, run: Run) -> None:
-    task = _task_of(desk, record, run)
+def _kill(desk: Desk, run: Run) -> None:
+    task = _task_of(desk, run)
     if task is not None and task.live and not task.stopping:
         desk.do(Kill(task.key, run.reason))
 
 
 def _new_run(
     desk: Desk,
-    name: str,
+    record: JobRecord,
     cause: Cause,
     nominal_ms: int,
     state: RunState,
@@ -142,6 +146,7 @@ def _new_run(
     arguments: str | None = None,
     because_of: str = "",
 ) -> Run:
+    name = record.job.name
     progress = desk.progress(name)
     number = progress.next_run
     open_runs = (*progress.open_runs, number)
@@ -150,6 +155,7 @@ def _new_run(
         job=name,
         number=number,
         nominal_ms=nominal_ms,
+        identity=identity_of(record, cause, number),
         cause=cause,
         state=state,
         created_ms=desk.now_ms,
@@ -173,7 +179,7 @@ def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     """Takes up what has become of the run's task."""
     if run.state is not RunState.ACTIVE:
         return
-    task = _task_of(desk, record, run)
+    task = _task_of(desk, run)
     if task is None:
         # What was asked for in this very call is not to be seen yet.
         if run.attempts[-1].asked_ms + UNSEEN_MS <= desk.now_ms:
@@ -181,7 +187,7 @@ def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     elif not task.live:
         _attempt_ended(desk, record, run, task)
     elif run.stop is not None:
-        _kill(desk, record, run)
+        _kill(desk, run)
     elif (deadline_ms := _deadline_ms(record.job, task)) is not None and deadline_ms <= desk.now_ms:
         stop(desk, record, run, Stop.LATE, f"it ran longer than {record.job.max_completion_time} s")
 
@@ -239,6 +245,7 @@ def _closed(desk: Desk, attempt: Attempt, task: Task | None) -> Attempt:
         started_ms=task.started_utc_ms,
         ended_ms=task.ended_utc_ms or desk.now_ms,
         node=specs.node_name(desk.view, task),
+        node_id=task.node or "",
         outcome=(ended.outcome if ended is not None else Outcome.LOST).value,
         code=ended.code if ended is not None else None,
         signal=ended.signal if ended is not None else None,
@@ -278,7 +285,12 @@ def _retry_delay_ms(job: Job, failures: int) -> int:
 
 def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
     """Starts the run's next attempt, if it is time and nothing of the job is in its way."""
-    if run.state not in (RunState.QUEUED, RunState.WAITING) or run.due_ms > desk.now_ms:
+    if run.state not in (RunState.QUEUED, RunState.WAITING):
+        return
+    if record.job.disabled and run.cause in OF_THEMSELVES:
+        _give_up(desk, record, run)
+        return
+    if run.due_ms > desk.now_ms:
         return
     if record.job.overlap_policy is not Overlap.ALLOW:
         others = (other for other in desk.open_runs(run.job) if other.number != run.number)
@@ -290,6 +302,14 @@ def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
     desk.do(_ask(desk, record, run, number))
 
 
+def _give_up(desk: Desk, record: JobRecord, run: Run) -> None:
+    """Of a job that was disabled meanwhile."""
+    if run.attempts:
+        end(desk, record, run, RunState.FAILED, f"{run.reason}; not tried again, its job was disabled")
+    else:
+        _skip(desk, run, "its job was disabled")
+
+
 def _is_in_the_way(other: Run, run: Run) -> bool:
     return other.going_on or (other.state is RunState.QUEUED and other.number < run.number)
 
@@ -298,13 +318,14 @@ def _ask(desk: Desk, record: JobRecord, run: Run, number: int) -> Ask:
     job = record.job
     name = specs.task_name(job, run, number)
     return Ask(
-        task_key(record.uid, run, number),
+        task_key(run, number),
         specs.spec_of(job, run.arguments, desk.settings),
         group=job.name,
         name=name,
         priority=1 if job.high_priority else 0,
         environment=specs.run_environment(job, run, number, name),
         labels={specs.JOB_LABEL: job.name, specs.RUN_LABEL: str(run.number)},
+        once=True,
         cause=run.because_of,
     )
 
@@ -324,13 +345,25 @@ def _fire(desk: Desk, record: JobRecord) -> None:
     last = due.last_until(desk.now_ms, upcoming)
     if due.starts_ms(last) > desk.now_ms and last != upcoming:
         last = due.last_until(last.at_ms - 1, upcoming)
-    chosen = _chosen(desk, job, due, upcoming, last)
-    if progress.left is not None:
-        chosen = chosen[: progress.left]
-    passed_over = due.trigger.count(upcoming, last, MOST_COUNTED) - len(chosen)
-    if passed_over > 0:
-        _pass_over(desk, record, upcoming, passed_over)
-    _move_on(desk, job, due, last, len(chosen) + (passed_over if job.epsilon else 0))
+    first = _first_in_time(desk, job, due, upcoming, last)
+    left, used = progress.left, 0
+    if first is None or first.at_ms > upcoming.at_ms:
+        until = last if first is None else due.last_until(first.at_ms - 1, upcoming)
+        too_late = due.trigger.count(upcoming, until, MOST_COUNTED)
+        if job.epsilon and left is not None:
+            too_late = min(too_late, left)
+        _pass_over(desk, record, upcoming, too_late, _why_too_late(job))
+        used = too_late if job.epsilon else 0
+    chosen: list[Moment] = []
+    if first is not None and left != used:
+        most = desk.settings.most_catch_up_runs if job.catch_up is CatchUp.ALL else 1
+        chosen = _latest(due, first, last, most)[: None if left is None else left - used]
+        # Nothing is due after the last of so many runs.
+        last = chosen[-1]
+        replaced = due.trigger.count(first, last, MOST_COUNTED) - len(chosen)
+        if replaced > 0:
+            _pass_over(desk, record, first, replaced, _why_not_made_up_for(job, most))
+    _move_on(desk, job, due, last, used + len(chosen))
     for moment in chosen:
         late = desk.now_ms - due.starts_ms(moment) > LATE_MS
         create_run(
@@ -352,34 +385,49 @@ def _fire_by_parents(desk: Desk, record: JobRecord, because_of: str) -> None:
         create_run(desk, record, Cause.PARENT, desk.now_ms, because_of=because_of)
 
 
-def _chosen(desk: Desk, job: Job, due: Due, upcoming: Moment, last: Moment) -> list[Moment]:
-    """Those of the due times from `upcoming` to `last` that are run, in order."""
-    limits = [limit for limit in (period_ms(job.epsilon), period_ms(job.catch_up_window)) if limit is not None]
-    if not limits and job.catch_up is CatchUp.NONE:
-        limits = [IN_TIME_MS]
-    latest_ms = min(limits) if limits else None
-    most = desk.settings.most_catch_up_runs if job.catch_up is CatchUp.ALL else 1
-    chosen: list[Moment] = []
-    moment = last
-    while len(chosen) < most:
-        if latest_ms is not None and desk.now_ms - due.starts_ms(moment) > latest_ms:
-            break
-        chosen.append(moment)
-        if moment.at_ms <= upcoming.at_ms:
-            break
-        moment = due.last_until(moment.at_ms - 1, upcoming)
-    return chosen[::-1]
+def _first_in_time(desk: Desk, job: Job, due: Due, upcoming: Moment, last: Moment) -> Moment | None:
+    """The first due time from `upcoming` to `last` that a run may still be made for, as late as it is."""
+    limit_ms, _ = _latest_allowed(job)
+    if limit_ms is None or desk.now_ms - due.starts_ms(upcoming) <= limit_ms:
+        return upcoming
+    found = due.from_time(desk.now_ms - limit_ms, upcoming)
+    if found is not None and found.at_ms <= last.at_ms:
+        return found
+    # With jitter a run may start in time that was due too long ago.
+    return last if desk.now_ms - due.starts_ms(last) <= limit_ms else None
 
 
-def _pass_over(desk: Desk, record: JobRecord, first: Moment, count: int) -> None:
-    job = record.job
-    run = _new_run(desk, job.name, Cause.CATCH_UP, first.at_ms, RunState.WAITING, count=count)
-    if job.catch_up is CatchUp.ONE and not job.epsilon and not job.catch_up_window:
-        reason = "missed, and one later run stands for all"
-    elif job.catch_up is CatchUp.NONE and not job.epsilon:
-        reason = "missed, and missed runs are not made up for"
-    else:
-        reason = f"missed, and too late to be made up for ({job.epsilon or job.catch_up_window})"
+def _latest_allowed(job: Job) -> tuple[int | None, str]:
+    """How late a run may be made, in milliseconds, None for any time, and which of the job's members says so."""
+    limits = [(limit, text) for text in (job.epsilon, job.catch_up_window) if (limit := period_ms(text)) is not None]
+    if limits:
+        return min(limits)
+    return (IN_TIME_MS if job.catch_up is CatchUp.NONE else None), ""
+
+
+def _latest(due: Due, first: Moment, last: Moment, most: int) -> list[Moment]:
+    """The latest due times from `first` to `last`, `most` at most, in order."""
+    found = [last]
+    while len(found) < most and found[-1].at_ms > first.at_ms:
+        found.append(due.last_until(found[-1].at_ms - 1, first))
+    return found[::-1]
+
+
+def _why_too_late(job: Job) -> str:
+    _, text = _latest_allowed(job)
+    return f"missed, and too late to be made up for ({text})" if text else _NOT_MADE_UP_FOR
+
+
+def _why_not_made_up_for(job: Job, most: int) -> str:
+    if job.catch_up is CatchUp.ALL:
+        return f"missed, and no more than {most} are made up for"
+    if job.catch_up is CatchUp.NONE and not _latest_allowed(job)[1]:
+        return _NOT_MADE_UP_FOR
+    return "missed, and one later run stands for all"
+
+
+def _pass_over(desk: Desk, record: JobRecord, first: Moment, count: int, reason: str) -> None:
+    run = _new_run(desk, record, Cause.CATCH_UP, first.at_ms, RunState.WAITING, count=count)
     end(desk, record, run, RunState.SKIPPED, reason)
 
 
@@ -431,7 +479,7 @@ def _next_time(desk: Desk, record: JobRecord) -> int | None:
         if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
             times.append(run.due_ms)
         elif run.state is RunState.ACTIVE:
-            task = _task_of(desk, record, run)
+            task = _task_of(desk, run)
             if task is None:
                 times.append(run.attempts[-1].asked_ms + UNSEEN_MS)
             elif run.stop is None and (deadline_ms := _deadline_ms(job, task)) is not None:

@@ -270,10 +270,13 @@ def logs(ctx: click.Context, name: str, number: int | None) -> None:
     runs = [one for one in found if one["attempts"]]
     if not runs:
         raise Failure(f"'{name}' has no such run with an output", code=NOT_FOUND)
+    last = runs[0]["attempts"][-1]
+    if last["outputLost"]:
+        raise Failure(f"the output is lost: node {last['node']} is gone", code=NOT_FOUND)
     server = Client(ctx.find_root().obj["server"])
     for stream, target in (("stdout", sys.stdout.buffer), ("stderr", sys.stderr.buffer)):
-        path = f"/v1/tasks/{quote(runs[0]['attempts'][-1]['task'], safe='')}/logs"
-        for piece in server.stream(path, stream=stream):
+        path = f"/v1/tasks/{quote(last['task'], safe='')}/logs"
+        for piece in server.stream(path, stream=stream, node=last["node"] or None):
             target.write(piece)
             target.flush()
 

@@ -69,13 +69,14 @@ class JobRecord:
     """A definition. created_ms: UTC milliseconds.
 
     uid: tells it from others that had or will have its name. since_ms: when its schedule was last changed, which is
-    what an empty start means.
+    what an empty start means. schedule_version: how many schedules it had before this one.
     """
 
     job: Job
     uid: str
     created_ms: int
     since_ms: int
+    schedule_version: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -83,7 +84,8 @@ class Progress:
     """How far a job is.
 
     upcoming: the next due time; None when there is none, as for jobs with parents. left: runs left, None without end.
-    edges: parent → how its last run ended ("succeeded" or "failed"), since this job was last due because of them.
+    edges: parent → how a run of it ended ("succeeded" or "failed") since this job was last due because of them: the
+    last one, or the first that ended as this job waits for.
     next_run: the number of the next run. oldest_run: of the oldest document. open_runs: numbers of those not final.
     watched_from_ms: what `alert_after` is counted from, if nothing has succeeded since. alerted: it was told.
     """
@@ -103,7 +105,8 @@ class Progress:
 class Attempt:
     """One start of a run. Times are UTC milliseconds; started_ms is None for one that never ran.
 
-    task: its id. outcome, code, signal, reason: how it ended; empty or None while it goes on.
+    task: its id. node: its node's name; node_id: the same node, should another one take the name. outcome, code,
+    signal, reason: how it ended; empty or None while it goes on.
     """
 
     task: str
@@ -111,6 +114,7 @@ class Attempt:
     started_ms: int | None = None
     ended_ms: int | None = None
     node: str = ""
+    node_id: str = ""
     outcome: str = ""
     code: int | None = None
     signal: int | None = None
@@ -121,6 +125,7 @@ class Attempt:
 class Run:
     """nominal_ms: when it was due. count: due times that it stands for; more than one only when they were skipped.
 
+    identity: tells it from all other runs of jobs of its name that were due at that time, see `identity_of`.
     arguments: in place of the job's, for all attempts; None: the job's. due_ms: when the next attempt may start.
     because_of: the parent's run ("job/number") that completed the set. reason: why it ended as it did, for people.
     stop: its task is to be stopped. told: the exit code that somebody has said for an `async` job's run.
@@ -129,6 +134,7 @@ class Run:
     job: str
     number: int
     nominal_ms: int
+    identity: str
     cause: Cause
     state: RunState
     created_ms: int
@@ -175,6 +181,17 @@ def run_id(job: str, number: int) -> str:
     return f"{job}/{number}"
 
 
-def task_key(uid: str, run: Run, attempt: int) -> str:
-    """Of an attempt's task: unique for all time. uid: the job's. Attempts are numbered from 0."""
-    return f"{run.job}/{run.nominal_ms}/{uid}-{run.number}/{attempt}"
+def identity_of(record: JobRecord, cause: Cause, number: int) -> str:
+    """Of a run that is about to be made; number: its own.
+
+    A schedule has one run for each due time, whatever else was run before: one that is made again, by a cluster that
+    was restored from a backup, is the same. Runs of other causes are told apart by their numbers.
+    """
+    if cause in (Cause.TIME, Cause.CATCH_UP):
+        return f"{record.uid}-schedule{record.schedule_version}"
+    return f"{record.uid}-run{number}"
+
+
+def task_key(run: Run, attempt: int) -> str:
+    """Of an attempt's task: unique for all time. Attempts are numbered from 0."""
+    return f"{run.job}/{run.nominal_ms}/{run.identity}/{attempt}"

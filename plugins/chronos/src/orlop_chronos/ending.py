@@ -15,6 +15,12 @@ from orlop_chronos.notices import Happening, tell
 
 SUCCEEDED = "succeeded"
 FAILED = "failed"
+_AWAITED = {
+    TriggerRule.ALL_SUCCESS: SUCCEEDED,
+    TriggerRule.ONE_SUCCESS: SUCCEEDED,
+    TriggerRule.ALL_FAILED: FAILED,
+    TriggerRule.ONE_FAILED: FAILED,
+}
 DAY_MS = 86_400_000
 #: Old runs that are deleted when one ends; there can be more only after a setting has changed.
 MOST_DELETED = 20
@@ -53,9 +59,12 @@ def count_success(desk: Desk, name: str) -> None:
 def tell_children(desk: Desk, name: str, result: str, because_of: str) -> None:
     """Notes the result with every child; whether they are due by it is for `attending.start_children` to see."""
     for child in desk.children(name):
-        if desk.job(child) is not None:
+        record = desk.job(child)
+        if record is not None:
             progress = desk.progress(child)
-            desk.put_progress(child, attrs.evolve(progress, edges={**progress.edges, name: result}))
+            # What the child waits for has happened, whatever comes after it.
+            if progress.edges.get(name) != _AWAITED.get(record.job.trigger_rule, ""):
+                desk.put_progress(child, attrs.evolve(progress, edges={**progress.edges, name: result}))
             desk.told.append((child, because_of))
 
 

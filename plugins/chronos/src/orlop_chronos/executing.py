@@ -88,6 +88,7 @@ def _put(order: PutJob, desk: Desk) -> None:
         uid=known.uid if known is not None else desk.view.unique("job", name).hex[:8],
         created_ms=known.created_ms if known is not None else desk.now_ms,
         since_ms=known.since_ms if known is not None and same_schedule else desk.now_ms,
+        schedule_version=known.schedule_version + (not same_schedule) if known is not None else 0,
     )
     progress = attrs.evolve(desk.progress(name), counters=counters, watched_from_ms=desk.now_ms, alerted=False)
     if not same_schedule:
@@ -152,7 +153,8 @@ def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Chi
             upcoming=inherited.upcoming if takes_place else None,
             left=inherited.left if takes_place else 0,
         )
-    desk.put_job(name, attrs.evolve(child, job=job, since_ms=parent.since_ms))
+    version = child.schedule_version + 1
+    desk.put_job(name, attrs.evolve(child, job=job, since_ms=parent.since_ms, schedule_version=version))
     desk.put_progress(name, progress)
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from orlop_chronos.desk import Desk
 from orlop_chronos.errors import bad_request
 
+#: Names of a job's children together, for they are one document, of which a store takes 1.5 MB.
+CHILDREN_BYTES_MAX: Final = 1_000_000
+
 
 def check_parents(desk: Desk, name: str, parents: Iterable[str]) -> None:
-    """Raises ChronosError when a parent does not exist, or when the job would wait for itself."""
+    """Raises ChronosError when a parent does not exist or has too many children, or when the job would wait for
+    itself."""
     parents = list(parents)
     for position, parent in enumerate(parents):
         if parent != name and desk.job(parent) is None:
             raise bad_request(f"parents[{position}]: there is no job '{parent}'")
+        children = desk.children(parent)
+        if name not in children and sum(map(len, children)) + len(name) > CHILDREN_BYTES_MAX:
+            raise bad_request(f"parents[{position}]: job '{parent}' has {len(children)} children, which is the most")
     path = _path_to(desk, name, parents)
     if path is not None:
         raise bad_request(f"parents: the job would wait for itself: {' -> '.join([*path, name])}")

@@ -9,11 +9,17 @@ import attrs
 from orlop_chronos.periods import Period
 
 MEBIBYTE: Final = 1024 * 1024
+#: What a store takes at once is 1.5 MB, for a job and what belongs to it.
+BODY_BYTES_MAX: Final = 1_400_000
 HOUR_S: Final = 3600
 
 
 def _at_least(least: float) -> Any:
     return attrs.validators.ge(least)
+
+
+def _at_most(most: float) -> Any:
+    return attrs.validators.le(most)
 
 
 def _period(_: object, field: attrs.Attribute[str], value: str) -> None:
@@ -54,7 +60,7 @@ class Config:
     mail_server: "host:port"; empty: no mail. mail_from: its sender. mail_user, mail_password: empty for none.
     mail_ssl: TLS from the first byte on. slack_url, mattermost_url: of an incoming webhook; empty for none.
     http_notification_url: takes notices as JSON. http_notification_credentials: "user:password".
-    max_body_bytes: of a request.
+    max_body_bytes: of a request; a job is one document, of which a store takes 1.5 MB.
     """
 
     listen: str = "127.0.0.1:4400"
@@ -81,4 +87,4 @@ class Config:
     mattermost_url: str = attrs.field(default="", validator=_url, repr=False)
     http_notification_url: str = attrs.field(default="", validator=_url)
     http_notification_credentials: str = attrs.field(default="", repr=False)
-    max_body_bytes: int = attrs.field(default=4 * MEBIBYTE, validator=_at_least(1024))
+    max_body_bytes: int = attrs.field(default=MEBIBYTE, validator=[_at_least(1024), _at_most(BODY_BYTES_MAX)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from orlop import docker_options
 from orlop.framework import Constraint, Resources, Spec, Task, View
@@ -19,6 +21,8 @@ RUN_LABEL: Final = "run"
 #: A folder of the task's own in containers of an image (Mesos).
 SANDBOX: Final = "/mnt/mesos/sandbox"
 
+#: A command that begins so is a program to fetch (Chronos).
+_URIS: Final = ("http:", "https:", "ftp:")
 _OPERATORS: Final = {"EQUALS": "IS", "LIKE": "LIKE", "UNLIKE": "UNLIKE"}
 _TASK_ID: Final = "MESOS_TASK_ID"
 #: Of what each task is told; a job's own variables add to it and change nothing of it (Chronos).
@@ -81,23 +85,63 @@ def _arguments(job: Job, arguments: str | None) -> str:
     return text.replace(";", "")
 
 
-def _command(job: Job, arguments: str | None) -> str:
+def _fetched(job: Job) -> tuple[str, str] | None:
+    """The URI with which the command begins, and the name of the program that it is; None for other commands."""
+    if not job.command.startswith(_URIS):
+        return None
+    uri = job.command.split(maxsplit=1)[0]
+    try:
+        name = urlsplit(uri).path.rpartition("/")[2]
+    except ValueError:
+        return None
+    return (uri, name) if name else None
+
+
+def _program(job: Job, folder: str) -> list[str]:
+    """The command. folder: where it lies if it was fetched; then also the words after its URI."""
+    fetched = _fetched(job)
+    return [f"{folder}/{fetched[1]}", *job.command.split()[1:]] if fetched is not None else [job.command]
+
+
+def _command(job: Job, arguments: str | None, folder: str) -> str:
     """What a shell runs: the arguments come after the command (Chronos)."""
-    return f"{job.command} {_arguments(job, arguments)}".strip()
+    program, *rest = _program(job, folder)
+    if _fetched(job) is not None:
+        program = " ".join((shlex.quote(program), *rest))
+    return f"{program} {_arguments(job, arguments)}".strip()
 
 
-def _argv(job: Job, arguments: str | None) -> list[str]:
+def _artefacts(job: Job) -> list[dict[str, Any]]:
+    wanted: list[dict[str, Any]] = [
+        {
+            "uri": fetch.uri,
+            "output_file": fetch.output_file,
+            "extract": fetch.extract,
+            "executable": fetch.executable,
+            "cache": fetch.cache,
+        }
+        for fetch in job.fetch
+    ]
+    wanted += [{"uri": uri} for uri in job.uris]
+    if (fetched := _fetched(job)) is not None:
+        wanted.append({"uri": fetched[0], "executable": True})
+    return wanted
+
+
+def _argv(job: Job, arguments: str | None, folder: str) -> list[str]:
     """What is executed without a shell. Arguments of one run are words."""
     words = list(job.arguments) if arguments is None or not arguments.strip() else arguments.split()
-    return [job.command, *words] if job.command else words
+    return [*_program(job, folder), *words] if job.command else words
 
 
 def _process(job: Job, arguments: str | None, settings: Config) -> Mapping[str, Any]:
     payload: dict[str, Any] = {"environment": _variables(job)}
     if job.shell:
-        payload["command"] = _command(job, arguments)
+        payload["command"] = _command(job, arguments, ".")
     else:
-        payload["arguments"] = _argv(job, arguments)
+        payload["arguments"] = _argv(job, arguments, ".")
+    if artefacts := _artefacts(job):
+        payload["artefacts"] = artefacts
     if user := job.run_as_user or settings.user:
         payload["user"] = user
     return payload
@@ -112,14 +156,17 @@ def _docker(job: Job, container: Container, arguments: str | None) -> Mapping[st
     body: dict[str, Any] = {
         "Image": container.image,
         "Env": [f"{name}={value}" for name, value in variables.items()],
+        "Volumes": {SANDBOX: {}},
         "HostConfig": {"NetworkMode": _network(container)},
         "orlop_pull": "always" if container.force_pull_image else "missing",
         "orlop_labels": [_TASK_ID],
     }
     if job.shell and job.command:
-        body["Entrypoint"], body["Cmd"] = ["/bin/sh", "-c"], [_command(job, arguments)]
-    elif words := _argv(job, arguments):
+        body["Entrypoint"], body["Cmd"] = ["/bin/sh", "-c"], [_command(job, arguments, SANDBOX)]
+    elif words := _argv(job, arguments, SANDBOX):
         body["Cmd"] = words
+    if artefacts := _artefacts(job):
+        body["orlop_artefacts"] = artefacts
     if job.run_as_user:
         body["User"] = job.run_as_user
     if binds := [_bind(volume.host_path, volume.container_path, volume.mode) for volume in container.volumes]:

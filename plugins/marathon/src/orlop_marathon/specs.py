@@ -5,7 +5,7 @@ What all tasks of a version share stands in the payload's environment, beneath t
 decides (host, ports) is added by the kernel, and a variable of the payload wins over it. That is Marathon's
 precedence: task context, then ports and host, then `env`.
 
-Not done: `fetch` (nothing is brought into the sandbox), secrets, persistent volumes, `check`, `executor`.
+Not done: secrets, persistent volumes, `check`, `executor`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from orlop_marathon.model import (
     AppRecord,
     Container,
     ExternalVolumeProvider,
+    Fetch,
     HealthCheck,
     HealthCheckProtocol,
     IpcMode,
@@ -218,7 +219,19 @@ def _process(app: App, variables: dict[str, str]) -> dict[str, Any]:
     payload["environment"] = variables
     if app.user:
         payload["user"] = app.user
+    if app.fetch:
+        payload["artefacts"] = [_artefact(fetch) for fetch in app.fetch]
     return payload
+
+
+def _artefact(fetch: Fetch) -> dict[str, Any]:
+    return {
+        "uri": fetch.uri,
+        "output_file": fetch.dest_path or "",
+        "extract": fetch.extract,
+        "executable": fetch.executable,
+        "cache": fetch.cache,
+    }
 
 
 def _docker(app: App, variables: dict[str, str]) -> dict[str, Any]:
@@ -247,6 +260,8 @@ def _docker(app: App, variables: dict[str, str]) -> dict[str, Any]:
         body["HostConfig"]["Privileged"] = True
     if docker.force_pull_image:
         body["orlop_pull"] = "always"
+    if app.fetch:
+        body["orlop_artefacts"] = [_artefact(fetch) for fetch in app.fetch]
     _mount(body["HostConfig"], container.volumes)
     _limit(body["HostConfig"], app)
     _linux(body["HostConfig"], container)

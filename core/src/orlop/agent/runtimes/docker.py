@@ -13,8 +13,8 @@ has addresses to ask for; and the `die` event of a container that nobody has med
 
 A start survives the engine's absence: it is tried again after the reconnection, and since the container's name is
 fixed a second try meets what the first one left (409) and adopts it. Until its container exists, such a start is
-part of each snapshot as PREPARING. A signal or kill that comes before the engine was asked to start the container
-abandons the start.
+part of each snapshot as PREPARING. Its artefacts are there before its container is made. A signal or kill that comes
+before the engine was asked to start the container abandons the start.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from typing import Any, Final
 
 import attrs
 
+from orlop.agent.fetching import CannotFetch, Fetching
 from orlop.agent.runtimes import docker_container as container_json
-from orlop.agent.runtimes.docker_access import Access, kept_since, remove_surplus
+from orlop.agent.runtimes import docker_sandbox
+from orlop.agent.runtimes.docker_access import Access, kept_since
 from orlop.agent.runtimes.docker_container import Creation, Identity
 from orlop.agent.runtimes.docker_engine import (
     BACKOFF_FIRST_S,
@@ -89,6 +91,7 @@ class DockerRuntime:
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
         self._engine = Access(context)
+        self._fetching = Fetching(context)
         self._records: dict[str, Record] = {}
         self._pulls: dict[str, asyncio.Future[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -111,7 +114,7 @@ class DockerRuntime:
         def connected(client: Any, looking: Any, listing: list[dict[str, Any]]) -> None:
             mark = self._changes
             on_loop(self._on_connected, client, self._reports_of(looking, listing), mark)
-            on_loop(self._remove_surplus, client, listing)
+            on_loop(self._remove_surplus, listing)
 
         self._follower = Follower(
             self._context.docker,
@@ -182,8 +185,8 @@ class DockerRuntime:
         self._engine.connected.set()
         self._first_event.set()
 
-    def _remove_surplus(self, client: Any, listing: list[dict[str, Any]]) -> None:
-        self._spawn(self._engine.in_thread(self._engine.pools.control, remove_surplus, client, listing))
+    def _remove_surplus(self, listing: list[dict[str, Any]]) -> None:
+        self._spawn(self._engine.remove_surplus(listing))
 
     def _on_lost(self, reason: str) -> None:
         self._engine.connected.clear()
@@ -277,8 +280,10 @@ class DockerRuntime:
             ended: Exit | None = None
             try:
                 creation = container_json.creation_of(launch, self._context)
+                if creation.artefacts:
+                    await self._fetch(record, creation)
                 await self._start_until_known(record, creation)
-            except (InvalidPayload, EngineRefused) as error:
+            except (InvalidPayload, CannotFetch, EngineRefused) as error:
                 ended = Exit(outcome=Outcome.ERROR, reason=str(error))
             except _Abandoned:
                 ended = Exit(outcome=Outcome.KILLED, reason=_NEVER_STARTED)
@@ -286,6 +291,17 @@ class DockerRuntime:
                 record.starting = False
             if ended is not None:
                 self._emit(record, Phase.ENDED, exit=ended)
+
+    async def _fetch(self, record: Record, creation: Creation) -> None:
+        """Its artefacts. Raises CannotFetch, _Abandoned."""
+        progress = functools.partial(self._emit_message, record)
+        try:
+            into = await asyncio.to_thread(docker_sandbox.begin, creation.sandbox)
+            if into is not None:
+                await self._unless_abandoned(record, self._fetching.fetch(creation.artefacts, into, None, progress))
+                await asyncio.to_thread(docker_sandbox.finish, creation.sandbox)
+        except OSError as error:
+            raise CannotFetch(f"this node cannot prepare the task: {error}") from error
 
     async def _start_until_known(self, record: Record, creation: Creation) -> None:
         backoff_s = BACKOFF_FIRST_S
@@ -480,6 +496,8 @@ class DockerRuntime:
         """Not at once: the engine is busy with its end, and with what replaces it."""
         await asyncio.sleep(KEEP_AFTER_S)
         async with record.lock:
+            if (directory := self._context.tasks / record.task).is_dir():
+                await asyncio.to_thread(docker_sandbox.remove, directory)
             while record.container:
                 try:
                     await self._engine.connected.wait()
@@ -498,6 +516,7 @@ class DockerRuntime:
     async def _sweep(self) -> None:
         await asyncio.sleep(SWEEP_AFTER_S)
         self._sweep_set = False
+        await asyncio.to_thread(docker_sandbox.prune, self._context.tasks, frozenset(self._records), time.time())
         await self._engine.sweep()
 
     async def run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
@@ -516,8 +535,7 @@ class DockerRuntime:
 
     async def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """See `Runtime`; also raises ConnectionError while the engine is away."""
-        container = await self._engine.newest_container(task)
-        output = self._engine.logs(container, stream, follow=follow, tail=tail)
+        output = self._engine.output(task, stream, follow=follow, tail=tail)
         async with contextlib.aclosing(output) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -537,6 +555,9 @@ class DockerRuntime:
 
     def _preparing(self, record: Record, message: str) -> Report:
         return Report(task=record.task, incarnation=record.incarnation, phase=Phase.PREPARING, message=message)
+
+    def _emit_message(self, record: Record, message: str) -> None:
+        self._emit(record, Phase.PREPARING, message=message)
 
     def _emit(self, record: Record, phase: Phase, **members: Any) -> None:
         members.setdefault("external_id", record.container)

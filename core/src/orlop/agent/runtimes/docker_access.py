@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -26,6 +27,9 @@ from orlop.agent.runtimes.docker_engine import (
     engine_errors,
 )
 from orlop.agent.runtimes.interface import RuntimeContext, UnknownTask
+from orlop.agent.runtimes.outputs import STREAMS, Excerpt, Outputs, excerpt_of
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -40,6 +44,7 @@ class Access:
         self.lost = asyncio.Event()
         self.unavailable = ""
         self._context = context
+        self._outputs = Outputs(context.data / "outputs")
 
     async def call(self, pool: Executor, method: str, *arguments: Any, **options: Any) -> Any:
         """One call of docker-py's client. Raises EngineLost, EngineRefused."""
@@ -82,7 +87,32 @@ class Access:
         """Removes containers that are kept for too long. Raises EngineLost."""
         filters = {"label": [self._node_label], "name": r"orlop\.ended\."}
         listing = await self.call(self.pools.control, "containers", all=True, filters=filters)
-        await self.in_thread(self.pools.control, remove_surplus, self.client, listing)
+        await self.remove_surplus(listing)
+
+    async def remove_surplus(self, listing: list[dict[str, Any]]) -> None:
+        """Removes the kept containers of a listing that are too old or too many, and keeps an excerpt of their output.
+        Raises EngineLost."""
+        kept = [(since, item) for item in listing if (since := kept_since(item)) is not None]
+        items = {item["Id"]: item for _, item in kept}
+        for container in container_json.surplus([(since, item["Id"]) for since, item in kept], int(time.time())):
+            await self.in_thread(self.pools.log, self._remove_kept, self.client, items[container])
+
+    def _remove_kept(self, client: Any, item: Mapping[str, Any]) -> None:
+        """Blocks."""
+        identity = container_json.identity_of(item.get("Labels"), self._context)
+        with contextlib.suppress(EngineRefused):  # it is gone, or its output goes elsewhere
+            if identity is not None:
+                with engine_errors():
+                    found = {stream: excerpt_of(_log_of(client, item["Id"], stream)) for stream in STREAMS}
+                self._keep_output(identity.task, found)
+        with contextlib.suppress(EngineRefused), engine_errors():
+            client.remove_container(item["Id"], v=True)
+
+    def _keep_output(self, task: str, found: Mapping[str, Excerpt]) -> None:
+        try:
+            self._outputs.keep(task, found)
+        except OSError as error:
+            _log.warning("the output of task %s cannot be kept: %s", task, error)
 
     async def run_command(self, container: str, command: str, timeout_s: float) -> tuple[int, str]:
         """The exit code and the head of the output. The time counts from the start of the command, not while it
@@ -112,6 +142,17 @@ class Access:
             raise
         finally:
             begun.cancel()
+
+    async def output(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncGenerator[bytes, None]:
+        """Of the task's last container, or what is left of it. Raises EngineLost, UnknownTask."""
+        try:
+            container = await self.newest_container(task)
+        except UnknownTask:
+            yield await asyncio.to_thread(self._outputs.read, task, stream, tail)
+            return
+        async with contextlib.aclosing(self.logs(container, stream, follow=follow, tail=tail)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def logs(self, container: str, stream: str, *, follow: bool, tail: int | None) -> AsyncGenerator[bytes, None]:
         """As a runtime's. The engine's own back-pressure applies: a chunk is read when the one before was taken.
@@ -156,9 +197,8 @@ def kept_since(item: Mapping[str, Any]) -> int | None:
     return next((since for since in found if since is not None), None)
 
 
-def remove_surplus(client: Any, listing: list[dict[str, Any]]) -> None:
-    """Removes the kept containers of a listing that are too old or too many. Blocks. Raises EngineLost."""
-    kept = [(since, item["Id"]) for item in listing if (since := kept_since(item)) is not None]
-    for container in container_json.surplus(kept, int(time.time())):
-        with contextlib.suppress(EngineRefused), engine_errors():
-            client.remove_container(container, v=True)
+def _log_of(client: Any, container: str, stream: str) -> Iterable[bytes]:
+    """In pieces, to its end."""
+    options = {"stdout": stream == "stdout", "stderr": stream == "stderr"}
+    found: Iterable[bytes] = client.logs(container, stream=True, **options)
+    return found

@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from orlop.agent.artefacts import Artefact, parse_artefacts
+from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, Report, RuntimeContext
 from orlop.model.messages import Assignment
 from orlop.model.tasks import Exit, Outcome
@@ -89,13 +92,16 @@ def identity_of(labels: Mapping[str, str] | None, context: RuntimeContext) -> Id
 class Creation:
     """A container to create. body: of POST /containers/create. pull_always: even when the image is there.
 
-    own_network: it has addresses of its own. stays_ended: the engine neither restarts nor removes it when it ends.
+    artefacts, sandbox: what is to be fetched before, and where to. own_network: it has addresses of its own.
+    stays_ended: the engine neither restarts nor removes it when it ends.
     """
 
     name: str
     image: str
     body: Mapping[str, Any]
     pull_always: bool
+    artefacts: tuple[Artefact, ...] = ()
+    sandbox: Path = Path()
     own_network: bool = True
     stays_ended: bool = False
 
@@ -110,10 +116,16 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     if not isinstance(image, str) or not image:
         raise InvalidPayload(f"payload.Image: expected the name of an image, got {image!r}")
     variables = _variable_labels(launch, body.pop("orlop_labels", ()))
+    artefacts = parse_artefacts("payload.orlop_artefacts", body.pop("orlop_artefacts", None))
     body["Env"] = _environment(launch, body.get("Env"))
     body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
     host = _mapping("payload.HostConfig", body.get("HostConfig"))
     body["HostConfig"] = host
+    sandbox = docker_sandbox.path_of(launch.directory, launch.assignment.incarnation)
+    if artefacts:
+        docker_sandbox.bind(host, sandbox)
+        if not any(item.startswith(f"{docker_sandbox.VARIABLE}=") for item in body["Env"]):
+            body["Env"].append(f"{docker_sandbox.VARIABLE}={docker_sandbox.SANDBOX}")
     _limit(host, launch.assignment)
     _publish(body, host, launch.assignment)
     # The command line's client sends {"Type": ""} for the engine's default.
@@ -125,6 +137,8 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         image=image,
         body=body,
         pull_always=pull == "always",
+        artefacts=artefacts,
+        sandbox=sandbox,
         own_network=host.get("NetworkMode") not in ("host", "none"),
         stays_ended=_stays_ended(host),
     )

@@ -89,11 +89,24 @@ class Launch:
 
 
 @attrs.frozen(kw_only=True)
+class FetchSettings:
+    """What a task may have brought to this node. bytes_max: by one task, unpacked files included. timeout_s: all of it.
+    cache_bytes_max: of what is kept for other tasks. local: paths below which the node's own files may be taken.
+    """
+
+    bytes_max: int = 10 * 2**30
+    timeout_s: float = 600.0
+    cache_bytes_max: int = 2 * 2**30
+    local: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class RuntimeContext:
     """What a runtime is told of its node when it is made.
 
     data: a folder of its own that survives restarts. tasks: where the tasks' folders are.
     docker: the engine's address. log_bytes_max: per output stream, before it is rotated (one old file is kept).
+    fetch: see `orlop.agent.fetching`.
     """
 
     cluster_id: str
@@ -102,6 +115,7 @@ class RuntimeContext:
     tasks: Path
     docker: str = "unix:///var/run/docker.sock"
     log_bytes_max: int = 10_000_000
+    fetch: FetchSettings = FetchSettings()
 
 
 class UnknownTask(LookupError):

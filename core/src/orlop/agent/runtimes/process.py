@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +26,7 @@ import attrs
 
 from orlop.agent import cgroups
 from orlop.agent.cgroups import ControlGroups, NoControlGroups
+from orlop.agent.fetching import CannotFetch, Fetching
 from orlop.agent.runtimes.interface import (
     Execution,
     InvalidPayload,
@@ -37,6 +39,7 @@ from orlop.agent.runtimes.interface import (
     Unavailable,
     UnknownTask,
 )
+from orlop.agent.runtimes.outputs import STREAMS, Outputs
 from orlop.agent.runtimes.process_command import run_beside
 from orlop.agent.runtimes.process_exec import execute_beside
 from orlop.agent.runtimes.process_folders import (
@@ -46,7 +49,7 @@ from orlop.agent.runtimes.process_folders import (
     read_facts,
 )
 from orlop.agent.runtimes.process_logs import LogStream
-from orlop.agent.runtimes.process_payload import parse_payload
+from orlop.agent.runtimes.process_payload import Payload, parse_payload
 from orlop.agent.runtimes.process_preparing import Preparer
 from orlop.agent.supervisor.journal import Entry
 from orlop.agent.supervisor.journal import Exit as ProcessExit
@@ -59,7 +62,6 @@ _log = logging.getLogger(__name__)
 ROTATE_INTERVAL_S: Final = 1.0
 PRUNE_INTERVAL_S: Final = 60.0
 FOLLOW_INTERVAL_S: Final = 0.2
-STREAMS: Final = ("stdout", "stderr")
 
 
 def exit_of(ended: ProcessExit) -> Exit:
@@ -114,16 +116,26 @@ def report_of(entry: Entry) -> Report:
 
 @attrs.define
 class _Pending:
-    """A launch that the supervisor has not confirmed. request: None while it is being prepared."""
+    """A launch that the supervisor has not confirmed. request: None while it is being prepared. fetch: of its
+    artefacts, while that goes on; then message says how far it is."""
 
     launch: Launch
+    fetch: asyncio.Task[None] | None = None
+    message: str = ""
     request: dict[str, Any] | None = None
     killed: bool = False
     signals: list[int] = attrs.field(factory=list)
 
     def report(self) -> Report:
-        phase = Phase.PREPARING if self.request is None else Phase.STARTING
-        return Report(task=self.launch.task, incarnation=self.launch.assignment.incarnation, phase=phase)
+        phase, message = (Phase.PREPARING, self.message) if self.request is None else (Phase.STARTING, "")
+        incarnation = self.launch.assignment.incarnation
+        return Report(task=self.launch.task, incarnation=incarnation, phase=phase, message=message)
+
+    def call_off(self) -> None:
+        """It is not to be started any more. What is being fetched for it ends at once."""
+        self.killed = True
+        if self.fetch is not None:
+            self.fetch.cancel()
 
 
 class ProcessRuntime:
@@ -133,10 +145,12 @@ class ProcessRuntime:
 
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
+        self._outputs = Outputs(context.data / "outputs")
         self._report: Callable[[RuntimeEvent], None] = lambda _: None
         self._client: SupervisorClient | None = None
         self._control_groups: ControlGroups | None = None
         self._preparer = Preparer(None)
+        self._fetching = Fetching(context)
         self._entries: dict[str, Entry] = {}
         self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Report] = {}
@@ -183,6 +197,8 @@ class ProcessRuntime:
         if seen is not None and seen.incarnation >= incarnation:
             self._report(seen)
             return
+        if task in self._pending:
+            self._pending[task].call_off()
         pending = _Pending(launch)
         self._pending[task] = pending
         self._failed.pop(task, None)
@@ -190,7 +206,10 @@ class ProcessRuntime:
         try:
             payload = parse_payload(launch.assignment.spec.payload)
             request = await self._preparer.prepare(launch, payload)
-        except (InvalidPayload, CannotPrepare) as error:
+            if payload.artefacts and not await self._fetch(pending, payload, request):
+                self._fail_killed(pending)
+                return
+        except (InvalidPayload, CannotPrepare, CannotFetch) as error:
             self._fail(pending, Exit(outcome=Outcome.ERROR, reason=str(error)))
             return
         except Exception:  # a bug, and the agent's to report
@@ -205,10 +224,49 @@ class ProcessRuntime:
             return
         self._ask_to_start(pending)
 
+    async def _fetch(self, pending: _Pending, payload: Payload, request: dict[str, Any]) -> bool:
+        """False when it was called off. Raises CannotFetch."""
+
+        def progress(message: str) -> None:
+            pending.message = message
+            if self._pending.get(pending.launch.task) is pending:
+                self._report(pending.report())
+
+        async def fetch() -> None:
+            await self._listed.wait()  # nothing is written to a folder in which a task may turn out to run
+            work = pending.launch.directory / "work"
+            await self._fetching.fetch(payload.artefacts, work, request["user"], progress)
+
+        if not pending.killed and not pending.signals:
+            pending.fetch = asyncio.create_task(fetch(), name="fetching artefacts")
+            try:
+                await pending.fetch
+                return True
+            except CannotFetch:
+                await self._clear(pending, request)
+                raise
+            except asyncio.CancelledError:
+                if not pending.killed:
+                    raise  # it is the agent that ends
+            finally:
+                pending.fetch = None
+        await self._clear(pending, request)
+        return False
+
+    async def _clear(self, pending: _Pending, request: dict[str, Any]) -> None:
+        """Gives up what was prepared for a start that will not be. What was fetched for nothing may be large."""
+        if self._pending.get(pending.launch.task) is not pending:
+            return  # another incarnation's by now
+        cgroups.remove(request["groups"])
+        if pending.launch.assignment.incarnation == 1:
+            await asyncio.to_thread(shutil.rmtree, pending.launch.directory / "work", ignore_errors=True)
+
     async def signal(self, task: str, signal_name: str) -> None:
         number = signal_number(signal_name)
         pending = self._pending.get(task)
-        if pending is not None and pending.request is None:
+        if pending is not None and pending.fetch is not None:
+            pending.call_off()
+        elif pending is not None and pending.request is None:
             pending.signals.append(number)
         elif pending is not None or self._is_running(task):
             self._send({"do": "signal", "task": task, "signal": number})
@@ -216,7 +274,7 @@ class ProcessRuntime:
     async def kill(self, task: str) -> None:
         pending = self._pending.get(task)
         if pending is not None:
-            pending.killed = True
+            pending.call_off()
             if pending.request is None:
                 return  # `start` sees it when it is prepared
         if pending is not None or self._is_running(task):
@@ -258,7 +316,9 @@ class ProcessRuntime:
             raise ValueError(f"stream: expected {' or '.join(STREAMS)}, got {stream!r}")
         entry, pending = self._entries.get(task), self._pending.get(task)
         if entry is None and pending is None and not _has_folder(self._context.tasks, task):
-            raise UnknownTask(f"{task} has no output on this node")
+            if not self._outputs.has(task):
+                raise UnknownTask(f"{task} has no output on this node, or has none any more")
+            return self._read_excerpt(task, stream, tail)
         return self._read_logs(task, self._stream(task, stream), follow=follow, tail=tail)
 
     async def _read_logs(self, task: str, stream: LogStream, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
@@ -272,6 +332,9 @@ class ProcessRuntime:
                 return
             else:
                 await asyncio.sleep(FOLLOW_INTERVAL_S)
+
+    async def _read_excerpt(self, task: str, stream: str, tail: int | None) -> AsyncIterator[bytes]:
+        yield await asyncio.to_thread(self._outputs.read, task, stream, tail)
 
     # --- what the supervisor says ---
 
@@ -298,6 +361,8 @@ class ProcessRuntime:
         entry = self._entries.get(task)
         if entry is not None and entry.incarnation >= incarnation:
             del self._pending[task]
+            if pending.request is None:
+                pending.call_off()
         elif pending.request is not None and pending.killed:
             self._fail_killed(pending)
         elif pending.request is not None:
@@ -409,7 +474,7 @@ class ProcessRuntime:
             if self._listed.is_set() and time.monotonic() >= next_prune_s:
                 next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
                 known = self._entries.keys() | self._pending.keys() | self._failed.keys()
-                await asyncio.to_thread(prune, self._context.tasks, known, time.time())
+                await asyncio.to_thread(prune, self._context.tasks, known, time.time(), self._outputs)
             await asyncio.sleep(ROTATE_INTERVAL_S)
 
 

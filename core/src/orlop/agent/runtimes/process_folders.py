@@ -1,7 +1,7 @@
 """A process task's folder on its node: made before the start, kept for a while after the end.
 
     <task>/work            where it runs, its user's own
-    <task>/stdout, stderr  what it has written; `.1` is what was before (see `process_logs`)
+    <task>/stdout, stderr  what it has written; `.1` is what was before, `.head` how it began (see `process_logs`)
     <task>/process.json    how it was started, for commands that are run beside it; only the agent may read it
 
 The folder itself belongs to the agent, so that a task cannot put a link where the agent writes. Everything here
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pwd
 import shutil
@@ -23,7 +24,11 @@ import attrs
 
 from orlop.agent.cgroups import ControlGroups
 from orlop.agent.runtimes.interface import Launch
+from orlop.agent.runtimes.outputs import STREAMS, Outputs
+from orlop.agent.runtimes.process_logs import LogStream
 from orlop.agent.runtimes.process_payload import Payload, environment_of
+
+_log = logging.getLogger(__name__)
 
 #: Folders of removed tasks that are kept, at most this many and this long.
 ENDED_KEPT_MAX: Final = 200
@@ -176,9 +181,10 @@ def mark_removed(folder: Path) -> None:
         pass  # it never got that far, or it is gone
 
 
-def prune(tasks: Path, known: Collection[str], now_s: float) -> list[Path]:
-    """Removes folders of processes that are not known any more and are too old or too many, oldest first. Folders
-    of other runtimes, which have no facts, are not touched. Returns what was removed."""
+def prune(tasks: Path, known: Collection[str], now_s: float, outputs: Outputs) -> list[Path]:
+    """Removes folders of processes that are not known any more and are too old or too many, oldest first, and keeps
+    an excerpt of their output. Folders of other runtimes, which have no facts, are not touched. Returns what was
+    removed."""
     ended = []
     for folder in tasks.iterdir() if tasks.is_dir() else ():
         if folder.name in known:
@@ -195,5 +201,9 @@ def prune(tasks: Path, known: Collection[str], now_s: float) -> list[Path]:
     ]
     gone.reverse()
     for folder in gone:
+        try:
+            outputs.keep(folder.name, {stream: LogStream(folder / stream).excerpt() for stream in STREAMS})
+        except OSError as error:
+            _log.warning("the output of task %s cannot be kept: %s", folder.name, error)
         shutil.rmtree(folder, ignore_errors=True)
     return gone

@@ -3,7 +3,8 @@
 Nothing stands between a process and its file, so nothing can die there or block it. The price: a file can only be
 bounded from outside, by *copying* its end to `stdout.1` and *truncating* it, in a check every second. What is written
 between the copy and the truncation (microseconds) is lost, and a process that writes fast exceeds its bound until the
-next check. Since the file is open for appending, the process goes on at its new end.
+next check. Since the file is open for appending, the process goes on at its new end. What the first rotation takes
+the beginning from is kept as `stdout.head`.
 
 A reader who follows must not stumble over that. Each stream therefore has positions that only grow: `_base` is the
 position of the file's first byte, counted from the agent's start. One lock per stream keeps readers and the rotation
@@ -17,6 +18,8 @@ import threading
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from orlop.agent.runtimes.outputs import EXCERPT_BYTES, Excerpt
+
 CHUNK_BYTES: Final = 64 * 1024
 #: How much of what is written during a rotation is still copied.
 LATE_BYTES_MAX: Final = 16 * CHUNK_BYTES
@@ -28,6 +31,7 @@ class LogStream:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._old = path.with_name(path.name + ".1")
+        self._head = path.with_name(path.name + ".head")
         self._lock = threading.Lock()
         self._base = 0
 
@@ -36,6 +40,7 @@ class LogStream:
         if _size(self._path) <= bytes_max:
             return False
         with self._lock, self._path.open("r+b") as file:
+            self._keep_head()
             start = max(0, os.fstat(file.fileno()).st_size - bytes_max)
             fresh = self._old.with_name(self._old.name + ".new")
             with open(fresh, "wb", opener=_private) as copy:
@@ -77,6 +82,25 @@ class LogStream:
             position = max(position, self._base - _size(self._old))
             data = self._read(position, CHUNK_BYTES)
             return data, position + len(data)
+
+    def excerpt(self) -> Excerpt:
+        """Of all that was ever written to it."""
+        with self._lock:
+            first = self._base - _size(self._old)
+            end = self._base + _size(self._path)
+            if _size(self._head):
+                begin = max(first, end - EXCERPT_BYTES)
+                return Excerpt(_read_at(self._head, 0, EXCERPT_BYTES), self._read(begin, end - begin), None)
+            head = self._read(first, EXCERPT_BYTES)
+            begin = max(first + len(head), end - EXCERPT_BYTES)
+            return Excerpt(head, self._read(begin, end - begin), begin - first - len(head))
+
+    def _keep_head(self) -> None:
+        if not _size(self._head):
+            fresh = self._head.with_name(self._head.name + ".new")
+            with open(fresh, "wb", opener=_private) as copy:
+                copy.write(_read_at(self._path, 0, EXCERPT_BYTES))
+            fresh.rename(self._head)
 
     def _read(self, position: int, count: int) -> bytes:
         """Across both files."""

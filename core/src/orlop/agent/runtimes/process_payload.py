@@ -1,6 +1,7 @@
 """What a process task is told to run: the payload, checked, and the environment it amounts to.
 
-    {"command": "…"} or {"arguments": ["…", …]}, and optionally "environment", "user", "directory"
+    {"command": "…"} or {"arguments": ["…", …]}, and optionally "environment", "user", "directory",
+    "artefacts" (see `orlop.agent.artefacts`)
 
 The payload is the runtime's own, so a member that it does not know is an error: a typing error found before anything
 runs. Errors name the path: `payload.environment.PORT: expected text, got 8080`.
@@ -13,24 +14,27 @@ from typing import Any, Final
 
 import attrs
 
+from orlop.agent.artefacts import Artefact, parse_artefacts
 from orlop.agent.runtimes.interface import InvalidPayload
 from orlop.agent.supervisor.remains import MARK
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_LANG: Final = "C.UTF-8"
-_MEMBERS: Final = ("command", "arguments", "environment", "user", "directory")
+_MEMBERS: Final = ("command", "arguments", "environment", "user", "directory", "artefacts")
 
 
 @attrs.frozen(kw_only=True)
 class Payload:
     """arguments: the program and its arguments; a command is one for `/bin/sh -c`.
     user: a name or a number; empty: the agent's own. directory: relative to the work folder; empty: that folder.
+    artefacts: brought into the work folder before the start.
     """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     user: str = ""
     directory: str = ""
+    artefacts: tuple[Artefact, ...] = ()
 
 
 def parse_payload(payload: object) -> Payload:
@@ -45,6 +49,7 @@ def parse_payload(payload: object) -> Payload:
         environment=_environment(payload.get("environment", {})),
         user=_text("payload.user", payload["user"]) if "user" in payload else "",
         directory=_text("payload.directory", payload["directory"]) if "directory" in payload else "",
+        artefacts=parse_artefacts("payload.artefacts", payload.get("artefacts")),
     )
 
 

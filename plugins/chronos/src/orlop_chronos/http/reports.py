@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 from aiohttp import web
 
+from orlop.framework import NodeState
 from orlop_chronos import instants, rendering
 from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
 from orlop_chronos.errors import bad_request
@@ -66,14 +67,19 @@ async def statistics(call: Call) -> web.StreamResponse:
     return answer({"histogram": histogram(_durations(runs)), "taskStatHistory": attempts[:SHOWN_IN_STATISTICS]})
 
 
-def _attempts(jobs: Jobs, record: JobRecord, run: Run) -> list[Attempt]:
+def _attempts(jobs: Jobs, run: Run) -> list[Attempt]:
     """The run's attempts as they are now: of one that goes on, its task knows more than what is stored."""
     found = list(run.attempts)
     if found and found[-1].ended_ms is None:
-        task = jobs.view.tasks.get(task_key(record.uid, run, len(found) - 1))
+        task = jobs.view.tasks.get(task_key(run, len(found) - 1))
         if task is not None:
-            node = node_name(jobs.view, task)
-            found[-1] = attrs.evolve(found[-1], task=task.id, started_ms=task.started_utc_ms, node=node)
+            found[-1] = attrs.evolve(
+                found[-1],
+                task=task.id,
+                started_ms=task.started_utc_ms,
+                node=node_name(jobs.view, task),
+                node_id=task.node or "",
+            )
     return found
 
 
@@ -81,7 +87,7 @@ def _items(jobs: Jobs, record: JobRecord, run: Run) -> list[dict[str, Any]]:
     """The run's attempts as Chronos shows them, newest first."""
     return [
         _item(task_name(record.job, run, number), run.job, attempt)
-        for number, attempt in reversed(list(enumerate(_attempts(jobs, record, run))))
+        for number, attempt in reversed(list(enumerate(_attempts(jobs, run))))
     ]
 
 
@@ -147,12 +153,13 @@ def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
             "startTime": rendering.instant(attempt.started_ms),
             "endTime": rendering.instant(attempt.ended_ms),
             "node": attempt.node,
+            "outputLost": _is_output_lost(jobs, attempt),
             "outcome": attempt.outcome,
             "exitCode": attempt.code,
             "signal": attempt.signal,
             "reason": attempt.reason,
         }
-        for number, attempt in enumerate(_attempts(jobs, record, run))
+        for number, attempt in enumerate(_attempts(jobs, run))
     ]
     return {
         "job": run.job,
@@ -167,6 +174,12 @@ def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
         "reason": run.reason,
         "attempts": attempts,
     }
+
+
+def _is_output_lost(jobs: Jobs, attempt: Attempt) -> bool:
+    """Output is kept by the node alone."""
+    node = jobs.view.node(attempt.node_id) if attempt.node_id else None
+    return bool(attempt.node_id) and (node is None or node.state is NodeState.GONE)
 
 
 async def upcoming(call: Call) -> web.StreamResponse:

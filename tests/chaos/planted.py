@@ -1,0 +1,97 @@
+"""Orlop with a fault, as a program: `python tests/chaos/planted.py FAULT server …`. What a checker is worth shows here.
+
+Besides these, the faults that are planted in the simulator (`planted_faults`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import planted_faults
+from planted_faults import Plant
+
+from orlop_chronos import attending, ending
+from orlop_chronos.documents import Cause
+
+
+def every_due_time_twice(patch: pytest.MonkeyPatch) -> None:
+    """As two leaders would do without a fence: each makes a run."""
+    create = attending.create_run
+
+    def twice(desk: Any, record: Any, cause: Cause, *arguments: Any, **members: Any) -> Any:
+        if cause is Cause.TIME:
+            create(desk, record, cause, *arguments, **members)
+        return create(desk, record, cause, *arguments, **members)
+
+    patch.setattr(attending, "create_run", twice)
+
+
+def every_other_due_time(patch: pytest.MonkeyPatch) -> None:
+    """A due time is passed over without a word."""
+    move_on = attending._move_on
+
+    def careless(desk: Any, job: Any, due: Any, last: Any, used: int) -> None:
+        move_on(desk, job, due, due.following(last) or last, used)
+
+    patch.setattr(attending, "_move_on", careless)
+
+
+def any_parent_will_do(patch: pytest.MonkeyPatch) -> None:
+    """A child runs after the first of its parents."""
+    patch.setattr(attending, "rule_is_met", lambda _rule, _parents, edges: bool(edges))
+
+
+def nothing_is_in_the_way(patch: pytest.MonkeyPatch) -> None:
+    """A run begins while an earlier one goes on."""
+    patch.setattr(attending, "_is_in_the_way", lambda *_: False)
+
+
+def history_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Runs that have failed leave no trace."""
+    end = ending.end
+
+    def forgetful(desk: Any, record: Any, run: Any, state: Any, reason: str) -> Any:
+        ended = end(desk, record, run, state, reason)
+        if state is ending.RunState.FAILED:
+            desk.delete_run(run.job, run.number)
+        return ended
+
+    patch.setattr(attending, "end", forgetful)
+
+
+FAULTS: Final[dict[str, Plant]] = {
+    **planted_faults.FAULTS,
+    **{
+        plant.__name__: plant
+        for plant in (
+            every_due_time_twice,
+            every_other_due_time,
+            any_parent_will_do,
+            nothing_is_in_the_way,
+            history_is_forgotten,
+        )
+    },
+}
+
+
+def program(fault: str) -> tuple[str, ...]:
+    """What Orlop is started from, after Python's own name. Empty: Orlop as it is."""
+    return (str(Path(__file__)), fault) if fault else ("-m", "orlop")
+
+
+def main(run: Callable[[], Any]) -> None:
+    FAULTS[sys.argv.pop(1)](pytest.MonkeyPatch())
+    run()
+
+
+if __name__ == "__main__":
+    from orlop.cli.main import main as orlop
+
+    main(orlop)
