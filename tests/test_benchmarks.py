@@ -1,4 +1,4 @@
-"""The benchmarks with emulated agents run, in small: they are what nobody looks at until a figure is wanted."""
+"""The benchmarks on etcd that know sizes run, in small: they are what nobody looks at until a figure is wanted."""
 
 from __future__ import annotations
 
@@ -16,15 +16,32 @@ pytestmark = pytest.mark.real
 SECONDS_MAX = 250
 
 
-@pytest.mark.skipif(bool(missing()) and "CI" not in os.environ, reason=missing())
-def test_agents_are_emulated_and_tasks_are_asked_for(tmp_path: Path) -> None:
-    file = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "tests.benchmarks", "--only", "agents", "--small", "--json", str(file)]
+needs_etcd = pytest.mark.skipif(bool(missing()) and "CI" not in os.environ, reason=missing())
+
+
+def measured(module: str, folder: Path) -> dict[str, float]:
+    """The figures of a module, in small, by their names."""
+    file = folder / "bench.json"
+    command = [sys.executable, "-m", "tests.benchmarks", "--only", module, "--small", "--json", str(file)]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=SECONDS_MAX, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    figures = {figure["name"]: figure["value"] for figure in json.loads(file.read_text())["figures"]}
+    return {figure["name"]: figure["value"] for figure in json.loads(file.read_text())["figures"]}
+
+
+@needs_etcd
+def test_agents_are_emulated_and_tasks_are_asked_for(tmp_path: Path) -> None:
+    figures = measured("agents", tmp_path)
     for kind in ("TLS", "plain"):
         assert figures[f"40 agents, {kind}: all have joined and are welcome"] > 0
         assert figures[f"200 tasks at 40 agents, {kind}: from ask to commit, median"] > 0
+
+
+@needs_etcd
+def test_jobs_of_chronos_are_due_together_and_lie_there(tmp_path: Path) -> None:
+    figures = measured("cron_load", tmp_path)
+    assert figures["40 jobs on one second: committed and told to start, the last"] > 0
+    assert figures["20 fires every 5 s for 6 s: starts that were expected and are missing"] == 0
+    assert figures["300 jobs loaded: GET /jobs, gzip: sent"] > 0
+    assert figures["300 jobs loaded: leader killed, another one lists and stores after"] > 0

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Resources, Task, View
+from orlop.framework import Action, Ask, Changed, Framework, Kill, PortRequest, Process, Resources, Task, View
 from orlop.kernel import records
 from orlop.kernel.events import DrainNode
 from orlop.kernel.kernel import KernelSettings
 from orlop.model.tasks import ProbeResult
+from orlop.server.framework_run import FrameworkRunner
 from orlop.testing.harness import Cluster, NotIdempotent
 
 
@@ -150,6 +151,33 @@ def test_the_event_log_is_kept_by_count_though_some_transactions_log_nothing() -
     versions = [int(key.removeprefix(records.LOG)) for key in cluster.documents if key.startswith(records.LOG)]
     assert versions
     assert min(versions) > cluster.state.version - kept
+
+
+class Once(Framework):
+    """Runs one task, one time."""
+
+    name = "once"
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        if "it" not in view.tasks:
+            yield Ask("it", run=Process("true"), needs=Resources(cpus=0.1, mem="32MiB"))
+
+
+def test_nothing_is_committed_for_a_framework_that_has_seen_something_and_wants_nothing() -> None:
+    """But for an end: its record is kept until the owner has seen it."""
+    cluster = Cluster(Once())
+    cluster.add_node("n0")
+    cluster.settle()
+    runner, it = FrameworkRunner(Once()), Changed(keys=frozenset({"it"}))
+    assert runner.run(cluster.state, it, [], cluster.now, "").actions is None
+    before = cluster.state.version
+    cluster.end_task(cluster.running()[0], code=0)
+    actions = runner.run(cluster.state, it, [], cluster.now, "").actions
+    assert actions is not None
+    assert actions.seen > before
+    cluster.settle()
+    assert cluster.state.framework("once").cursor > before
+    assert runner.run(cluster.state, it, [], cluster.now, "").actions is None
 
 
 def one_that_starts() -> tuple[Cluster, Task]:

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
 from orlop.agent.worker import (
+    PASSED,
     Drop,
     Effect,
     Event,
@@ -70,7 +71,23 @@ def test_a_record_is_saved_before_the_task_is_started() -> None:
     effects = make().handle(assigned(assignment()), NOW)
     kinds = [type(effect) for effect in effects]
     assert kinds.index(Save) < kinds.index(Start)
-    assert [status.state for status in told(effects)] == [TaskState.PREPARING]
+
+
+def test_a_state_on_the_way_is_told_only_when_it_lasts() -> None:
+    """Each status is a commit at the server, and a short task would cost it four of them."""
+    worker = make()
+    effects = worker.handle(assigned(assignment(), assignment("t2")), NOW)
+    assert not told(effects)
+    assert [effect.token for effect in of(effects, SetTimer)].count(PASSED) == 1
+    starting = Report(task="t1", incarnation=1, phase=Phase.STARTING, external_id="")
+    assert not of(worker.handle(starting, NOW), Tell), "one timer is enough"
+    assert [status.state for status in told(worker.handle(running(), NOW))] == [TaskState.RUNNING]
+    later = told(worker.handle(TimerDue(PASSED), NOW))
+    assert [(status.task, status.state) for status in later] == [("t2", TaskState.PREPARING)]
+    assert not told(worker.handle(TimerDue(PASSED), NOW))
+    again = worker.handle(Report(task="t2", incarnation=1, phase=Phase.STARTING), NOW)
+    assert [effect.token for effect in of(again, SetTimer)].count(PASSED) == 1
+    assert [status.state for status in told(worker.handle(TimerDue(PASSED), NOW))] == [TaskState.STARTING]
 
 
 def test_a_task_that_was_stopped_before_its_node_heard_of_it_is_gone_at_once() -> None:

@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import attrs
@@ -158,8 +158,8 @@ class AgentsCluster:
         async with self.http() as http, http.request(method, path, json=body) as answer:
             return dict(await answer.json())
 
-    def open(self, sizes: Sizes) -> None:
-        """Returns when all agents have a session."""
+    def open(self, sizes: Sizes, **orders: Any) -> None:
+        """Returns when all agents have a session. orders: more of `emulation.Orders`."""
         agents = sizes.agents
         host, _, port = self.server.address.rpartition(":")
         token = authority = ""
@@ -169,8 +169,8 @@ class AgentsCluster:
         each = -(-agents // EMULATORS)
         for first in range(0, agents, each):
             count = min(each, agents - first)
-            orders = emulation.Orders(host, int(port), first, count, authority, token, sizes.heartbeat_s)
-            self.emulations.append(Emulation(orders))
+            given = emulation.Orders(host, int(port), first, count, authority, token, sizes.heartbeat_s, **orders)
+            self.emulations.append(Emulation(given))
         wait_until(lambda: self._all_open(agents), "all agents have sessions", OPEN_WITHIN_S)
 
     def _all_open(self, agents: int) -> bool:

@@ -2,8 +2,9 @@
 
 `python -m tests.benchmarks.emulation` reads one JSON object from its standard input (`Orders`), joins that many nodes,
 opens a session for each and keeps it as an agent does: a hello, heartbeats and WebSocket pings as often as the real
-one sends them, and for each task that is assigned the status that it runs, at once. On its standard output it writes
-how many sessions are open, one number a line, whenever that changes. It ends when its standard input does.
+one sends them, and for each task that is assigned the status that it runs, at once; where it is told how long tasks
+run, also that they have ended well. On its standard output it writes how many sessions are open, one number a line,
+whenever that changes. It ends when its standard input does.
 
 What an agent needs of a WebSocket is little, and thousands of them share a machine with the server that is measured;
 so frames are made and read here, by a protocol of one object per agent. All nodes of a process share one key.
@@ -21,9 +22,10 @@ import ssl
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import aiohttp
 import attrs
@@ -33,7 +35,7 @@ from orlop.agent.agent import HEARTBEAT_S
 from orlop.agent.credentials import trusting
 from orlop.agent.lifeline import PING_S
 from orlop.model import wire
-from orlop.model.messages import Assignments, Heartbeat, Hello, Received, Statuses, Welcome
+from orlop.model.messages import Assignment, Assignments, Heartbeat, Hello, Received, Statuses, Welcome
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
@@ -54,6 +56,8 @@ class Orders:
     """host, port: of the server. authority: its certificate, PEM, with which TLS is spoken; empty for plain HTTP.
 
     token: join token for all. first, count: numbers of the nodes. heartbeat_s: between two of an agent's.
+    task_runs_s: how long each task runs; 0: for ever. starts: a folder, in which a file gets a line for each start of
+    Chronos' tasks: the nominal time and that at which the agent was told, UTC milliseconds.
     """
 
     host: str
@@ -63,6 +67,8 @@ class Orders:
     authority: str = ""
     token: str = ""
     heartbeat_s: float = HEARTBEAT_S
+    task_runs_s: float = 0.0
+    starts: str = ""
 
 
 def node_info(number: int) -> NodeInfo:
@@ -98,6 +104,14 @@ class Counted:
 
     open: int = 0
     acknowledged: int = 0
+    starts: TextIO | None = None
+
+    def started(self, told_ms: int, items: Iterable[Assignment]) -> None:
+        """Notes when these were told."""
+        if self.starts is not None:
+            nominal = (item.environment.get("CHRONOS_JOB_RUN_TIME", "") for item in items)
+            self.starts.write("".join(f"{one} {told_ms}\n" for one in nominal if one))
+            self.starts.flush()
 
     async def tell(self) -> None:
         """For ever."""
@@ -115,6 +129,7 @@ class EmulatedAgent(asyncio.Protocol):
         self._info = info
         self._host = f"{orders.host}:{orders.port}"
         self._heartbeat_s = orders.heartbeat_s
+        self._task_runs_s = orders.task_runs_s
         self._counted = counted
         self._loop = asyncio.get_running_loop()
         self._data = b""
@@ -202,7 +217,8 @@ class EmulatedAgent(asyncio.Protocol):
 
     def _run(self, message: Assignments) -> None:
         """Everything starts and stops at once."""
-        news = []
+        told_ms = time.time_ns() // 1_000_000
+        news, started = [], []
         for item in message.items:
             known = self._statuses.get(item.task)
             if item.desired in (Desired.STOPPED, Desired.REMOVED):
@@ -214,6 +230,22 @@ class EmulatedAgent(asyncio.Protocol):
                     task=item.task, state=TaskState.RUNNING, sequence=1, external_id=str(os.getpid())
                 )
                 news.append(self._statuses[item.task])
+                started.append(item)
+        if news:
+            self._send(Statuses(items=tuple(news)))
+        if started:
+            self._counted.started(told_ms, started)
+            if self._task_runs_s:
+                self._loop.call_later(self._task_runs_s, self._end, [item.task for item in started])
+
+    def _end(self, tasks: list[str]) -> None:
+        """Those that still run have ended well."""
+        finished = Exit(outcome=Outcome.FINISHED, code=0)
+        news = [
+            Status(task=task, state=TaskState.REMOVED, sequence=2, exit=finished)
+            for task in tasks
+            if self._statuses.pop(task, None) is not None
+        ]
         if news:
             self._send(Statuses(items=tuple(news)))
 
@@ -244,6 +276,8 @@ class Emulator:
         self.counted = Counted()
 
     async def run(self) -> None:
+        if self._orders.starts:
+            self.counted.starts = (Path(self._orders.starts) / str(self._orders.first)).open("w")
         numbers = range(self._orders.first, self._orders.first + self._orders.count)
         contexts: dict[int, ssl.SSLContext] = {}
         if self._orders.authority:

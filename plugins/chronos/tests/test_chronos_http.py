@@ -13,7 +13,7 @@ from served_api import ServedApi
 
 from orlop.testing.harness import Cluster
 from orlop_chronos.framework import Chronos
-from orlop_chronos.http import application
+from orlop_chronos.http import application, calls
 from orlop_chronos.settings import Config
 
 V2 = "/scheduler"
@@ -331,3 +331,14 @@ def test_any_definition_is_stored_or_refused(
 def test_any_request_is_answered(shared: Api, method: str, path: list[str], body: bytes) -> None:
     response = shared.call(method, "/" + "/".join(path), body)
     assert response.status_code < 500, response.text
+
+
+def test_lists_are_whole_though_others_have_their_turn_in_between(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "AT_A_STRETCH", 2)
+    names = [f"job-{number}" for number in range(5)]
+    for name in reversed(names):
+        api.put(name)
+    assert [job["name"] for job in api.read(f"{V3}/jobs")] == names
+    assert [job["name"] for job in api.read(f"{V3}/jobs/summary")["jobs"]] == names
+    assert [job["name"] for job in api.read(f"{V3}/jobs/search?name=JOB&offset=1&limit=3")] == names[1:4]
+    assert len(api.call("GET", f"{V3}/graph/csv").text.splitlines()) == 5

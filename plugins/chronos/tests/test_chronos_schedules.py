@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop_chronos import instants, schedules
+from orlop_chronos.documents import JobRecord
+from orlop_chronos.model import Job
 from orlop_chronos.periods import Period, PeriodError
-from orlop_chronos.schedules import Moment, Repeating, ScheduleError, parse, render
+from orlop_chronos.schedules import Moment, Repeating, ScheduleError, Trigger, parse, render
+from orlop_chronos.triggers import trigger_of
 
 NOW_MS = 1_600_000_000_000
 ALL_ZONES = sorted(zoneinfo.available_timezones())
@@ -400,3 +403,14 @@ def test_as_a_trigger_of_apscheduler(zone: str, start: datetime, period: str, re
         assert len(fired) <= repeats
     numbered = [trigger.moment(number) for number in range(repeats)]
     assert fired == sorted({moment.at_ms for moment in numbered if moment})
+
+
+def test_jobs_whose_schedules_say_the_same_share_one_trigger() -> None:
+    def trigger(schedule: str, since_ms: int) -> Trigger | None:
+        job = Job(name=f"job-{since_ms}", schedule=schedule)
+        return trigger_of(JobRecord(job=job, uid="", created_ms=0, since_ms=since_ms))
+
+    assert trigger("R/2030-01-01T00:00:00Z/P1D", 1_000) is trigger("R/2030-01-01T00:00:00Z/P1D", 2_000)
+    for schedule in ("R//P1D", "@daily"):
+        assert trigger(schedule, 1_000) is not trigger(schedule, 2_000)
+    assert trigger("", 1_000) is None

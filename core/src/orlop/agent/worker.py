@@ -27,6 +27,11 @@ from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, ProbeResult, 
 KILL_AGAIN_MS: Final = 5_000
 REPORT_AGAIN_MS: Final = 2_000
 RESEND: Final = "resend"
+#: States that a task passes through, most often within milliseconds. The server is told of one that lasts so long:
+#: each status costs it a commit.
+PASSING: Final = frozenset({TaskState.PREPARING, TaskState.PREPARED, TaskState.STARTING})
+PASSING_TOLD_AFTER_MS: Final = 100
+PASSED: Final = "passing"
 #: What the names of timers begin with that wait for a server; ids of tasks have no slash.
 ALONE: Final = "alone/"
 
@@ -183,6 +188,7 @@ class Worker:
         self._strangers: dict[str, str] = {}
         self._epoch = epoch or Epoch(0, 0)
         self._resend_set = False
+        self._passing: dict[str, None] = {}
         self._alone = True
         self._times_alone = 0
         #: Tasks whose start waits for a server's word.
@@ -206,10 +212,18 @@ class Worker:
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """What to do about it, in this order."""
         effects = list(self._dispatch(event, now))
-        saved = (effect.record for effect in effects if isinstance(effect, Save))
-        news = tuple(record.status for record in saved if record.unacknowledged)
+        news = []
+        passing = bool(self._passing)
+        for effect in effects:
+            if isinstance(effect, Save) and effect.record.unacknowledged:
+                if effect.record.status.state in PASSING:
+                    self._passing[effect.record.assignment.task] = None
+                else:
+                    news.append(effect.record.status)
         if news:
-            effects.append(Tell(news))
+            effects.append(Tell(tuple(news)))
+        if self._passing and not passing:
+            effects.append(SetTimer(PASSED, PASSING_TOLD_AFTER_MS))
         if self._unacknowledged and not self._resend_set:
             self._resend_set = True
             effects.append(SetTimer(RESEND, REPORT_AGAIN_MS))
@@ -487,10 +501,20 @@ class Worker:
             if self._unacknowledged:
                 yield Tell(tuple(self._records[task].status for task in self._unacknowledged))
             return
+        if event.token == PASSED:
+            yield from self._tell_passing()
+            return
         record = self._records.get(event.token)
         if record is not None and record.live and record.to_stop:
             yield KillNow(record.assignment.spec.runtime, event.token)
             yield SetTimer(event.token, KILL_AGAIN_MS)
+
+    def _tell_passing(self) -> Iterator[Effect]:
+        """Of the tasks that were passing through a state, those that still do."""
+        tasks, self._passing = self._passing, {}
+        records = [self._records[task] for task in tasks if task in self._unacknowledged]
+        if statuses := tuple(record.status for record in records if record.status.state in PASSING):
+            yield Tell(statuses)
 
     # Helpers
 

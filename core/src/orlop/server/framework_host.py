@@ -73,6 +73,7 @@ class FrameworkHost:
         self._refusal = refusal
         self._condition = threading.Condition()
         self._changed = EVERYTHING
+        self._keys: set[str] = set()
         self._commands: list[tuple[Command, Done]] = []
         self._generation = 0
         self._status = FrameworkStatus(name=self.name, plugin=plugin, state="running")
@@ -110,13 +111,14 @@ class FrameworkHost:
     def notify(self, effect: Notify) -> None:
         """Its tasks or the nodes may have changed."""
         with self._condition:
+            self._keys |= effect.keys  # apart: thousands may come while a handler runs
             before = self._changed
-            self._changed = attrs.evolve(
-                before,
-                keys=before.keys | effect.keys,
-                nodes=before.nodes or effect.nodes,
-                rejected={**before.rejected, **effect.rejected} if effect.rejected else before.rejected,
-            )
+            if effect.nodes or effect.rejected:
+                self._changed = attrs.evolve(
+                    before,
+                    nodes=before.nodes or effect.nodes,
+                    rejected={**before.rejected, **effect.rejected},
+                )
             self._condition.notify_all()
 
     def wake(self, token: str) -> None:
@@ -178,11 +180,12 @@ class FrameworkHost:
                 pause_ms = self._resume_at_ms - self._clock().monotonic_ms
                 if pause_ms > 0:
                     self._condition.wait(pause_ms / 1000)
-                elif self._changed != Changed() or self._commands:
+                elif self._keys or self._commands or self._changed != Changed():
                     break
                 else:
                     self._condition.wait()
-            changed, self._changed = self._changed, Changed()
+            changed = attrs.evolve(self._changed, keys=frozenset(self._keys))
+            self._changed, self._keys = Changed(), set()
             commands = self._commands[:COMMANDS_PER_RUN_MAX]
             del self._commands[: len(commands)]
             self._busy_since_ms = self._clock().monotonic_ms

@@ -134,11 +134,13 @@ class _Collected:
     def __init__(self, runner: FrameworkRunner, state: State) -> None:
         self._runner = runner
         self._state = state
+        self._newest = state
         self._name = runner.framework.name
         self._asks: dict[str, Request] = {}
         self._kills: dict[str, KillKey] = {}
         self._withdrawals: dict[str, None] = {}
         self._objects: dict[tuple[str, str], StoredObject | None] = {}
+        self._unseen: dict[tuple[str, str], None] = {}
         self._emitted: list[Emit] = []
         self.replies: dict[str, Any] = {}
         self.wakeups: dict[str, int | None] = {}
@@ -156,8 +158,10 @@ class _Collected:
                     self._withdrawals[action.key] = None
                 case Put():
                     self._objects[action.kind, action.id] = self._runner.store(action.kind, action.value)
+                    self._unseen[action.kind, action.id] = None
                 case Delete():
                     self._objects[action.kind, action.id] = None
+                    self._unseen[action.kind, action.id] = None
                 case WakeAt():
                     self.wakeups[action.token] = action.utc_ms
                 case Emit():
@@ -188,18 +192,31 @@ class _Collected:
         )
 
     def state(self) -> State:
-        """The state with the objects put and deleted so far."""
-        own = self._state.framework(self._name)
+        """The state with the objects put and deleted so far. Costs what has come since it was last asked for."""
+        if not self._unseen:
+            return self._newest
+        own = self._newest.framework(self._name)
         objects = own.objects
-        for (kind, object_id), stored in self._objects.items():
+        for kind, object_id in self._unseen:
+            stored = self._objects[kind, object_id]
             of_kind = objects.get(kind) or Map()
             if stored is not None:
                 of_kind = of_kind.set(object_id, stored)
             elif object_id in of_kind:
                 of_kind = of_kind.delete(object_id)
             objects = objects.set(kind, of_kind)
+        self._unseen.clear()
         changed: FrameworkState = attrs.evolve(own, objects=objects)
-        return attrs.evolve(self._state, frameworks=self._state.frameworks.set(self._name, changed))
+        self._newest = attrs.evolve(self._newest, frameworks=self._newest.frameworks.set(self._name, changed))
+        return self._newest
+
+    def _frees_records(self, changed: Changed) -> bool:
+        """Does the cursor have to move although nothing else is to be written? Only what has ended waits for it: its
+        record is kept until its owner has seen the end. A commit for each state on the way there would be for nothing.
+        """
+        state = self._state
+        newest = state.ended.get(state.ended_next - 1)
+        return bool(changed.keys) and newest is not None and newest[0] > state.framework(self._name).cursor
 
     def actions(self, now: Now, changed: Changed) -> FrameworkActions | None:
         log = tuple(
@@ -208,7 +225,7 @@ class _Collected:
             if one.type
         )
         nothing = not (self._asks or self._kills or self._withdrawals or self._objects or self._emitted)
-        if nothing and not self.replies and not changed.keys and not changed.everything:
+        if nothing and not self.replies and not changed.everything and not self._frees_records(changed):
             return None
         return FrameworkActions(
             framework=self._name,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from orlop.framework import Action, Changed, Framework, Refused, Reply, View, WakeAt
 from orlop_chronos import documents
@@ -24,6 +24,9 @@ from orlop_chronos.errors import ChronosError
 from orlop_chronos.executing import execute
 from orlop_chronos.notices import Notice
 from orlop_chronos.settings import Config
+
+#: Times in the heap that do not count any more, at most, beside as many as do count.
+FORGOTTEN_KEPT: Final = 1_000
 
 
 class Chronos(Framework):
@@ -97,6 +100,9 @@ class Chronos(Framework):
         elif self._next.get(name) != at_ms:
             self._next[name] = at_ms
             heapq.heappush(self._heap, (at_ms, name))
+            if len(self._heap) > 2 * len(self._next) + FORGOTTEN_KEPT:
+                self._heap = [(at_ms, name) for name, at_ms in self._next.items()]
+                heapq.heapify(self._heap)
 
     def _earliest(self) -> int | None:
         while self._heap and self._next.get(self._heap[0][1]) != self._heap[0][0]:

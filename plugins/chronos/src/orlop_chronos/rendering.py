@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -12,7 +13,7 @@ from orlop_chronos import instants, schedules
 from orlop_chronos.documents import JobRecord, Progress, RunState
 from orlop_chronos.model import ADDED, Counters, Job
 from orlop_chronos.reading import json_name, members
-from orlop_chronos.triggers import Due
+from orlop_chronos.triggers import trigger_of
 
 #: Members of Chronos that are left out when they say nothing.
 OPTIONAL: Final = frozenset(
@@ -28,35 +29,60 @@ _COUNTERS_BEFORE: Final = {
 }
 
 
+def _in_order() -> Iterator[str]:
+    """Names in JSON of Chronos' own members."""
+    for name, field in members(Job):
+        if not field.metadata.get(ADDED):
+            yield from _COUNTERS_BEFORE.get(field.name, ())
+            yield name
+
+
+# A list of all jobs must not cost a look at each attribute of each of them: the values of a job are read at once, and
+# only those are looked at that are not plain already.
+_MEMBERS: Final = dict(members(Job))
+_ORDER: Final[dict[str, Any]] = dict.fromkeys(_in_order())
+_OWN: Final = tuple(name for name in _ORDER if name in _MEMBERS)
+_own_values: Final = operator.attrgetter(*(_MEMBERS[name].name for name in _OWN))
+_LISTS: Final = tuple(name for name in _OWN if isinstance(_MEMBERS[name].default, tuple))
+_LEFT_OUT: Final = tuple(name for name in _OWN if _MEMBERS[name].name in OPTIONAL)
+_ADDED: Final = tuple(name for name, field in _MEMBERS.items() if field.metadata.get(ADDED))
+_added_values: Final = operator.attrgetter(*(_MEMBERS[name].name for name in _ADDED))
+_ADDED_DEFAULTS: Final = tuple(_MEMBERS[name].default for name in _ADDED)
+
+
 def job(record: JobRecord, progress: Progress) -> dict[str, Any]:
     """A job as `/job/<name>` and `/jobs` show it."""
-    counters = _counters(progress.counters)
-    shown: dict[str, Any] = {}
-    for name, field in members(Job):
-        for counter in _COUNTERS_BEFORE.get(field.name, ()):
-            shown[counter] = counters[counter]
-        value = getattr(record.job, field.name)
-        if field.metadata.get(ADDED):
-            if value != field.default:
-                shown[name] = _plain(value)
-        elif field.name not in OPTIONAL or value:
-            shown[name] = _plain(value)
+    shown = _ORDER.copy()
+    shown.update(zip(_OWN, _own_values(record.job), strict=True))
+    shown.update(_counters(progress.counters))
+    for name in _LISTS:
+        shown[name] = _plain(shown[name]) if shown[name] else []
+    if shown["container"] is not None:
+        shown["container"] = _plain(shown["container"])
     if not record.job.parents:
         shown["schedule"] = schedule(record, progress)
-        shown["scheduleTimeZone"] = record.job.schedule_time_zone
+    always = ("schedule", "scheduleTimeZone") if not record.job.parents else ()
+    for name in _LEFT_OUT:
+        if not shown[name] and name not in always:
+            del shown[name]
+    added = _added_values(record.job)
+    if added != _ADDED_DEFAULTS:
+        for name, value, default in zip(_ADDED, added, _ADDED_DEFAULTS, strict=True):
+            if value != default:
+                shown[name] = _plain(value)
     return shown
 
 
 def schedule(record: JobRecord, progress: Progress) -> str:
     """With the next start and the runs that are left; empty for a job with parents."""
-    due = Due.of(record)
-    if due is None:
+    trigger = trigger_of(record)
+    if trigger is None:
         return ""
     text = record.job.schedule
-    if progress.left == 0 and due.trigger.repeats != 0:
-        last = progress.upcoming or due.trigger.moment(max((due.trigger.repeats or 1) - 1, 0))
-        return schedules.render(text, due.trigger, last, 0)
-    return schedules.render(text, due.trigger, progress.upcoming, progress.left)
+    if progress.left == 0 and trigger.repeats != 0:
+        last = progress.upcoming or trigger.moment(max((trigger.repeats or 1) - 1, 0))
+        return schedules.render(text, trigger, last, 0)
+    return schedules.render(text, trigger, progress.upcoming, progress.left)
 
 
 def summary(record: JobRecord, progress: Progress, states: Sequence[RunState]) -> dict[str, Any]:

@@ -24,6 +24,18 @@ def _parsed(text: str, zone: str, since_ms: int) -> Trigger:
     return schedules.parse(text, zone, since_ms)
 
 
+def trigger_of(record: JobRecord) -> Trigger | None:
+    """The job's schedule as it stands in its definition. None for a job with parents.
+
+    Jobs whose schedules say the same share one: only an empty start and a crontab line depend on when they were given.
+    """
+    job = record.job
+    if job.parents or not job.schedule:
+        return None
+    says_all = job.schedule[0] in "Rr" and "//" not in job.schedule
+    return _parsed(job.schedule, job.schedule_time_zone, 0 if says_all else record.since_ms)
+
+
 @attrs.frozen
 class Due:
     """A job's due times. trigger: its schedule. excluded: dates and names of days, in capitals."""
@@ -36,11 +48,11 @@ class Due:
     @classmethod
     def of(cls, record: JobRecord) -> Due | None:
         """None for a job with parents."""
-        job = record.job
-        if job.parents or not job.schedule:
+        job, trigger = record.job, trigger_of(record)
+        if trigger is None:
             return None
         return cls(
-            trigger=_parsed(job.schedule, job.schedule_time_zone, record.since_ms),
+            trigger=trigger,
             excluded=frozenset(day.upper() for day in job.exclude),
             jitter_ms=round(job.jitter * 1000),
             name=job.name,

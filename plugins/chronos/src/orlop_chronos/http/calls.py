@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from orlop.server.routing import Host
 
 Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
+
+#: Jobs that are looked at before other requests have their turn: a few milliseconds.
+AT_A_STRETCH: Final = 250
 
 _NOTHING: Final = Progress()
 
@@ -110,6 +114,14 @@ class Jobs:
         """In order."""
         return list(self.view.objects(documents.JOB))
 
+    async def all(self) -> AsyncIterator[tuple[JobRecord, Progress]]:
+        """Every job, in the order of names. Others have their turn in between: there may be a great many."""
+        progress = self.view.objects(documents.PROGRESS)
+        for number, (name, record) in enumerate(self.view.objects(documents.JOB).items(), 1):
+            yield record, progress.get(name, _NOTHING)
+            if number % AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
+
     def record(self, name: str) -> JobRecord:
         """Raises ChronosError for an unknown job."""
         found: JobRecord | None = self.view.objects(documents.JOB).get(name)
@@ -131,13 +143,22 @@ class Jobs:
         return [run for number in numbers if (run := self.run(name, number)) is not None]
 
     def open_states(self, name: str) -> list[RunState]:
-        progress = self.progress(name)
+        return self.states(name, self.progress(name))
+
+    def states(self, name: str, progress: Progress) -> list[RunState]:
+        """Of the job's open runs."""
         return [run.state for number in progress.open_runs if (run := self.run(name, number)) is not None]
 
 
 def answer(value: Any, *, status: int = 200) -> web.Response:
     """A JSON answer, on one line."""
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+async def answer_list(items: AsyncIterator[Any], before: bytes = b"[", after: bytes = b"]") -> web.Response:
+    """A JSON list, which may be long: each item is made to text at once, so that no more than the text is kept."""
+    parts = [orjson.dumps(item) async for item in items]
+    return web.Response(body=before + b",".join(parts) + after, content_type="application/json")
 
 
 def text(value: str) -> web.Response:

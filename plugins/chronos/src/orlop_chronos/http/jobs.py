@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from aiohttp import web
 
 from orlop_chronos import orders, reading, rendering
+from orlop_chronos.documents import JobRecord, Progress
 from orlop_chronos.errors import ChronosError, bad_request
-from orlop_chronos.http.calls import Call, answer, done, text
+from orlop_chronos.http.calls import Call, answer, answer_list, done, text
 from orlop_chronos.model import Job
 
 MOST_FOUND = 1_000
@@ -18,19 +20,25 @@ MOST_UPCOMING = 1_000
 async def listing(call: Call) -> web.StreamResponse:
     """In this list alone `uris` and `fetch` mirror each other (Chronos)."""
     jobs = await call.jobs()
-    shown = [rendering.job(jobs.record(name), jobs.progress(name)) for name in jobs.names()]
-    for job in shown:
-        if job["fetch"]:
-            job["uris"] = [fetch["uri"] for fetch in job["fetch"]]
-        elif job["uris"]:
-            job["fetch"] = [{"uri": uri, "executable": False, "cache": False, "extract": True} for uri in job["uris"]]
-    return answer(shown)
+    return await answer_list(_listed(record, progress) async for record, progress in jobs.all())
+
+
+def _listed(record: JobRecord, progress: Progress) -> dict[str, Any]:
+    job = rendering.job(record, progress)
+    if job["fetch"]:
+        job["uris"] = [fetch["uri"] for fetch in job["fetch"]]
+    elif job["uris"]:
+        job["fetch"] = [{"uri": uri, "executable": False, "cache": False, "extract": True} for uri in job["uris"]]
+    return job
 
 
 async def summary(call: Call) -> web.StreamResponse:
     jobs = await call.jobs()
-    rows = [rendering.summary(jobs.record(name), jobs.progress(name), jobs.open_states(name)) for name in jobs.names()]
-    return answer({"jobs": rows})
+    rows = (
+        rendering.summary(record, progress, jobs.states(record.job.name, progress))
+        async for record, progress in jobs.all()
+    )
+    return await answer_list(rows, b'{"jobs":[', b"]}")
 
 
 async def search(call: Call) -> web.StreamResponse:
@@ -39,9 +47,16 @@ async def search(call: Call) -> web.StreamResponse:
     limit = min(call.number("limit", 10), MOST_FOUND)
     offset = call.number("offset", 0)
     parts = [call.value(parameter).casefold() for parameter in ("name", "command", "any")]
-    found = [name for name in jobs.names() if _matches(jobs.record(name).job, *parts)]
-    page = found[offset : offset + limit]
-    return answer([rendering.job(jobs.record(name), jobs.progress(name)) for name in page])
+    matching = 0
+    page = []
+    async for record, progress in jobs.all():
+        if matching == offset + limit:
+            break
+        if _matches(record.job, *parts):
+            matching += 1
+            if matching > offset:
+                page.append(rendering.job(record, progress))
+    return answer(page)
 
 
 def _matches(job: Job, name: str, command: str, either: str) -> bool:
