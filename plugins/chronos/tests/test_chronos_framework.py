@@ -178,7 +178,16 @@ def test_what_is_in_time_and_replaced_by_a_later_run_is_not_called_too_late() ->
     assert (late.count, late.reason) == (3, "missed, and too late to be made up for (PT2H)")
     assert (replaced.count, replaced.reason) == (1, "missed, and one later run stands for all")
     assert replaced.nominal_ms == late.nominal_ms + 3 * 3_600_000
-    assert cluster.progress("a").left == 5, "only what is too late is used up, and the run"
+    assert cluster.progress("a").left == 4, "with epsilon each due time is used up"
+
+
+def test_with_epsilon_so_many_due_times_are_so_many_whatever_stands_for_them() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R3/2023-11-13T00:00:00Z/PT1H", epsilon="P9D", overlap="allow")
+    last, skipped = cluster.runs("a")[::-1]
+    assert (skipped.count, skipped.reason) == (2, "missed, and one later run stands for all")
+    assert last.nominal_ms - skipped.nominal_ms == 2 * 3_600_000
+    assert cluster.progress("a").left == 0
 
 
 def test_no_more_is_due_than_the_schedule_says() -> None:

@@ -152,6 +152,13 @@ def test_search(api: Api) -> None:
     assert api.call("GET", f"{V3}/jobs/search?limit=x").status_code == 400
 
 
+@pytest.mark.parametrize(("prefix", "extract"), [(V2, False), (V3, True)])
+def test_what_is_fetched_is_unpacked_by_default_in_chronos_3_alone(api: Api, prefix: str, extract: bool) -> None:
+    api.put("a", prefix, fetch=[{"uri": "http://x/a.tgz"}, {"uri": "http://x/b.tgz", "extract": not extract}])
+    (job,) = api.read(f"{prefix}/jobs")
+    assert [one["extract"] for one in job["fetch"]] == [extract, not extract]
+
+
 def test_statistics_and_history(api: Api) -> None:
     api.put("a")
     api.on_loop(lambda cluster: cluster.advance(5))

@@ -364,6 +364,7 @@ def _fire(desk: Desk, record: JobRecord) -> None:
         replaced = due.count(first, last, MOST_COUNTED) - len(chosen)
         if replaced > 0:
             _pass_over(desk, record, first, replaced, _why_not_made_up_for(job, most))
+            used += replaced if job.epsilon else 0
     _move_on(desk, job, due, last, used + len(chosen))
     for moment in chosen:
         late = desk.now_ms - due.starts_ms(moment) > LATE_MS

@@ -39,9 +39,11 @@ _AT_LEAST_ONE: Final = frozenset({"retry_backoff"})
 
 @attrs.frozen(kw_only=True)
 class Defaults:
-    """What fills gaps. epsilon: of Chronos 2's clients only; empty for none. cpus; mem, disk: MiB. retry_delay: s."""
+    """What fills gaps. epsilon: of Chronos 2's clients only; empty for none. extract: of what is fetched, which Chronos
+    2 left as it was. cpus; mem, disk: MiB. retry_delay: s."""
 
     epsilon: str = ""
+    extract: bool = True
     cpus: float = 0.1
     mem: float = 128.0
     disk: float = 256.0
@@ -79,6 +81,10 @@ def read_job(document: Mapping[str, Any], now_ms: int, defaults: Defaults) -> De
     for name in ("cpus", "mem", "disk"):
         if filled.get(name) in (None, 0, "", "0"):
             filled[name] = getattr(defaults, name)
+    if isinstance(filled.get("fetch"), list):
+        filled["fetch"] = [
+            {"extract": defaults.extract, **one} if isinstance(one, dict) else one for one in filled["fetch"]
+        ]
     if isinstance(container := filled.get("container"), dict) and not container.get("image"):
         del filled["container"]
     job = reader.record(Job, filled, "")

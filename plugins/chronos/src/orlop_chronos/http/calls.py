@@ -32,15 +32,17 @@ _NOTHING: Final = Progress()
 
 @attrs.frozen
 class Dialect:
-    """prefix: of its paths. names: what a new job may be called. epsilon: does it know of one by default?"""
+    """prefix: of its paths. names: what a new job may be called. epsilon: does it know of one by default?
+    extract: is what is fetched unpacked by default?"""
 
     prefix: str
     names: re.Pattern[str]
     epsilon: bool
+    extract: bool
 
 
-V2: Final = Dialect(prefix="/scheduler", names=reading.NAMES_V2, epsilon=True)
-V3: Final = Dialect(prefix="/v1/scheduler", names=reading.NAMES_V3, epsilon=False)
+V2: Final = Dialect(prefix="/scheduler", names=reading.NAMES_V2, epsilon=True, extract=False)
+V3: Final = Dialect(prefix="/v1/scheduler", names=reading.NAMES_V3, epsilon=False, extract=True)
 
 
 @attrs.frozen

@@ -95,6 +95,7 @@ async def read_definition(call: Call, document: dict[str, object]) -> reading.De
     settings = call.settings
     defaults = reading.Defaults(
         epsilon=settings.task_epsilon if call.dialect.epsilon else "",
+        extract=call.dialect.extract,
         cpus=settings.task_cpus,
         mem=settings.task_mem,
         disk=settings.task_disk,
