@@ -33,10 +33,10 @@ def _recorded_successes(case: Case, parent: str) -> list[int]:
 
 def _missed(case: Case, successes: dict[str, list[int]], due: list[int]) -> Iterator[str]:
     """All parents had succeeded since it was last due, and it was not due until later, or never."""
-    (created,) = case.orders(Kind.CREATE)[:1]
-    if created.answered_ms is None or case.orders(Kind.DISABLE, Kind.DELETE):
+    created = [order.answered_ms for order in case.orders(Kind.CREATE) if order.answered_ms is not None]
+    if not created or case.orders(Kind.DISABLE, Kind.DELETE):
         return
-    edges = [created.answered_ms, *due]
+    edges = [created[0], *due]
     for before_ms, until_ms in zip(edges, [*due, case.cut_off_ms], strict=True):
         first = [next((one for one in times if one > before_ms), None) for times in successes.values()]
         complete = [one for one in first if one is not None]
