@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 
 from chaos.evidence import Kind
@@ -15,12 +16,23 @@ def check(case: Case) -> Iterator[str]:
         return
     successes = {parent: _recorded_successes(case, parent) for parent in case.job.parents}
     due = sorted(run.nominal_ms for run in case.history or () if run.cause == "parent")
-    for before_ms, at_ms in zip([0, *due], due, strict=False):
-        for parent, times in successes.items():
-            if not any(before_ms < one <= at_ms for one in times):
-                yield f"due at {at_ms}, and {parent} had not succeeded since {before_ms}"
+    for parent, times in successes.items():
+        yield from _too_often(parent, times, due)
     yield from _missed(case, successes, due)
     yield from _too_early(case)
+
+
+def _too_often(parent: str, successes: list[int], due: list[int]) -> Iterator[str]:
+    """Due times that use up what was used up before. Several successes may be known in the same millisecond."""
+    left, before_ms = deque(successes), 0
+    for at_ms in due:
+        if not left or left[0] > at_ms:
+            yield f"due at {at_ms}, and {parent} had not succeeded since {before_ms}"
+        while left and left[0] < at_ms:
+            left.popleft()
+        if left and left[0] == at_ms:
+            left.popleft()
+        before_ms = at_ms
 
 
 def _recorded_successes(case: Case, parent: str) -> list[int]:
