@@ -551,12 +551,15 @@ def family(child_due: list[int], parents: dict[str, list[int]], **members: Any) 
 
 def test_a_child_after_its_parents_is_passed() -> None:
     assert family([at(3), at(6)], {"p": [at(1), at(2), at(5)], "q": [at(3), at(6)]}) == ""
+    assert family([at(3), at(3)], {"p": [at(3), at(3)]}) == "", "two successes in the same millisecond"
 
 
 @pytest.mark.parametrize(
     ("due", "parents", "reason"),
     [
         ([at(3), at(4)], {"p": [at(3)]}, "had not succeeded since"),
+        ([at(3), at(3)], {"p": [at(3)]}, "had not succeeded since"),
+        ([at(2)], {"p": [at(3)]}, "had not succeeded since 0"),
         ([at(3), at(4)], {"p": [at(3), at(4)], "q": [at(2)]}, "q had not succeeded since"),
         ([at(3), at(4)], {"p": [at(3)]}, "p had not ended so often"),
         ([at(3)], {"p": [at(3), at(5)]}, f"all parents had succeeded at {at(5)}, and it was not due"),

@@ -32,6 +32,9 @@ GONE_AFTER_S: Final = 40
 TROUBLE_S: Final = (0.5, 8.0)
 PAUSE_S: Final = (0.5, 3.0)
 POWER_FAILS_AFTER_S: Final = (5.0, 20.0)
+#: Without power while everything is broken; then servers and their store are left alone.
+IN_TROUBLE_S: Final = (5.0, 30.0)
+GIVEN_UP_WITHIN_S: Final = 3 * GONE_AFTER_S
 POWER_LASTS_S: Final = (30.0, 60.0)
 ANSWER_WITHIN_S: Final = 6.0
 CONVERGED_WITHIN_S: Final = 90.0
@@ -106,6 +109,7 @@ class Cluster:
         self.power_failures: list[PowerFailure] = []
         self.done: list[str] = []
         self.over = threading.Event()
+        self._calm = threading.Event()
 
     def chance(self) -> random.Random:
         """For one thread."""
@@ -207,6 +211,9 @@ class Cluster:
         """One of these at a time, for a while."""
         chance = self.chance()
         while time.monotonic() < until and not self.over.is_set():
+            if self._calm.is_set() and things is not self.agents:
+                self.over.wait(PAUSE_S[0])
+                continue
             thing = chance.choice(things)
             kind = chance.choice(["kill", "stop", "cut_off", "cut_incoming", "unplug"])
             for_s = chance.uniform(*TROUBLE_S)
@@ -239,7 +246,11 @@ class Cluster:
             self.spare.lose_power()
             killed_ms = utc_ms()
             began = time.monotonic()
-            wait_until(lambda: self.node_states().get(SPARE) == "gone", f"it is given up; {self.logs()}", 600)
+            # Each new leader counts a node's silence anew, and none leads long enough while they are broken.
+            self.over.wait(chance.uniform(*IN_TROUBLE_S))
+            self._calm.set()
+            wait_until(lambda: self.node_states().get(SPARE) == "gone", "it is given up", GIVEN_UP_WITHIN_S)
+            self._calm.clear()
             self.over.wait(chance.uniform(0, 5))
             self.spare.host.mend()
             until_ms = utc_ms()

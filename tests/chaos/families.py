@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 
 from chaos.evidence import Kind
@@ -15,12 +16,23 @@ def check(case: Case) -> Iterator[str]:
         return
     successes = {parent: _recorded_successes(case, parent) for parent in case.job.parents}
     due = sorted(run.nominal_ms for run in case.history or () if run.cause == "parent")
-    for before_ms, at_ms in zip([0, *due], due, strict=False):
-        for parent, times in successes.items():
-            if not any(before_ms < one <= at_ms for one in times):
-                yield f"due at {at_ms}, and {parent} had not succeeded since {before_ms}"
+    for parent, times in successes.items():
+        yield from _too_often(parent, times, due)
     yield from _missed(case, successes, due)
     yield from _too_early(case)
+
+
+def _too_often(parent: str, successes: list[int], due: list[int]) -> Iterator[str]:
+    """Due times that use up what was used up before. Several successes may be known in the same millisecond."""
+    left, before_ms = deque(successes), 0
+    for at_ms in due:
+        if not left or left[0] > at_ms:
+            yield f"due at {at_ms}, and {parent} had not succeeded since {before_ms}"
+        while left and left[0] < at_ms:
+            left.popleft()
+        if left and left[0] == at_ms:
+            left.popleft()
+        before_ms = at_ms
 
 
 def _recorded_successes(case: Case, parent: str) -> list[int]:
@@ -33,10 +45,10 @@ def _recorded_successes(case: Case, parent: str) -> list[int]:
 
 def _missed(case: Case, successes: dict[str, list[int]], due: list[int]) -> Iterator[str]:
     """All parents had succeeded since it was last due, and it was not due until later, or never."""
-    (created,) = case.orders(Kind.CREATE)[:1]
-    if created.answered_ms is None or case.orders(Kind.DISABLE, Kind.DELETE):
+    created = [order.answered_ms for order in case.orders(Kind.CREATE) if order.answered_ms is not None]
+    if not created or case.orders(Kind.DISABLE, Kind.DELETE):
         return
-    edges = [created.answered_ms, *due]
+    edges = [created[0], *due]
     for before_ms, until_ms in zip(edges, [*due, case.cut_off_ms], strict=True):
         first = [next((one for one in times if one > before_ms), None) for times in successes.values()]
         complete = [one for one in first if one is not None]

@@ -13,8 +13,18 @@ say() {
     echo "$1 $now $who $2" >>"$folder/$HOST"
 }
 
-trap 'say stopped 143; exit 143' TERM
+stop() {
+    trap '' TERM
+    say stopped 143
+    exit 143
+}
+
+# Whoever is stopped has begun.
+stopped=
+trap 'stopped=yes' TERM
 say start 0
+trap stop TERM
+[ -z "$stopped" ] || stop
 sleep "$seconds" &
 wait $!
 code=0
