@@ -245,3 +245,7 @@ def test_numbers_that_make_no_sense_are_refused(author: pytest.Pytester) -> None
     result = run(author)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*ValueError: seeds: expected at least one"])
+    author.makepyfile("def test_it(orlop_simulation): orlop_simulation(None, trouble_s=3600)")
+    result = run(author)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ValueError: expected leaps=True*"])

@@ -12,10 +12,23 @@ from typing import Any
 import attrs
 import pytest
 
-from orlop.framework import Action, Ask, Framework, Kill, Outcome, Process, Put, Refused, Reply, Resources, View
+from orlop.framework import (
+    Action,
+    Ask,
+    Framework,
+    Kill,
+    Outcome,
+    Process,
+    Put,
+    Refused,
+    Reply,
+    Resources,
+    View,
+    WakeAt,
+)
 from orlop.testing.pytest_plugin import SEEDS
 from orlop.testing.scenario import Scenario, SimulatedCluster, run_scenario
-from orlop.testing.simulation.world import Broken
+from orlop.testing.simulation.world import START_UTC_MS, Broken
 
 NEEDS = Resources(cpus=0.5, mem="64MiB")
 
@@ -201,6 +214,76 @@ def test_a_handler_that_raises_breaks_the_history() -> None:
 
     with pytest.raises(Broken, match="RuntimeError: not today"):
         run_scenario(0, Raising, trouble=0)
+
+
+WEEK_MS = 7 * 86_400_000
+
+
+class Weekly(Framework):
+    """Runs its task once a week, by its wake-ups alone."""
+
+    name = "weekly"
+    documents = {"done": Wish}  # noqa: RUF012
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        done = view.objects("done").get("weeks", Wish(0)).copies
+        week = (view.now.utc_ms - START_UTC_MS) // WEEK_MS
+        if week > done:
+            yield Put("done", "weeks", Wish(week))
+            yield Ask(f"week-{week}", run=Process("work"), needs=NEEDS)
+        yield WakeAt(START_UTC_MS + (max(week, done) + 1) * WEEK_MS)
+
+
+class Weeks(Scenario):
+    def __init__(self) -> None:
+        self.started_s: dict[str, float] = {}
+        self.ended_s: dict[str, float] = {}
+
+    def frameworks(self) -> Iterable[Framework]:
+        return [Weekly()]
+
+    def spells(self, chance: random.Random) -> Iterable[float]:
+        return [week * WEEK_MS / 1000 - chance.uniform(0, 60) for week in (2, 5)]
+
+    def ends(self, framework: str, key: str, chance: random.Random) -> tuple[float, int]:
+        return 86_400, 0
+
+    def check_step(self, cluster: SimulatedCluster) -> None:
+        running = cluster.running("weekly")
+        for key in running:
+            self.started_s.setdefault(key, cluster.time_s)
+        for key in self.started_s.keys() - set(running):
+            self.ended_s.setdefault(key, cluster.time_s)
+
+    def check_end(self, cluster: SimulatedCluster) -> None:
+        assert cluster.utc_ms == START_UTC_MS + 8.5 * WEEK_MS
+        assert cluster.view("weekly").objects("done")["weeks"].copies == 8
+
+
+EIGHT_WEEKS: dict[str, Any] = {"trouble_s": 8 * WEEK_MS / 1000, "healing_s": 0.5 * WEEK_MS / 1000, "leaps": True}
+
+
+@pytest.mark.parametrize("trouble", [0, 1.0])
+def test_weeks_are_leapt_over_and_nothing_that_is_due_is(trouble: float) -> None:
+    for seed in range(3):
+        assert run_scenario(seed, Weeks, trouble=trouble, **EIGHT_WEEKS) == run_scenario(
+            seed, Weeks, trouble=trouble, **EIGHT_WEEKS
+        )
+
+
+def test_a_day_of_work_is_leapt_over_too_and_takes_its_day() -> None:
+    made: list[Weeks] = []
+
+    def make() -> Weeks:
+        made.append(Weeks())
+        return made[-1]
+
+    run_scenario(0, make, trouble=0, **EIGHT_WEEKS)
+    assert set(made[-1].ended_s) == {f"week-{week}" for week in range(1, 9)}
+    for week in range(1, 9):
+        started_s, ended_s = made[-1].started_s[f"week-{week}"], made[-1].ended_s[f"week-{week}"]
+        assert started_s == pytest.approx(week * WEEK_MS / 1000, abs=5)
+        assert ended_s == pytest.approx(started_s + 86_400, abs=5)
 
 
 def test_a_scenario_without_frameworks_is_none() -> None:

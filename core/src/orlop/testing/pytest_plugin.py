@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SEEDS: Final = 20
 LOG_ENTRIES_SHOWN: Final = 30
+LONGEST_WITHOUT_LEAPS_S: Final = 3_600
 IMPURE: Final = (
     "a handler, or the scenario, looks at more than what it is given (a clock, randomness of its own, "
     "what another instance has left)"
@@ -125,6 +126,10 @@ class SimulationRunner:
         servers: int = 3,
         nodes: int = 5,
         trouble: float = 1.0,
+        trouble_s: float = 60.0,
+        healing_s: float = 75.0,
+        leaps: bool = False,
+        begins_utc_ms: int | None = None,
     ) -> None:
         """Plays one history after another, about 0.1 s each; the first that breaks fails the test.
 
@@ -132,11 +137,21 @@ class SimulationRunner:
         seeds: which histories; by default the first N, see `--orlop-seeds`. `--orlop-seed` comes before both.
         servers, nodes: how many of each, 1 or more. Raises ValueError without any seed.
         trouble: how much of it; 1 is a few troubles to twenty in a minute, 0 is none.
+        trouble_s, healing_s: how long there may be trouble, and how long all is well thereafter, in seconds.
+        leaps: time in which nothing is under way costs nothing, so that both may be months; there are troubles then
+        that last hours, and servers' clocks that are set wrong. Raises ValueError without it for more than an hour.
+        begins_utc_ms: what clocks show at the beginning; by default a day in November 2023.
         """
+        if not leaps and trouble_s + healing_s > LONGEST_WITHOUT_LEAPS_S:
+            raise ValueError(f"expected leaps=True for a history of more than {LONGEST_WITHOUT_LEAPS_S} s")
+        lengths = {"trouble_s": trouble_s, "healing_s": healing_s, "leaps": leaps}
+        begins = {} if begins_utc_ms is None else {"begins_utc_ms": begins_utc_ms}
+
         chosen = self._only or tuple(self._default_seeds if seeds is None else seeds)
         if not chosen:
             raise ValueError("seeds: expected at least one")
-        found = self._first_failure(chosen, scenario, servers=servers, nodes=nodes, trouble=trouble)
+        options = {"servers": servers, "nodes": nodes, "trouble": trouble, **lengths, **begins}
+        found = self._first_failure(chosen, scenario, **options)
         if found is not None:
             seed, text = found
             pytest.fail(f"{text}\nonce more: pytest '{self._test}' --orlop-seed {seed}", pytrace=False)

@@ -10,11 +10,13 @@
     for seed in range(20):
         run_scenario(seed, ThreeCopies)
 
-A seed makes a history: a minute of trouble (servers are killed, held up and cut off, the store refuses and loses
-answers, networks are slow or cut, machines crash, programs die early, operators kill tasks), among which come the
-scenario's commands, and then 75 seconds in which all is well. The same seed gives the same history. What must hold of
-every framework is checked without being asked for: what was never durably decided neither starts nor stops, nothing
-starts twice, no key runs twice but where a node was given up, no node carries more than it has.
+A seed makes a history: a minute of trouble, unless another length is asked for (servers are killed, held up and cut
+off, the store refuses and loses answers, networks are slow or cut, machines crash, programs die early, operators kill
+tasks), among which come the scenario's commands, and then 75 seconds in which all is well. With `leaps` it may be
+months, of which what happens in them is simulated, and troubles come in minutes that the scenario names
+(`Scenario.spells`). The same seed gives the same history. What must hold of every framework is checked without being
+asked for: what was never durably decided neither starts nor stops, nothing starts twice, no key runs twice but where a
+node was given up, no node carries more than it has.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ import orlop
 from orlop.framework import Framework, NotAvailable, View
 from orlop.kernel.state import State
 from orlop.model.messages import Assignment
-from orlop.testing.simulation.plan import TROUBLE_MS, Operation, Plan, Shape, make_plan
+from orlop.testing.simulation.plan import HEALING_S, SPELL_MS, Operation, Plan, Shape, make_plan
 from orlop.testing.simulation.simulation import Failure, Simulation, shrunk
-from orlop.testing.simulation.world import Broken
+from orlop.testing.simulation.world import START_UTC_MS, Broken
 
 KILLS_MAX: Final = 3
 TRACE_LINES_SHOWN: Final = 60
@@ -47,7 +49,12 @@ class SimulatedCluster:
     @property
     def time_s(self) -> float:
         """Virtual seconds since the beginning."""
-        return self._simulation.world.now_ms / 1000
+        return self._simulation.world.elapsed_ms / 1000
+
+    @property
+    def utc_ms(self) -> int:
+        """What a clock shows that is right."""
+        return self._simulation.world.now().utc_ms
 
     @property
     def has_leader(self) -> bool:
@@ -78,8 +85,18 @@ class Scenario:
         raise NotImplementedError(f"{type(self).__name__} has no frameworks()")
 
     def commands(self, chance: random.Random) -> Iterable[tuple[float, str, Any]]:
-        """What clients say: (seconds, below 60, framework, command), in any order. chance: the seed's randomness."""
+        """What clients say: (seconds, framework, command), in any order, within the time of trouble.
+
+        chance: the seed's randomness.
+        """
         return ()
+
+    def spells(self, chance: random.Random) -> Iterable[float]:
+        """When each minute of trouble begins, in seconds: in a long history, when your framework has something to do.
+
+        Trouble in hours in which nothing happens finds little.
+        """
+        return (0.0,)
 
     def ends(self, framework: str, key: str, chance: random.Random) -> tuple[float, int] | None:
         """A program has started: (seconds until it ends by itself, exit code), or None when it runs on."""
@@ -174,14 +191,16 @@ class _Played:
 def scenario_plan(seed: int, scenario: Scenario, shape: Shape, trouble: float) -> Plan:
     """Trouble, some operator's kills and the scenario's commands. Raises ValueError for a command outside its time."""
     chance = random.Random(f"{seed}/scenario")  # noqa: S311
-    mixed = make_plan(seed, shape, lambda _: NOTHING, trouble)
+    spells = tuple(scenario.spells(random.Random(f"{seed}/spells")))  # noqa: S311
+    mixed = make_plan(seed, shape, lambda _: NOTHING, trouble, spells)
     operations = [one for one in mixed if one.what != NOTHING.what]
     for at_s, framework, command in scenario.commands(random.Random(f"{seed}/commands")):  # noqa: S311
-        if not 0 <= at_s < TROUBLE_MS / 1000:
-            raise ValueError(f"commands(): expected seconds from 0 to below {TROUBLE_MS // 1000}, got {at_s}")
+        if not 0 <= at_s < shape.trouble_s:
+            raise ValueError(f"commands(): expected seconds from 0 to below {shape.trouble_s:g}, got {at_s}")
         operations.append(Operation(round(at_s * 1000), "command", (framework, command)))
-    for _ in range(chance.randint(0, KILLS_MAX) if trouble else 0):
-        at_ms, which = chance.randrange(TROUBLE_MS), chance.randrange(1_000)
+    for _ in range(chance.randint(0, KILLS_MAX) if trouble and spells else 0):
+        begins_ms = round(1000 * chance.choice(spells)) if len(spells) > 1 else 0
+        at_ms, which = begins_ms + chance.randrange(SPELL_MS), chance.randrange(1_000)
         operations.append(Operation(at_ms, "kill_task", (which,)))
     return tuple(sorted(operations, key=lambda one: one.at_ms))
 
@@ -193,15 +212,27 @@ def run_scenario(
     servers: int = 3,
     nodes: int = 5,
     trouble: float = 1.0,
+    trouble_s: float = SPELL_MS / 1000,
+    healing_s: float = HEALING_S,
+    leaps: bool = False,
+    begins_utc_ms: int = START_UTC_MS,
     shrink: bool = True,
 ) -> str:
     """Plays one history; its digest, which is the same for the same seed.
 
-    scenario: its class, or what makes one. trouble: how much of it; 0 is none. shrink: look for a shorter history that
-    breaks, which takes up to some hundred others.
+    scenario: its class, or what makes one. trouble: how much of it in each minute of trouble; 0 is none. shrink: look
+    for a shorter history that breaks, which takes up to some hundred others.
+    trouble_s, healing_s, leaps, begins_utc_ms: see `Shape`. With `leaps` they may be months.
     Raises Broken with the history that breaks; ValueError for a scenario that cannot be played.
     """
-    shape = Shape(servers=servers, nodes=nodes)
+    shape = Shape(
+        servers=servers,
+        nodes=nodes,
+        trouble_s=trouble_s,
+        healing_s=healing_s,
+        leaps=leaps,
+        begins_utc_ms=begins_utc_ms,
+    )
     plan = scenario_plan(seed, scenario(), shape, trouble)
 
     def workload() -> _Played:

@@ -30,6 +30,8 @@ from orlop.kernel.kernel import Kernel, KernelSettings
 from orlop.kernel.lifecycle import times_of_loss
 from orlop.model.clock import Now
 from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses
+from orlop.server import clock_watch
+from orlop.server.clock_watch import ClockWatch
 from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
@@ -80,6 +82,8 @@ class Leading:
         self._began_ms = self._world.now_ms
         self._heard_ms: dict[str, int] = {}
         self._watch_liveness()
+        self._clock_watch = ClockWatch(self._own_clocks())
+        self.soon(clock_watch.LOOK_MS, self._watch_clock)
         self.submit(Tick())
         for hosted in self._frameworks.values():
             hosted.wake()
@@ -87,6 +91,20 @@ class Leading:
     def soon(self, delay_ms: int, call: Callable[[], None]) -> None:
         """In this term only."""
         self._life.soon(delay_ms, lambda: None if self._over else call())
+
+    def at(self, delay_ms: int, call: Callable[[], None], wanted: Callable[[], bool] = lambda: True) -> None:
+        """In this term only, by the clocks of the day. wanted: is it still?"""
+        self._life.at(delay_ms, call, lambda: not self._over and wanted())
+
+    @property
+    def idle(self) -> bool:
+        """Is nothing under way, neither to be decided, nor to be written, nor with a framework?"""
+        decided = not self._events and not self._writing and self.pipeline.head is self.pipeline.committed
+        return decided and not self._over and all(hosted.idle for hosted in self._frameworks.values())
+
+    def hears(self, node: str) -> bool:
+        """Has the node a session here?"""
+        return self._sessions.to_node(node) is not None
 
     def now(self) -> Now:
         """The server's clocks."""
@@ -172,7 +190,7 @@ class Leading:
                 if effect.framework in self._frameworks:
                     self._frameworks[effect.framework].notify(effect)
             case TickAt():
-                self.soon(effect.utc_ms - self._server.now().utc_ms, self._tick)
+                self.at(effect.utc_ms - self._server.now().utc_ms, self._tick)
             case Answer() if isinstance(effect.value, Refused):
                 link = self._sessions.link(effect.token)
                 if link is not None:
@@ -182,6 +200,18 @@ class Leading:
 
     def _tick(self) -> None:
         self.submit(Tick(), lambda failure: self.soon(TICK_AGAIN_MS, self._tick) if failure else None)
+
+    def _watch_clock(self) -> None:
+        if self._clock_watch.moved_ms(self._own_clocks()):
+            self._tick()
+            for hosted in self._frameworks.values():
+                hosted.wait_anew()
+        self.soon(clock_watch.LOOK_MS, self._watch_clock)
+
+    def _own_clocks(self) -> Now:
+        """As a process sees them that lived through what was leapt over."""
+        now = self._server.now()
+        return Now(utc_ms=now.utc_ms, monotonic_ms=now.monotonic_ms + self._world.leapt_ms)
 
     # Agents
 
@@ -266,6 +296,10 @@ class _Hosted:
         self._planned = False
         self._wakeups: dict[str, int] = {}
 
+    @property
+    def idle(self) -> bool:
+        return not (self._busy or self._planned or self._commands) and self._changed == Changed()
+
     def stop(self, reason: str) -> None:
         for _, reply in self._commands:
             reply(None, NotAvailable(f"nothing was changed: {reason}"))
@@ -335,11 +369,23 @@ class _Hosted:
             self._wakeups.pop(token, None)
             return
         self._wakeups[token] = utc_ms
+        self._wait_for(token, utc_ms)
+
+    def wait_anew(self) -> None:
+        """The clock was set: what was waited for comes sooner now, or later, which a further look tells."""
+        for token, utc_ms in self._wakeups.items():
+            self._wait_for(token, utc_ms)
+
+    def _wait_for(self, token: str, utc_ms: int) -> None:
+        """As the timer service does: for as long as the clock says now."""
+
+        def wanted() -> bool:
+            return self._wakeups.get(token) == utc_ms
 
         def due() -> None:
-            if self._wakeups.get(token) == utc_ms:
+            if wanted():
                 del self._wakeups[token]
                 self._changed = attrs.evolve(self._changed, wakeups=self._changed.wakeups | {token})
                 self.wake()
 
-        self._leading.soon(max(0, utc_ms - self._leading.now().utc_ms), due)
+        self._leading.at(max(0, utc_ms - self._leading.now().utc_ms), due, wanted)

@@ -95,6 +95,13 @@ class SimulatedNode:
     def ends(self, ends: Callable[[Assignment], tuple[int, int] | None]) -> None:
         self.runtime.ends = ends
 
+    @property
+    def idle(self) -> bool:
+        """Has it a session, and nothing to do but to run what it runs?"""
+        told = all(not record.unacknowledged for record in self.worker.records.values()) if self.up else False
+        written = self._disk_free_ms <= self._world.now_ms
+        return told and written and self._link is not None and self._link.open and self.runtime.idle
+
     # What a plan does to it
 
     def start(self) -> None:

@@ -6,13 +6,16 @@ Each operation is plain data, so that a plan can be printed, shortened and kept.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import attrs
 
-TROUBLE_MS: Final = 60_000
-HEALING_MS: Final = 75_000
+from orlop.testing.simulation.world import START_UTC_MS
+
+#: How long a spell of trouble is.
+SPELL_MS: Final = 60_000
+HEALING_S: Final = 75.0
 
 
 @attrs.frozen
@@ -32,10 +35,28 @@ Plan = tuple[Operation, ...]
 
 @attrs.frozen
 class Shape:
-    """How large the cluster is."""
+    """How large the cluster is, and how long its history.
+
+    trouble_s: in which there may be trouble, elapsed seconds. healing_s: thereafter, in which all is well. Between the
+    last trouble and the end a cluster needs about a minute to come to rest.
+    leaps: time in which nothing is under way is leapt over (see `world`), and there are troubles that last hours.
+    begins_utc_ms: what right clocks show at the beginning.
+    """
 
     servers: int = 3
     nodes: int = 5
+    trouble_s: float = SPELL_MS / 1000
+    healing_s: float = HEALING_S
+    leaps: bool = False
+    begins_utc_ms: int = START_UTC_MS
+
+    @property
+    def trouble_ms(self) -> int:
+        return round(self.trouble_s * 1000)
+
+    @property
+    def end_ms(self) -> int:
+        return self.trouble_ms + round(self.healing_s * 1000)
 
     def server(self, chance: random.Random) -> str:
         return f"server{chance.randrange(self.servers)}"
@@ -91,15 +112,45 @@ _TROUBLES: Final[dict[str, tuple[int, Callable[[Shape, random.Random], tuple[Any
 }
 
 
-def make_plan(seed: int, shape: Shape, workload: Callable[[random.Random], Operation], trouble: float = 1.0) -> Plan:
-    """Trouble and work, mixed. workload: one operation of the workload, its time not set. trouble: 0 is none."""
+def _hours(chance: random.Random) -> int:
+    """Milliseconds: from ten minutes to days."""
+    return chance.choice((600_000, 3_600_000, 4 * 3_600_000, 30 * 3_600_000, 75 * 3_600_000)) + chance.randrange(60_000)
+
+
+def _step(chance: random.Random) -> int:
+    """By how much a clock is wrong after it was set, in milliseconds. Right ones too."""
+    return chance.choice((1, -1, 0)) * chance.choice((120_000, 45 * 60_000, 3 * 3_600_000, 26 * 3_600_000))
+
+
+#: The same, of troubles for which a minute is too short.
+_LONG_TROUBLES: Final[dict[str, tuple[int, Callable[[Shape, random.Random], tuple[Any, ...]]]]] = {
+    "stop_all_servers": (3, lambda _, chance: (_hours(chance),)),
+    "step_server_clock": (3, lambda shape, chance: (shape.server(chance), _step(chance))),
+    "step_leader_clock": (5, lambda _, chance: (_step(chance),)),
+}
+
+
+def make_plan(
+    seed: int,
+    shape: Shape,
+    workload: Callable[[random.Random], Operation],
+    trouble: float = 1.0,
+    spells: Iterable[float] = (0.0,),
+) -> Plan:
+    """Trouble and work, mixed. workload: one operation of the workload, its time not set. trouble: 0 is none.
+
+    spells: when each minute of trouble begins, elapsed seconds; the work is in the first minute.
+    """
     chance = random.Random(f"{seed}/plan")  # noqa: S311
     operations = [
-        attrs.evolve(workload(chance), at_ms=chance.randrange(TROUBLE_MS)) for _ in range(chance.randint(8, 25))
+        attrs.evolve(workload(chance), at_ms=chance.randrange(SPELL_MS)) for _ in range(chance.randint(8, 25))
     ]
-    kinds = list(_TROUBLES)
-    weights = [often for often, _ in _TROUBLES.values()]
-    for _ in range(round(trouble * chance.randint(3, 20))):
-        kind = chance.choices(kinds, weights)[0]
-        operations.append(Operation(chance.randrange(TROUBLE_MS), kind, _TROUBLES[kind][1](shape, chance)))
-    return tuple(sorted(operations, key=lambda one: one.at_ms))
+    troubles = {**_TROUBLES, **(_LONG_TROUBLES if shape.leaps else {})}
+    kinds = list(troubles)
+    weights = [often for often, _ in troubles.values()]
+    for begins_s in spells:
+        for _ in range(round(trouble * chance.randint(3, 20))):
+            kind = chance.choices(kinds, weights)[0]
+            at_ms = round(begins_s * 1000) + chance.randrange(SPELL_MS)
+            operations.append(Operation(at_ms, kind, troubles[kind][1](shape, chance)))
+    return tuple(sorted((one for one in operations if 0 <= one.at_ms < shape.trouble_ms), key=lambda one: one.at_ms))

@@ -250,7 +250,11 @@ class SimulatedRuntime:
         if end is not None:
             run_ms, code = end
             outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
-            self._world.after(run_ms, lambda: self._end(one, Exit(outcome=outcome, code=code), "it ended by itself"))
+            self._world.at(
+                self._world.elapsed_ms + run_ms,
+                lambda: self._end(one, Exit(outcome=outcome, code=code), "it ended by itself"),
+                lambda: one.phase is Phase.RUNNING,
+            )
 
     def _end(self, one: Running, exit_: Exit, why: str) -> None:
         task = one.assignment.task
@@ -281,6 +285,12 @@ class SimulatedRuntime:
     def _tell(self, task: str, incarnation: int, phase: Phase, exit_: Exit) -> None:
         """Of something that the engine does not have."""
         self._report_to(Report(task=task, incarnation=incarnation, phase=phase, exit=exit_))
+
+    @property
+    def idle(self) -> bool:
+        """Is there nothing that it is busy with, other than to run what it runs?"""
+        between = (Phase.PREPARING, Phase.STARTING)
+        return self._available() and not self._starting and all(one.phase not in between for one in self.tasks.values())
 
     # Helpers
 

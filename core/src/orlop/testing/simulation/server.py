@@ -119,17 +119,22 @@ class Life:
 
     def soon(self, delay_ms: int, call: Callable[[], None]) -> None:
         """In this life only, and not while the process stands still."""
+        self._world.after(delay_ms, lambda: self._guarded(call))
 
-        def guarded() -> None:
-            held_ms = self._server.held_until_ms - self._world.now_ms
-            if self.dead:
-                return
-            if held_ms > 0:
-                self._world.after(held_ms, guarded)
-            else:
-                call()
+    def at(self, delay_ms: int, call: Callable[[], None], wanted: Callable[[], bool]) -> None:
+        """As `soon`, by the clocks of the day (see `world`). wanted: is it still?"""
+        self._world.at(
+            self._world.elapsed_ms + delay_ms, lambda: self._guarded(call), lambda: not self.dead and wanted()
+        )
 
-        self._world.after(delay_ms, guarded)
+    def _guarded(self, call: Callable[[], None]) -> None:
+        held_ms = self._server.held_until_ms - self._world.now_ms
+        if self.dead:
+            return
+        if held_ms > 0:
+            self._world.after(held_ms, lambda: self._guarded(call))
+        else:
+            call()
 
     def ask_store(
         self, what: Callable[[Any], Any], done: Callable[[Any, StoreError | None], None], *, writes: bool

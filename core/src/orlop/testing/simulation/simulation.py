@@ -14,9 +14,11 @@ from orlop.kernel.invariants import check
 from orlop.kernel.state import State
 from orlop.model.nodes import NodeState
 from orlop.model.resources import Resources
+from orlop.model.tasks import TaskState
+from orlop.server import clock_watch
 from orlop.testing.simulation.network import End, Network
 from orlop.testing.simulation.node import SimulatedNode
-from orlop.testing.simulation.plan import HEALING_MS, TROUBLE_MS, Operation, Plan, Shape, make_plan
+from orlop.testing.simulation.plan import Operation, Plan, Shape, make_plan
 from orlop.testing.simulation.server import Reply, SimulatedServer
 from orlop.testing.simulation.store import SimulatedStore
 from orlop.testing.simulation.witness import Witness
@@ -27,6 +29,15 @@ SHRINK_RUNS_MAX: Final = 300
 #: After healing, when an operator looks for machines that will not come back; more than once, for what is decided may
 #: still be lost with its leader.
 GIVE_UP_AFTER_MS: Final = (20_000, 30_000)
+#: A client that has heard nothing for so long asks no more.
+PATIENCE_MS: Final = 30_000
+#: Between two looks whether anything is under way, and how many must find nothing before time is leapt over.
+LOOK_MS: Final = 250
+LOOKS: Final = 2
+#: How long before it does what is due comes into sight.
+LEAP_LEAD_MS: Final = 200
+#: A server's clock that is wrong by more than this is set right when all is healed.
+CLOCK_WRONG_MS: Final = 5_000
 
 
 class Workload(Protocol):
@@ -67,7 +78,8 @@ class Simulation:
     """One cluster, one plan."""
 
     def __init__(self, seed: int, workload: Workload, plan: Plan, shape: Shape) -> None:
-        self.world = World(seed)
+        self.world = World(seed, shape.begins_utc_ms)
+        self.shape = shape
         self.workload = workload
         self.plan = plan
         self.store = SimulatedStore(self.world)
@@ -82,6 +94,8 @@ class Simulation:
             for name in (f"node{number}" for number in range(shape.nodes))
         }
         self._drained: set[str] = set()
+        self._troubles = 0
+        self._calm_looks = 0
 
     def run(self) -> str:
         """The history's digest. Raises Broken, and whatever the code under test raises."""
@@ -89,10 +103,12 @@ class Simulation:
         for start in starts:
             self.world.after(self.world.source("starts").randrange(300), start)
         for operation in self.plan:
-            self.world.after(operation.at_ms, lambda one=operation: self._do(one))  # type: ignore[misc]
-        self.world.run(TROUBLE_MS, self._check)
+            self.world.at(operation.at_ms, lambda one=operation: self._do(one))  # type: ignore[misc]
+        if self.shape.leaps:
+            self.world.after(LOOK_MS, self._look)
+        self.world.run(self.shape.trouble_ms, self._check)
         self._heal()
-        self.world.run(TROUBLE_MS + HEALING_MS, self._check)
+        self.world.run(self.shape.end_ms, self._check)
         self._check_end()
         return self.world.digest()
 
@@ -104,6 +120,47 @@ class Simulation:
         leaders = [name for name, server in self.servers.items() if server.leads() and not server.behind_ms]
         if len(leaders) > 1:
             raise Broken(f"{' and '.join(leaders)} both believe that they lead")
+
+    # Leaps
+
+    def _look(self) -> None:
+        self._calm_looks = self._calm_looks + 1 if self._is_calm() else 0
+        if self._calm_looks >= LOOKS:
+            self._calm_looks = 0
+            in_trouble = self._in_trouble()
+            self.world.leap(self.shape.trouble_ms if in_trouble else self.shape.end_ms, LEAP_LEAD_MS)
+        self.world.after(LOOK_MS, self._look)
+
+    def _is_calm(self) -> bool:
+        """Is nothing under way, so that until something is due there would be heartbeats only?"""
+        if self._troubles or any(server.held_until_ms > self.world.now_ms for server in self.servers.values()):
+            return False
+        if all(server.life is None for server in self.servers.values()):
+            return True
+        leader = self.leader()
+        if leader is None or leader.life is None or leader.life.leading is None:
+            return False
+        leading = leader.life.leading
+        heard = all(node.idle and leading.hears(node.disk.identity) for node in self.nodes.values())
+        return heard and leading.idle and self._is_settled(leading.pipeline.committed)
+
+    def _is_settled(self, state: State) -> bool:
+        """Does the state say what really is, and has it given up what is no more?"""
+        here = set(self._identities())
+        for node in state.nodes():
+            if node.state is not (NodeState.READY if node.info.id in here else NodeState.GONE):
+                return False
+        running = set()
+        for task in state.tasks.values():
+            if not task.live or task.state is TaskState.PENDING:
+                continue
+            if task.stopping or task.state is not TaskState.RUNNING:
+                return False
+            if task.node in here:
+                running.add(task.id)
+            elif not state.spec_of(task).policies.partition.keep:
+                return False
+        return running == self.witness.running.keys()
 
     def leader(self) -> SimulatedServer | None:
         """Who leads now."""
@@ -128,13 +185,15 @@ class Simulation:
         self.network.heal()
         for server in self.servers.values():
             server.held_until_ms = self.world.now_ms
+            if abs(server.skew_ms) > CLOCK_WRONG_MS:
+                server.skew_ms = 0
             server.start()
         for node in self.nodes.values():
             node.heal()
         for after_ms in GIVE_UP_AFTER_MS:
-            self.world.after(after_ms, self._give_up_lost_machines)
+            self._soon(after_ms, self._give_up_lost_machines)
         for name in sorted(self._drained):
-            self.world.after(20_000, lambda one=name: self._drain(one, drained=False))  # type: ignore[misc]
+            self._soon(20_000, lambda one=name: self._drain(one, drained=False))  # type: ignore[misc]
 
     def _give_up_lost_machines(self) -> None:
         """An operator says of tasks that wait for a machine whose disk is lost that they need not."""
@@ -190,7 +249,7 @@ class Simulation:
                 told.append(True)
                 self.workload.unanswered(framework, value)
 
-        self.world.after(TROUBLE_MS // 2, give_up)
+        self.world.after(PATIENCE_MS, give_up)
         return reply
 
     def do_kill_task(self, number: int) -> None:
@@ -206,7 +265,20 @@ class Simulation:
 
     def _later(self, delay_ms: int, call: Callable[[], None]) -> None:
         """The end of a trouble; after healing there is none."""
-        self.world.after(delay_ms, lambda: call() if self.world.now_ms < TROUBLE_MS else None)
+        self._soon(delay_ms, lambda: call() if self._in_trouble() else None)
+
+    def _soon(self, delay_ms: int, call: Callable[[], None]) -> None:
+        """Something is under way until then."""
+        self._troubles += 1
+
+        def due() -> None:
+            self._troubles -= 1
+            call()
+
+        self.world.after(delay_ms, due)
+
+    def _in_trouble(self) -> bool:
+        return self.world.elapsed_ms < self.shape.trouble_ms
 
     def _nodes(self, name: str) -> list[SimulatedNode]:
         return list(self.nodes.values()) if name == "*" else [self.nodes[name]]
@@ -318,6 +390,26 @@ class Simulation:
 
     def do_skew_server_clock(self, name: str, skew_ms: int) -> None:
         self.servers[name].skew_ms = skew_ms
+
+    def do_stop_all_servers(self, for_ms: int) -> None:
+        """For hours, by the clocks of the day. Nodes go on alone."""
+        self.world.strike("all servers are down for long")
+        for server in self.servers.values():
+            server.kill()
+            up_again_ms = self.world.elapsed_ms + for_ms
+            self.world.at(up_again_ms, lambda one=server: one.start() if self._in_trouble() else None)  # type: ignore[misc]
+
+    def do_step_server_clock(self, name: str, skew_ms: int) -> None:
+        """Somebody sets it, while the server runs, so that it is wrong by so much."""
+        self.world.strike("a server's clock is stepped")
+        self.servers[name].skew_ms = skew_ms
+        self._soon(2 * clock_watch.LOOK_MS, lambda: None)
+
+    def do_step_leader_clock(self, skew_ms: int) -> None:
+        leader = self.leader()
+        if leader is not None:
+            self.world.strike("a leader's clock is stepped")
+            self.do_step_server_clock(leader.name, skew_ms)
 
     def do_drain(self, name: str, for_ms: int) -> None:
         identity = self.nodes[name].disk.identity
