@@ -81,10 +81,8 @@ def read_job(document: Mapping[str, Any], now_ms: int, defaults: Defaults) -> De
     for name in ("cpus", "mem", "disk"):
         if filled.get(name) in (None, 0, "", "0"):
             filled[name] = getattr(defaults, name)
-    if isinstance(filled.get("fetch"), list):
-        filled["fetch"] = [
-            {"extract": defaults.extract, **one} if isinstance(one, dict) else one for one in filled["fetch"]
-        ]
+    if isinstance(fetched := filled.get("fetch"), list):
+        filled["fetch"] = [{"extract": defaults.extract, **one} if isinstance(one, dict) else one for one in fetched]
     if isinstance(container := filled.get("container"), dict) and not container.get("image"):
         del filled["container"]
     job = reader.record(Job, filled, "")
