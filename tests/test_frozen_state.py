@@ -21,10 +21,11 @@ import orjson
 from orlop.agent.records import NodeIdentity
 from orlop.agent.worker import TaskRecord, Worker
 from orlop.configuration import Settings
+from orlop.framework import EVERYTHING
 from orlop.kernel import invariants, records
 from orlop.kernel.events import AgentHello
 from orlop.kernel.kernel import Kernel
-from orlop.kernel.loading import CLASSES
+from orlop.kernel.loading import CLASSES, encode
 from orlop.model.clock import Now
 from orlop.model.documents import from_bytes
 from orlop.model.events import LogRecord
@@ -35,17 +36,19 @@ from orlop.model.tasks import TaskState
 from orlop.model.versions import VERSIONS
 from orlop.server import archive
 from orlop.server.admission import Admission
+from orlop.server.framework_run import FrameworkRunner
 from orlop.server.loading import LeaderRecord, list_entries, state_of
 from orlop.server.plugin_host import PluginHost
 from orlop.store.memory import MemoryStore
+from orlop_chronos.framework import Chronos
 from orlop_marathon.framework import Marathon
 
 FROZEN = Path(__file__).parent / "frozen"
 APPS = {"/shop/api": 2, "/shop/web": 1, "/big": 1}
 
 
-def frozen_store() -> MemoryStore:
-    with (FROZEN / "v1.orlop-backup").open("rb") as file:
+def frozen_store(name: str = "v1") -> MemoryStore:
+    with (FROZEN / f"{name}.orlop-backup").open("rb") as file:
         backup = archive.read(file)
     store = MemoryStore()
     archive.restore(backup, store, replace=False)
@@ -71,6 +74,25 @@ def test_a_state_of_version_1_is_read_and_goes_on() -> None:
     hello = Hello(node=node.info, cluster_id=state.cluster_id)
     step = Kernel().step(state, [AgentHello(session="s", hello=hello)], Now(state.utc_ms, 1), Epoch(2, 9))
     assert len(step.state.tasks) == 4
+
+
+def test_a_chronos_of_version_1_is_read_and_goes_on() -> None:
+    """Jobs of all kinds, one of them running, one with a failed run and a notice of it; all is paused."""
+    entries, _ = list_entries(frozen_store("v1-chronos"))
+    state = state_of(entries, {"chronos": Chronos})
+    assert state is not None
+    invariants.check(state)
+    objects = state.framework("chronos").objects
+    assert {kind: len(objects[kind]) for kind in Chronos.documents} == {
+        "job": 5, "progress": 5, "run": 4, "children": 1, "notice": 2, "control": 1
+    }  # fmt: skip
+    for key, entry in entries.items():
+        if key.startswith("objects/chronos/"):
+            kind, object_id = key.removeprefix("objects/chronos/").split("/", 1)
+            written = orjson.loads(encode(objects[kind][object_id]))
+            assert written == orjson.loads(entry.value), "it is written as it was"
+    run = FrameworkRunner(Chronos()).run(state, EVERYTHING, [], Now(state.utc_ms, 1), "run")
+    assert run.actions is None or not run.actions.asks, "what runs is known, and nothing else is due"
 
 
 def test_the_records_of_a_node_of_version_1_are_read_and_its_tasks_adopted() -> None:
@@ -144,7 +166,7 @@ def stored_kinds() -> dict[str, tuple[int, type]]:
     """Everything that is stored or recorded: name → its version now, its class."""
     core = [*(cls for _, cls in CLASSES), LeaderRecord, LogRecord, TaskRecord, NodeIdentity, Epoch]
     found = {cls.__name__: (VERSIONS.of(cls), cls) for cls in core}
-    for framework in (Admission, Marathon):
+    for framework in (Admission, Marathon, Chronos):
         for kind, cls in framework.documents.items():
             found[f"{framework.name}/{kind}"] = (framework.version, cls)
     return found

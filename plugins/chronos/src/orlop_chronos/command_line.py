@@ -33,7 +33,7 @@ def job() -> None:
 
 
 def _client(ctx: click.Context) -> Client:
-    return Client(ctx.find_root().obj["server"] + "/chronos/scheduler")
+    return Client(ctx.find_root().obj["server"] + "/chronos/v1/scheduler")
 
 
 def _job(name: str, rest: str = "") -> str:
