@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -116,13 +117,13 @@ class Jobs:
         """In order."""
         return list(self.view.objects(documents.JOB))
 
-    async def all(self) -> AsyncIterator[tuple[JobRecord, Progress]]:
+    async def stretches(self) -> AsyncIterator[list[tuple[JobRecord, Progress]]]:
         """Every job, in the order of names. Others have their turn in between: there may be a great many."""
         progress = self.view.objects(documents.PROGRESS)
-        for number, (name, record) in enumerate(self.view.objects(documents.JOB).items(), 1):
-            yield record, progress.get(name, _NOTHING)
-            if number % AT_A_STRETCH == 0:
-                await asyncio.sleep(0)
+        jobs = iter(self.view.objects(documents.JOB).items())
+        while stretch := list(itertools.islice(jobs, AT_A_STRETCH)):
+            yield [(record, progress.get(name, _NOTHING)) for name, record in stretch]
+            await asyncio.sleep(0)
 
     def record(self, name: str) -> JobRecord:
         """Raises ChronosError for an unknown job."""
@@ -157,9 +158,15 @@ def answer(value: Any, *, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
 
 
-async def answer_list(items: AsyncIterator[Any], before: bytes = b"[", after: bytes = b"]") -> web.Response:
-    """A JSON list, which may be long: each item is made to text at once, so that no more than the text is kept."""
-    parts = [orjson.dumps(item) async for item in items]
+async def answer_list(
+    jobs: Jobs, shown: Callable[[JobRecord, Progress], Any], before: bytes = b"[", after: bytes = b"]"
+) -> web.Response:
+    """All jobs as a JSON list. Each stretch becomes text as a whole: a text of its own for each of very many jobs would
+    cost more than its making does, in memory that is asked for piece by piece."""
+    parts = [
+        orjson.dumps([shown(record, progress) for record, progress in stretch])[1:-1]
+        async for stretch in jobs.stretches()
+    ]
     return web.Response(body=before + b",".join(parts) + after, content_type="application/json")
 
 

@@ -19,8 +19,7 @@ MOST_UPCOMING = 1_000
 
 async def listing(call: Call) -> web.StreamResponse:
     """In this list alone `uris` and `fetch` mirror each other (Chronos)."""
-    jobs = await call.jobs()
-    return await answer_list(_listed(record, progress) async for record, progress in jobs.all())
+    return await answer_list(await call.jobs(), _listed)
 
 
 def _listed(record: JobRecord, progress: Progress) -> dict[str, Any]:
@@ -34,11 +33,11 @@ def _listed(record: JobRecord, progress: Progress) -> dict[str, Any]:
 
 async def summary(call: Call) -> web.StreamResponse:
     jobs = await call.jobs()
-    rows = (
-        rendering.summary(record, progress, jobs.states(record.job.name, progress))
-        async for record, progress in jobs.all()
-    )
-    return await answer_list(rows, b'{"jobs":[', b"]}")
+
+    def row(record: JobRecord, progress: Progress) -> dict[str, Any]:
+        return rendering.summary(record, progress, jobs.states(record.job.name, progress))
+
+    return await answer_list(jobs, row, b'{"jobs":[', b"]}")
 
 
 async def search(call: Call) -> web.StreamResponse:
@@ -47,16 +46,12 @@ async def search(call: Call) -> web.StreamResponse:
     limit = min(call.number("limit", 10), MOST_FOUND)
     offset = call.number("offset", 0)
     parts = [call.value(parameter).casefold() for parameter in ("name", "command", "any")]
-    matching = 0
-    page = []
-    async for record, progress in jobs.all():
-        if matching == offset + limit:
+    found: list[tuple[JobRecord, Progress]] = []
+    async for stretch in jobs.stretches():
+        found += [one for one in stretch if _matches(one[0].job, *parts)]
+        if len(found) >= offset + limit:
             break
-        if _matches(record.job, *parts):
-            matching += 1
-            if matching > offset:
-                page.append(rendering.job(record, progress))
-    return answer(page)
+    return answer([rendering.job(record, progress) for record, progress in found[offset : offset + limit]])
 
 
 def _matches(job: Job, name: str, command: str, either: str) -> bool:

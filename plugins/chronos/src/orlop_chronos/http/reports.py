@@ -221,9 +221,10 @@ async def graph_dot(call: Call) -> web.StreamResponse:
     jobs = await call.jobs()
     numbers = {name: number for number, name in enumerate(jobs.names(), 1)}
     lines = [f"  {number} [ label={_quoted(name)} ];" for name, number in numbers.items()]
-    async for record, _ in jobs.all():
-        number, parents = numbers[record.job.name], record.job.parents
-        lines += [f"  {numbers[parent]} -> {number};" for parent in parents if parent in numbers]
+    async for stretch in jobs.stretches():
+        for record, _ in stretch:
+            number, parents = numbers[record.job.name], record.job.parents
+            lines += [f"  {numbers[parent]} -> {number};" for parent in parents if parent in numbers]
     return text("\n".join(["digraph G {", *lines, "}", ""]))
 
 
@@ -234,11 +235,12 @@ def _quoted(name: str) -> str:
 async def graph_csv(call: Call) -> web.StreamResponse:
     jobs = await call.jobs()
     rows, links = [], []
-    async for record, progress in jobs.all():
-        name = record.job.name
-        status = rendering.status(progress.counters)
-        rows.append(f"node,{name},{status},{rendering.state(jobs.states(name, progress))}\n")
-        links += [f"link,{parent},{name}\n" for parent in record.job.parents]
+    async for stretch in jobs.stretches():
+        for record, progress in stretch:
+            name = record.job.name
+            status = rendering.status(progress.counters)
+            rows.append(f"node,{name},{status},{rendering.state(jobs.states(name, progress))}\n")
+            links += [f"link,{parent},{name}\n" for parent in record.job.parents]
     return text("".join(rows + links))
 
 
@@ -258,13 +260,14 @@ async def metrics(call: Call) -> web.StreamResponse:
     queued = {True: 0, False: 0}
     counters: dict[str, dict[str, int]] = {}
     histograms = {}
-    async for record, progress in jobs.all():
-        name = record.job.name
-        queued[record.job.high_priority] += sum(state is RunState.QUEUED for state in jobs.states(name, progress))
-        counters[f"jobs.run.success.{name}"] = {"count": progress.counters.success_count}
-        counters[f"jobs.run.failure.{name}"] = {"count": progress.counters.error_count}
-        if durations := _durations(jobs.runs(name, MOST_RUNS)):
-            histograms[f"jobs.run.time.{name}"] = histogram(durations)
+    async for stretch in jobs.stretches():
+        for record, progress in stretch:
+            name = record.job.name
+            queued[record.job.high_priority] += sum(state is RunState.QUEUED for state in jobs.states(name, progress))
+            counters[f"jobs.run.success.{name}"] = {"count": progress.counters.success_count}
+            counters[f"jobs.run.failure.{name}"] = {"count": progress.counters.error_count}
+            if durations := _durations(jobs.runs(name, MOST_RUNS)):
+                histograms[f"jobs.run.time.{name}"] = histogram(durations)
     manager = "org.apache.mesos.chronos.scheduler.jobs.TaskManager"
     gauges = {f"{manager}.queueSize": {"value": queued[False]}, f"{manager}.highQueueSize": {"value": queued[True]}}
     return answer(
