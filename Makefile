@@ -33,11 +33,12 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks
 
-# Simulated clusters, many more than `make test` looks at. SEEDS: how many; FIRST: from which on.
+# Simulated clusters, many more than `make test` looks at. SEEDS: how many; FIRST: from which on; ONLY: of one kind
+# (mixed, marathon, chronos, chronos-months).
 SEEDS ?= 10000
 FIRST ?= 0
 soak: setup
-	$(BIN)/python tests/soak.py $(SEEDS) $(FIRST)
+	$(BIN)/python tests/soak.py $(SEEDS) $(FIRST) $(if $(ONLY),--only $(ONLY))
 
 # Real processes on hosts of their own, broken at random for so long.
 SECONDS ?= 600
