@@ -287,10 +287,10 @@ class Months(Scenario):
     def check_programs(self, view: View) -> None:
         """Every program is a recorded attempt's, and every attempt that ran had its program."""
         ran, recorded = set(), set()
-        for name, record in view.objects(documents.JOB).items():
+        for name in view.objects(documents.JOB):
             for run in runs_of(view, name):
                 for number, attempt in enumerate(run.attempts):
-                    key = documents.task_key(record.uid, run, number)
+                    key = documents.task_key(run, number)
                     recorded.add(key)
                     if attempt.started_ms is not None:
                         ran.add(key)
