@@ -568,6 +568,24 @@ def test_a_child_after_its_parents_is_passed() -> None:
     assert family([at(3), at(3)], {"p": [at(3), at(3)]}) == "", "two successes in the same millisecond"
 
 
+def test_a_child_after_a_soft_error_without_a_program_is_passed() -> None:
+    lost = Attempt(task="t", asked_ms=at(1), ended_ms=at(3), node="n2", outcome="lost")
+    parent = Run(number=0, nominal_ms=at(1), cause="manual", state="failed", ended_ms=at(3), attempts=(lost,))
+    child = run(0, at(3), cause="parent")
+    for soft in (True, False):
+        verdicts = check(
+            Evidence(
+                jobs={"a": Job(name="a", parents=("p",)), "p": Job(name="p", soft_error=soft)},
+                orders=(order(Kind.CREATE, BEGAN),),
+                programs=(program(child),),
+                histories={"a": (child,), "p": (parent,)},
+                paused_ms=(PAUSED, PAUSED),
+                limits=LIMITS,
+            )
+        )
+        assert bool(verdicts[0].reasons) is not soft
+
+
 @pytest.mark.parametrize(
     ("due", "parents", "reason"),
     [
