@@ -215,6 +215,20 @@ def lost_and_tried_again(story: Story) -> None:
     story.programs.append(program(story.runs[2], 1))
 
 
+def held_up_by_one_whose_end_nobody_heard_of(story: Story) -> None:
+    """Run 2 ended just before the power failed; until its node was given up it was in the way of run 3."""
+    lost_with_its_node(story)
+    given_up_ms = at(3) + 9_000
+    lost = attrs.evolve(story.runs[2].attempts[0], ended_ms=given_up_ms)
+    story.runs[2] = attrs.evolve(story.runs[2], attempts=(lost,), ended_ms=given_up_ms)
+    late = attrs.evolve(
+        run(3, at(3)).attempts[0], node="n2", asked_ms=given_up_ms, started_ms=given_up_ms + 50, ended_ms=given_up_ms
+    )
+    story.put(attrs.evolve(story.runs[3], attempts=(late,)))
+    story.programs[-1] = program(story.runs[2], end_ms=at(2) + 550)
+    story.programs.append(program(story.runs[3], end_ms=at(4) - 1))
+
+
 def by_hand(story: Story) -> None:
     extra = run(10, at(9) + 4_000, cause="manual")
     story.runs.append(extra)
@@ -235,7 +249,7 @@ def disabled_for_a_while(story: Story) -> None:
 
 RIGHT = (
     missed_and_collapsed, missed_by_more_than_epsilon, overlap_forbidden, replaced, tried_again, lost_with_its_node,
-    lost_and_tried_again, by_hand, disabled_for_a_while,
+    lost_and_tried_again, held_up_by_one_whose_end_nobody_heard_of, by_hand, disabled_for_a_while,
 )  # fmt: skip
 
 
@@ -552,6 +566,24 @@ def family(child_due: list[int], parents: dict[str, list[int]], **members: Any) 
 def test_a_child_after_its_parents_is_passed() -> None:
     assert family([at(3), at(6)], {"p": [at(1), at(2), at(5)], "q": [at(3), at(6)]}) == ""
     assert family([at(3), at(3)], {"p": [at(3), at(3)]}) == "", "two successes in the same millisecond"
+
+
+def test_a_child_after_a_soft_error_without_a_program_is_passed() -> None:
+    lost = Attempt(task="t", asked_ms=at(1), ended_ms=at(3), node="n2", outcome="lost")
+    parent = Run(number=0, nominal_ms=at(1), cause="manual", state="failed", ended_ms=at(3), attempts=(lost,))
+    child = run(0, at(3), cause="parent")
+    for soft in (True, False):
+        verdicts = check(
+            Evidence(
+                jobs={"a": Job(name="a", parents=("p",)), "p": Job(name="p", soft_error=soft)},
+                orders=(order(Kind.CREATE, BEGAN),),
+                programs=(program(child),),
+                histories={"a": (child,), "p": (parent,)},
+                paused_ms=(PAUSED, PAUSED),
+                limits=LIMITS,
+            )
+        )
+        assert bool(verdicts[0].reasons) is not soft
 
 
 @pytest.mark.parametrize(

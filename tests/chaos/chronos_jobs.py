@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 import statistics
 import urllib.error
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +26,9 @@ from chaos.cluster import SPARE, Cluster, utc_ms
 from chaos.evidence import Attempt, Evidence, Job, Kind, Limits, Order, Program, Run, Verdict
 
 CLIENTS: Final = 2
-JOBS_MAX: Final = 40
+JOBS_SOON: Final = 40
+#: The share of further ones that are defined.
+LATER_JOBS: Final = 0.05
 ORDER_EVERY_S: Final = (0.3, 1.5)
 #: Of jobs that are defined without an epsilon below /scheduler, by the default settings.
 EPSILON_OF_2X_MS: Final = 60_000
@@ -63,7 +67,7 @@ class ChronosJobs:
         while not self._cluster.over.wait(chance.uniform(*ORDER_EVERY_S)):
             kind = chance.choices(list(Kind), (8, 4, 1, 3, 1))[0]
             if kind is Kind.CREATE:
-                if made < JOBS_MAX // CLIENTS:
+                if made < JOBS_SOON // CLIENTS or chance.random() < LATER_JOBS:
                     self._create(f"{prefix}{made}", chance)
                     made += 1
                 continue
@@ -82,7 +86,7 @@ class ChronosJobs:
             name=name,
             start_ms=0 if wanted else (utc_ms() // 1000 + chance.randint(2, 10)) * 1000,
             interval_ms=0 if wanted else chance.randint(3, 15) * 1000,
-            count=None if wanted else chance.choice([None, None, 3, 8]),
+            count=None if wanted else chance.choice([None, None, None, 3, 8]),
             epsilon_ms=epsilon_s * 1000 if epsilon_s else EPSILON_OF_2X_MS if dialect == "/scheduler" else None,
             overlap=chance.choice(["queue", "forbid", "replace", "allow"]),
             catch_up=chance.choice(["none", "one", "one", "all"]),
@@ -277,12 +281,21 @@ def story(verdict: Verdict, evidence: Evidence) -> str:
     return "\n  ".join(lines)
 
 
+def _why_not(runs: Sequence[Run]) -> Counter[str]:
+    """Due times without a run, by what the history says of them."""
+    found: Counter[str] = Counter()
+    for run in runs:
+        if run.state == "skipped":
+            found[re.sub(r"\d+ |\(.*\)", "", run.reason).strip()] += run.count
+    return found
+
+
 def summary(verdicts: Sequence[Verdict], evidence: Evidence) -> str:
     """For people."""
     late = sorted(one for verdict in verdicts for one in verdict.lateness_ms)
     runs = [run for history in evidence.histories.values() for run in history]
     lost = sum(attempt.outcome == "lost" for run in runs for attempt in run.attempts)
-    quantiles = statistics.quantiles(late, n=100) if len(late) > 1 else [0.0] * 99
+    quantiles = statistics.quantiles(late, n=100, method="inclusive") if len(late) > 1 else [0.0] * 99
     unknown = sum(not order.acknowledged for order in evidence.orders)
     return (
         f"Chronos: {len(evidence.jobs)} jobs, {len(evidence.orders)} orders ({unknown} of unknown outcome), "
@@ -290,5 +303,6 @@ def summary(verdicts: Sequence[Verdict], evidence: Evidence) -> str:
         f"{len(runs)} runs recorded, {len(evidence.programs)} programs, {lost} attempts lost in "
         f"{len(evidence.power_failures)} power failures, {sum(one.doubled for one in verdicts)} doubled; "
         f"late by {quantiles[49]:.0f} ms (median), {quantiles[89]:.0f} (p90), {quantiles[98]:.0f} (p99), "
-        f"{late[-1] if late else 0} (most)"
+        f"{late[-1] if late else 0} (most); not run: "
+        + (", ".join(f"{count} {why}" for why, count in _why_not(runs).most_common()) or "none")
     )

@@ -60,11 +60,12 @@ def _too_early(case: Case) -> Iterator[str]:
     """By the programs alone: before a child's nth run each parent has ended n times."""
     starts = sorted(one.start_ms for one in case.programs if one.cause == "parent" and one.attempt == 0)
     for parent in case.job.parents:
-        soft = case.evidence.jobs[parent].soft_error
+        if case.evidence.jobs[parent].soft_error:
+            continue  # it may have failed with its node, before its program had said a word
         ends = sorted(
             one.end_ms
             for one in case.evidence.programs_of(parent)
-            if one.complete and one.end_ms is not None and (soft or one.code == 0)
+            if one.complete and one.end_ms is not None and one.code == 0
         )
         for number, start_ms in enumerate(starts, 1):
             if bisect_right(ends, start_ms) < number:

@@ -137,10 +137,15 @@ class Case:
         for other in self.history or ():
             for number, attempt in enumerate(other.attempts):
                 if other.number != run.number and attempt.asked_ms <= run.attempts[0].asked_ms:
-                    program = self.program_of.get((other.number, number))
-                    over_ms = program.end_ms if program is not None else None
-                    free_ms = max(free_ms, over_ms if over_ms is not None else attempt.ended_ms or 0)
+                    free_ms = max(free_ms, self._known_over_ms(other.number, number, attempt))
         return free_ms
+
+    def _known_over_ms(self, run: int, number: int, attempt: Attempt) -> int:
+        """When an attempt had ended; of one that was lost nobody knew before it was given up."""
+        program = self.program_of.get((run, number))
+        if program is None or program.end_ms is None or attempt.outcome == "lost":
+            return attempt.ended_ms or 0
+        return program.end_ms
 
     # Programs
 
