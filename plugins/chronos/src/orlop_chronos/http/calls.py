@@ -166,8 +166,10 @@ async def answer_list(
     parts = [
         orjson.dumps([shown(record, progress) for record, progress in stretch])[1:-1]
         async for stretch in jobs.stretches()
-    ]
-    return web.Response(body=before + b",".join(parts) + after, content_type="application/json")
+    ] or [b""]
+    parts[0] = before + parts[0]
+    parts[-1] += after
+    return web.Response(body=b",".join(parts), content_type="application/json")
 
 
 def text(value: str) -> web.Response:
