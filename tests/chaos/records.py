@@ -59,10 +59,11 @@ class Case:
 
     @property
     def last_due_ms(self) -> int:
-        """What one later run stands for uses up none of the job's count."""
+        """With epsilon each due time uses up one of the job's count; else what a later run stands for does not."""
         if self.job.count is None:
             return FOREVER_MS
-        not_counted = sum(run.count for run in self.by_time() if self._stood_for(run))
+        stood_for = (run.count for run in self.by_time() if self._stood_for(run))
+        not_counted = 0 if self.job.epsilon_ms is not None else sum(stood_for)
         return self.job.start_ms + (self.job.count + not_counted - 1) * self.job.interval_ms
 
     def owed(self) -> Iterator[int]:
