@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "chronos" / "tests"))
 
 from marathon_workload import MarathonWorkload
+from minute_of_cron import Cron
 from months_of_cron import play_months
 from planted_faults import FAULTS
-from test_chronos_under_faults import Cron
 
 from orlop.testing.scenario import run_scenario
 from orlop.testing.simulation.simulation import Workload, simulate

@@ -15,7 +15,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from due_times import ByCalendar, ByHours, CrontabLine, EveryHourLine, Timetable, in_ms, without
-from test_chronos_under_faults import check_parents, runs_of
+from minute_of_cron import check_parents, runs_of
 
 from orlop.framework import Framework, View
 from orlop.testing.scenario import Scenario, SimulatedCluster, run_scenario
