@@ -14,6 +14,7 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 from operator_stub import StubServer, make_server
 
+from orlop.api import forwarding
 from orlop.api.application import make_application, mount_plugin_routes
 from orlop.api.forwarding import STALE
 from orlop.hookspecs import Routes
@@ -72,7 +73,7 @@ def plugin() -> web.Application:
     made.router.add_post("/echo", echo)
     made.router.add_get("/show/{rest:.*}", show)
     made.router.add_get("/talk", talk)
-    made.router.add_post("/slow", slow)
+    made.router.add_route("*", "/slow", slow)
     return made
 
 
@@ -83,6 +84,7 @@ class Pair:
     client: TestClient[Any, Any]
     listener: TestClient[Any, Any]
     routes: web.Application
+    own: web.Application
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +100,7 @@ async def pair() -> AsyncIterator[Pair]:
         mount_plugin_routes(application, [Routes(prefix="echo", application=own, listen=free_address())])
         client = await stack.enter_async_context(TestClient(TestServer(application)))
         listener = await stack.enter_async_context(TestClient(TestServer(own)))
-        yield Pair(leader, standby, client, listener, routes)
+        yield Pair(leader, standby, client, listener, routes, own)
 
 
 async def test_reads_are_the_leaders() -> None:
@@ -188,6 +190,27 @@ async def test_a_leader_that_vanishes_under_a_write_leaves_the_outcome_open() ->
         said = await answer.json()
         assert said["error"].startswith("the outcome is not known")
         assert said["message"] == said["error"]
+
+
+async def test_a_leader_that_is_silent_is_waited_for_while_it_leads() -> None:
+    async with pair() as two:
+        asked = asyncio.ensure_future(two.client.post("/echo/slow", data=b"x"))
+        await two.routes[REACHED].wait()
+        await asyncio.wait([asked], timeout=3 * forwarding.LOOK_S)
+        assert not asked.done()
+        two.standby.now = attrs.evolve(two.standby.now, leader_url="")
+        answer = await asked
+        assert answer.status == 503
+        assert "the outcome is not known" in (await answer.json())["error"]
+
+
+async def test_a_read_of_a_leader_that_is_silent_and_leads_no_more_is_the_standbys() -> None:
+    async with pair() as two:
+        asked = asyncio.ensure_future(two.client.get("/echo/slow"))
+        await two.routes[REACHED].wait()
+        two.standby.now = attrs.evolve(two.standby.now, leader_url="http://127.0.0.1:1")
+        await two.own[REACHED].wait()
+        asked.cancel()
 
 
 async def test_a_request_is_handed_on_once() -> None:

@@ -3,11 +3,14 @@
 Bodies are streamed both ways, upgraded connections go on as raw bytes, and the client's own credentials go along, so
 that the leader decides who may do what. A request that was handed on once is not handed on again. If the leader cannot
 be reached, reading requests are answered from this server's mirror, with the headers `Orlop-Stale-Ms` and `Warning`;
-all others get 503, which says whether nothing was changed or nobody knows. They are never sent twice.
+all others get 503, which says whether nothing was changed or nobody knows. They are never sent twice. A leader that was
+reached may take as long as it likes to answer, while it leads: one that stands still loses the lead, and then nobody
+waits for it any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Iterable
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 FORWARDED: Final = "Orlop-Forwarded"
 STALE: Final = "Orlop-Stale-Ms"
 CONNECT_TIMEOUT_S: Final = 3.0
+#: How often whoever waits for the leader's answer looks whether it still leads.
+LOOK_S: Final = 0.5
 READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 #: About this very server, so never handed on.
 OWN_PATHS: Final = frozenset({"/health", "/metrics"})
@@ -70,8 +75,12 @@ def forwarding(
             return await _led(request, handler, server)
         if role.leader_url and FORWARDED not in request.headers:
             target = URL(role.leader_url + prefix + request.raw_path, encoded=True)
+
+            def leads() -> bool:
+                return server.role().leader_url == role.leader_url
+
             try:
-                response = await _to_leader(request, target, session(), trust() if trust is not None else None)
+                response = await _to_leader(request, target, session(), trust() if trust is not None else None, leads)
             except Problem as problem:
                 return problem.response(for_plugins=True)
             if response is not None:
@@ -123,21 +132,26 @@ def _marked_stale(response: web.StreamResponse, role: Role) -> web.StreamRespons
 
 
 async def _to_leader(
-    request: web.Request, target: URL, session: aiohttp.ClientSession, trust: ssl.SSLContext | None
+    request: web.Request,
+    target: URL,
+    session: aiohttp.ClientSession,
+    trust: ssl.SSLContext | None,
+    leads: Callable[[], bool],
 ) -> web.StreamResponse | None:
-    """The leader's answer; None when the leader was not reached, so that nothing has happened."""
+    """The leader's answer; None when the leader was not reached, so that nothing has happened. leads: does it still?"""
     if hdrs.UPGRADE in request.headers:
         return await hand_on_upgrade(request, target, _headers(request), trust)
+    asking = session.request(
+        request.method,
+        target,
+        headers=_headers(request),
+        data=request.content if request.can_read_body else None,
+        allow_redirects=False,
+        ssl=trust if trust is not None else True,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None),
+    )
     try:
-        answer = await session.request(
-            request.method,
-            target,
-            headers=_headers(request),
-            data=request.content if request.can_read_body else None,
-            allow_redirects=False,
-            ssl=trust if trust is not None else True,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None),
-        )
+        answer = await _while_it_leads(asyncio.ensure_future(asking), leads)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         log.info("the leader cannot be reached: %s", error)
         return None
@@ -151,6 +165,23 @@ async def _to_leader(
         return await _relay(request, answer)
     finally:
         answer.close()
+
+
+async def _while_it_leads(
+    asking: asyncio.Future[aiohttp.ClientResponse], leads: Callable[[], bool]
+) -> aiohttp.ClientResponse:
+    """Raises what asking raises; TimeoutError when the leader does not answer and leads no more."""
+    try:
+        while True:
+            done, _ = await asyncio.wait([asking], timeout=LOOK_S)
+            if done:
+                return asking.result()
+            if not leads():
+                raise TimeoutError("it leads no more, and has not answered")
+    finally:
+        if not asking.done():
+            asking.cancel()
+            await asyncio.wait([asking])
 
 
 async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
