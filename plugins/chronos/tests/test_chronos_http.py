@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from served_api import ServedApi
 
 from orlop.testing.harness import Cluster
 from orlop_chronos.framework import Chronos
-from orlop_chronos.http import application, calls
+from orlop_chronos.http import application, calls, reports
 from orlop_chronos.settings import Config
 
 V2 = "/scheduler"
@@ -191,6 +192,28 @@ def test_next_due_times_of_a_job_and_of_a_draft(api: Api) -> None:
     assert api.read(f"{V3}/job/a/next?count=2") == answer.json()[:2]
     api.put("b", parents=["a"])
     assert api.call("GET", f"{V3}/job/b/next").status_code == 400
+
+
+def test_the_page_and_its_parts(api: Api) -> None:
+    page = api.call("GET", "/")
+    assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    parts = re.findall(r'(?:href|src)="(page/[^"]+)"', page.text)
+    assert len(parts) == 2
+    for part in parts:
+        assert api.call("GET", f"/{part}").status_code == 200
+    again = api.call("GET", "/", headers={"If-None-Match": page.headers["ETag"]})
+    assert (again.status_code, again.text) == (304, "")
+
+
+def test_the_graph_as_a_picture(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.put("a")
+    api.put("b", parents=["a"])
+    picture = api.call("GET", f"{V3}/graph/svg")
+    assert picture.headers["Content-Type"].startswith("image/svg+xml")
+    assert picture.text.startswith("<svg")
+    assert picture.text.count("<rect") == 2
+    monkeypatch.setattr(reports, "MOST_DRAWN", 1)
+    assert "more than 1 jobs" in api.call("GET", f"{V3}/graph/svg").json()["message"]
 
 
 def test_async_jobs(api: Api) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from orlop_chronos import delivery
 from orlop_chronos.errors import ChronosError
-from orlop_chronos.http import jobs, reports
+from orlop_chronos.http import jobs, page, reports
 from orlop_chronos.http.calls import V2, V3, Call, Dialect, Handler, failed
 from orlop_chronos.settings import Config
 
@@ -43,6 +43,7 @@ _RESOURCES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/stats/{percentile}", reports.percentile),
     ("GET", "/graph/dot", reports.graph_dot),
     ("GET", "/graph/csv", reports.graph_csv),
+    ("GET", "/graph/svg", reports.graph_svg),
     ("GET", "/leader", reports.leader),
     # Not Chronos'
     ("GET", "/job/{name}/runs", reports.history),
@@ -71,6 +72,7 @@ def application(host: Host, settings: Config) -> web.Application:
                 made.router.add_route(method, dialect.prefix + path, _route(host, settings, dialect, handler))
     for method, path, handler in _TOP:
         made.router.add_route(method, path, _route(host, settings, V3, handler))
+    made.router.add_routes(page.ROUTES)
     return made
 
 
@@ -93,7 +95,7 @@ async def _answer_errors(
         response = failed(error)
     except web.HTTPException as error:
         response = failed(ChronosError(error.status, error.reason))
-        response.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
+        response.headers.update({name: value for name, value in error.headers.items() if name in ("Allow", "Location")})
     except Exception:  # noqa: BLE001  (told to the client as a mistake of ours, and logged)
         _LOG.exception("%s %s", request.method, request.path)
         response = failed(ChronosError(500, "Orlop has made a mistake, which is in the server's log"))

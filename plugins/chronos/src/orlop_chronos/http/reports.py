@@ -10,7 +10,7 @@ import attrs
 from aiohttp import web
 
 from orlop.framework import NodeState
-from orlop_chronos import instants, rendering
+from orlop_chronos import drawing, instants, rendering
 from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
 from orlop_chronos.errors import bad_request
 from orlop_chronos.http.calls import Call, Jobs, answer, text
@@ -22,6 +22,8 @@ from orlop_chronos.triggers import Due
 #: Chronos' --job_history_limit.
 SHOWN_IN_STATISTICS: Final = 5
 MOST_RUNS: Final = 1_000
+#: A picture of more is of use to nobody.
+MOST_DRAWN: Final = 2_000
 
 _PERCENTILES: Final = {
     "75thPercentile": 0.75,
@@ -242,6 +244,21 @@ async def graph_csv(call: Call) -> web.StreamResponse:
             rows.append(f"node,{name},{status},{rendering.state(jobs.states(name, progress))}\n")
             links += [f"link,{parent},{name}\n" for parent in record.job.parents]
     return text("".join(rows + links))
+
+
+async def graph_svg(call: Call) -> web.StreamResponse:
+    """As a picture."""
+    jobs = await call.jobs()
+    nodes: list[drawing.Node] = []
+    async for stretch in jobs.stretches():
+        for record, progress in stretch:
+            name = record.job.name
+            status = rendering.status(progress.counters)
+            state = rendering.state(jobs.states(name, progress))
+            nodes.append(drawing.Node(name=name, parents=record.job.parents, status=status, state=state))
+        if len(nodes) > MOST_DRAWN:
+            raise bad_request(f"there are more than {MOST_DRAWN} jobs, too many to draw")
+    return web.Response(text=drawing.svg(nodes), content_type="image/svg+xml")
 
 
 async def leader(call: Call) -> web.StreamResponse:
