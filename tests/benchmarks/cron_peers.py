@@ -224,8 +224,8 @@ class Airflow:
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                mark = f"AIRFLOW_HOME={self._folder}\0".encode()
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                # By the folder in which they work: they write over their environment, to be named as they like.
+                if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(self._folder):
                     found.append(int(entry.name))
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
