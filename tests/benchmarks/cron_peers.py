@@ -161,24 +161,25 @@ class Airflow:
             return False
 
     def _call(self, method: str, path: str, document: Any = None) -> Any:
+        """On a busy machine Airflow answers with 500 now and then, for SQLite was locked for too long: once more."""
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = json.dumps(document).encode() if document is not None else None
-        request = urllib.request.Request(self._url + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def _trigger(self, dag: str) -> str:
-        """The run's id. On a busy machine Airflow answers with 500 now and then: SQLite is locked for too long."""
         began = time.perf_counter()
         while True:
+            request = urllib.request.Request(self._url + path, data, headers, method=method)
             try:
-                return str(self._call("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None})["dag_run_id"])
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
             except urllib.error.HTTPError as error:
                 if error.code < 500 or time.perf_counter() - began > AIRFLOW_DEADLINE_S:
                     raise
                 time.sleep(POLL_S)
+
+    def _trigger(self, dag: str) -> str:
+        """The run's id."""
+        return str(self._call("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None})["dag_run_id"])
 
     def _ended(self, dag: str) -> int:
         """Runs that are over; those that have failed, for the same reason, count too."""
@@ -223,8 +224,8 @@ class Airflow:
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                mark = f"AIRFLOW_HOME={self._folder}\0".encode()
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                # By the folder in which they work: they write over their environment, to be named as they like.
+                if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(self._folder):
                     found.append(int(entry.name))
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
