@@ -61,7 +61,10 @@ def _handing_on(prefix: str, plugin: web.Application) -> Handler:
     async def hand_on(request: web.Request) -> web.StreamResponse:
         if not plugin.frozen:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"the routes under /{prefix} have not started yet")
-        rest = request.rel_url.raw_path[len(prefix) + 1 :] or "/"
+        rest = request.rel_url.raw_path[len(prefix) + 1 :]
+        if not rest:
+            # What a page names beside itself would be looked for a level too high.
+            return web.Response(status=HTTPStatus.PERMANENT_REDIRECT, headers={"Location": f"/{prefix}/"})
         inner = request.clone(
             rel_url=URL.build(path=rest, query_string=request.rel_url.raw_query_string, encoded=True),
             client_max_size=PLUGIN_BODY_BYTES_MAX,

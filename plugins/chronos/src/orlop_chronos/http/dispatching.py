@@ -95,7 +95,7 @@ async def _answer_errors(
         response = failed(error)
     except web.HTTPException as error:
         response = failed(ChronosError(error.status, error.reason))
-        response.headers.update({name: value for name, value in error.headers.items() if name in ("Allow", "Location")})
+        response.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
     except Exception:  # noqa: BLE001  (told to the client as a mistake of ours, and logged)
         _LOG.exception("%s %s", request.method, request.path)
         response = failed(ChronosError(500, "Orlop has made a mistake, which is in the server's log"))

@@ -33,18 +33,8 @@ def _serve(name: str, content_type: str) -> Callable[[web.Request], Awaitable[we
     return send
 
 
-_page: Final = _serve("index.html", "text/html")
-
-
-async def _index(request: web.Request) -> web.StreamResponse:
-    """Its parts are beside it: below a prefix, `/chronos` would look for them a level too high."""
-    if not request.path.endswith("/"):
-        raise web.HTTPFound(request.path + "/")
-    return await _page(request)
-
-
 ROUTES: Final = [
-    web.get("/", _index),
+    web.get("/", _serve("index.html", "text/html")),
     web.get("/page/page.css", _serve("page.css", "text/css")),
     web.get("/page/page.js", _serve("page.js", "text/javascript")),
 ]
