@@ -179,10 +179,15 @@ async def test_a_leader_that_cannot_be_reached_changed_nothing() -> None:
         assert "nothing was changed: the leader at http://127.0.0.1:" in (await refused.json())["error"]
 
 
-async def test_a_leader_that_vanishes_under_a_write_leaves_the_outcome_open() -> None:
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("body", [b"x", None])
+async def test_a_leader_that_vanishes_under_a_write_leaves_the_outcome_open(method: str, body: bytes | None) -> None:
+    """Over a connection that was kept, too: there is no second try."""
     async with pair() as two:
-        asked = asyncio.create_task(two.listener.post("/slow", data=b"x"))
+        await (await two.listener.get("/show/first")).read()
+        asked = asyncio.create_task(two.listener.request(method, "/slow", data=body))
         await two.routes[REACHED].wait()
+        two.routes[REACHED].clear()
         for transport in [one.transport for one in two.leader.handler.connections if one.transport is not None]:
             transport.abort()
         answer = await asked
@@ -190,6 +195,7 @@ async def test_a_leader_that_vanishes_under_a_write_leaves_the_outcome_open() ->
         said = await answer.json()
         assert said["error"].startswith("the outcome is not known")
         assert said["message"] == said["error"]
+        assert not two.routes[REACHED].is_set()
 
 
 async def test_a_leader_that_is_silent_is_waited_for_while_it_leads() -> None:

@@ -63,8 +63,6 @@ def test_plugins_routes_are_handed_on_without_the_prefix() -> None:
             assert await response.text() == "one two"
         async with client.get("/marathon", allow_redirects=False) as response:
             assert (response.status, response.headers["Location"]) == (308, "/marathon/"), "where its parts are"
-                "else its page finds no parts"
-            )
         async with client.get("/marathon") as response:
             assert (response.status, response.headers["X-Plugin"], response.content_type) == (404, "yes", "text/plain")
         assert "/marathon" in (await problem(client.get("/marathon/fail"), 500))["error"]

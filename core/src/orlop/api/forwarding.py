@@ -141,17 +141,20 @@ async def _to_leader(
     """The leader's answer; None when the leader was not reached, so that nothing has happened. leads: does it still?"""
     if hdrs.UPGRADE in request.headers:
         return await hand_on_upgrade(request, target, _headers(request), trust)
-    asking = session.request(
-        request.method,
-        target,
-        headers=_headers(request),
-        data=request.content if request.can_read_body else None,
-        allow_redirects=False,
-        ssl=trust if trust is not None else True,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None),
-    )
+
+    async def ask() -> aiohttp.ClientResponse:
+        return await session.request(
+            request.method,
+            target,
+            headers=_headers(request),
+            data=request.content if request.can_read_body else None,
+            allow_redirects=False,
+            ssl=trust if trust is not None else True,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None),
+        )
+
     try:
-        answer = await _while_it_leads(asyncio.ensure_future(asking), leads)
+        answer = await _while_it_leads(asyncio.ensure_future(ask()), leads)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         log.info("the leader cannot be reached: %s", error)
         return None
@@ -217,10 +220,14 @@ def _kept(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
 
 
 def client_session() -> aiohttp.ClientSession:
-    """For requests to the leader: nothing is unpacked on the way, and no cookies are kept."""
-    return aiohttp.ClientSession(
+    """For requests to the leader: nothing is unpacked on the way, no cookies are kept, and nothing is sent twice."""
+    session = aiohttp.ClientSession(
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
         skip_auto_headers=[hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE],
     )
+    # aiohttp sends PUT and DELETE again when a kept connection breaks off, as if no API gave them another meaning; its
+    # own test client turns that off like this.
+    session._retry_connection = False
+    return session
