@@ -3,7 +3,8 @@
 States are large and have no cycles: looking at them is in vain, and holds everything up meanwhile. By itself the
 interpreter looks at each new object twice, and at all of them again whenever a quarter has been added; with 100,000
 tasks the latter takes most of a second. So it is done here instead: once at what is new, as soon as there is enough of
-it, and at everything only now and then, for what became garbage after it had grown old (connections, mostly).
+it, and at everything only now and then, for what became garbage after it had grown old (connections, mostly). If that
+took long, what has survived it is not looked at again: most of it is the state, and a lease does not wait.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Final
 NEW_OBJECTS: Final = 50_000
 LOOK_S: Final = 0.1
 EVERYTHING_S: Final = 600.0
+#: A look at everything that took longer is not to be had a second time.
+LONG_LOOK_S: Final = 0.25
 #: Where the interpreter itself still steps in, should nobody look.
 NEW_OBJECTS_MAX: Final = 1_000_000
 
@@ -41,8 +44,12 @@ class Collector:
         if not gc.isenabled():
             return
         if self._clock() >= self._everything_at_s:
-            self._everything_at_s = self._clock() + EVERYTHING_S
+            began_s = self._clock()
             gc.collect()
+            ended_s = self._clock()
+            self._everything_at_s = ended_s + EVERYTHING_S
+            if ended_s - began_s > LONG_LOOK_S:
+                gc.freeze()
         elif gc.get_count()[0] >= NEW_OBJECTS:
             gc.collect(1)
 
