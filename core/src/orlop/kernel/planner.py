@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from orlop.kernel.draft import Draft, dominant_share
 from orlop.kernel.filters import OperatorsFilter
-from orlop.kernel.matcher import EveryNode, Prepared, Search, choose_ports, explain
+from orlop.kernel.matcher import EveryNode, Prepared, RatingMemory, Search, choose_ports, explain
 from orlop.kernel.placement import Moment, NodeFilter, NodeScorer, PlacementView
 from orlop.kernel.state import State, WaitingKey
 from orlop.model.asks import NOW_OR_NEVER, Explanation, Request
@@ -25,7 +25,7 @@ LOOKS_FOR_ROOM_PER_GROUP: Final = 30
 
 
 class Planner:
-    """Filters, scorers and weights; no state of its own."""
+    """Filters, scorers and weights; no state of its own beside a memory of what nodes were rated."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Planner:
         self._filters = (OperatorsFilter(known), *filters)
         self._scorers = tuple(scorers)
         self._weights = dict(role_weights or {})
+        self._memory = RatingMemory()
 
     def run(self, draft: Draft) -> None:
         """Places what can be placed: new asks anywhere, older ones on the nodes that changed in this batch."""
@@ -59,7 +60,7 @@ class Planner:
             self._place_fairly(draft, rounds)
 
     def _prepare(self, request: Request, view: PlacementView) -> Prepared:
-        return Prepared(request, view, self._filters, self._scorers)
+        return Prepared(request, view, self._filters, self._scorers, self._memory)
 
     def _place_fairly(self, draft: Draft, rounds: Sequence[_Round]) -> None:
         of_role: dict[str, list[_Round]] = {}
@@ -90,7 +91,7 @@ class Planner:
 
     def explain_waiting(self, moment: Moment, task: Task, spec: Spec) -> Explanation:
         """Which filters rule out how many nodes for the task."""
-        prepared = self._prepare(request_of(task, spec), PlacementView(moment))
+        prepared = Prepared(request_of(task, spec), PlacementView(moment), self._filters, self._scorers)
         return explain(prepared, moment.node_order, moment.candidate)
 
 

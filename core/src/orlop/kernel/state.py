@@ -129,6 +129,14 @@ class State:
         """The task's spec; every recorded task has one."""
         return self.specs[task.spec].spec
 
+    def recorded_task(self, task_id: str) -> Task:
+        """Raises KeyError."""
+        return self.tasks[task_id]
+
+    def spec(self, spec_id: str) -> Spec:
+        """Raises KeyError."""
+        return self.specs[spec_id].spec
+
     def node(self, node_id: str) -> Node | None:
         """The node, None when there is none of that id."""
         found = self.candidates.get(node_id)
