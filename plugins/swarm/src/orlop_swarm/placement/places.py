@@ -39,7 +39,7 @@ class Held:
 
     def __init__(self, containers: Iterable[Container], images: Iterable[str] = ()) -> None:
         names: set[str] = set()
-        self.images = frozenset(_image_names(images))
+        seen_images = set(images)
         self.bindings: list[Binding] = []
         self.exposed: set[str] = set()
         self.count = 0
@@ -50,6 +50,7 @@ class Held:
             self.count += 1
             names.add(one.id)
             names.update(one.names)
+            seen_images.update(one.images)
             for key, value in one.labels.items():
                 self._labels.setdefault(key, set()).add(value)
                 having[key] = having.get(key, 0) + 1
@@ -57,6 +58,7 @@ class Held:
             if one.host_network:
                 self.exposed.update(one.exposed)
         self.names = frozenset(names)
+        self.images = frozenset(_image_names(seen_images))
         self._unlabelled = {key for key, count in having.items() if count < self.count}
 
     def satisfies(self, affinity: Expression) -> bool:

@@ -73,7 +73,8 @@ class Pattern:
             if moment is None:
                 return True
         assert moment is not None
-        return self._take_step(moment.positions, moment.before, "")[1]
+        end = moment.get("", _UNKNOWN)
+        return (self._step(moment, "") if end is _UNKNOWN else end) is None
 
     def _moment(self, positions: frozenset[int], before: str) -> _Moment:
         found = self._moments.get((positions, before))
@@ -82,7 +83,7 @@ class Pattern:
         return found
 
     def _step(self, moment: _Moment, character: str) -> _Moment | None:
-        """After one more character; None when what was before it matches."""
+        """After one more character; None when what was before it matches. Empty: the end of the text."""
         if self._steps >= STEPS_REMEMBERED:
             self._steps = 0
             self._moments.clear()
