@@ -138,7 +138,7 @@ def satisfies(place: Any, constraint: Expression) -> bool:
             return (literal in (place.name, place.id)) == constraint.equal
         return (place.labels.get(constraint.key, "") == literal) == constraint.equal
     if constraint.key == "node":
-        return constraint.matches((place.id, place.name))
+        return constraint.matches((place.id,) if place.id == place.name else (place.id, place.name))
     return constraint.matches((place.labels.get(constraint.key, ""),))
 
 

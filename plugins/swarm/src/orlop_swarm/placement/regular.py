@@ -11,7 +11,7 @@ groups and the like need characters that expressions may not have.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 #: Parentheses within parentheses. Go's own limit is 1,000.
 NESTING_MAX: Final = 100
@@ -30,8 +30,6 @@ _POSIX: Final = {
     "punct": frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"),
 }  # fmt: skip
 
-_UNKNOWN: Final[Any] = object()
-
 Test = Callable[[str], bool]
 #: A position of the program: ("char", test, next), ("split", next, next), ("at", place, next) or ("match",).
 _State = tuple
@@ -41,9 +39,9 @@ class PatternError(ValueError):
     """The text is no expression of the language."""
 
 
-class _Moment(dict[str, "_Moment | None"]):
+class _Moment(dict[str, "_Moment | bool"]):
     """The automaton between two characters: where it may be, and of which kind the last character was. As a dict: the
-    next moment by the next character, None when all is decided and the text matches."""
+    next moment by the next character, or whether the text matches when that is decided."""
 
     __slots__ = ("before", "positions")
 
@@ -60,21 +58,24 @@ class Pattern:
         self._program: list[_State] = [("match",)]
         node = _Parser(text).parse()
         self._start = self._compile(node, 0)
+        self._first = frozenset((self._start,))
+        #: Where a match may begin later on: nowhere, if it must begin with the text.
+        self._again = frozenset() if self._program[self._start][:2] == ("at", "begin") else self._first
         self._moments: dict[tuple[frozenset[int], str], _Moment] = {}
         self._steps = 0
 
     def search(self, text: str) -> bool:
         """Does any part of the text match?"""
-        moment: _Moment | None = self._moment(frozenset((self._start,)), "begin")
+        moment = self._moment(self._first, "begin")
         for character in text:
-            assert moment is not None
-            onward = moment.get(character, _UNKNOWN)
-            moment = self._step(moment, character) if onward is _UNKNOWN else onward
-            if moment is None:
-                return True
-        assert moment is not None
-        end = moment.get("", _UNKNOWN)
-        return (self._step(moment, "") if end is _UNKNOWN else end) is None
+            onward = moment.get(character)
+            if onward is None:
+                onward = self._step(moment, character)
+            if onward is True or onward is False:
+                return onward
+            moment = onward
+        end = moment.get("")
+        return (self._step(moment, "") if end is None else end) is True
 
     def _moment(self, positions: frozenset[int], before: str) -> _Moment:
         found = self._moments.get((positions, before))
@@ -82,20 +83,21 @@ class Pattern:
             found = self._moments[positions, before] = _Moment(positions, before)
         return found
 
-    def _step(self, moment: _Moment, character: str) -> _Moment | None:
-        """After one more character; None when what was before it matches. Empty: the end of the text."""
+    def _step(self, moment: _Moment, character: str) -> _Moment | bool:
+        """After one more character, or what is decided then. Empty: the end of the text."""
         if self._steps >= STEPS_REMEMBERED:
             self._steps = 0
             self._moments.clear()
         positions, matched = self._take_step(moment.positions, moment.before, character)
-        onward = None if matched else self._moment(positions, _kind(character))
+        undecided = positions and character and not matched
+        onward = self._moment(positions, _kind(character)) if undecided else matched
         moment[character] = onward
         self._steps += 1
         return onward
 
     def _take_step(self, positions: frozenset[int], before: str, character: str) -> tuple[frozenset[int], bool]:
         after = _kind(character) if character else "end"
-        reached = {self._start}
+        reached = set(self._again)
         todo, seen = list(positions), set(positions)
         while todo:
             state = self._program[todo.pop()]
