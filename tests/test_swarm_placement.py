@@ -101,3 +101,11 @@ def test_what_waits_says_why() -> None:
     assert placed.cluster.explain(waiting).ruled_out == (
         ("expressions", 'environment["constraint:node"]: One of operator ==, != is expected', 4),
     )
+
+
+def test_what_waits_for_a_neighbour_is_placed_when_it_comes() -> None:
+    placed = Placed()
+    placed.app("/web", cmd="sleep 1000", env={"affinity:orlop.group": "=/db"})
+    assert placed.nodes("marathon", "/web") == []
+    placed.app("/db", cmd="sleep 1000", env={"constraint:node": "=n2"})
+    assert placed.nodes("marathon", "/web") == placed.nodes("marathon", "/db") == ["n2"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,3 +137,63 @@ def test_a_filter_sees_the_tasks_of_a_node_and_their_specs() -> None:
     assert len({task.node for task in cluster.running()}) == 3
     (waiting,) = cluster.pending()
     assert cluster.explain(waiting).ruled_out == (("apart", "has one", 3),)
+
+
+class Beside:
+    """A task that runs `beside X` is put beside one that runs X."""
+
+    name = "beside"
+
+    def prepare(self, request: Request, view: PlacementView) -> Callable[[Candidate], str | None] | None:
+        _, beside, neighbour = request.spec.payload["command"].partition("beside ")
+        if not beside:
+            return None
+
+        def check(candidate: Candidate) -> str | None:
+            held = [view.spec(view.task(task)).payload["command"] for task in candidate.tasks.values()]
+            return None if neighbour in held else "alone"
+
+        check.follows = True  # type: ignore[attr-defined]
+        return check
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_waits_for_a_neighbour_is_placed_when_one_comes(restarted: bool) -> None:
+    """And so is what waits for that one, which was asked for before it."""
+    told: list[tuple[str, str, float]] = [
+        ("third", "beside beside first", 0.1),
+        ("second", "beside first", 0.1),
+        ("never", "beside nobody", 0.1),
+    ]
+    cluster = Cluster(Copies(told), filters=[Beside()])
+    cluster.add_nodes(4)
+    cluster.settle()
+    assert len(cluster.pending()) == 3
+    if restarted:
+        cluster.restart(Copies(told))
+        cluster.settle()
+    told.append(("other", "other", 0.1))
+    cluster.settle()
+    told.append(("first", "first", 0.1))
+    cluster.install(Copies(told))
+    cluster.settle()
+    places = {task.key: task.node for task in cluster.live()}
+    assert places["first"] == places["second"] == places["third"] is not None
+    assert places["never"] is None
+    assert [key.spec for key in cluster.state.following] == [cluster.pending()[0].spec]
+
+
+def test_only_what_waits_for_neighbours_is_tried_again_where_tasks_are_put() -> None:
+    prepared: list[str] = []
+
+    def counting(request: Request, view: PlacementView) -> None:
+        prepared.append(request.key)
+
+    cluster = Cluster(filters=[Beside(), Scorer("counting", 0, counting)])
+    cluster.add_nodes(2)
+    cluster.install(Copies([("large", "true", 99), ("beside", "beside nobody", 0.1)]))
+    cluster.settle()
+    prepared.clear()
+    cluster.install(Copies([("large", "true", 99), ("beside", "beside nobody", 0.1), ("small", "false", 0.1)]))
+    cluster.settle()
+    assert prepared == ["small", "beside"]

@@ -49,9 +49,21 @@ class Prepared:
     """Filters and scorers made ready for one group of identical asks.
 
     counting: some filter counts what it has placed. exact: some scorer wants the best of all nodes.
+    follows: some filter waits for neighbours.
     """
 
-    __slots__ = ("_checks", "_common", "_names", "_placed", "_rare", "_scores", "counting", "exact", "request")
+    __slots__ = (
+        "_checks",
+        "_common",
+        "_names",
+        "_placed",
+        "_rare",
+        "_scores",
+        "counting",
+        "exact",
+        "follows",
+        "request",
+    )
 
     def __init__(
         self,
@@ -73,6 +85,7 @@ class Prepared:
                 self._checks.append(check)
                 self._listen(check)
         self.counting = bool(self._placed)
+        self.follows = any(getattr(check, "follows", False) for check in self._checks)
         self.exact = False
         for scorer in scorers:
             score = _guarded(scorer.prepare, None, request, view)

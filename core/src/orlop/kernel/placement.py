@@ -10,6 +10,9 @@ A callable may carry an attribute `placed`, a function of a candidate: it is cal
 was put on that node. A filter that has it is asked again about every node for each task (it counts, so nodes must
 not be sampled or remembered).
 
+A check whose answer may become better by a task that is put on the node (it wants a certain neighbour) carries an
+attribute `follows`, true: what waits for it is tried again where a task was placed, not only where room was made.
+
 A score may carry an attribute `exact`, true: the best of all nodes is wanted then, where otherwise a sample of a large
 cluster is looked at.
 """

@@ -58,6 +58,7 @@ class Planner:
                 one.place(None)
         else:
             self._place_fairly(draft, rounds)
+        self._place_followers(draft)
 
     def _prepare(self, request: Request, view: PlacementView) -> Prepared:
         return Prepared(request, view, self._filters, self._scorers, self._memory)
@@ -75,6 +76,21 @@ class Planner:
                 queue.pop()
             if queue:
                 heapq.heappush(heap, (self._share(draft, role), role))
+
+    def _place_followers(self, draft: Draft) -> None:
+        """Asks that wait for a neighbour, on the nodes that got a task. One that is placed may be another's neighbour,
+        so this goes on until nothing more is placed."""
+        begun = 0
+        while draft.following and len(draft.taken) > begun:
+            nodes = tuple(dict.fromkeys(draft.taken[begun:]))
+            begun = len(draft.taken)
+            for key in draft.following:
+                if not draft.waiting.count(key):
+                    draft.follow(key, False)
+            area = _Area(draft, nodes, len(draft.following))
+            rounds = [_Round(key, draft, area, self._prepare) for key in draft.following]
+            for one in sorted(rounds, key=lambda one: one.rank):
+                one.place(None)
 
     def _share(self, draft: Draft, role: str) -> float:
         return dominant_share(draft.usage(role).items(), draft.totals) / self._weights.get(role, 1.0)
@@ -199,6 +215,8 @@ class _Round:
             prepared.placed(self._draft.place(task, best.node.info.id, ports))
             placed.append(sequence)
         waiting.remove(self.key, placed)
+        if len(placed) < wanted or self.key in self._draft.following:
+            self._draft.follow(self.key, prepared.follows and len(placed) < left)
         if len(placed) < wanted or wanted == left:
             self._begun = None  # a ranking of all nodes is not kept for nothing
         return len(placed)

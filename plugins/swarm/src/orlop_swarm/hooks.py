@@ -227,7 +227,12 @@ class ContainersFilter:
             return None
         reason = _reason(self._filter, demands)
         place_with_held = self._facts.place_with_held
-        return lambda candidate: None if test(place_with_held(candidate, view)) else reason
+
+        def check(candidate: Candidate) -> str | None:
+            return None if test(place_with_held(candidate, view)) else reason
+
+        check.follows = bool(demands.dependencies) or any(one.equal for one in demands.affinities)  # type: ignore[attr-defined]
+        return check
 
 
 def _reason(one: filters.Filter, demands: Wanted) -> str:
