@@ -21,7 +21,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `running`, `engines` a
 
 from .figures import Figure, table
 
-MODULES: Final = ("kernel", "etcd", "services", "containers", "cron", "peers", "node_loss", "servers", "agents")
+MODULES: Final = (
+    "kernel",
+    "placement",
+    "etcd",
+    "services",
+    "containers",
+    "cron",
+    "peers",
+    "node_loss",
+    "servers",
+    "agents",
+)
 
 
 def main() -> int:
