@@ -332,10 +332,23 @@ class Search:
         if self._ranking is None:
             size = len(self._order)
             sampling_costs_less = self._looked_at + wanted * self._sample < size
-            if size > RANK_UP_TO_NODES and sampling_costs_less and not self._exact:
-                return self._best_of_sample(size)
+            if size > RANK_UP_TO_NODES and sampling_costs_less:
+                return self._best_of_all(size) if self._exact else self._best_of_sample(size)
             self._ranking = _Ranking(self._rate, _rotated(self._order, self._next), self._nodes)
         return self._ranking.best()
+
+    def _best_of_all(self, size: int) -> Candidate | None:
+        """For one task a ranking would cost more than it saves. The same one that a ranking would begin with."""
+        rate, candidate_of = self._rate, self._nodes.candidate
+        found: Candidate | None = None
+        found_score = 0.0
+        for node_id in _rotated(self._order, self._next):
+            candidate = candidate_of(node_id)
+            score = rate(candidate)
+            if score is not None and (found is None or score > found_score):
+                found, found_score = candidate, score
+        self._looked_at += size
+        return found
 
     def _best_of_sample(self, size: int) -> Candidate | None:
         found: Candidate | None = None

@@ -70,13 +70,14 @@ class Facts:
     def __init__(self, settings: Config) -> None:
         self._overcommit = settings.overcommit
         self._last_counts = settings.repeated_constraints == "last"
-        self._places: dict[str, NodePlace] = {}
+        #: The latest of each node, by its id.
+        self.places: dict[str, NodePlace] = {}
         self._specs: dict[str, Wanted] = {}
 
     def place(self, candidate: Candidate) -> NodePlace:
         """Without what it holds, unless that is known."""
         node_id = candidate.node.info.id
-        known = self._places.get(node_id)
+        known = self.places.get(node_id)
         if known is not None and known.candidate is candidate:
             return known
         info = candidate.node.info
@@ -84,9 +85,9 @@ class Facts:
             labels = known.labels
         else:
             labels = {**info.attributes, "ostype": info.os}
-        if len(self._places) >= NODES_REMEMBERED:
-            self._places.clear()
-        place = self._places[node_id] = NodePlace(candidate, labels, self._overcommit)
+        if len(self.places) >= NODES_REMEMBERED:
+            self.places.clear()
+        place = self.places[node_id] = NodePlace(candidate, labels, self._overcommit)
         if known is not None and known.candidate.tasks is candidate.tasks:
             place.held = known.held
         return place
@@ -226,10 +227,13 @@ class ContainersFilter:
         if demands is None or test is None:
             return None
         reason = _reason(self._filter, demands)
-        place_with_held = self._facts.place_with_held
+        places, place_with_held = self._facts.places, self._facts.place_with_held
 
         def check(candidate: Candidate) -> str | None:
-            return None if test(place_with_held(candidate, view)) else reason
+            place = places.get(candidate.node.info.id)
+            if place is None or place.candidate is not candidate or place.held is None:
+                place = place_with_held(candidate, view)
+            return None if test(place) else reason
 
         check.follows = bool(demands.dependencies) or any(one.equal for one in demands.affinities)  # type: ignore[attr-defined]
         return check
