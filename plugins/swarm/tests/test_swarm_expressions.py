@@ -73,7 +73,8 @@ def test_what_is_refused(text: str, reason: str) -> None:
         ("node==n*-*1", ["n-1", "node-a1"], ["n1"]),
         ("node==a.c", ["a.c", "abc"], ["ac", "a\nc"]),  # a point is any character
         ("node==/ode-/", ["node-1", "ode-"], ["node1"]),  # not anchored
-        ("node==/^ode/", ["ode"], ["node"]),
+        ("node==/^ode/", ["ode"], ["node", "n\node"]),
+        ("node==/(?m)^ode$/", ["ode", "n\node\nn"], ["node"]),
         ("node==/(?i)NODE/", ["node", "NoDe"], ["nod"]),
         ("node==/no(?i)DE/", ["node", "noDe"], ["Node"]),
         ("node==/node-[1-3]$/", ["node-1", "node-3"], ["node-4", "node-1\n", "node-12"]),

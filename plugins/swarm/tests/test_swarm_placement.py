@@ -414,11 +414,17 @@ def test_dependencies() -> None:
         ("tier!=front", ["db", "empty"]),
         ("tier==back", []),
         ("other!=x", ["db", "empty", "web"]),
+        ("every==/^$/", ["db"]),
         ("other==/^$/", ["db", "web"]),  # empty where it is missing; a node without containers has none
     ],
 )
 def test_affinities(expression: str, expected: list[str]) -> None:
-    web = place("web", container("web", labels={"tier": "front"}), container("web2"), images=("host:5000/app:1",))
+    web = place(
+        "web",
+        container("web", labels={"tier": "front", "every": "1"}),
+        container("web2", labels={"every": "2"}),
+        images=("host:5000/app:1",),
+    )
     db = place("db", container("db"), images=("sha256:abc", "redis:3"))
     wanted = asked(f"affinity:{expression}")
     places = (web, db, place("empty"))
