@@ -95,7 +95,7 @@ class Prepared:
                 self.exact |= bool(getattr(score, "exact", False))
         self._rare: list[Check] = self._checks
         self._common: _Common | None = None
-        if memory is not None and not self._placed:
+        if memory is not None and self.exact and not self._placed:  # a sample costs less than remembering
             self._rare, self._common = memory.divide(self._checks, self._scores)
 
     def _listen(self, made: Check | Score) -> None:
