@@ -23,6 +23,7 @@ from .figures import Figure, table
 
 MODULES: Final = (
     "kernel",
+    "placement",
     "etcd",
     "services",
     "containers",

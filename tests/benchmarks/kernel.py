@@ -36,7 +36,7 @@ EPOCH = Epoch(1, 1)
 PORTS = PortSet.parse("31000-32000")
 
 
-def make_state(kernel: Kernel, nodes: int) -> State:
+def make_state(kernel: Kernel, nodes: int, runtimes: tuple[str, ...] = ("process",)) -> State:
     """A cluster of ready nodes in ten racks."""
     hellos = []
     for number in range(nodes):
@@ -47,7 +47,7 @@ def make_state(kernel: Kernel, nodes: int) -> State:
             resources=Resources(cpus=64, mem="256GiB"),
             ports=PORTS,
             attributes={"rack": f"r{number % 10}"},
-            runtimes=("process",),
+            runtimes=runtimes,
         )
         hellos.append(AgentHello(session=f"s{number}", hello=Hello(node=info)))
     return kernel.step(State(cluster_id="bench"), hellos, Now(1, 1), EPOCH).state

@@ -61,6 +61,7 @@ class Draft:
         self._framework_states = state.frameworks
         self._more_references: dict[str, int] = {}
         self.waiting = WaitingOverlay(state.waiting)
+        self.following = state.following
         self._delayed = state.delayed
         self._ended = state.ended
         self._ended_oldest = state.ended_oldest
@@ -92,6 +93,7 @@ class Draft:
             specs=self._specs.finish(),
             frameworks=self._framework_states,
             waiting=self.waiting.finish(),
+            following=self.following,
             delayed=self._delayed,
             ended=self._ended,
             ended_oldest=self._ended_oldest,
@@ -296,6 +298,13 @@ class Draft:
         self.note("task.placed", task.id, task.cause, node=before.node.info.name, name=task.name)
         self.assign.setdefault(node_id, {})[task.id] = None
         return after
+
+    def follow(self, key: WaitingKey, wanted: bool) -> None:
+        """Shall these asks be tried again where another task is put?"""
+        if wanted:
+            self.following = self.following.set(key, None)
+        else:
+            self.following = _without(self.following, key)
 
     def finish_task(self, task: Task) -> None:
         """The task is removed: it holds nothing any more, and its record waits to be forgotten."""

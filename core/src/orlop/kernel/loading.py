@@ -99,6 +99,7 @@ def _assemble(
     delayed = {
         task.sequence: (task.not_before_utc_ms, task.id) for task in pending if task.not_before_utc_ms > meta.utc_ms
     }
+    waiting = _waiting(task for task in pending if task.sequence not in delayed)
     ready = (node.info.resources for node in nodes.values() if node.state is NodeState.READY)
     return State(
         cluster_id=meta.cluster_id,
@@ -112,7 +113,8 @@ def _assemble(
         next_sequence=meta.next_sequence,
         specs=Map(_spec_records(specs, in_order)),
         frameworks=Map(_frameworks(in_order, holding, cursors, objects)),
-        waiting=_waiting(task for task in pending if task.sequence not in delayed),
+        waiting=waiting,
+        following=Map(dict.fromkeys(waiting)),  # until they are tried, nobody knows
         delayed=Map(delayed),
         next_due_utc_ms=min((due for due, _ in delayed.values()), default=0),
         draining=Map({node_id: node.drain_at_utc_ms for node_id, node in nodes.items() if node.drain_at_utc_ms}),

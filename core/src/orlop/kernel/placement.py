@@ -9,6 +9,12 @@ the groups share one ranking of the nodes.
 A callable may carry an attribute `placed`, a function of a candidate: it is called after one more task of the group
 was put on that node. A filter that has it is asked again about every node for each task (it counts, so nodes must
 not be sampled or remembered).
+
+A check whose answer may become better by a task that is put on the node (it wants a certain neighbour) carries an
+attribute `follows`, true: what waits for it is tried again where a task was placed, not only where room was made.
+
+A score may carry an attribute `exact`, true: the best of all nodes is wanted then, where otherwise a sample of a large
+cluster is looked at.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from typing import Protocol
 from orlop.kernel.state import Candidate
 from orlop.model.asks import Request
 from orlop.model.nodes import Node
-from orlop.model.tasks import Task
+from orlop.model.tasks import Spec, Task
 
 
 class Moment(Protocol):
@@ -30,6 +36,10 @@ class Moment(Protocol):
 
     def candidate(self, node_id: str) -> Candidate: ...
 
+    def recorded_task(self, task_id: str) -> Task: ...
+
+    def spec(self, spec_id: str) -> Spec: ...
+
     def group_tasks(self, framework: str, group: str) -> Iterator[Task]: ...
 
     def group_size(self, framework: str, group: str) -> int: ...
@@ -38,7 +48,10 @@ class Moment(Protocol):
 
 
 class PlacementView:
-    """The moment of placement, for `prepare`; to be looked at there and not kept."""
+    """The moment of placement, for `prepare` and for what it returns; not to be kept beyond.
+
+    Where a check or a score looks at tasks, these are the candidate's, which is another one after each change.
+    """
 
     __slots__ = ("_moment",)
 
@@ -59,6 +72,14 @@ class PlacementView:
         Costs nothing, while `group` goes through all tasks.
         """
         return self._moment.holding(framework, group)
+
+    def task(self, task_id: str) -> Task:
+        """A recorded task of any framework, such as those of a candidate (`Candidate.tasks`). Raises KeyError."""
+        return self._moment.recorded_task(task_id)
+
+    def spec(self, task: Task) -> Spec:
+        """The task's spec."""
+        return self._moment.spec(task.spec)
 
     def node(self, node_id: str) -> Node:
         """A node by its id. Raises KeyError."""

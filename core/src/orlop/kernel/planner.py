@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from orlop.kernel.draft import Draft, dominant_share
 from orlop.kernel.filters import OperatorsFilter
-from orlop.kernel.matcher import EveryNode, Prepared, Search, choose_ports, explain
+from orlop.kernel.matcher import EveryNode, Prepared, RatingMemory, Search, choose_ports, explain
 from orlop.kernel.placement import Moment, NodeFilter, NodeScorer, PlacementView
 from orlop.kernel.state import State, WaitingKey
 from orlop.model.asks import NOW_OR_NEVER, Explanation, Request
@@ -25,7 +25,7 @@ LOOKS_FOR_ROOM_PER_GROUP: Final = 30
 
 
 class Planner:
-    """Filters, scorers and weights; no state of its own."""
+    """Filters, scorers and weights; no state of its own beside a memory of what nodes were rated."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Planner:
         self._filters = (OperatorsFilter(known), *filters)
         self._scorers = tuple(scorers)
         self._weights = dict(role_weights or {})
+        self._memory = RatingMemory()
 
     def run(self, draft: Draft) -> None:
         """Places what can be placed: new asks anywhere, older ones on the nodes that changed in this batch."""
@@ -57,9 +58,10 @@ class Planner:
                 one.place(None)
         else:
             self._place_fairly(draft, rounds)
+        self._place_followers(draft)
 
     def _prepare(self, request: Request, view: PlacementView) -> Prepared:
-        return Prepared(request, view, self._filters, self._scorers)
+        return Prepared(request, view, self._filters, self._scorers, self._memory)
 
     def _place_fairly(self, draft: Draft, rounds: Sequence[_Round]) -> None:
         of_role: dict[str, list[_Round]] = {}
@@ -74,6 +76,21 @@ class Planner:
                 queue.pop()
             if queue:
                 heapq.heappush(heap, (self._share(draft, role), role))
+
+    def _place_followers(self, draft: Draft) -> None:
+        """Asks that wait for a neighbour, on the nodes that got a task. One that is placed may be another's neighbour,
+        so this goes on until nothing more is placed."""
+        begun = 0
+        while draft.following and len(draft.taken) > begun:
+            nodes = tuple(dict.fromkeys(draft.taken[begun:]))
+            begun = len(draft.taken)
+            for key in draft.following:
+                if not draft.waiting.count(key):
+                    draft.follow(key, False)
+            area = _Area(draft, nodes, len(draft.following))
+            rounds = [_Round(key, draft, area, self._prepare) for key in draft.following]
+            for one in sorted(rounds, key=lambda one: one.rank):
+                one.place(None)
 
     def _share(self, draft: Draft, role: str) -> float:
         return dominant_share(draft.usage(role).items(), draft.totals) / self._weights.get(role, 1.0)
@@ -90,7 +107,7 @@ class Planner:
 
     def explain_waiting(self, moment: Moment, task: Task, spec: Spec) -> Explanation:
         """Which filters rule out how many nodes for the task."""
-        prepared = self._prepare(request_of(task, spec), PlacementView(moment))
+        prepared = Prepared(request_of(task, spec), PlacementView(moment), self._filters, self._scorers)
         return explain(prepared, moment.node_order, moment.candidate)
 
 
@@ -198,6 +215,8 @@ class _Round:
             prepared.placed(self._draft.place(task, best.node.info.id, ports))
             placed.append(sequence)
         waiting.remove(self.key, placed)
+        if len(placed) < wanted or self.key in self._draft.following:
+            self._draft.follow(self.key, prepared.follows and len(placed) < left)
         if len(placed) < wanted or wanted == left:
             self._begun = None  # a ranking of all nodes is not kept for nothing
         return len(placed)

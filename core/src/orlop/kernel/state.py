@@ -91,6 +91,7 @@ class State:
     version: grows by one with each committed batch; the event log, cursors and assignments count in it.
     totals: of all ready nodes. next_sequence: of the next task; a task's sequence is its place in the order of asking.
     waiting: identical asks that could not be placed yet: sequence → task id.
+    following: those that may find a place where another task is put; memory only.
     delayed: pending tasks whose time has not come: sequence → (UTC ms, task id).
     ended: recorded ended tasks in the order of their ends: number → (version of the end, task id).
     role_usage: what each role's placed tasks take.
@@ -111,6 +112,7 @@ class State:
     specs: Map[str, SpecRecord] = Map()
     frameworks: Map[str, FrameworkState] = Map()
     waiting: Map[WaitingKey, Map[int, str]] = Map()
+    following: Map[WaitingKey, None] = Map()
     delayed: Map[int, tuple[int, str]] = Map()
     ended: Map[int, tuple[int, str]] = Map()
     ended_oldest: int = 1
@@ -128,6 +130,14 @@ class State:
     def spec_of(self, task: Task) -> Spec:
         """The task's spec; every recorded task has one."""
         return self.specs[task.spec].spec
+
+    def recorded_task(self, task_id: str) -> Task:
+        """Raises KeyError."""
+        return self.tasks[task_id]
+
+    def spec(self, spec_id: str) -> Spec:
+        """Raises KeyError."""
+        return self.specs[spec_id].spec
 
     def node(self, node_id: str) -> Node | None:
         """The node, None when there is none of that id."""

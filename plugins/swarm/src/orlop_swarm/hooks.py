@@ -1,0 +1,364 @@
+"""Placement as hooks of the kernel: the same expressions for tasks of every framework and runtime.
+
+The kernel's own filters stay in force, so health, resources and the ports of specs are looked at by them. What is left
+of classic Swarm's filters looks at the tasks of a node as its containers. Wishes (`~`) do not refuse: a node that
+satisfies all of them outweighs all others, which comes to the same as classic Swarm's two passes. A strategy weighs
+less than wishes and more than everything else: the kernel's scorers decide among equals only.
+
+All nodes are looked at for each task, so each look must cost little. A candidate is another object after each change of
+its node, and the same one without: what was made of it is kept with it, here in `Facts`, which is a memory of pure
+functions and no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import attrs
+
+from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Task
+from orlop_swarm.placement import filters, strategies, wanted
+from orlop_swarm.placement.expressions import ExpressionError
+from orlop_swarm.placement.places import HEALTHY, Container, Held, overcommitted
+from orlop_swarm.placement.strategies import Arrivals, Needs
+from orlop_swarm.placement.wanted import Wanted
+from orlop_swarm.settings import Config
+
+FRAMEWORK: Final = "swarm"
+#: One container more or less counts for about 10; the kernel's own scorers give 3 together.
+STRATEGY_WEIGHT: Final = float(2**31)
+WISHES_WEIGHT: Final = float(2**33)
+#: Containers of a node beyond these do not decide among nodes of equal weight.
+COUNTED_MAX: Final = 2**20
+FULLEST: Final = 200
+NODES_REMEMBERED: Final = 100_000
+#: What the kernel's own filters do.
+KERNEL_FILTERS: Final = frozenset({"health"})
+LOOKING_INSIDE: Final = frozenset({"port", "dependency", "affinity"})
+
+Check = Callable[[Candidate], str | None]
+Score = Callable[[Candidate], float]
+
+
+class NodePlace:
+    """A node of the kernel as a place (`placement.places.Place`). held: made when a filter needs it."""
+
+    __slots__ = ("candidate", "count", "cpus", "health", "held", "id", "labels", "mem", "name", "used_cpus", "used_mem")
+
+    def __init__(self, candidate: Candidate, labels: Mapping[str, str], overcommit: float) -> None:
+        info = candidate.node.info
+        total, free = info.resources.units, candidate.free.units
+        self.candidate = candidate
+        self.id = info.id
+        self.name = info.name
+        self.labels = labels
+        self.health = HEALTHY  # the others are out before
+        self.count = len(candidate.tasks)
+        cpus, mem = total.get("cpus", 0), total.get("mem", 0)
+        self.cpus = overcommitted(cpus, overcommit, strategies.THOUSANDTHS) if overcommit else cpus
+        self.mem = overcommitted(mem, overcommit) if overcommit else mem
+        self.used_cpus = cpus - free.get("cpus", 0)
+        self.used_mem = mem - free.get("mem", 0)
+        self.held: Held | None = None
+
+
+class Facts:
+    """What was made of nodes, specs and asks, for as long as they are the same."""
+
+    def __init__(self, settings: Config) -> None:
+        self._overcommit = settings.overcommit
+        self._last_counts = settings.repeated_constraints == "last"
+        #: The latest of each node, by its id.
+        self.places: dict[str, NodePlace] = {}
+        self._specs: dict[str, Wanted] = {}
+
+    def place(self, candidate: Candidate) -> NodePlace:
+        """Without what it holds, unless that is known."""
+        node_id = candidate.node.info.id
+        known = self.places.get(node_id)
+        if known is not None and known.candidate is candidate:
+            return known
+        info = candidate.node.info
+        if known is not None and known.candidate.node.info is info:
+            labels = known.labels
+        else:
+            labels = {**info.attributes, "ostype": info.os}
+        if len(self.places) >= NODES_REMEMBERED:
+            self.places.clear()
+        place = self.places[node_id] = NodePlace(candidate, labels, self._overcommit)
+        if known is not None and known.candidate.tasks is candidate.tasks:
+            place.held = known.held
+        return place
+
+    def place_with_held(self, candidate: Candidate, view: PlacementView) -> NodePlace:
+        """With the tasks that are there."""
+        place = self.place(candidate)
+        if place.held is None:
+            place.held = Held(self._container(view.task(task), view) for task in candidate.tasks.values())
+        return place
+
+    def wanted(self, request: Request) -> Wanted:
+        """What the ask says of its place. Raises ExpressionError."""
+        return self._read(request.spec_id, request.spec.runtime, request.spec.payload)
+
+    def demands(self, request: Request) -> Wanted | None:
+        """The same without wishes. None where nothing is said, or nothing that can be read: `ExpressionsFilter`."""
+        try:
+            said = self.wanted(request)
+        except ExpressionError:
+            return None
+        return None if said is _NOTHING else _without_wishes(said)
+
+    def _read(self, spec_id: str, runtime: str, payload: Mapping[str, Any]) -> Wanted:
+        known = self._specs.get(spec_id)
+        if known is None:
+            if len(self._specs) >= NODES_REMEMBERED:
+                self._specs.clear()
+            known = self._specs[spec_id] = _read_payload(runtime, payload, self._last_counts)
+        return known
+
+    def _container(self, task: Task, view: PlacementView) -> Container:
+        spec = view.spec(task)
+        try:
+            said = self._read(task.spec, spec.runtime, spec.payload)
+        except ExpressionError:  # it runs, whatever it said
+            said = _NOTHING
+        owner = {"orlop.framework": task.framework, "orlop.group": task.group, "orlop.key": task.key}
+        return Container(
+            id=task.id,
+            names=(task.name,),
+            images=(said.image,) if said.image else (),
+            labels={**said.labels, **task.labels, **owner},
+            bindings=said.bindings,
+            host_network=said.host_network,
+            exposed=said.exposed,
+        )
+
+
+_NOTHING: Final = Wanted()
+
+
+def _read_payload(runtime: str, payload: Mapping[str, Any], last_counts: bool) -> Wanted:
+    if runtime == "docker":
+        return wanted.read(payload, last_counts=last_counts)
+    environment = payload.get("environment")
+    if not isinstance(environment, Mapping):
+        return _NOTHING
+    said = wanted.read_environment(environment, last_counts=last_counts)
+    return _NOTHING if said == _NOTHING else said
+
+
+class ExpressionsFilter:
+    """Refuses asks with expressions that cannot be read, or with a strategy that there is not, and says where."""
+
+    name = "expressions"
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def prepare(self, request: Request, view: PlacementView) -> Check | None:
+        try:
+            said = self._facts.wanted(request).strategy
+            if not said or strategies.strategy(said):
+                return None
+        except ExpressionError as error:
+            reason = str(error)
+        except ValueError as error:
+            reason = f"{error}: {said}"
+        return lambda _: reason
+
+
+class SwarmFilter:
+    """One of classic Swarm's filters that look at the node alone. Wishes do not count here."""
+
+    def __init__(self, one: filters.Filter, facts: Facts) -> None:
+        self.name = one.name
+        self._filter = one
+        self._facts = facts
+        self._check = lru_cache(1_000)(self._make_check)
+
+    def prepare(self, request: Request, view: PlacementView) -> Check | None:
+        demands = self._facts.demands(request)
+        if demands is None:
+            return None
+        return self._check(demands.constraints, demands.whitelists)
+
+    def _make_check(self, constraints: tuple[Any, ...], whitelists: tuple[Any, ...]) -> Check | None:
+        """The same check for the same demands, so that asks which differ elsewhere share a ranking of the nodes."""
+        demands = Wanted(constraints=constraints, whitelists=whitelists)
+        test = self._filter.check(demands, soft=False)
+        if test is None:
+            return None
+        reason = _reason(self._filter, demands)
+        place = self._facts.place
+        return lambda candidate: None if test(place(candidate)) else reason
+
+
+class SlotsFilter:
+    """Containers per node. It concerns every ask, so it looks at nodes that say nothing about it no further."""
+
+    name = filters.ContainerSlots.name
+
+    def __init__(self, facts: Facts) -> None:
+        def check(candidate: Candidate) -> str | None:
+            if filters.SLOTS_LABEL not in candidate.node.info.attributes:
+                return None
+            return None if filters.has_slots(facts.place(candidate)) else "available container slots"
+
+        self._check = check
+
+    def prepare(self, request: Request, view: PlacementView) -> Check:
+        return self._check
+
+
+class ContainersFilter:
+    """One of classic Swarm's filters that look at the containers of a node. Wishes do not count here."""
+
+    def __init__(self, one: filters.Filter, facts: Facts) -> None:
+        self.name = one.name
+        self._filter = one
+        self._facts = facts
+
+    def prepare(self, request: Request, view: PlacementView) -> Check | None:
+        demands = self._facts.demands(request)
+        test = self._filter.check(demands, soft=False) if demands is not None else None
+        if demands is None or test is None:
+            return None
+        reason = _reason(self._filter, demands)
+        places, place_with_held = self._facts.places, self._facts.place_with_held
+
+        def check(candidate: Candidate) -> str | None:
+            place = places.get(candidate.node.info.id)
+            if place is None or place.candidate is not candidate or place.held is None:
+                place = place_with_held(candidate, view)
+            return None if test(place) else reason
+
+        check.follows = bool(demands.dependencies) or any(one.equal for one in demands.affinities)  # type: ignore[attr-defined]
+        return check
+
+
+def _reason(one: filters.Filter, demands: Wanted) -> str:
+    return " ".join(one.explain(demands))
+
+
+def _without_wishes(said: Wanted) -> Wanted:
+    if not any(one.soft for one in (*said.constraints, *said.affinities, *said.whitelists)):
+        return said
+    return attrs.evolve(
+        said,
+        constraints=filters.counting(said.constraints, soft=False),
+        affinities=filters.counting(said.affinities, soft=False),
+        whitelists=filters.counting(said.whitelists, soft=False),
+    )
+
+
+class WishesScorer:
+    """Nodes that satisfy all wishes (`~`), over all others."""
+
+    name = "wishes"
+    weight = WISHES_WEIGHT
+
+    def __init__(self, facts: Facts, names: Sequence[str]) -> None:
+        self._facts = facts
+        self._filters = [one for one in filters.named(names) if one.name in ("affinity", "constraint", "whitelist")]
+
+    def prepare(self, request: Request, view: PlacementView) -> Score | None:
+        said = self._facts.wanted(request)
+        wishes = Wanted(
+            constraints=tuple(one for one in said.constraints if one.soft),
+            affinities=tuple(one for one in said.affinities if one.soft),
+            whitelists=tuple(one for one in said.whitelists if one.soft),
+        )
+        tests = [test for one in self._filters if (test := one.check(wishes, soft=True)) is not None]
+        if not tests:
+            return None
+        facts, inside = self._facts, bool(wishes.affinities)
+
+        def score(candidate: Candidate) -> float:
+            place = facts.place_with_held(candidate, view) if inside else facts.place(candidate)
+            return 1.0 if all(test(place) for test in tests) else 0.0
+
+        score.exact = True  # type: ignore[attr-defined]
+        return score
+
+
+class StrategyScorer:
+    """spread, binpack or random: of asks that name one, and the usual one of Swarm's own."""
+
+    name = "strategy"
+    weight = STRATEGY_WEIGHT
+
+    def __init__(self, facts: Facts, settings: Config) -> None:
+        self._facts = facts
+        self._usual = settings.strategy
+        self._by_fullness = lru_cache(1_000)(self._make_by_fullness)
+
+    def prepare(self, request: Request, view: PlacementView) -> Score | None:
+        name = self._facts.wanted(request).strategy or (self._usual if request.framework == FRAMEWORK else "")
+        if not name:
+            return None
+        name = strategies.strategy(name)
+        if name == "random":
+            return _by_chance(request)
+        units = request.spec.resources.units
+        return self._by_fullness(name, Needs(units.get("cpus", 0), units.get("mem", 0)))
+
+    def _make_by_fullness(self, name: str, needs: Needs) -> Score:
+        """One and the same for equal needs, which remembers the nodes that did not change since."""
+        place_of = self._facts.place
+        known: dict[str, tuple[Candidate, float]] = {}
+
+        def score(candidate: Candidate) -> float:
+            node_id = candidate.node.info.id
+            found = known.get(node_id)
+            if found is None or found[0] is not candidate:
+                if len(known) >= NODES_REMEMBERED:
+                    known.clear()
+                found = known[node_id] = candidate, part(name, place_of(candidate), needs)
+            return found[1]
+
+        score.exact = True  # type: ignore[attr-defined]
+        return score
+
+
+def part(name: str, place: Any, needs: Needs) -> float:
+    """A place's weight and then its containers, from 0 to 1: the larger, the better."""
+    full = strategies.fullness(place, needs)
+    rank = (FULLEST if full is None else full) * COUNTED_MAX + min(place.count, COUNTED_MAX - 1)
+    most = (FULLEST + 1) * COUNTED_MAX
+    return rank / most if name == "binpack" else 1 - rank / most
+
+
+def _by_chance(request: Request) -> Score:
+    arrivals = Arrivals("\0".join((request.framework, request.group, request.spec_id, request.key)))
+
+    def score(candidate: Candidate) -> float:
+        return 1 / (1 + arrivals.due(candidate.node.info.id))
+
+    score.placed = lambda candidate: arrivals.arrived(candidate.node.info.id)  # type: ignore[attr-defined]
+    return score
+
+
+@lru_cache(4)
+def facts_of(settings: Config) -> Facts:
+    """One for all filters and scorers of the same settings."""
+    return Facts(settings)
+
+
+def node_filters(settings: Config) -> list[NodeFilter]:
+    """In the order of the settings."""
+    facts = facts_of(settings)
+    chosen: list[NodeFilter] = [ExpressionsFilter(facts)]
+    for one in filters.named(settings.filters):
+        if one.name == SlotsFilter.name:
+            chosen.append(SlotsFilter(facts))
+        elif one.name not in KERNEL_FILTERS:
+            chosen.append((ContainersFilter if one.name in LOOKING_INSIDE else SwarmFilter)(one, facts))
+    return chosen
+
+
+def node_scorers(settings: Config) -> list[NodeScorer]:
+    facts = facts_of(settings)
+    return [WishesScorer(facts, settings.filters), StrategyScorer(facts, settings)]

@@ -1,0 +1,1 @@
+"""Classic Swarm's placement: expressions, filters and strategies, pure, and as hooks of the kernel."""

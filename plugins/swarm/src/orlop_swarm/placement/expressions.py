@@ -1,0 +1,105 @@
+"""The expressions of constraints, affinities and whitelists: `key==value`, `key!=value`, with globs, `/regular
+expressions/`, and `~` for those that are wishes only.
+
+A value without slashes is compared as a whole, with `*` for any characters; its other characters mean what they mean in
+a regular expression, a `.` any character (classic Swarm).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from orlop_swarm.placement.regular import Pattern, PatternError
+
+#: The longest expression. Classic Swarm had no limit.
+LENGTH_MAX: Final = 4_096
+EXPRESSIONS_REMEMBERED: Final = 2_000
+
+_KEY: Final = re.compile(r"[a-z_][a-z0-9\-_.]+", re.ASCII | re.IGNORECASE)
+_VALUE: Final = re.compile(r"[=!/]?~?[a-z0-9:\-_\t\n\f\r .*/()?+\[\]\\^$|]+", re.ASCII | re.IGNORECASE)
+_LITERAL: Final = re.compile(r"[a-z0-9:\-_/ ]+", re.ASCII | re.IGNORECASE)
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot be read.
+
+    reason: in classic Swarm's words. path: where it stands, such as `Env[2]`; empty where nobody said.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.reason = reason
+        self.path = path
+
+
+class Expression:
+    """One expression. Equal texts give the very same object (see `parse`), so it is compared by identity.
+
+    value: without the `~`. literal: the one text that it is about, None when there may be several.
+    """
+
+    __slots__ = ("_pattern", "equal", "key", "literal", "soft", "value")
+
+    def __init__(self, key: str, equal: bool, value: str, soft: bool) -> None:
+        self.key = key
+        self.equal = equal
+        self.value = value
+        self.soft = soft
+        self.literal = value if _LITERAL.fullmatch(value) and not _in_slashes(value) else None
+        self._pattern = _compile(value) if self.literal is None else None
+
+    def __str__(self) -> str:
+        """As errors show it."""
+        return f"{self.key}{'==' if self.equal else '!='}{self.value}"
+
+    def __repr__(self) -> str:
+        return f"Expression({str(self)!r}, soft={self.soft})"
+
+    def accepts(self, text: str) -> bool:
+        """Does the value match this text? The operator does not count."""
+        if self.literal is not None:
+            return text == self.literal
+        return self._pattern is not None and self._pattern.search(text)
+
+    def matches(self, texts: Iterable[str]) -> bool:
+        """`==`: does any of them match? `!=`: does none?"""
+        return any(map(self.accepts, texts)) == self.equal
+
+
+def parse(text: str, path: str = "") -> Expression:
+    """Reads an expression. Raises ExpressionError, with `path` for where it stands."""
+    try:
+        return _parse(text)
+    except ExpressionError as error:
+        raise ExpressionError(error.reason, path) from None
+
+
+@lru_cache(EXPRESSIONS_REMEMBERED)
+def _parse(text: str) -> Expression:
+    if len(text) > LENGTH_MAX:
+        raise ExpressionError(f"An expression has at most {LENGTH_MAX} characters")
+    # `==` is looked for first, wherever it is.
+    operator = next((one for one in ("==", "!=") if one in text), None)
+    if operator is None:
+        raise ExpressionError("One of operator ==, != is expected")
+    key, _, value = text.partition(operator)
+    if not _KEY.fullmatch(key):
+        raise ExpressionError(f"Key '{key}' is invalid")
+    if not _VALUE.fullmatch(value) or not value.lstrip("~"):
+        raise ExpressionError(f"Value '{value}' is invalid")
+    return Expression(key, operator == "==", value.lstrip("~"), value.startswith("~"))
+
+
+def _in_slashes(value: str) -> bool:
+    return len(value) > 1 and value.startswith("/") and value.endswith("/")
+
+
+def _compile(value: str) -> Pattern | None:
+    """None for what is no regular expression: it never matches."""
+    try:
+        return Pattern(value[1:-1] if _in_slashes(value) else f"^{value.replace('*', '.*')}$")
+    except PatternError:
+        return None

@@ -1,0 +1,187 @@
+"""What a container asks of its place: read once from its environment, its labels and its host settings.
+
+    -e constraint:EXPR   -e affinity:EXPR   -e whitelist:EXPR   -e reschedule:POLICY
+    label com.docker.swarm.constraints, .affinities, .whitelists, .reschedule-policies: a JSON list of such texts
+
+Labels come first, then the environment. So that whoever has no labels (a process) may say the same, a variable of a
+label's name counts as that label. `com.docker.swarm.strategy` names a strategy; classic Swarm did not know it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import attrs
+
+from orlop_swarm.placement.expressions import Expression, ExpressionError, parse
+
+LABEL_PREFIX: Final = "com.docker.swarm."
+STRATEGY_LABEL: Final = LABEL_PREFIX + "strategy"
+POLICIES: Final = ("off", "on-node-failure")
+#: kind → its prefix in the environment and its label.
+KINDS: Final = {
+    "constraints": ("constraint:", LABEL_PREFIX + "constraints"),
+    "affinities": ("affinity:", LABEL_PREFIX + "affinities"),
+    "whitelists": ("whitelist:", LABEL_PREFIX + "whitelists"),
+    "policies": ("reschedule:", LABEL_PREFIX + "reschedule-policies"),
+}
+READINGS_REMEMBERED: Final = 2_000
+_STARTS: Final = (LABEL_PREFIX, *(prefix for prefix, _ in KINDS.values()))
+
+
+@attrs.frozen(kw_only=True)
+class Binding:
+    """A port of the node that is wanted or taken. ip: empty for all interfaces. port: as a text, as Docker has it."""
+
+    ip: str
+    port: str
+
+    def conflicts(self, other: Binding) -> bool:
+        """Do both want the same port of the same interface? The protocol does not count (classic Swarm)."""
+        if not self.port or self.port != other.port:
+            return False
+        return self.ip == other.ip or self.everywhere or other.everywhere
+
+    @property
+    def everywhere(self) -> bool:
+        return self.ip in ("", "0.0.0.0", "::")  # noqa: S104  (compared, not listened on)
+
+
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """See the module.
+
+    policies: when it is placed anew. strategy: empty for the usual one. image, labels: its own.
+    volumes_from, links: as given. network: its mode. exposed: "80/tcp". bindings: ports of the node.
+    """
+
+    constraints: tuple[Expression, ...] = ()
+    affinities: tuple[Expression, ...] = ()
+    whitelists: tuple[Expression, ...] = ()
+    policies: tuple[str, ...] = ()
+    strategy: str = ""
+    image: str = ""
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    volumes_from: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    network: str = ""
+    exposed: tuple[str, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+    @property
+    def host_network(self) -> bool:
+        return self.network == "host"
+
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """Names of the containers that must be on the same node."""
+        beside = [one.partition(":")[0] for one in (*self.volumes_from, *self.links)]
+        if self.network.startswith("container:"):
+            beside.append(self.network.removeprefix("container:"))
+        return tuple(beside)
+
+    @property
+    def reschedule(self) -> bool:
+        """Is it placed anew when its node fails? Raises ExpressionError for what is no policy."""
+        if len(self.policies) > 1:
+            raise ExpressionError("too many reschedule policies")
+        for policy in self.policies:
+            if policy not in POLICIES:
+                raise ExpressionError(f"invalid reschedule policy: {policy}")
+        return self.policies == ("on-node-failure",)
+
+
+def read(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
+    """Of a create request of the Engine API.
+
+    last_counts: of several constraints with the same key in the environment only the last one does (classic Swarm).
+    Raises ExpressionError, with the path of what is wrong.
+    """
+    labels = {str(key): str(value) for key, value in _mapping(body.get("Labels")).items()}
+    said = [(f"Env[{position}]", str(entry)) for position, entry in enumerate(body.get("Env") or ())]
+    said += [(f'Labels["{name}"]', f"{name}={value}") for name, value in labels.items()]
+    given = _read_all(said, last_counts)
+    host = _mapping(body.get("HostConfig"))
+    return attrs.evolve(
+        given,
+        image=str(body.get("Image") or ""),
+        labels=labels,
+        volumes_from=tuple(map(str, host.get("VolumesFrom") or ())),
+        links=tuple(map(str, host.get("Links") or ())),
+        network=str(host.get("NetworkMode") or ""),
+        exposed=tuple(sorted(map(str, _mapping(body.get("ExposedPorts"))))),
+        bindings=_bindings(host.get("PortBindings")),
+    )
+
+
+def read_environment(environment: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
+    """Of a process: `{"constraint:node": "=n1"}` is `-e constraint:node==n1`. Raises ExpressionError."""
+    return _read_all(
+        [(f'environment["{name}"]', f"{name}={value}") for name, value in environment.items()], last_counts
+    )
+
+
+def without_expressions(environment: Iterable[str]) -> list[str]:
+    """The environment that the container gets: what is said here is not for it."""
+    prefixes = tuple(prefix for prefix, _ in KINDS.values())
+    return [one for one in environment if not one.startswith(prefixes)]
+
+
+def _read_all(said: Iterable[tuple[str, str]], last_counts: bool) -> Wanted:
+    """said: each variable and label with its path; labels after variables, so that they win."""
+    return _read_texts(tuple(one for one in said if one[1].startswith(_STARTS)), last_counts)
+
+
+@lru_cache(READINGS_REMEMBERED)
+def _read_texts(said: tuple[tuple[str, str], ...], last_counts: bool) -> Wanted:
+    named = {}
+    for path, entry in said:
+        name, _, value = entry.partition("=")
+        if name.startswith(LABEL_PREFIX):
+            named[name] = path, value
+    texts: dict[str, list[tuple[str, str]]] = {}
+    for kind, (prefix, label) in KINDS.items():
+        from_labels = _listed(*named[label]) if label in named else []
+        from_environment = [(path, entry.removeprefix(prefix)) for path, entry in said if entry.startswith(prefix)]
+        if last_counts and kind == "constraints":
+            from_environment = list({parse(text, path).key: (path, text) for path, text in from_environment}.values())
+        texts[kind] = from_labels + from_environment
+    return Wanted(
+        constraints=_expressions(texts["constraints"]),
+        affinities=_expressions(texts["affinities"]),
+        whitelists=_expressions(texts["whitelists"]),
+        policies=tuple(text.removesuffix("=") for _, text in texts["policies"]),
+        strategy=named.get(STRATEGY_LABEL, ("", ""))[1],
+    )
+
+
+def _expressions(texts: Sequence[tuple[str, str]]) -> tuple[Expression, ...]:
+    return tuple(parse(text, path) for path, text in texts)
+
+
+def _listed(path: str, text: str) -> list[tuple[str, str]]:
+    """A JSON list of texts, each with its path."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ExpressionError("expected a JSON list of texts", path) from None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise ExpressionError("expected a JSON list of texts", path)
+    return [(f"{path}[{position}]", one) for position, one in enumerate(found)]
+
+
+def _bindings(given: Any) -> tuple[Binding, ...]:
+    found = [
+        Binding(ip=str(one.get("HostIp") or ""), port=str(one.get("HostPort") or ""))
+        for ports in _mapping(given).values()
+        for one in ports or ()
+        if isinstance(one, Mapping)
+    ]
+    return tuple(sorted(found, key=lambda one: (one.port.zfill(5), one.ip)))
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    return given if isinstance(given, Mapping) else {}
