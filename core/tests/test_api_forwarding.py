@@ -17,6 +17,7 @@ from operator_stub import StubServer, make_server
 from orlop.api import forwarding
 from orlop.api.application import make_application, mount_plugin_routes
 from orlop.api.forwarding import STALE
+from orlop.framework import NotAvailable
 from orlop.hookspecs import Routes
 from orlop.server.role import Role
 
@@ -217,6 +218,22 @@ async def test_a_read_of_a_leader_that_is_silent_and_leads_no_more_is_the_standb
         two.standby.now = attrs.evolve(two.standby.now, leader_url="http://127.0.0.1:1")
         await two.own[REACHED].wait()
         asked.cancel()
+
+
+async def test_a_server_that_knows_nobody_yet_says_so_on_listeners_too() -> None:
+    async def knows_nobody(request: web.Request) -> str:
+        raise NotAvailable("this server has no state yet")
+
+    application, own = make_application(make_server(), authenticate=knows_nobody), plugin()
+    mount_plugin_routes(application, [Routes(prefix="echo", application=own, listen=free_address())])
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        TestClient(TestServer(application)) as api,
+        TestClient(TestServer(own)) as listener,
+    ):
+        for answer in (await api.get("/v1/tasks"), await listener.put("/show/x"), await listener.get("/show/x")):
+            assert answer.status == 503
+            assert (await answer.json())["message"] == "nothing was changed: this server has no state yet"
 
 
 async def test_a_request_is_handed_on_once() -> None:

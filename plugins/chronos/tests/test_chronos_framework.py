@@ -84,6 +84,17 @@ def test_an_unchanged_schedule_keeps_its_place_when_a_job_is_defined_again() -> 
     assert cluster.show("a")["successCount"] == 7
 
 
+def test_a_run_by_hand_of_a_job_that_is_disabled_is_tried_again_as_any_other() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R1//PT1H", retries=1, retryDelay=0)
+    cluster.finish("a")
+    assert cluster.show("a")["disabled"], "it has run as often as it should"
+    cluster.give(orders.StartJob(name="a"))
+    cluster.finish("a", code=1)
+    cluster.finish("a")
+    assert cluster.states("a") == ["succeeded", "succeeded"]
+
+
 def test_what_waits_is_given_up_when_its_job_is_disabled() -> None:
     cluster = ChronosCluster()
     cluster.put("queued", schedule="R//PT10S")

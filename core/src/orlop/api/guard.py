@@ -19,6 +19,7 @@ from yarl import URL
 
 from orlop.api.problems import Problem
 from orlop.api.requests import PRINCIPAL
+from orlop.framework import NotAvailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Gives the principal's name; raises Problem (401, 403).
@@ -119,6 +120,10 @@ def authentication(authenticate: Authenticate) -> Middleware:
             principal = await authenticate(request)
         except Problem as problem:
             return problem.response()
+        except NotAvailable as error:
+            # A server that has just started knows nobody yet. Plugins' listeners have nobody else to answer this.
+            refused = Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was changed: {error}")
+            return refused.response(for_plugins=True)
         prove = getattr(request.protocol, "proven", None)
         if prove is not None and principal != UNPROVEN:
             prove()

@@ -266,7 +266,7 @@ def _reason(task: Task) -> str:
 
 def _may_retry(desk: Desk, record: JobRecord, run: Run, attempt: Attempt) -> bool:
     job = record.job
-    if job.disabled or len(run.attempts) > job.retries:
+    if (job.disabled and run.cause in OF_THEMSELVES) or len(run.attempts) > job.retries:
         return False
     if attempt.outcome == Outcome.LOST and job.node_loss is NodeLoss.AT_MOST_ONCE:
         return False
