@@ -14,6 +14,7 @@ from orlop.processes.collecting import EVERYTHING_S, LONG_LOOK_S, NEW_OBJECTS, C
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     threshold = gc.get_threshold()
+    gc.unfreeze()
     yield
     gc.unfreeze()
     gc.set_threshold(*threshold)

@@ -469,7 +469,8 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_SETMASK, PATIENT_SIGNALS)
         arguments = [program["executable"], "-I", "-S", program["source"], options]
         try:
-            os.execve(program["executable"], arguments, dict(os.environ))  # noqa: S606  the very purpose
+            if not self._stop_when_idle:  # a signal that came just before the mask would be lost
+                os.execve(program["executable"], arguments, dict(os.environ))  # noqa: S606  the very purpose
         except OSError as error:
             log(f"cannot become {program['executable']} {program['source']}: {error}")
         for descriptor in inherited.values():
