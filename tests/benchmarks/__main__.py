@@ -30,6 +30,7 @@ MODULES: Final = (
     "cron",
     "cron_load",
     "peers",
+    "cron_peers",
     "node_loss",
     "servers",
     "agents",
