@@ -198,7 +198,7 @@ def test_the_page_and_its_parts(api: Api) -> None:
     page = api.call("GET", "/")
     assert "script-src 'self'" in page.headers["Content-Security-Policy"]
     parts = re.findall(r'(?:href|src)="(page/[^"]+)"', page.text)
-    assert len(parts) == 2
+    assert len(parts) == 4
     for part in parts:
         assert api.call("GET", f"/{part}").status_code == 200
     again = api.call("GET", "/", headers={"If-None-Match": page.headers["ETag"]})

@@ -7,15 +7,6 @@ const EVENTS_SHOWN_MAX = 40;
 const SETTLE_MS = 300;
 const REFRESH_MS = 15000;
 
-const $ = (id) => document.getElementById(id);
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
-
 async function get(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" } });
   const document = await response.json();
@@ -42,10 +33,6 @@ function age(text) {
 function bar(used, total) {
   const full = total > 0 && used / total > 0.9 ? "full" : "";
   return make("progress", { max: total || 1, value: Math.min(Math.max(used, 0), total), class: full });
-}
-
-function state(text, mood) {
-  return make("span", { class: `state ${mood}` }, text);
 }
 
 function card(label, value, ...more) {

@@ -8,17 +8,8 @@ const JOBS_SHOWN_MAX = 500;
 const RUNS_SHOWN_MAX = 50;
 const NEXT_SHOWN = 5;
 
-const $ = (id) => document.getElementById(id);
-
 let jobs = [];
 let chosen = null;
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
 
 async function call(method, path) {
   const response = await fetch(`${API}${path}`, { method, headers: { Accept: "application/json" } });
@@ -45,9 +36,8 @@ const MOODS = {
   succeeded: "good", failed: "bad", killed: "warn", skipped: "warn", active: "good", waiting: "warn", queued: "warn",
 };
 
-function state(text) {
-  return make("span", { class: `state ${MOODS[text] ?? (text.endsWith("running") ? "good" : "")}` }, text);
-}
+const mood = (text) => MOODS[text] ?? (text.endsWith("running") ? "good" : "");
+const shown = (text) => state(text, mood(text));
 
 const stateOf = (job) => (job.disabled && job.state === "idle" ? "disabled" : job.state);
 const after = (job) => (job.parents.length ? job.parents.join(", ") : job.schedule);
@@ -55,7 +45,7 @@ const after = (job) => (job.parents.length ? job.parents.join(", ") : job.schedu
 function row(job) {
   const element = make(
     "tr", { tabindex: "0" },
-    make("td", {}, job.name), make("td", {}, state(job.status)), make("td", {}, state(stateOf(job))),
+    make("td", {}, job.name), make("td", {}, shown(job.status)), make("td", {}, shown(stateOf(job))),
     make("td", { class: "wide", title: after(job) }, after(job)),
   );
   const open = () => openJob(job.name);
@@ -86,7 +76,7 @@ function runRow(run) {
     last ? local(last.startTime) : "", last ? took(last.startTime, last.endTime) : "", run.reason,
   ];
   const element = make("tr", {}, ...cells.map((text) => make("td", { class: "wide", title: text ?? "" }, text ?? "")));
-  element.children[3].replaceChildren(state(run.state));
+  element.children[3].replaceChildren(shown(run.state));
   element.children[3].title = times;
   if (run.count > 1) element.children[3].append(` × ${run.count}`);
   return element;
