@@ -1,0 +1,60 @@
+"""Chronos with a fault: the checks of simulated and of real clusters must find it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orlop_chronos import attending, ending
+from orlop_chronos.documents import Cause
+
+
+def every_due_time_twice(patch: pytest.MonkeyPatch) -> None:
+    """As two leaders would do without a fence: each makes a run."""
+    create = attending.create_run
+
+    def twice(desk: Any, record: Any, cause: Cause, *arguments: Any, **members: Any) -> Any:
+        if cause is Cause.TIME:
+            create(desk, record, cause, *arguments, **members)
+        return create(desk, record, cause, *arguments, **members)
+
+    patch.setattr(attending, "create_run", twice)
+
+
+def every_other_due_time(patch: pytest.MonkeyPatch) -> None:
+    """A due time is passed over without a word."""
+    move_on = attending._move_on
+
+    def careless(desk: Any, job: Any, due: Any, last: Any, used: int) -> None:
+        move_on(desk, job, due, due.following(last) or last, used)
+
+    patch.setattr(attending, "_move_on", careless)
+
+
+def nothing_is_said_of_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
+    """What was missed is not in the history."""
+    patch.setattr(attending, "_pass_over", lambda *_: None)
+
+
+def any_parent_will_do(patch: pytest.MonkeyPatch) -> None:
+    """A child runs after the first of its parents."""
+    patch.setattr(attending, "rule_is_met", lambda _rule, _parents, edges: bool(edges))
+
+
+def nothing_is_in_the_way(patch: pytest.MonkeyPatch) -> None:
+    """A run begins while an earlier one goes on."""
+    patch.setattr(attending, "_is_in_the_way", lambda *_: False)
+
+
+def history_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Runs that have failed leave no trace."""
+    end = ending.end
+
+    def forgetful(desk: Any, record: Any, run: Any, state: Any, reason: str) -> Any:
+        ended = end(desk, record, run, state, reason)
+        if state is ending.RunState.FAILED:
+            desk.delete_run(run.job, run.number)
+        return ended
+
+    patch.setattr(attending, "end", forgetful)
