@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,8 @@ from running import free_port, wait_until
 from . import peers
 from .cron import SUBMITTED, Chronos, chain, submitted
 from .figures import Figure
-from .peers import LOG_TAIL_CHARACTERS, Slurm
+from .peers import LOG_TAIL_CHARACTERS, Slurm, running_slurm
+from .processes import end_all_in
 from .services import DEADLINE_S, running_orlop
 
 ROUNDS: Final = 3
@@ -217,20 +217,7 @@ class Airflow:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(ENDS_WITHIN_S)
-        wait_until(lambda: not self._kill_rest(), "all processes of Airflow end")
-
-    def _kill_rest(self) -> list[int]:
-        """Pids of those that were left, which have been killed now."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                # By the folder in which they work: they write over their environment, to be named as they like.
-                if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(self._folder):
-                    found.append(int(entry.name))
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return found
+        end_all_in(self._folder, "Airflow")
 
 
 @contextlib.contextmanager
@@ -246,18 +233,6 @@ def running_airflow(program: Path) -> Iterator[Airflow]:
             raise
         finally:
             airflow.close()
-
-
-@contextlib.contextmanager
-def running_slurm() -> Iterator[SlurmJobs]:
-    """One that takes jobs; it and its folder are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="slurm-bench-", ignore_cleanup_errors=True) as folder:
-        slurm = SlurmJobs(Path(folder))
-        try:
-            slurm.start()
-            yield slurm
-        finally:
-            slurm.close()
 
 
 def compare(
@@ -285,7 +260,7 @@ def run() -> Iterator[Figure]:
         if reason := peers.missing():
             print(f"without Slurm: {reason}", file=sys.stderr)
         else:
-            slurm = stack.enter_context(running_slurm())
+            slurm = stack.enter_context(running_slurm(SlurmJobs))
         try:
             airflow = stack.enter_context(running_airflow(airflow_program()))
         except RuntimeError as error:

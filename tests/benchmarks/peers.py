@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -19,13 +18,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 from running import RunningOrlop, free_port, wait_until
 
 from .figures import Figure
-from .processes import command_line, supervisor
+from .processes import command_line, end_all_in, processes_in, supervisor
 from .services import DEADLINE_S, LOG_TAIL_CHARACTERS, SLEEP, remove, running_orlop, seconds_to_run, sleepers
 
 COUNTS: Final = (20, 50, 100)
@@ -153,13 +152,8 @@ class Slurm:
         wait_until(self._idle, "Slurm's node is idle", DEADLINE_S)
 
     def _processes(self) -> list[int]:
-        """All that work in its folder or below: daemons with their helpers, `slurmstepd`s and jobs."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(self._folder):
-                    found.append(int(entry.name))
-        return found
+        """Daemons with their helpers, `slurmstepd`s and jobs."""
+        return processes_in(self._folder)
 
     def _of_jobs(self) -> list[int]:
         marks = ("sleep ", "slurmstepd", "slurm_script")
@@ -183,22 +177,17 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        end_all_in(self._folder, "Slurm")
 
-        def ended() -> bool:
-            left = self._processes()
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return not left
 
-        wait_until(ended, "all processes of Slurm end")
+S = TypeVar("S", bound=Slurm)
 
 
 @contextlib.contextmanager
-def running_slurm() -> Iterator[Slurm]:
+def running_slurm(kind: type[S]) -> Iterator[S]:
     """One that takes jobs; it, its jobs and its folder are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="slurm-bench-", ignore_cleanup_errors=True) as folder:
-        slurm = Slurm(Path(folder))
+        slurm = kind(Path(folder))
         try:
             slurm.start()
             yield slurm
@@ -253,7 +242,7 @@ def count_figures(orlop: RunningOrlop, slurm: Slurm, count: int) -> Iterator[Fig
 
 def run() -> Iterator[Figure]:
     """All figures of this module."""
-    with running_slurm() as slurm, running_orlop() as orlop:
+    with running_slurm(Slurm) as slurm, running_orlop() as orlop:
         orlop.start()
         orlop.wait_ready()
         through_orlop(orlop, "/warm-up", 1)

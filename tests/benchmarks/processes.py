@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,6 +41,29 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Pids of all that work in the folder or below: programs write over their environment, to be named as they like."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(folder):
+                found.append(int(entry.name))
+    return found
+
+
+def end_all_in(folder: Path, of_whom: str) -> None:
+    """Ends them without asking, and waits until there are none."""
+
+    def ended() -> bool:
+        left = processes_in(folder)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    wait_until(ended, f"all processes of {of_whom} end")
 
 
 def children(pid: int) -> list[int]:
