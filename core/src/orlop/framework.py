@@ -52,12 +52,16 @@ from orlop.model.tasks import (
 )
 
 __all__ = [
-    "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
+    "SANDBOX", "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
     "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "Now",
     "Outcome", "PartitionPolicy", "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind",
     "ProbeResult", "Process", "Put", "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task",
     "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id",
 ]  # fmt: skip
+
+
+#: The folder in containers into which their artefacts are fetched, where Mesos had it.
+SANDBOX: Final = "/mnt/mesos/sandbox"
 
 
 def Process(  # noqa: N802  (reads as a value where it is used)

@@ -196,15 +196,15 @@ class _Batch:
             received.append((status.task, status.incarnation, status.sequence))
             task = self._draft.task(status.task)
             if task is None or task.node != event.node:
-                self._orphan(event.node, status)
+                self._orphan(event.node, status, task)
                 continue
             changed = lifecycle.observe(task, status, self._now.utc_ms)
             if changed is not None:
                 self._observed(task, changed)
 
-    def _orphan(self, node_id: str, status: Status) -> None:
+    def _orphan(self, node_id: str, status: Status, task: Task | None) -> None:
+        """task: what the state has under its id, which is not on this node."""
         gone = status.state in (TaskState.ENDED, TaskState.REMOVED)
-        task = self._draft.task(status.task)
         if not gone and task is not None and task.live and task.placement is None:
             self._draft.end_started_before(task, node_id)
         if gone or self._draft.orphans.get(status.task) != node_id:

@@ -345,6 +345,7 @@ def _fire(desk: Desk, record: JobRecord) -> None:
     last = due.last_until(desk.now_ms, upcoming)
     if due.starts_ms(last) > desk.now_ms and last != upcoming:
         last = due.last_until(last.at_ms - 1, upcoming)
+    most = desk.settings.most_catch_up_runs if job.catch_up is CatchUp.ALL else 1
     left, used = progress.left, 0
     if left is not None and job.epsilon:
         # Each due time uses up one, run or not: there are no more than that.
@@ -357,7 +358,6 @@ def _fire(desk: Desk, record: JobRecord) -> None:
         used = too_late if job.epsilon else 0
     chosen: list[Moment] = []
     if first is not None and left != used:
-        most = desk.settings.most_catch_up_runs if job.catch_up is CatchUp.ALL else 1
         chosen = _latest(due, first, last, most)[: None if left is None else left - used]
         # Nothing is due after the last of so many runs.
         last = chosen[-1]
@@ -368,13 +368,7 @@ def _fire(desk: Desk, record: JobRecord) -> None:
     _move_on(desk, job, due, last, used + len(chosen))
     for moment in chosen:
         late = desk.now_ms - due.starts_ms(moment) > LATE_MS
-        create_run(
-            desk,
-            record,
-            Cause.CATCH_UP if late else Cause.TIME,
-            moment.at_ms,
-            most_queued=desk.settings.most_catch_up_runs if job.catch_up is CatchUp.ALL else 1,
-        )
+        create_run(desk, record, Cause.CATCH_UP if late else Cause.TIME, moment.at_ms, most_queued=most)
 
 
 def _fire_by_parents(desk: Desk, record: JobRecord, because_of: str) -> None:

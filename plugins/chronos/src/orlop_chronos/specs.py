@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from orlop import docker_options
-from orlop.framework import Constraint, Resources, Spec, Task, View
+from orlop.framework import SANDBOX, Constraint, Resources, Spec, Task, View
 from orlop_chronos import instants
 from orlop_chronos.documents import Run
 from orlop_chronos.instants import wall_at
@@ -18,9 +18,6 @@ from orlop_chronos.settings import Config
 
 JOB_LABEL: Final = "job"
 RUN_LABEL: Final = "run"
-#: A folder of the task's own in containers of an image (Mesos).
-SANDBOX: Final = "/mnt/mesos/sandbox"
-
 #: A command that begins so is a program to fetch (Chronos).
 _URIS: Final = ("http:", "https:", "ftp:")
 _OPERATORS: Final = {"EQUALS": "IS", "LIKE": "LIKE", "UNLIKE": "UNLIKE"}

@@ -16,7 +16,17 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
 from orlop import docker_options
-from orlop.framework import Constraint, PartitionPolicy, Policies, PortRequest, Probe, ProbeKind, Resources, Spec
+from orlop.framework import (
+    SANDBOX,
+    Constraint,
+    PartitionPolicy,
+    Policies,
+    PortRequest,
+    Probe,
+    ProbeKind,
+    Resources,
+    Spec,
+)
 from orlop_marathon import environment
 from orlop_marathon.model import (
     UNLIMITED,
@@ -38,8 +48,6 @@ from orlop_marathon.model import (
 )
 from orlop_marathon.model import Constraint as AppConstraint
 
-#: A folder of the task's own in containers of an image, where relative container paths lead (Mesos).
-SANDBOX: Final = "/mnt/mesos/sandbox"
 #: More than any machine has, for memory without limit: none at all would become the limit of the resources. In bytes.
 BOUNDLESS: Final = 2**60
 #: The variable, and the label of containers, that hold Marathon's task id.

@@ -92,9 +92,9 @@ class Access:
     async def remove_surplus(self, listing: list[dict[str, Any]]) -> None:
         """Removes the kept containers of a listing that are too old or too many, and keeps an excerpt of their output.
         Raises EngineLost."""
-        kept = [(since, item) for item in listing if (since := kept_since(item)) is not None]
-        items = {item["Id"]: item for _, item in kept}
-        for container in container_json.surplus([(since, item["Id"]) for since, item in kept], int(time.time())):
+        items = {item["Id"]: item for item in listing}
+        kept = [(since, name) for name, item in items.items() if (since := kept_since(item)) is not None]
+        for container in container_json.surplus(kept, int(time.time())):
             await self.in_thread(self.pools.log, self._remove_kept, self.client, items[container])
 
     def _remove_kept(self, client: Any, item: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-SANDBOX: Final = "/mnt/mesos/sandbox"
+from orlop.framework import SANDBOX
+
 VARIABLE: Final = "MESOS_SANDBOX"
 #: What no task uses is left for so long: its container may be about to be made.
 ABANDONED_AFTER_S: Final = 3600.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -235,30 +235,36 @@ def _quoted(name: str) -> str:
 
 
 async def graph_csv(call: Call) -> web.StreamResponse:
-    jobs = await call.jobs()
     rows, links = [], []
-    async for stretch in jobs.stretches():
-        for record, progress in stretch:
-            name = record.job.name
-            status = rendering.status(progress.counters)
-            rows.append(f"node,{name},{status},{rendering.state(jobs.states(name, progress))}\n")
-            links += [f"link,{parent},{name}\n" for parent in record.job.parents]
+    async for nodes in _nodes(await call.jobs()):
+        for node in nodes:
+            rows.append(f"node,{node.name},{node.status},{node.state}\n")
+            links += [f"link,{parent},{node.name}\n" for parent in node.parents]
     return text("".join(rows + links))
 
 
 async def graph_svg(call: Call) -> web.StreamResponse:
     """As a picture."""
-    jobs = await call.jobs()
-    nodes: list[drawing.Node] = []
-    async for stretch in jobs.stretches():
-        for record, progress in stretch:
-            name = record.job.name
-            status = rendering.status(progress.counters)
-            state = rendering.state(jobs.states(name, progress))
-            nodes.append(drawing.Node(name=name, parents=record.job.parents, status=status, state=state))
-        if len(nodes) > MOST_DRAWN:
+    drawn: list[drawing.Node] = []
+    async for nodes in _nodes(await call.jobs()):
+        drawn += nodes
+        if len(drawn) > MOST_DRAWN:
             raise bad_request(f"there are more than {MOST_DRAWN} jobs, too many to draw")
-    return web.Response(text=drawing.svg(nodes), content_type="image/svg+xml")
+    return web.Response(text=drawing.svg(drawn), content_type="image/svg+xml")
+
+
+async def _nodes(jobs: Jobs) -> AsyncIterator[list[drawing.Node]]:
+    """Of the graph, a stretch at a time."""
+    async for stretch in jobs.stretches():
+        yield [
+            drawing.Node(
+                name=record.job.name,
+                parents=record.job.parents,
+                status=rendering.status(progress.counters),
+                state=rendering.state(jobs.states(record.job.name, progress)),
+            )
+            for record, progress in stretch
+        ]
 
 
 async def leader(call: Call) -> web.StreamResponse:
