@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import secrets
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -165,6 +166,18 @@ async def test_a_terminal_is_one(tmp_path: Path) -> None:
         assert b"/dev/pts/" in got
         assert b"30 100" in got
         assert await one.result() == 4
+
+
+async def test_a_command_ignores_no_signal_because_the_agent_does(tmp_path: Path) -> None:
+    """As one that a script has put into the background, or that was started with nohup."""
+    numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        async with executing(tmp_path, "grep", "-E", "SigIgn|SigBlk", "/proc/self/status") as one:
+            assert (await said(one))[Output.OUTPUT].split() == [b"SigBlk:", b"0" * 16, b"SigIgn:", b"0" * 16]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 async def test_the_end_of_input_ends_a_shell_on_a_terminal(tmp_path: Path) -> None:

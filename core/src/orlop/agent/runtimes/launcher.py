@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import sys
 import termios
 
@@ -35,6 +36,7 @@ def main(descriptor: int) -> int:
             os.setgid(user["gid"])
             os.setuid(user["uid"])
         os.chdir(wanted["directory"])
+        heed_signals()
         raise execute(words, environment)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or error
@@ -49,6 +51,15 @@ def join(group: str) -> None:
             file.write("0")
     except OSError:
         pass
+
+
+def heed_signals() -> None:
+    """What is ignored here would be ignored by the command: a broken pipe, by Python itself, and an interrupt, where a
+    script has put the agent into the background, so that Ctrl-C would do nothing."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def execute(words: list[str], environment: dict[str, str]) -> OSError:
