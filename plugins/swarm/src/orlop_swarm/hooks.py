@@ -306,18 +306,11 @@ class StrategyScorer:
         return self._by_fullness(name, Needs(units.get("cpus", 0), units.get("mem", 0)))
 
     def _make_by_fullness(self, name: str, needs: Needs) -> Score:
-        """One and the same for equal needs, which remembers the nodes that did not change since."""
+        """One and the same for equal needs, so that the kernel remembers what it said of each node."""
         place_of = self._facts.place
-        known: dict[str, tuple[Candidate, float]] = {}
 
         def score(candidate: Candidate) -> float:
-            node_id = candidate.node.info.id
-            found = known.get(node_id)
-            if found is None or found[0] is not candidate:
-                if len(known) >= NODES_REMEMBERED:
-                    known.clear()
-                found = known[node_id] = candidate, part(name, place_of(candidate), needs)
-            return found[1]
+            return part(name, place_of(candidate), needs)
 
         score.exact = True  # type: ignore[attr-defined]
         return score
