@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from marathon_world import World
 from served_api import ServedApi
 
 from orlop.testing.harness import Cluster
@@ -50,3 +51,8 @@ def shared() -> Iterator[Server]:
 def server(shared: Server) -> Iterator[Server]:
     yield shared
     shared.reset()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
