@@ -1,0 +1,126 @@
+"""What the Docker API of the pool needs of the engines behind it.
+
+The routes know engines by these protocols alone. The real ones speak HTTP/1.1 over a stream to the node's agent; a
+test may connect to an engine's socket directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+from multidict import CIMultiDictProxy
+
+
+class EngineUnavailable(ConnectionError):
+    """The node's engine cannot be reached, or went away before it answered; what was asked may have been done."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"the engine of node {node} is not available: {reason}")
+        self.node = node
+        self.reason = reason
+
+
+class Connection(Protocol):
+    """Raw bytes to and from an engine; each direction ends by itself (half-close)."""
+
+    async def read(self) -> bytes:
+        """What has come, at most 256 KiB; empty at the end of this direction. Raises ConnectionError."""
+
+    async def write(self, data: bytes) -> None:
+        """Returns when there is room for more. Raises ConnectionError."""
+
+    async def write_eof(self) -> None:
+        """No more will be written; reading goes on. Raises ConnectionError."""
+
+    async def close(self) -> None:
+        """Ends both directions at once. Never raises."""
+
+
+class Dial(Protocol):
+    """Makes connections to one engine."""
+
+    async def __call__(self) -> Connection:
+        """Raises EngineUnavailable."""
+
+
+class Response(Protocol):
+    """An engine's answer; its body is still to come. To be closed, or read to its end."""
+
+    status: int
+    reason: str
+    headers: CIMultiDictProxy[str]
+
+    async def read(self, limit: int = 64 * 2**20) -> bytes:
+        """The whole body. Raises EngineUnavailable; ValueError when it is longer than `limit` bytes."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, each piece at once. Raises EngineUnavailable."""
+
+    async def close(self) -> None:
+        """Wants no more of it: the engine sees its client gone. Never raises."""
+
+
+@attrs.frozen
+class Upgraded:
+    """The answer to a request that asks for the connection itself (`attach`, `exec … start`, `session`).
+
+    head: the answer's head as the engine wrote it, up to and including its empty line. connection: what comes after
+    it, both ways; None when the engine has refused, and `response` then is its ordinary answer.
+    """
+
+    status: int
+    head: bytes
+    connection: Connection | None
+    response: Response | None
+
+
+@attrs.frozen(kw_only=True)
+class EngineNode:
+    """A node of the pool that has, or should have, an engine. unavailable: why it cannot be used; empty when it can.
+
+    address: the node's own, for what is published on it. attributes: the operator's.
+    """
+
+    id: str
+    name: str
+    address: str
+    attributes: Mapping[str, str] = attrs.field(factory=dict)
+    unavailable: str = ""
+
+
+class Engine(Protocol):
+    """One node's engine. Paths are without the version's prefix, and quoted; it adds the prefix of a version that
+    client and engine both know."""
+
+    node: EngineNode
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | AsyncIterator[bytes] | None = None,
+    ) -> Response:
+        """query: encoded, without "?". headers: beside Host and those of the framing. Raises EngineUnavailable."""
+
+    async def upgrade(
+        self, method: str, path: str, *, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Upgraded:
+        """headers: the client's, `Connection` and `Upgrade` included if it sent them. Raises EngineUnavailable."""
+
+
+class Pool(Protocol):
+    """All engines."""
+
+    def nodes(self) -> Sequence[EngineNode]:
+        """In the order of their names. Raises orlop.framework.NotAvailable."""
+
+    def engine(self, node_id: str) -> Engine:
+        """Raises EngineUnavailable."""
+
+    def engines(self) -> Sequence[Engine]:
+        """Those that can be used, in the order of their names. Raises orlop.framework.NotAvailable."""
