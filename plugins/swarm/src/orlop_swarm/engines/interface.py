@@ -104,11 +104,23 @@ class Engine(Protocol):
         query: str = "",
         headers: Mapping[str, str] | None = None,
         body: bytes | AsyncIterator[bytes] | None = None,
+        version: str = "",
     ) -> Response:
-        """query: encoded, without "?". headers: beside Host and those of the framing. Raises EngineUnavailable."""
+        """query: encoded, without "?". headers: beside Host and those of the framing. version: of the API, the
+        client's ("1.41"), lowered to the engine's own where that is less; empty: the engine's own.
+
+        Raises EngineUnavailable.
+        """
 
     async def upgrade(
-        self, method: str, path: str, *, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        version: str = "",
     ) -> Upgraded:
         """headers: the client's, `Connection` and `Upgrade` included if it sent them. Raises EngineUnavailable."""
 

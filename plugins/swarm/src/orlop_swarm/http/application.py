@@ -1,0 +1,158 @@
+"""From a request to its handler, as an engine does it: with and without a version in front, errors in JSON.
+
+aiohttp's own router would look through all paths twice, one after another, because of the version in front; a table
+by the first segment of the path is as short and finds a route at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+from urllib.parse import unquote
+
+import attrs
+from aiohttp import hdrs, web
+
+from orlop.framework import NotAvailable
+from orlop_swarm.engines.interface import EngineUnavailable
+from orlop_swarm.http import containers, listing
+from orlop_swarm.http.exec import routes as exec_routes
+from orlop_swarm.http.problems import Problem
+from orlop_swarm.http.services import SERVICES, SPOKEN, VERSION, Services
+from orlop_swarm.http.versions import number
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: Below this version an engine's errors are plain text.
+JSON_ERRORS_FROM: Final = (1, 24)
+BODY_BYTES_MAX: Final = 16 * 2**20
+
+_LOG: Final = logging.getLogger(__name__)
+_PREFIX: Final = re.compile(r"/v([0-9]+\.[0-9]+)(/.*)")
+_PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
+
+
+@attrs.frozen
+class _Route:
+    method: str
+    pattern: re.Pattern[str]
+    handler: Handler
+
+
+class Table:
+    """Routes by the first segment of their paths; the first that matches is taken.
+
+    A path's parameter is one segment (`{id}`), or what its expression says (`{name:.*}`).
+    """
+
+    def __init__(self, routes: Iterable[web.RouteDef]) -> None:
+        self._routes: dict[str, list[_Route]] = {}
+        for route in routes:
+            assert not isinstance(route.handler, type), "handlers are coroutines"
+            entry = _Route(route.method, _compiled(route.path), route.handler)
+            self._routes.setdefault(_first(route.path), []).append(entry)
+
+    def find(self, method: str, path: str) -> tuple[Handler, dict[str, str]] | None:
+        """path: quoted. The parameters' values are not."""
+        for route in self._routes.get(_first(path), ()):
+            if route.method == method and (match := route.pattern.fullmatch(path)):
+                return route.handler, {name: unquote(value) for name, value in match.groupdict().items()}
+        return None
+
+
+def _first(path: str) -> str:
+    return path.split("/", 2)[1] if path.startswith("/") else ""
+
+
+def _compiled(path: str) -> re.Pattern[str]:
+    pieces, end = [], 0
+    for parameter in _PARAMETER.finditer(path):
+        name, expression = parameter.groups()
+        pieces += [re.escape(path[end : parameter.start()]), f"(?P<{name}>{expression or '[^/]+'})"]
+        end = parameter.end()
+    return re.compile("".join([*pieces, re.escape(path[end:])]))
+
+
+def all_routes() -> list[web.RouteDef]:
+    """Every endpoint, without a version in front."""
+    return [
+        web.get("/_ping", ping, allow_head=False),
+        web.head("/_ping", ping),
+        *listing.routes(),
+        *containers.routes(),
+        *exec_routes(),
+    ]
+
+
+def make_application(services: Services) -> web.Application:
+    """The whole API."""
+    table = Table(all_routes())
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        path = request.rel_url.raw_path
+        asked = _PREFIX.fullmatch(path)
+        found = table.find(request.method, asked.group(2) if asked else path)
+        if found is None:
+            raise Problem(404, "page not found")
+        handler, parameters = found
+        request[SPOKEN] = spoken = await services.versions.spoken()
+        request[VERSION] = asked.group(1) if asked else spoken.maximum
+        spoken.check(request[VERSION])
+        request.match_info.update(parameters)
+        return await handler(request)
+
+    application = web.Application(middlewares=[edge], client_max_size=BODY_BYTES_MAX)
+    application[SERVICES] = services
+    application.on_response_prepare.append(add_headers)
+    application.router.add_route("*", "/{path:.*}", handle)
+    return application
+
+
+@web.middleware
+async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Whatever goes wrong becomes an answer here."""
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return failed(request, problem)
+    except (EngineUnavailable, NotAvailable) as error:
+        return failed(request, Problem(503, str(error)))
+    except web.HTTPException as error:
+        return failed(request, Problem(error.status, error.reason))
+    except Exception as error:  # noqa: BLE001  the last resort of a server: say that it is our fault, and go on
+        _LOG.exception("%s %s failed", request.method, request.path)
+        return failed(request, Problem(500, f"{type(error).__name__}: {error}"))
+
+
+def failed(request: web.Request, problem: Problem) -> web.Response:
+    version = request.get(VERSION)
+    if version is not None and number(version) < JSON_ERRORS_FROM:
+        return web.Response(text=f"{problem.message}\n", status=problem.status)
+    return problem.response()
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """What an engine says of itself with every answer; an answer that an engine has made has it already."""
+    spoken = request.get(SPOKEN)
+    if spoken is None:
+        return
+    headers = response.headers
+    headers["Api-Version"] = spoken.maximum
+    headers["Docker-Experimental"] = str(spoken.experimental).lower()
+    headers["Ostype"] = spoken.os
+    headers[hdrs.SERVER] = spoken.server
+
+
+async def ping(request: web.Request) -> web.StreamResponse:
+    """GET and HEAD /_ping: how clients find out which version to speak."""
+    spoken = request[SPOKEN]
+    headers = {
+        "Builder-Version": spoken.builder,
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+        "Swarm": "inactive",
+    }
+    body = b"OK" if request.method == "GET" else b""
+    return web.Response(body=body, headers=headers, content_type="text/plain", charset="utf-8")

@@ -1,0 +1,227 @@
+"""Containers: what is done to one of them is done by its engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+from aiohttp import hdrs, web
+
+from orlop_swarm.engines.interface import EngineUnavailable, Response
+from orlop_swarm.http import relaying
+from orlop_swarm.http.finding import Owner
+from orlop_swarm.http.problems import Problem, answer
+from orlop_swarm.http.services import SERVICES, VERSION, Creation
+from orlop_swarm.merging.containers import pruned, shown_inspection
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_NAME: Final = "{name:.+}"
+
+
+def routes() -> list[web.RouteDef]:
+    """The endpoints below `/containers` but for the list."""
+    handed_on = [
+        *((hdrs.METH_GET, rest) for rest in ("top", "stats", "changes", "logs", "export", "archive")),
+        *((hdrs.METH_POST, rest) for rest in ("start", "stop", "restart", "kill", "pause", "unpause")),
+        *((hdrs.METH_POST, rest) for rest in ("resize", "update", "copy")),
+        (hdrs.METH_HEAD, "archive"),
+        (hdrs.METH_PUT, "archive"),
+    ]
+    return [
+        web.post("/containers/create", create),
+        web.post("/containers/prune", prune),
+        web.get(f"/containers/{_NAME}/attach/ws", attach, allow_head=False),
+        web.post(f"/containers/{_NAME}/attach", attach),
+        web.get(f"/containers/{_NAME}/json", inspect, allow_head=False),
+        web.post(f"/containers/{_NAME}/wait", wait),
+        web.post(f"/containers/{_NAME}/rename", rename),
+        *(web.route(method, f"/containers/{_NAME}/{rest}", _handed_on(f"/{rest}")) for method, rest in handed_on),
+        web.delete(f"/containers/{_NAME}", remove),
+    ]
+
+
+def _handed_on(rest: str) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        _, response = await asked(request, rest)
+        return await relaying.pass_on(request, response)
+
+    return handle
+
+
+async def asked(request: web.Request, rest: str, *, sure: bool = False) -> tuple[Owner, Response]:
+    """The answer of the container's engine. rest: of the path, after the container.
+
+    sure: an engine is to say first that it has the container. That is needed, too, for a body that cannot be sent
+    twice. Raises Problem, NotAvailable.
+    """
+    owner = await owner_of(request, sure=sure or not relaying.is_small(request))
+    response = await _answer_of(request, owner, rest)
+    if response.status == 404 and not owner.sure and await _is_elsewhere(request, owner):
+        await response.close()
+        owner = await owner_of(request, sure=True)
+        response = await _answer_of(request, owner, rest)
+    return owner, response
+
+
+async def owner_of(request: web.Request, *, sure: bool = False) -> Owner:
+    """Raises Problem, NotAvailable."""
+    return await request.app[SERVICES].owners.find(request.match_info["name"], sure=sure)
+
+
+async def _answer_of(request: web.Request, owner: Owner, rest: str) -> Response:
+    try:
+        return await relaying.ask(request, owner.engine, owner.path(rest))
+    except EngineUnavailable as error:
+        raise away(request.match_info["name"], error) from None
+
+
+async def _is_elsewhere(request: web.Request, owner: Owner) -> bool:
+    """An engine's 404 can mean something in the container, too."""
+    owners = request.app[SERVICES].owners
+    try:
+        found = await owners.look(request.match_info["name"])
+    except Problem:
+        return False
+    return found.engine.node.id != owner.engine.node.id
+
+
+def away(reference: str, error: EngineUnavailable) -> Problem:
+    return Problem(503, f"Container {reference} is on node {error.node}, which is not available: {error.reason}")
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """The kernel finds the place."""
+    services = request.app[SERVICES]
+    creation = Creation(
+        body=_object(await relaying.small_body(request)),
+        name=request.query.get("name", "").removeprefix("/"),
+        platform=request.query.get("platform", ""),
+        authorization=request.headers.get("X-Registry-Auth", ""),
+        version=request[VERSION],
+    )
+    created = await services.containers.create(creation)
+    services.owners.seen(created.node, created.id, created.name)
+    return answer({"Id": created.id, "Warnings": list(created.warnings)}, status=201)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Raises Problem (400)."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem(400, f"invalid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Problem(400, "config cannot be empty in order to create a container")
+    return value
+
+
+async def inspect(request: web.Request) -> web.StreamResponse:
+    services = request.app[SERVICES]
+    owner, response = await asked(request, "/json")
+    plain = await relaying.whole(response)
+    if plain.status != 200:
+        return plain
+    node = owner.engine.node
+    shown = shown_inspection(
+        orjson.loads(relaying.content(plain)),
+        node=node,
+        about=services.versions.about(node.id),
+        address=services.published_on(node),
+    )
+    services.owners.seen(node.id, shown["Id"], shown["Name"].removeprefix("/"))
+    return answer(shown)
+
+
+async def attach(request: web.Request) -> web.StreamResponse:
+    rest = "/attach/ws" if request.method == hdrs.METH_GET else "/attach"
+    owner = await owner_of(request, sure=True)
+    try:
+        return await relaying.upgrade(request, owner.engine, owner.path(rest))
+    except EngineUnavailable as error:
+        raise away(request.match_info["name"], error) from None
+
+
+async def wait(request: web.Request) -> web.StreamResponse:
+    """After a wait for the removal the container's name is free."""
+    if request.query.get("condition") != "removed":
+        return await _handed_on("/wait")(request)
+    owner, response = await asked(request, "/wait", sure=True)
+
+    async def let_go() -> None:
+        await _gone(request, owner)
+
+    return await relaying.pass_on(request, response, before_end=let_go)
+
+
+async def remove(request: web.Request) -> web.StreamResponse:
+    """Answered when name and resources are free again."""
+    if request.query.get("link", "") not in ("", "0", "false"):
+        return await _remove_link(request)
+    owner, response = await asked(request, "", sure=True)
+    plain = await relaying.whole(response)
+    if plain.status < 300:
+        await _gone(request, owner)
+    return plain
+
+
+async def _remove_link(request: web.Request) -> web.StreamResponse:
+    reference = request.match_info["name"].removeprefix("/")
+    owner = await request.app[SERVICES].owners.find(reference.partition("/")[0], sure=True)
+    return await relaying.relay(request, owner.engine, f"/containers/{quote(reference)}")
+
+
+async def _gone(request: web.Request, owner: Owner) -> None:
+    services = request.app[SERVICES]
+    services.owners.forget(owner.id, owner.reference)
+    await services.containers.gone(owner.id)
+
+
+async def rename(request: web.Request) -> web.StreamResponse:
+    """The name has to be free in the whole pool."""
+    services = request.app[SERVICES]
+    owner = await owner_of(request, sure=True)
+    name = request.query.get("name", "").removeprefix("/")
+    held = await services.owners.look(owner.id)
+    if name:
+        await _refuse_taken(request, held.id, name)
+        await services.containers.reserve(held.id, name)
+    done = False
+    try:
+        plain = await relaying.whole(await _answer_of(request, owner, "/rename"))
+        done = plain.status < 300
+    finally:
+        if name:
+            await asyncio.shield(services.containers.renamed(held.id, name if done else held.name))
+    if done:
+        services.owners.forget(held.name)
+        services.owners.seen(owner.engine.node.id, held.id, name)
+    return plain
+
+
+async def _refuse_taken(request: web.Request, container: str, name: str) -> None:
+    """Raises Problem (409)."""
+    taken = await request.app[SERVICES].owners.named(name)
+    if taken is not None and taken.id != container:
+        raise Problem(
+            409,
+            f'Error when allocating new name: Conflict. The container name "/{name}" is already in use by container '
+            f'"{taken.id}". You have to remove (or rename) that container to be able to reuse that name.',
+        )
+
+
+async def prune(request: web.Request) -> web.StreamResponse:
+    """On all engines; what one of them refuses, all of them do."""
+    services = request.app[SERVICES]
+    answers = await relaying.ask_all(request, services.pool.engines(), "/containers/prune")
+    refused = next((one for one in answers if one.status >= 400), None)
+    if refused is not None and all(one.status >= 400 for one in answers):
+        return refused
+    total = pruned([orjson.loads(relaying.content(one)) for one in answers if one.status < 400])
+    for container in total["ContainersDeleted"] or ():
+        services.owners.forget(container)
+        await services.containers.gone(container)
+    return answer(total)

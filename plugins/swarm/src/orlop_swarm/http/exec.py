@@ -1,0 +1,55 @@
+"""Commands in containers: an engine's own business, once it is found by the container or by the command's id."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import orjson
+from aiohttp import hdrs, web
+
+from orlop_swarm.http import relaying
+from orlop_swarm.http.containers import asked
+from orlop_swarm.http.services import SERVICES
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/containers/{name:.+}/exec", create),
+        web.get("/exec/{id}/json", on_owner, allow_head=False),
+        web.post("/exec/{id}/resize", on_owner),
+        web.post("/exec/{id}/start", start),
+    ]
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    owner, response = await asked(request, "/exec")
+    plain = await relaying.whole(response)
+    if plain.status == 201:
+        request.app[SERVICES].owners.exec_seen(owner.engine.node.id, orjson.loads(relaying.content(plain))["Id"])
+    return plain
+
+
+async def on_owner(request: web.Request) -> web.StreamResponse:
+    exec_id = request.match_info["id"]
+    rest = "json" if request.method == hdrs.METH_GET else "resize"
+    owner = await request.app[SERVICES].owners.exec(exec_id)
+    return await relaying.relay(request, owner.engine, f"/exec/{quote(exec_id, safe='')}/{rest}")
+
+
+async def start(request: web.Request) -> web.StreamResponse:
+    """Detached it is an ordinary request; else the connection becomes the command's input and output."""
+    exec_id = request.match_info["id"]
+    owner = await request.app[SERVICES].owners.exec(exec_id)
+    path = f"/exec/{quote(exec_id, safe='')}/start"
+    if _is_detached(await relaying.small_body(request)):
+        return await relaying.relay(request, owner.engine, path)
+    return await relaying.upgrade(request, owner.engine, path)
+
+
+def _is_detached(body: bytes) -> bool:
+    """What cannot be read is for the engine to refuse."""
+    try:
+        options = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return True
+    return isinstance(options, dict) and options.get("Detach") is True

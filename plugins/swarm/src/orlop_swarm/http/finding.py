@@ -1,0 +1,231 @@
+"""Which engine holds a container.
+
+Where one was seen last is remembered, within bounds, and believed until that engine says that it does not know it:
+then, and for what is not remembered, all engines are asked at once. A container is called by its id, a prefix of it,
+its name, `node/name` (also `node/id`, and the node's id for its name) or its Swarm id, which outlives its engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+import attrs
+import orjson
+
+from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.http.problems import Problem, no_such_container
+from orlop_swarm.http.services import Containers
+
+REMEMBERED_MAX: Final = 100_000
+EXECS_REMEMBERED_MAX: Final = 10_000
+SHORT_ID: Final = 12
+SWARM_ID: Final = "com.docker.swarm.id"
+_HEXADECIMAL: Final = re.compile(r"[0-9a-f]{1,64}")
+
+
+@attrs.frozen(kw_only=True)
+class Owner:
+    """engine: that holds the container. reference: what it is to be told, unquoted. id: the container's, whole.
+    sure: the engine has just said so."""
+
+    engine: Engine
+    reference: str
+    id: str
+    sure: bool
+
+    def path(self, rest: str) -> str:
+        """The engine's path of the container: `/containers/…` and the rest, which begins with a slash, or is empty."""
+        return f"/containers/{quote(self.reference, safe='')}{rest}"
+
+
+@attrs.frozen(kw_only=True)
+class Held:
+    """A container, as one engine tells it. id: whole. name: without a slash. created: as `inspect` writes it."""
+
+    engine: Engine
+    id: str
+    name: str
+    created: str = ""
+
+
+class Owners:
+    """Lives as long as the application. remembered_max: names and ids, the least used are forgotten first."""
+
+    def __init__(self, pool: Pool, containers: Containers, remembered_max: int = REMEMBERED_MAX) -> None:
+        self._pool = pool
+        self._containers = containers
+        self._remembered_max = remembered_max
+        self._places: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._execs: OrderedDict[str, str] = OrderedDict()
+
+    def seen(self, node: str, container: str, *names: str) -> None:
+        """A container on that node. node, container: ids."""
+        for name in (container, container[:SHORT_ID], *names):
+            if name:
+                self._places[name] = (node, container)
+                self._places.move_to_end(name)
+        while len(self._places) > self._remembered_max:
+            self._places.popitem(last=False)
+
+    def forget(self, *names: str) -> None:
+        for name in names:
+            self._places.pop(name, None)
+            self._places.pop(name[:SHORT_ID], None)
+
+    async def find(self, reference: str, *, sure: bool = False) -> Owner:
+        """Where the container is. sure: an engine is to have said so just now.
+
+        Raises Problem (404; 400 when several are meant; 503 when its node cannot be reached), NotAvailable.
+        """
+        plain = reference.removeprefix("/")
+        place = None if sure else self._places.get(plain)
+        engine = None if place is None else self._usable(place[0])
+        if place is not None and engine is not None:
+            self._places.move_to_end(plain)
+            return Owner(engine=engine, reference=plain, id=place[1], sure=False)
+        held = await self.look(reference)
+        return Owner(engine=held.engine, reference=self._told(reference, held), id=held.id, sure=True)
+
+    def _usable(self, node: str) -> Engine | None:
+        return next((engine for engine in self._pool.engines() if engine.node.id == node), None)
+
+    @staticmethod
+    def _told(reference: str, held: Held) -> str:
+        """The client's own word, where the engine knows it: it comes back in what the engine says."""
+        plain = reference.removeprefix("/")
+        return plain if plain == held.name or held.id.startswith(plain) else held.id
+
+    async def look(self, reference: str) -> Held:
+        """Asks all engines. Raises as `find` does."""
+        held = await self._asked(reference)
+        self.seen(held.engine.node.id, held.id, held.name)
+        return held
+
+    async def named(self, name: str) -> Held | None:
+        """The container of exactly this name, if an engine has one. Raises NotAvailable."""
+        found = await _each(self._pool.engines(), name)
+        return next((held for held in found if held.name == name), None)
+
+    async def exec(self, exec_id: str) -> Owner:
+        """Where a command in a container is; `reference` and `id` are the command's. Raises Problem (404)."""
+        place = self._execs.get(exec_id)
+        engine = None if place is None else self._usable(place)
+        if engine is not None:
+            return Owner(engine=engine, reference=exec_id, id=exec_id, sure=False)
+        for one in await asyncio.gather(*(_has_exec(engine, exec_id) for engine in self._pool.engines())):
+            if one is not None:
+                self.exec_seen(one.node.id, exec_id)
+                return Owner(engine=one, reference=exec_id, id=exec_id, sure=True)
+        raise Problem(404, f"No such exec instance: {exec_id}")
+
+    def exec_seen(self, node: str, exec_id: str) -> None:
+        self._execs[exec_id] = node
+        while len(self._execs) > EXECS_REMEMBERED_MAX:
+            self._execs.popitem(last=False)
+
+    async def _asked(self, reference: str) -> Held:
+        plain = reference.removeprefix("/")
+        engines: Sequence[Engine] = self._pool.engines()
+        if "/" in plain:
+            node, _, plain = plain.partition("/")
+            engines = [one for one in engines if node in (one.node.name, one.node.id)]
+        found = await _each(engines, plain)
+        if not found and _HEXADECIMAL.fullmatch(plain):
+            found = await _by_swarm_id(engines, plain)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            return _meant(reference, plain, found)
+        self.forget(plain)
+        await self._refuse_if_down(plain)
+        raise no_such_container(reference)
+
+    async def _refuse_if_down(self, reference: str) -> None:
+        known = await self._containers.known(reference)
+        if known is None:
+            return
+        node = next((one for one in self._pool.nodes() if one.id == known.node), None)
+        if node is None:
+            raise Problem(503, f"Container {reference} is on node {known.node}, which is gone")
+        if node.unavailable:
+            raise Problem(
+                503, f"Container {reference} is on node {node.name}, which is not available: {node.unavailable}"
+            )
+
+
+def _meant(reference: str, plain: str, found: Sequence[Held]) -> Held:
+    """Of several: a whole id before a name, a name before a prefix; only one of them may be left."""
+    for wanted in ([one for one in found if one.id == plain], [one for one in found if one.name == plain]):
+        if len(wanted) == 1:
+            return wanted[0]
+        if wanted:
+            places = ", ".join(f"{one.engine.node.name}/{one.name}" for one in wanted)
+            raise Problem(400, f"Container {reference} is on several nodes: {places}")
+    raise Problem(400, f"Multiple IDs found with provided prefix: {reference}")
+
+
+async def _each(engines: Iterable[Engine], reference: str) -> list[Held]:
+    """What those engines that answer have under that reference. Raises Problem, when one has several."""
+    asked = [_inspected(engine, reference) for engine in engines]
+    return [held for held in await asyncio.gather(*asked) if held is not None]
+
+
+async def _inspected(engine: Engine, reference: str) -> Held | None:
+    try:
+        status, body = await told(engine, f"/containers/{quote(reference, safe='')}/json")
+    except EngineUnavailable:
+        return None
+    if status == 200:
+        return Held(engine=engine, id=body["Id"], name=body["Name"].removeprefix("/"), created=body["Created"])
+    if status != 404:
+        raise Problem(status, body["message"])
+    return None
+
+
+async def _has_exec(engine: Engine, exec_id: str) -> Engine | None:
+    try:
+        status, _ = await told(engine, f"/exec/{quote(exec_id, safe='')}/json")
+    except EngineUnavailable:
+        return None
+    return engine if status == 200 else None
+
+
+async def _by_swarm_id(engines: Iterable[Engine], reference: str) -> list[Held]:
+    query = "all=1&filters=" + quote(orjson.dumps({"label": [SWARM_ID]}))
+    found: list[Held] = []
+
+    async def listed(engine: Engine) -> None:
+        try:
+            status, rows = await told(engine, "/containers/json", query)
+        except EngineUnavailable:
+            return
+        if status == 200:
+            matching = [row for row in rows if row["Labels"][SWARM_ID].startswith(reference)]
+            found.extend(_of_row(engine, row) for row in matching)
+
+    await asyncio.gather(*(listed(engine) for engine in engines))
+    return found
+
+
+def _of_row(engine: Engine, row: Mapping[str, Any]) -> Held:
+    names = own_names(row.get("Names") or ())
+    return Held(engine=engine, id=row["Id"], name=names[0] if names else "")
+
+
+def own_names(names: Iterable[str]) -> list[str]:
+    """Of the names in a list's row, which are those of links, too: the container's own, without slashes."""
+    return [name[1:] for name in names if name.count("/") == 1]
+
+
+async def told(engine: Engine, path: str, query: str = "") -> tuple[int, Any]:
+    """Status and JSON of an answer to GET. Raises EngineUnavailable."""
+    response = await engine.request("GET", path, query=query)
+    try:
+        return response.status, orjson.loads(await response.read() or b"null")
+    finally:
+        await response.close()

@@ -1,0 +1,32 @@
+"""What is answered when something is not as asked for: an engine's own form, `{"message": "..."}`."""
+
+from __future__ import annotations
+
+import orjson
+from aiohttp import web
+
+
+class Problem(Exception):
+    """A refusal. status: of HTTP. message: what the client shows its user."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+    def response(self) -> web.Response:
+        return answer({"message": self.message}, status=self.status)
+
+
+def no_such_container(reference: str) -> Problem:
+    return Problem(404, f"No such container: {reference}")
+
+
+def bad_parameter(message: str) -> Problem:
+    return Problem(400, message)
+
+
+def answer(value: object, *, status: int = 200) -> web.Response:
+    """A JSON answer as an engine writes it: with a line's end."""
+    body = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    return web.Response(body=body, status=status, content_type="application/json")

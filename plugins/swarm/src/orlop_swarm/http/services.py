@@ -1,0 +1,104 @@
+"""What the routes work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import attrs
+from aiohttp import web
+
+from orlop_swarm.engines.interface import EngineNode, Pool
+from orlop_swarm.http.versions import Spoken, Versions
+from orlop_swarm.merging.containers import published_address
+
+if TYPE_CHECKING:
+    from orlop_swarm.http.finding import Owners
+
+
+@attrs.frozen(kw_only=True)
+class Known:
+    """A container as the kernel knows it, whether its node can be reached or not.
+
+    node: the node's id. name: without a slash. created: Unix time in seconds. state: an engine's word for how it was
+    last seen ("running").
+    """
+
+    id: str
+    name: str
+    node: str
+    image: str = ""
+    image_id: str = ""
+    command: str = ""
+    created: int = 0
+    state: str = ""
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Creation:
+    """What a client wants created. body: the request's JSON, whole. name: as asked for, may be `node/name`; empty:
+    one is made up. platform: `os/arch`, or empty. authorization: of a registry, the header as it came."""
+
+    body: Mapping[str, Any]
+    name: str = ""
+    platform: str = ""
+    authorization: str = ""
+    version: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Created:
+    """id: the container's, on its engine. node: the id of the node it is on."""
+
+    id: str
+    node: str
+    name: str
+    warnings: Sequence[str] = ()
+
+
+class Containers(Protocol):
+    """The containers that are tasks of the kernel."""
+
+    async def create(self, creation: Creation) -> Created:
+        """Returns when the container is there. Raises Problem (the engine's own words, if it was the engine that
+        refused), NotAvailable."""
+
+    async def reserve(self, container: str, name: str) -> None:
+        """For a rename: the name is this container's alone from now on, beside its old one. Raises Problem (409)."""
+
+    async def renamed(self, container: str, name: str) -> None:
+        """Its name is this one, and no other. Called in either case after `reserve`, with the new or the old name."""
+
+    async def gone(self, container: str) -> None:
+        """The engine has removed it: returns when its name and its resources are free again. Containers that the
+        kernel does not know are gone at once."""
+
+    async def known(self, reference: str) -> Known | None:
+        """By id, a prefix of it, or name; of those that the kernel knows."""
+
+    async def out_of_reach(self) -> Sequence[Known]:
+        """Those whose nodes cannot be used now."""
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """names: "plain": containers are listed by the name that one engine gives them, "node": as `/node/name`, as
+    classic Swarm did."""
+
+    pool: Pool
+    owners: Owners
+    containers: Containers
+    versions: Versions
+    names: str = "plain"
+
+    def published_on(self, node: EngineNode) -> str:
+        """See `published_address`. Raises NotAvailable."""
+        return published_address(node, len(self.pool.nodes()))
+
+
+SERVICES: Final = web.AppKey("services", Services)
+
+#: The version of the API that a request speaks: the one in its path, else the highest that the pool knows.
+VERSION: Final = web.RequestKey("version", str)
+SPOKEN: Final = web.RequestKey("spoken", Spoken)

@@ -1,0 +1,137 @@
+"""The versions of the Docker API that every engine of the pool speaks, and what else its answers' heads tell.
+
+A version that a client asks for is checked as one engine would check it, and goes with every request to an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import attrs
+import orjson
+
+from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.http.problems import Problem
+from orlop_swarm.merging.containers import About
+
+#: An engine is asked again after so long: it may have been replaced by a newer one.
+FRESH_S: Final = 30.0
+#: How long an engine may take to say its version before the others count without it.
+ANSWER_WITHIN_S: Final = 5.0
+#: How long one that did not say it counts without it before it is asked again.
+RETRY_S: Final = 5.0
+#: What is said of an empty pool: the oldest that clients of today speak, and the oldest engine's that is tested.
+ALONE: Final = ("1.24", "1.41")
+
+
+def number(version: str) -> tuple[int, int]:
+    """Raises ValueError."""
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)
+
+
+@attrs.frozen(kw_only=True)
+class Spoken:
+    """Versions of the API from `minimum` to `maximum`. os: of the engines, "linux". server: as in a `Server` header."""
+
+    minimum: str = ALONE[0]
+    maximum: str = ALONE[1]
+    os: str = "linux"
+    server: str = "Docker"
+    experimental: bool = False
+    builder: str = "1"
+
+    def check(self, version: str) -> None:
+        """Raises Problem (400), in an engine's words."""
+        if number(version) > number(self.maximum):
+            raise Problem(400, f"client version {version} is too new. Maximum supported API version is {self.maximum}")
+        if number(version) < number(self.minimum):
+            raise Problem(
+                400,
+                f"client version {version} is too old. Minimum supported API version is {self.minimum}, "
+                "please upgrade your client to a newer version",
+            )
+
+
+def common(spoken: Iterable[Spoken]) -> Spoken:
+    """What all of them speak; of two that have nothing in common, the older one's highest version alone."""
+    engines = sorted(spoken, key=lambda one: number(one.maximum))
+    if not engines:
+        return Spoken()
+    lowest = engines[0]
+    minimum = max((one.minimum for one in engines), key=number)
+    return attrs.evolve(
+        lowest,
+        minimum=min(minimum, lowest.maximum, key=number),
+        experimental=all(one.experimental for one in engines),
+    )
+
+
+def spoken_by(version: dict[str, Any]) -> Spoken:
+    """From an engine's answer to `GET /version`."""
+    name, system = version.get("Version", ""), version.get("Os", "linux")
+    return Spoken(
+        minimum=version.get("MinAPIVersion") or ALONE[0],
+        maximum=version.get("ApiVersion") or ALONE[1],
+        os=system,
+        server=f"Docker/{name} ({system})",
+        experimental=bool(version.get("Experimental", False)),
+    )
+
+
+class Versions:
+    """Remembers what engines have said of themselves; it is asked for anew beside the requests that use the old.
+
+    clock: monotonic seconds.
+    """
+
+    def __init__(self, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._ask_at: dict[str, float] = {}
+        self._said: dict[str, Spoken] = {}
+        self._about: dict[str, About] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def spoken(self) -> Spoken:
+        """What the usable engines have in common. Raises orlop.framework.NotAvailable."""
+        engines = self._pool.engines()
+        now = self._clock()
+        due = [engine for engine in engines if self._ask_at.get(engine.node.id, now) <= now]
+        unknown = [engine for engine in due if engine.node.id not in self._said]
+        for engine in due:
+            if engine.node.id in self._said:
+                self._ask_at[engine.node.id] = now + FRESH_S
+                task = asyncio.create_task(self._ask(engine))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+        if unknown:
+            await asyncio.gather(*(self._ask(engine) for engine in unknown))
+        return common(self._said[engine.node.id] for engine in engines if engine.node.id in self._said)
+
+    def about(self, node: str) -> About:
+        """Of the machine of that node; zeros as long as its engine has not told."""
+        return self._about.get(node, About())
+
+    async def _ask(self, engine: Engine) -> None:
+        node = engine.node.id
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                version, info = await asyncio.gather(_told(engine, "/version"), _told(engine, "/info"))
+            self._said[node] = spoken_by(version)
+            self._about[node] = About(cpus=info["NCPU"], memory=info["MemTotal"], labels=info["Labels"] or ())
+        except (EngineUnavailable, TimeoutError, ValueError, KeyError):
+            self._ask_at[node] = self._clock() + RETRY_S
+        else:
+            self._ask_at[node] = self._clock() + FRESH_S
+
+
+async def _told(engine: Engine, path: str) -> Any:
+    response = await engine.request("GET", path)
+    try:
+        return orjson.loads(await response.read())
+    finally:
+        await response.close()

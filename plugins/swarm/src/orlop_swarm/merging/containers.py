@@ -1,0 +1,118 @@
+"""How a container of an engine is shown as one of the pool. Pure functions on what engines say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import attrs
+
+from orlop_swarm.engines.interface import EngineNode
+
+#: Labels of Orlop's own, which say which task a container is.
+OWN_LABELS: Final = "orlop."
+#: A port that is published on these is reached at the node's address.
+EVERYWHERE: Final = frozenset(("", "0.0.0.0", "::"))  # noqa: S104 - nothing is bound to them
+
+
+class Remembered(Protocol):
+    """What is known of a container without its engine; see `http.services.Known`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def node(self) -> str: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def image_id(self) -> str: ...
+    @property
+    def command(self) -> str: ...
+    @property
+    def created(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+@attrs.frozen(kw_only=True)
+class About:
+    """What an engine says of its machine. memory: bytes. labels: the engine's, `key=value`."""
+
+    cpus: int = 0
+    memory: int = 0
+    labels: Sequence[str] = ()
+
+
+def own_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The labels that clients gave."""
+    if labels is None:
+        return None
+    return {name: value for name, value in labels.items() if not name.startswith(OWN_LABELS)}
+
+
+def published_address(node: EngineNode, nodes: int) -> str:
+    """What stands for "all addresses" of published ports: with several nodes a client needs to know which one's, and
+    with one that is elsewhere, too. Empty: nothing does. nodes: how many there are."""
+    return node.address if nodes > 1 or not node.address.startswith(("127.", "::1", "localhost")) else ""
+
+
+def shown_ports(ports: Iterable[Mapping[str, Any]], address: str) -> list[dict[str, Any]]:
+    """Of a list's row. What was published on IPv4 and IPv6 is shown once."""
+    shown: list[dict[str, Any]] = []
+    for port in ports:
+        one = dict(port)
+        if "PublicPort" in one and one.get("IP", "") in EVERYWHERE:
+            one["IP"] = address
+        if one not in shown:
+            shown.append(one)
+    return shown
+
+
+def shown_inspection(body: Mapping[str, Any], *, node: EngineNode, about: About, address: str) -> dict[str, Any]:
+    """An engine's `inspect`, with the object `Node` that classic Swarm adds. address: see `published_address`."""
+    shown = dict(body)
+    if isinstance(configured := body.get("Config"), dict):
+        shown["Config"] = {**configured, "Labels": own_labels(configured.get("Labels"))}
+    if address and isinstance(network := body.get("NetworkSettings"), dict):
+        shown["NetworkSettings"] = {**network, "Ports": _bindings(network.get("Ports"), address)}
+    shown["Node"] = {
+        "ID": node.id,
+        "IP": node.address,
+        "Addr": node.address,
+        "Name": node.name,
+        "Cpus": about.cpus,
+        "Memory": about.memory,
+        "Labels": dict(label.partition("=")[::2] for label in about.labels),
+    }
+    return shown
+
+
+def _bindings(ports: Mapping[str, Any] | None, address: str) -> dict[str, Any] | None:
+    if ports is None:
+        return None
+    return {port: _shown(bound, address) for port, bound in ports.items()}
+
+
+def _shown(bound: Sequence[Mapping[str, Any]] | None, address: str) -> list[dict[str, Any]] | None:
+    if bound is None:
+        return None
+    shown: list[dict[str, Any]] = []
+    for one in bound:
+        binding = {**one, "HostIp": address} if one.get("HostIp", "") in EVERYWHERE else dict(one)
+        if binding not in shown:
+            shown.append(binding)
+    return shown
+
+
+def pruned(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several engines have removed."""
+    deleted: list[str] = []
+    reclaimed = 0
+    for one in answers:
+        deleted += one.get("ContainersDeleted") or ()
+        reclaimed += one.get("SpaceReclaimed", 0)
+    return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}

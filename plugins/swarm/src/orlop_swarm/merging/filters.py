@@ -1,0 +1,64 @@
+"""The `filters` of a list: `{"name": ["x"]}`, or as older clients write it, `{"name": {"x": true}}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import orjson
+
+
+class BadFilters(ValueError):
+    """What a client gave as filters is none; an engine's words."""
+
+
+@attrs.frozen
+class Filters:
+    """values: by name; an absent name filters nothing."""
+
+    values: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def parse(cls, text: str) -> Filters:
+        """Raises BadFilters."""
+        if not text:
+            return cls({})
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise BadFilters("invalid filter") from None
+        if not isinstance(value, dict):
+            raise BadFilters("invalid filter")
+        return cls({str(name): _values(listed) for name, listed in value.items()})
+
+    def without(self, names: Iterable[str]) -> str:
+        """As JSON, for an engine; empty when nothing is left."""
+        dropped = set(names)
+        rest = {name: list(values) for name, values in self.values.items() if name not in dropped}
+        return orjson.dumps(rest).decode() if rest else ""
+
+    def chooses(self, node: str, node_id: str) -> bool:
+        """Does `node=` let this node's things pass? By its name or id, or an expression found in one of them."""
+        wanted = self.values.get("node", ())
+        return not wanted or any(found_in(value, name) for value in wanted for name in (node, node_id))
+
+
+def _values(listed: Any) -> tuple[str, ...]:
+    """Raises BadFilters."""
+    if isinstance(listed, dict):
+        return tuple(str(value) for value, counts in listed.items() if counts)
+    if isinstance(listed, list):
+        return tuple(str(value) for value in listed)
+    raise BadFilters("invalid filter")
+
+
+def found_in(expression: str, text: str) -> bool:
+    """Is it this text, or an expression that finds something in it?"""
+    if expression == text:
+        return True
+    try:
+        return re.search(expression, text) is not None
+    except re.error:
+        return False
