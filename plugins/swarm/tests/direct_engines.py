@@ -216,8 +216,13 @@ class DirectContainers:
         self.released: list[str] = []
 
     async def create(self, creation: Creation) -> Created:
-        node, _, name = creation.name.rpartition("/")
+        node, slash, name = creation.name.partition("/")
+        if not slash or node not in [one.name for one in self._pool.nodes()]:
+            node, name = "", creation.name
         engines = [engine for engine in self._pool.engines() if node in ("", engine.node.name)]
+        for needed in _needed(creation.body.get("HostConfig") or {}):
+            holds = [(await told(engine, f"/containers/{needed}/json"))[0] == 200 for engine in engines]
+            engines = [engine for engine, does in zip(engines, holds, strict=True) if does] or engines
         counted = await asyncio.gather(*(told(engine, "/containers/json", "all=1") for engine in engines))
         by_count = sorted(zip(counted, engines, strict=True), key=lambda one: (len(one[0][1]), one[1].node.name))
         engine = by_count[0][1]
@@ -245,7 +250,9 @@ class DirectContainers:
             state="running",
             labels=shown["Config"]["Labels"],
         )
-        return Created(id=body["Id"], node=engine.node.id, name=name, warnings=body["Warnings"])
+        return Created(
+            id=body["Id"], node=engine.node.id, name=name, warnings=body["Warnings"], moment=shown["Created"]
+        )
 
     async def reserve(self, container: str, name: str) -> None:
         for one in self.remembered.values():
@@ -267,6 +274,15 @@ class DirectContainers:
     async def out_of_reach(self) -> list[Known]:
         down = {node.id for node in self._pool.nodes() if node.unavailable}
         return [one for one in self.remembered.values() if one.node in down]
+
+
+def _needed(configuration: Mapping[str, Any]) -> Iterator[str]:
+    """Containers that have to be on the same engine."""
+    mode = configuration.get("NetworkMode") or ""
+    for listed in (configuration.get("Links"), configuration.get("VolumesFrom")):
+        yield from (item.partition(":")[0] for item in listed or ())
+    if mode.startswith("container:"):
+        yield mode.partition(":")[2]
 
 
 class Served:
