@@ -10,6 +10,7 @@ from orlop_swarm.placement import filters, strategies
 
 CPU_UNITS: Final = ("engine", "shares")
 REPEATED: Final = ("all", "last")
+NAMES: Final = ("plain", "node")
 
 
 def _strategy(_: object, field: attrs.Attribute[str], value: str) -> None:
@@ -43,8 +44,14 @@ class Config:
     overcommit: so much more than nodes have counts as theirs where fullness is reckoned; classic Swarm's is 0.05.
     cpu_units: "engine": cpus are what `--cpus` says; "shares": N `--cpu-shares` are N whole cpus (classic Swarm).
     repeated_constraints: of several `-e constraint:` with the same key "all" count, or the "last" one alone.
+    role: whom the resources of containers are accounted to that have no label `com.docker.swarm.role`.
+    names: containers are listed as one engine names them ("plain"), or as `/node/name`, as classic Swarm did ("node").
+    listen: "host:port" of the Docker API.
     """
 
+    listen: str = "127.0.0.1:3375"
+    role: str = "*"
+    names: str = attrs.field(default="plain", validator=_one_of(*NAMES))
     strategy: str = attrs.field(default="spread", validator=_strategy)
     filters: tuple[str, ...] = attrs.field(default=tuple(filters.FILTERS), validator=_filters)
     overcommit: float = attrs.field(default=0.0, validator=_above_minus_one)

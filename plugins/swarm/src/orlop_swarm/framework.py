@@ -1,0 +1,144 @@
+"""Swarm's framework: containers that Docker clients have made, as tasks of the kernel.
+
+Theory of operation. A container's task is asked for as `prepared`, now or never, and kept when its runs end: clients
+start and stop it through its engine. What is stored beside the task is whose a name is, and, of containers that move,
+whether it runs. A container ends with its task: when it is removed, by whomever. One that moves is asked for again,
+under its key and with its name and labels, when its node is lost or drained; it is started if it ran. Of the others,
+those on a lost node wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Final
+
+import attrs
+
+from orlop.framework import Action, Changed, Delete, Emit, Framework, Outcome, Put, Refused, Reply, Task, View
+from orlop_swarm import asking
+from orlop_swarm.asking import ID_LABEL, InvalidRequest
+from orlop_swarm.documents import CONTAINER, NAME, Container, Name
+from orlop_swarm.names import name_of
+from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
+from orlop_swarm.settings import Config
+
+#: A container that could not be made where it was to move is tried again after so long.
+TRY_AGAIN_AFTER_MS: Final = 10_000
+
+
+class Swarm(Framework):
+    """See the module."""
+
+    name = "swarm"
+    config = Config
+    documents: ClassVar[Mapping[str, type]] = {CONTAINER: Container, NAME: Name}
+    version = 1
+
+    def __init__(self, settings: Any = None) -> None:
+        super().__init__(settings if settings is not None else Config())
+
+    def command(self, view: View, command: Order) -> Iterable[Action]:
+        """Carries out one of `orders`. Refused with a `Conflict`, or an `InvalidRequest`."""
+        try:
+            match command:
+                case Create():
+                    yield from self._create(view, command)
+                case Reserve():
+                    yield from self._reserve(view, command)
+                case Rename():
+                    yield from self._rename(view, command)
+        except InvalidRequest as error:
+            raise Refused(error) from error
+
+    def _create(self, view: View, order: Create) -> Iterator[Action]:
+        key = self._key(view, order)
+        name = order.name or self._made_up(view)
+        self._refuse_taken(view, name, key)
+        yield Put(NAME, name, Name(key=key))
+        yield Put(CONTAINER, key, Container(name=name, moves=asking.moves(order.body)))
+        yield asking.ask_of(order, key, name, self.settings)
+        yield Reply(Reserved(key=key, name=name))
+
+    @staticmethod
+    def _key(view: View, order: Create) -> str:
+        labels = order.body.get("Labels")
+        given = labels.get(ID_LABEL) if isinstance(labels, Mapping) else None
+        if isinstance(given, str) and given:
+            if given in view.live:
+                raise InvalidRequest(f"{ID_LABEL}: there is a container with this id already: {given}")
+            return given
+        return view.unique("container").hex + view.unique("container", "more").hex
+
+    @staticmethod
+    def _made_up(view: View) -> str:
+        names, number = view.objects(NAME), view.unique("name").int
+        attempt = 0
+        while (name := name_of(number, attempt)) in names:
+            attempt += 1
+        return name
+
+    @staticmethod
+    def _refuse_taken(view: View, name: str, key: str) -> None:
+        taken = view.objects(NAME).get(name)
+        if taken is None or taken.key == key:
+            return
+        task = view.live.get(taken.key)
+        if task is not None:
+            raise Refused(Conflict(name=name, key=taken.key, container=task.status.external_id))
+
+    def _reserve(self, view: View, order: Reserve) -> Iterator[Action]:
+        self._refuse_taken(view, order.name, order.key)
+        known = view.objects(CONTAINER).get(order.key)
+        if known is not None:
+            yield Put(NAME, order.name, Name(key=order.key))
+            yield Put(CONTAINER, order.key, attrs.evolve(known, reserved=order.name))
+
+    @staticmethod
+    def _rename(view: View, order: Rename) -> Iterator[Action]:
+        known = view.objects(CONTAINER).get(order.key)
+        if known is None:
+            return
+        for name in {known.name, known.reserved} - {order.name, ""}:
+            yield from _release(view, name, order.key)
+        yield Put(NAME, order.name, Name(key=order.key))
+        yield Put(CONTAINER, order.key, attrs.evolve(known, name=order.name, reserved=""))
+
+    def handle(self, view: View, changed: Changed) -> Iterable[Action]:
+        containers = view.objects(CONTAINER)
+        keys = set(containers) if changed.everything else {*changed.keys, *changed.rejected} & containers.keys()
+        for key in sorted(keys):
+            yield from self._attend(view, key, containers[key])
+
+    def _attend(self, view: View, key: str, container: Container) -> Iterator[Action]:
+        task = view.tasks.get(key)
+        if task is not None and task.live:
+            # What is not heard of is believed to be as it was.
+            if container.moves and not task.unreachable and task.placement and container.runs is not task.running:
+                yield Put(CONTAINER, key, attrs.evolve(container, runs=task.running))
+        elif task is not None and container.moves and (why := _why_it_moves(view, task)):
+            failed = task.status.exit is not None and task.status.exit.outcome is Outcome.ERROR
+            not_before = view.now.utc_ms + TRY_AGAIN_AFTER_MS if failed else 0
+            spec = view.spec(task)
+            yield asking.again(spec, key, container.name, task.role, runs=container.runs, not_before_utc_ms=not_before)
+            yield Emit("rescheduled", key, {"name": container.name, "reason": why})
+        else:
+            for name in {container.name, container.reserved} - {""}:
+                yield from _release(view, name, key)
+            yield Delete(CONTAINER, key)
+
+
+def _why_it_moves(view: View, task: Task) -> str:
+    """Its node is lost or drained, or it could not be made where it was to move; empty: a client has removed it."""
+    exit_ = task.status.exit
+    if exit_ is None or task.placement is None:
+        return ""
+    node = view.node(task.placement.node)
+    drained = node is not None and node.drained and bool(task.desired_reason)
+    could_not_move = exit_.outcome is Outcome.ERROR and task.wait_ms is None
+    return exit_.reason if exit_.outcome is Outcome.LOST or drained or could_not_move else ""
+
+
+def _release(view: View, name: str, key: str) -> Iterator[Action]:
+    taken = view.objects(NAME).get(name)
+    if taken is not None and taken.key == key:
+        yield Delete(NAME, name)
