@@ -101,14 +101,21 @@ async def relay(
 
 
 async def pass_on(
-    request: web.Request, response: Response, before_end: Callable[[], Awaitable[None]] | None = None
+    request: web.Request,
+    response: Response,
+    *,
+    before_end: Callable[[], Awaitable[None]] | None = None,
+    last: bool = False,
 ) -> web.StreamResponse:
     """The engine's answer, to the client.
 
-    before_end: what is to have happened when the client sees the end of a short answer that was a success.
+    before_end: what is to have happened when the client sees the end of a short answer that was a success. last: the
+    connection ends with it.
     """
     try:
         answer = begun(response)
+        if last:
+            answer.force_close()
         await answer.prepare(request)
         if request.method == hdrs.METH_HEAD:
             return answer
@@ -197,7 +204,8 @@ async def upgrade(request: web.Request, engine: Engine, path: str) -> web.Stream
     )
     if upgraded.connection is None:
         assert upgraded.response is not None, "it is one or the other"
-        return await pass_on(request, upgraded.response)
+        # For aiohttp the connection is no HTTP any more.
+        return await pass_on(request, upgraded.response, last=True)
     try:
         return await hand_over(request, upgraded.head, upgraded.connection)
     except asyncio.CancelledError:
