@@ -21,8 +21,8 @@ from orlop_swarm.placement.scheduler import Unplaceable
 from orlop_swarm.placement.wanted import Wanted
 
 SESSION_HEADER: Final = "X-Docker-Expose-Session-Uuid"
-#: What an engine takes for "no".
-NO: Final = frozenset(("", "0", "no", "false", "none"))
+#: What an engine takes for "no"; nothing at all is a "yes" here.
+NO: Final = frozenset(("0", "no", "false", "none"))
 
 
 async def built(request: web.Request) -> web.StreamResponse:

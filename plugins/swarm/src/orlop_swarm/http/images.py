@@ -75,12 +75,14 @@ async def on_holder(request: web.Request) -> web.StreamResponse:
 
 async def saved(request: web.Request) -> web.StreamResponse:
     """GET /images/get: several images in one archive, of one engine that has them all."""
-    names = request.query.getall("names", [])
+    # An engine takes several in one parameter, too.
+    names = [name for names in request.query.getall("names", []) for name in names.split(",") if name]
     having: list[Engine] = list(engines(request))
     for name in names:
         here, told = await holders(request, name)
         refuse(nobody_has_it(told))
-        having = [engine for engine in having if engine in here]
+        ids = {engine.node.id for engine in here}
+        having = [engine for engine in having if engine.node.id in ids]
     if not having:
         raise Problem(404, f"Unable to find a healthy engine containing all images: [{' '.join(names)}]")
     return await relaying.relay(request, having[0], "/images/get")

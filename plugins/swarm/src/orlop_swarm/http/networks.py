@@ -42,19 +42,22 @@ async def listed(request: web.Request) -> web.StreamResponse:
     """GET /networks."""
     filters = filters_of(request)
     asked = chosen(request, filters)
-    groups = await _groups(request, asked, filters.without(["node"]))
+    told = await _networks(request, asked, filters.without(["node"]))
     if unused_only(filters):
-        groups = copies.without(groups, await _groups(request, asked, USED))
+        used = await _networks(request, engines(request), USED)
+        groups = copies.unused(told, used, copies.of_network)
+    else:
+        groups = copies.grouped(told, copies.of_network)
     return answer(copies.networks(groups))
 
 
-async def _groups(request: web.Request, asked: Iterable[Engine], filters: str = "") -> list[Shown]:
+async def _networks(request: web.Request, asked: Iterable[Engine], filters: str = "") -> list[Answer]:
     """Raises Problem when no engine answers as it should."""
     query = urlencode({"filters": filters}) if filters else ""
     told = await ask_each(request, asked, "/networks", query=query)
     if told:
         refuse_unless_any(told)
-    return copies.grouped(told, copies.of_network)
+    return told
 
 
 def unused_only(filters: Filters) -> bool:
@@ -64,7 +67,7 @@ def unused_only(filters: Filters) -> bool:
 
 async def find(request: web.Request, reference: str) -> Shown:
     """The network that is meant. Raises Problem (404; 400 when several are)."""
-    groups = await _groups(request, engines(request))
+    groups = copies.grouped(await _networks(request, engines(request)), copies.of_network)
     try:
         found = copies.found(groups, reference)
     except Ambiguous as error:
@@ -207,7 +210,8 @@ async def prune(request: web.Request) -> web.StreamResponse:
     refuse_unless_any(told)
     merged = pruned(told, "NetworksDeleted")
     if merged["NetworksDeleted"]:
-        left = {one.name for one in await _groups(request, engines(request))}
+        told = await _networks(request, engines(request))
+        left = {one.name for one in copies.grouped(told, copies.of_network)}
         merged["NetworksDeleted"] = [name for name in merged["NetworksDeleted"] if name not in left] or None
     return answer(merged)
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
+from urllib.parse import quote
 
 from aiohttp import web
 
 from orlop_swarm.http import relaying
-from orlop_swarm.http.asking import WORK_WITHIN_S, ask_each, engines, first_that_can, not_here, refuse_unless_any
+from orlop_swarm.http.asking import (
+    WORK_WITHIN_S,
+    ask_each,
+    engines,
+    first_that_can,
+    not_here,
+    refuse,
+    refuse_unless_any,
+)
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, SPOKEN
+from orlop_swarm.merging import images as merging_images
 from orlop_swarm.merging import system as merging
-from orlop_swarm.merging.answers import pruned
+from orlop_swarm.merging.answers import good, nobody_has_it, pruned
 from orlop_swarm.merging.system import About, Member
 
 NO_SWARM_MODE: Final = (
@@ -24,8 +35,12 @@ SWARM_MODE: Final = ("swarm", "nodes", "services", "tasks", "secrets", "configs"
 async def info(request: web.Request) -> web.StreamResponse:
     """GET /info."""
     services = request.app[SERVICES]
-    told = await ask_each(request, services.pool.engines(), "/info")
-    return answer(merging.info(told, members(request), about(request)))
+    usable = services.pool.engines()
+    told, images = await asyncio.gather(
+        ask_each(request, usable, "/info"), ask_each(request, usable, "/images/json", query="all=1")
+    )
+    merged = merging.info(told, members(request), about(request))
+    return answer({**merged, "Images": len(merging_images.listed(images))})
 
 
 def members(request: web.Request) -> list[Member]:
@@ -85,6 +100,14 @@ async def plugins(request: web.Request) -> web.StreamResponse:
     return answer(merging.plugins(told))
 
 
+async def plugin(request: web.Request) -> web.StreamResponse:
+    """GET /plugins/{name}/json: of the first engine that has it."""
+    path = f"/plugins/{quote(request.match_info['name'], safe='/:@')}/json"
+    told = await ask_each(request, engines(request), path)
+    refuse(nobody_has_it(told))
+    return answer(good(told)[0].content)
+
+
 async def no_plugins(_: web.Request) -> web.StreamResponse:
     """Anything else about plugins, which belong to engines, one by one."""
     not_here("The management of engines' plugins")
@@ -121,6 +144,7 @@ def routes() -> list[web.RouteDef]:
         web.post("/auth", auth),
         web.get("/distribution/{name:.*}/json", distribution, allow_head=False),
         web.get("/plugins", plugins, allow_head=False),
+        web.get("/plugins/{name:.*}/json", plugin, allow_head=False),
         web.post("/build/prune", prune_build_cache),
         web.post("/swarm/leave", leave_swarm_mode),
         web.post("/swarm/init", begin_swarm_mode),

@@ -33,10 +33,11 @@ async def listed(request: web.Request) -> web.StreamResponse:
     filters = filters_of(request)
     asked = chosen(request, filters)
     told = await _volumes(request, asked, filters.without(["node"]))
-    groups = copies.grouped(told, copies.of_volume, "Volumes")
     if unused_only(filters):
-        used = await _volumes(request, asked, USED)
-        groups = copies.without(groups, copies.grouped(used, copies.of_volume, "Volumes"))
+        used = await _volumes(request, engines(request), USED)
+        groups = copies.unused(told, used, copies.of_volume, "Volumes")
+    else:
+        groups = copies.grouped(told, copies.of_volume, "Volumes")
     warnings = [line for part in good(told) for line in part.content.get("Warnings") or ()]
     warnings += [f"{part.node}: {part.content}" for part in in_order(told) if not part.good]
     return answer(copies.volumes(groups, dict.fromkeys(warnings)))

@@ -8,7 +8,7 @@ that is shown; the ids of all copies lead to it. `node/name` is the copy on one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -73,8 +73,9 @@ def grouped(answers: Iterable[Answer], belongs: Belongs, member: str = "") -> li
     groups: dict[tuple[str, str, int], list[Copy]] = {}
     for answer in good(answers):
         seen: dict[tuple[str, str], int] = {}
-        documents = (answer.content.get(member) if member else answer.content) or ()
-        for document in sorted(documents, key=lambda one: (str(one.get("Created", "")), str(one.get("Id", "")))):
+        for document in sorted(
+            _documents(answer, member), key=lambda one: (str(one.get("Created", "")), str(one.get("Id", "")))
+        ):
             kind, value = belongs(document)
             number = seen[kind, value] = seen.get((kind, value), -1) + 1
             groups.setdefault((kind, value, number), []).append(Copy(answer.node, answer.node_id, document))
@@ -82,14 +83,15 @@ def grouped(answers: Iterable[Answer], belongs: Belongs, member: str = "") -> li
     return sorted(shown, key=lambda one: (one.name, str(one.first.get("Created", "")), str(one.first.get("Id", ""))))
 
 
-def without(groups: Iterable[Shown], others: Iterable[Shown]) -> list[Shown]:
-    """Those of which no copy is among the others: what is unused on every node that has it (`dangling`)."""
-    taken = {_identity(copy) for one in others for copy in one.copies}
-    return [one for one in groups if not any(_identity(copy) in taken for copy in one.copies)]
+def unused(answers: Iterable[Answer], used: Iterable[Answer], belongs: Belongs, member: str = "") -> list[Shown]:
+    """What is used on no node at all (`dangling`). answers: what is unused on each node; used: what is used there."""
+    taken = {belongs(document) for answer in good(used) for document in _documents(answer, member)}
+    groups = grouped(answers, belongs, member)
+    return [one for one in groups if not any(belongs(copy.document) in taken for copy in one.copies)]
 
 
-def _identity(copy: Copy) -> tuple[str, str]:
-    return str(copy.document.get("Id", "")), copy.document["Name"]
+def _documents(answer: Answer, member: str) -> Sequence[Document]:
+    return (answer.content.get(member) if member else answer.content) or ()
 
 
 def found(groups: Iterable[Shown], reference: str) -> Shown | None:

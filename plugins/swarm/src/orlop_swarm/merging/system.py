@@ -74,14 +74,13 @@ class About:
 
 
 def info(answers: Iterable[Answer], members: Sequence[Member], about: About) -> Document:
-    """`GET /info`."""
+    """`GET /info`. How many images there are is for the caller to count: many are on several nodes."""
     replies = good(answers)
     told = [answer.content for answer in replies]
     first: Document = told[0] if told else {}
     merged: Document = {**first, "ID": about.id, "Name": about.name, "Labels": []}
     merged.update({member: sum(one.get(member) or 0 for one in told) for member in SUMS})
     merged.update({member: all(one.get(member) for one in told) for member in ABILITIES if member in first})
-    merged["Images"] = max((one.get("Images") or 0 for one in told), default=0)
     merged["ServerVersion"] = _lowest(one.get("ServerVersion", "") for one in told)
     for member in (
         "Driver",
