@@ -151,7 +151,11 @@ async def test_an_engine_that_takes_nothing_of_a_load_does_not_hold_the_others_u
 
     archive = bytes(2**22)
     pool = NotReading({name: always({"stream": "Loaded\n"}) for name in "ab"})
-    async with serving(pool) as client, asyncio.timeout(30), client.post("/images/load", data=io.BytesIO(archive)) as response:
+    async with (
+        serving(pool) as client,
+        asyncio.timeout(30),
+        client.post("/images/load", data=io.BytesIO(archive)) as response,
+    ):
         lines = await lines_of(response)
     assert lines[-1]["error"] == "b: cut off (done on a)"
     assert [asked.body == archive for asked in pool.asked if asked.path == "/images/load"] == [True]

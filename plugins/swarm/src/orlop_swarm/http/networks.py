@@ -90,6 +90,12 @@ def _as_list(part: Answer) -> Answer:
     return Answer(node=part.node, node_id=part.node_id, content=[part.content])
 
 
+async def in_use_on(request: web.Request, one: Shown) -> frozenset[str]:
+    """Ids of the nodes where containers are in the network."""
+    told = await _on_copies(request, one)
+    return frozenset(part.node_id for part in good(told) if part.content.get("Containers"))
+
+
 async def _on_copies(
     request: web.Request, one: Shown, rest: str = "", *, method: str = "GET", query: str = "", body: Any = None
 ) -> list[Answer]:
@@ -154,7 +160,7 @@ async def connected(request: web.Request) -> web.StreamResponse:
     action = request.rel_url.raw_path.rpartition("/")[2]
     owner = await request.app[SERVICES].owners.find(str(body.get("Container", "")))
     one = await find(request, request.match_info["id"])
-    network_id = await _copy_on(request, one, owner.engine)
+    network_id = await id_on(request, one, owner.engine)
     return await relaying.relay(
         request,
         owner.engine,
@@ -163,7 +169,7 @@ async def connected(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _copy_on(request: web.Request, one: Shown, engine: Engine) -> str:
+async def id_on(request: web.Request, one: Shown, engine: Engine) -> str:
     """The id of the network on that engine, which gets its copy now if it has none."""
     if (copy := one.on(engine.node.id)) is not None:
         return str(copy.document["Id"])
@@ -183,8 +189,7 @@ def copy_of(network: Document) -> Document:
 async def removed(request: web.Request) -> web.StreamResponse:
     """DELETE /networks/{id}: every copy, or none while a container uses one of them."""
     one = await find(request, request.match_info["id"])
-    looked = await _on_copies(request, one)
-    used = [part.node_id for part in looked if part.good and part.content.get("Containers")]
+    used = await in_use_on(request, one)
     if used:
         # These engines will refuse; should their containers have gone meanwhile, it is as well.
         told = await _on_copies(request, _only(one, used), method="DELETE")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -26,13 +26,28 @@ REMEMBERED_MAX: Final = 10_000
 #: How long a session waits for its build.
 BUILD_WITHIN_S: Final = 5.0
 
-Choose = Callable[[Wanted, Sequence[Place]], Place]
+Choose = Callable[[Wanted, Sequence[Place], frozenset[str]], Place]
 
 
-def fewest_containers(said: Wanted, places: Sequence[Place]) -> Place:
-    """Of the places that satisfy what is said. Raises orlop_swarm.placement.scheduler.Unplaceable."""
+def fewest_containers(said: Wanted, places: Sequence[Place], wished: frozenset[str]) -> Place:
+    """Of the places that satisfy what is said. wished: ids of those that are taken before others, if there are any.
+
+    Raises orlop_swarm.placement.scheduler.Unplaceable.
+    """
     found = schedule(said, Needs(0, 0), places, filters=filters.named(BUILD_FILTERS))
-    return min(found, key=lambda place: (place.count, place.name, place.id))
+    return min(found, key=lambda place: (place.id not in wished, place.count, place.name, place.id))
+
+
+def having_any(places: Sequence[Place], images: Iterable[str]) -> frozenset[str]:
+    """Ids of the places that have one of these images, and with it layers that a build need not make again."""
+    names = {familiar(image) for image in images}
+    return frozenset(place.id for place in places if not names.isdisjoint(place.held.images))
+
+
+def familiar(image: str) -> str:
+    """As an engine's list has it: `docker.io/library/x` is `x:latest`."""
+    name = image.removeprefix("docker.io/").removeprefix("library/")
+    return name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
 
 
 def split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Wanted]:
