@@ -31,6 +31,7 @@ from orlop.model.messages import (
     OpenStreams,
 )
 from orlop.model.streams import Accepted, Fault, OutputRequest, Rejected, decode_answer, decode_request, encode
+from orlop.server.streams import ASKED_PER_NODE_MAX
 from orlop.server.streams import Refused as StreamRefused
 
 
@@ -101,6 +102,14 @@ async def test_output_comes_through_streams(tmp_path: Path, auth: bool) -> None:
         both = await asyncio.gather(*(streams.open("n1", REQUEST) for _ in range(10)))
         assert [len(await read_all(stream)) for stream in both] == [6_000_000] * 10
         for stream in both:
+            await stream.close()
+
+
+async def test_more_streams_at_once_than_a_node_is_asked_for_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path, auth=False) as one, node_with(one, Output([b"x"])):
+        opening = (one.server.remote.streams.open("n1", REQUEST) for _ in range(ASKED_PER_NODE_MAX * 2))
+        for stream in await asyncio.gather(*opening):
+            assert await read_all(stream) == b"x"
             await stream.close()
 
 

@@ -30,12 +30,15 @@ from . import peers
 from .cron import SUBMITTED, Chronos, chain, submitted
 from .figures import Figure
 from .peers import LOG_TAIL_CHARACTERS, Slurm, running_slurm
+from .postgres import USER, running_postgres
 from .processes import end_all_in
 from .services import DEADLINE_S, running_orlop
 
 ROUNDS: Final = 3
 CHAINS: Final = 5
 POLL_S: Final = 0.02
+#: Of PostgreSQL: with SQLite its scheduler ends when a hundred runs are asked for at once.
+AIRFLOW_DRIVERS: Final = ("psycopg2-binary", "asyncpg")
 AIRFLOW: Final = "apache-airflow>=3,<4"
 INSTALL_WITHIN_S: Final = 1_200.0
 STARTS_WITHIN_S: Final = 180.0
@@ -95,7 +98,7 @@ def airflow_program() -> Path:
         try:
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True, capture_output=True)
             subprocess.run(
-                [str(environment / "bin" / "pip"), "install", "--quiet", AIRFLOW],
+                [str(environment / "bin" / "pip"), "install", "--quiet", AIRFLOW, *AIRFLOW_DRIVERS],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -111,9 +114,10 @@ def airflow_program() -> Path:
 
 
 class Airflow:
-    """`airflow standalone` on loopback, with its data in a folder of its own."""
+    """`airflow standalone` on loopback, with its files in a folder of its own. sockets: of its PostgreSQL."""
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, sockets: str) -> None:
+        self._sockets = sockets
         self._program = program
         self._folder = folder.resolve()
         self._url = f"http://127.0.0.1:{free_port()}"
@@ -135,6 +139,8 @@ class Airflow:
             "AIRFLOW__API__PORT": port,
             "AIRFLOW__API__BASE_URL": self._url,
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self._url}/execution/",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{USER}@/airflow?host={self._sockets}",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"postgresql+asyncpg://{USER}@/airflow?host={self._sockets}",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -223,8 +229,13 @@ class Airflow:
 @contextlib.contextmanager
 def running_airflow(program: Path) -> Iterator[Airflow]:
     """One that knows its DAGs; it and its folder are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="airflow-bench-", ignore_cleanup_errors=True) as folder:
-        airflow = Airflow(program, Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="airflow-bench-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="postgres-bench-", ignore_cleanup_errors=True) as store,
+        contextlib.ExitStack() as stack,
+    ):
+        Path(store).chmod(0o755)
+        airflow = Airflow(program, Path(folder), stack.enter_context(running_postgres(Path(store), "airflow")))
         try:
             airflow.start()
             yield airflow

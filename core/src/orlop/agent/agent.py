@@ -19,9 +19,11 @@ from typing import Any, Final
 import attrs
 
 from orlop.agent import worker as decisions
+from orlop.agent.engine_service import connect_engine
 from orlop.agent.probes import ProbeRunner
 from orlop.agent.records import AgentRecords, CannotSave, NodeIdentity
 from orlop.agent.runtimes.interface import (
+    Connection,
     InvalidPayload,
     Launch,
     Phase,
@@ -407,6 +409,10 @@ class Agent:
     async def serve_stream(self, stream: StreamEnd) -> None:
         """Does what the other end asks for, until the stream ends."""
         await serve_stream(stream, self._runtimes)
+
+    async def connect_engine(self) -> Connection:
+        """A connection to this node's engine. Raises LookupError (it has none), ConnectionError, ValueError."""
+        return await connect_engine(self._runtimes)
 
     def _probed(self, task: str, incarnation: int, results: tuple[ProbeResult, ...]) -> None:
         self._inbox.put_nowait(decisions.ProbesChanged(task=task, incarnation=incarnation, results=results))

@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from orlop.agent.command_service import run_command
+from orlop.agent.engine_service import connect_engine, relay
 from orlop.agent.runtimes.interface import Runtime
 from orlop.agent.streams import StreamClosed, StreamEnd
 from orlop.model.streams import (
     Accepted,
+    EngineRequest,
     Fault,
     OutputRequest,
     Rejected,
@@ -63,6 +65,8 @@ async def _answer(stream: StreamEnd, first: bytes, runtimes: Mapping[str, Runtim
     try:
         if isinstance(request, OutputRequest):
             await _output(stream, request, runtime)
+        elif isinstance(request, EngineRequest):
+            await relay(stream, await connect_engine(runtimes))
         elif hasattr(runtime, "execute"):
             await run_command(stream, await runtime.execute(request))
         else:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType
 
-from orlop.agent.websocket import WebSocket, cut_connection
+from orlop.agent.websocket import WebSocket, cut_connection, socket_below
 from orlop.model.streams import FRAME_BYTES_MAX
 
 #: Frames that a local stream holds in each direction.
 LOCAL_FRAMES_MAX: Final = 4
 CLOSE_WITHIN_S: Final = 2.0
+#: The other end has ended the connection, whatever is still to be read. Errors are always looked for.
+_ENDED: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class StreamClosed(ConnectionError):
@@ -42,6 +45,12 @@ class StreamEnd(Protocol):
 
     async def gone(self) -> None:
         """After `receive` has said that no more will come: returns when the other end is gone altogether."""
+
+    def is_cut(self) -> bool:
+        """Is the other end gone, though what it has sent before was not received yet?"""
+
+    async def abort(self) -> None:
+        """Ends both directions at once, without a word; what is under way is lost."""
 
     async def close(self, reason: str = "") -> None:
         """Ends both directions."""
@@ -114,6 +123,20 @@ class WebSocketStream:
         while (await self._socket.receive()).type is WSMsgType.BINARY:
             continue
 
+    def is_cut(self) -> bool:
+        """See `StreamEnd`."""
+        raw = socket_below(self._socket)
+        if raw is None or raw.fileno() < 0:
+            return True
+        polled = select.poll()
+        polled.register(raw.fileno(), _ENDED)
+        return bool(polled.poll(0))
+
+    async def abort(self) -> None:
+        """See `StreamEnd`."""
+        cut_connection(self._socket, reset=True)
+        await self.close()
+
     async def close(self, reason: str = "") -> None:
         """See `StreamEnd`."""
         code = WSCloseCode.POLICY_VIOLATION if reason else WSCloseCode.OK
@@ -137,6 +160,10 @@ class _Direction:
         self._frames: deque[bytes | None] = deque()
         self._changed = asyncio.Condition()
         self._closed: str | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._closed is not None
 
     async def put(self, frame: bytes | None) -> None:
         async with self._changed:
@@ -190,6 +217,14 @@ class LocalStream:
         with contextlib.suppress(StreamClosed):
             while True:
                 await self._incoming.get()
+
+    def is_cut(self) -> bool:
+        """See `StreamEnd`."""
+        return self._incoming.closed
+
+    async def abort(self) -> None:
+        """See `StreamEnd`."""
+        await self.close()
 
     async def close(self, reason: str = "") -> None:
         """See `StreamEnd`."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -33,6 +34,8 @@ CLOSE_WITHIN_S: Final = 3.0
 _TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 #: Of <linux/tcp.h>, from Linux 6.15 on: what is lost is sent again after so many milliseconds at the latest.
 _TCP_RTO_MAX: Final = (44, 1_000)
+#: SO_LINGER: what is not sent yet is not waited for.
+_RESET: Final = struct.pack("ii", 1, 0)
 #: What a close frame can carry is 123 bytes.
 _REASON_BYTES_MAX: Final = 120
 
@@ -54,10 +57,22 @@ class WebSocket(Protocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
 
-def cut_connection(web_socket: WebSocket) -> None:
-    """Ends the connection below a WebSocket at once: whoever waits for it finds it ended."""
-    raw = web_socket.get_extra_info("socket")
+def socket_below(web_socket: WebSocket) -> Any:
+    """The system's socket; None when it is closed."""
+    with contextlib.suppress(AttributeError):  # a TLS transport that is closed falls over its own question
+        return web_socket.get_extra_info("socket")
+    return None
+
+
+def cut_connection(web_socket: WebSocket, *, reset: bool = False) -> None:
+    """Ends the connection below a WebSocket at once: whoever waits for it finds it ended.
+
+    reset: the other end is told so even if it reads nothing, and what it has not got yet is lost.
+    """
+    raw = socket_below(web_socket)
     if raw is not None:
+        if reset:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         with contextlib.suppress(OSError):
             raw.shutdown(socket.SHUT_RDWR)
 

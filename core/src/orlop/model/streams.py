@@ -1,8 +1,8 @@
 """What is said on a stream: a connection between server and node for one purpose, such as a task's output.
 
 The server begins with a request; the agent answers whether it is accepted; then both send frames of bytes. An empty
-frame ends one direction. What the frames hold depends on the request: output as it is, or, for a command, a byte that
-names the channel, and what goes through it.
+frame ends one direction. What the frames hold depends on the request: output, or what an engine hears and says, as it
+is; or, for a command, a byte that names the channel, and what goes through it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from orlop.model.documents import VERSION, to_plain
 FRAME_BYTES_MAX: Final = 2**20
 #: What is cut into frames is cut into such ones.
 CHUNK_BYTES: Final = 64 * 1024
+#: The runtime that has an engine.
+DOCKER: Final = "docker"
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +51,13 @@ class CommandRequest:
     @property
     def terminal(self) -> bool:
         return self.rows > 0 and self.columns > 0
+
+
+@attrs.frozen(kw_only=True)
+class EngineRequest:
+    """A connection to the node's Docker Engine: bytes both ways, each direction ended by itself."""
+
+    runtime: str = DOCKER
 
 
 @attrs.frozen(kw_only=True)
@@ -88,10 +97,10 @@ class Channel(enum.IntEnum):
     FAILED = 5
 
 
-StreamRequest = OutputRequest | CommandRequest
+StreamRequest = OutputRequest | CommandRequest | EngineRequest
 StreamAnswer = Accepted | Rejected
 
-_REQUESTS: Final[dict[str, type]] = {"output": OutputRequest, "command": CommandRequest}
+_REQUESTS: Final[dict[str, type]] = {"output": OutputRequest, "command": CommandRequest, "engine": EngineRequest}
 _ANSWERS: Final[dict[str, type]] = {"accepted": Accepted, "rejected": Rejected}
 _NAMES: Final = {cls: name for name, cls in (_REQUESTS | _ANSWERS).items()}
 

@@ -28,6 +28,7 @@ def run(settings: Settings, data: Path, announce: Callable[[str], None] = print,
         made = make_agent(settings, data, server.plugins, server.state().cluster_id, server.connect_local_agent)
         server.agent = made
         server.remote.streams.attach_local(made.node_id, made.serve_stream)
+        server.remote.local_engines[made.node_id] = made.connect_engine
         if server.remote.auth:
             await server.remote.admit_local(made.node_id)
         await made.run()

@@ -22,12 +22,13 @@ from orlop.kernel.state import State
 from orlop.model import wire
 from orlop.model.clock import Now
 from orlop.model.messages import RENEW, Hello, RenewCertificate, ToAgent, ToServer
-from orlop.model.streams import CommandRequest, Fault, OutputRequest
+from orlop.model.streams import CommandRequest, EngineRequest, Fault, OutputRequest
 from orlop.security import authority as signing
 from orlop.security.authority import Authorities, Authority
 from orlop.security.tokens import InvalidToken, Purpose, StoredToken, Token, make_token, parse_token
 from orlop.server import admission
 from orlop.server.admission import CreateToken, ExpelNode, NoteAccess, RedeemToken, RevokeToken
+from orlop.server.engine_connections import EngineConnection, TunnelledConnection
 from orlop.server.renewals import Renewals
 from orlop.server.rotation import HurryRotation, NoteCertificate, RotateAuthority, Rotation, StoredAuthority
 from orlop.server.streams import Refused, Streams
@@ -51,8 +52,9 @@ class RemoteAgents:
     """Lives on the event loop.
 
     language: of the sessions. auth: do agents need certificates? authorities: sign them; None without, and until
-    they are known. make_authority: a new one, its key sealed; set together with them. state: the newest durable
-    one; raises NotAvailable. command, serve: of the leader's frameworks and sessions.
+    they are known. make_authority: a new one, its key sealed; set together with them. local_engines: connections to
+    engines of nodes in this process. state: the newest durable one; raises NotAvailable. command, serve: of the
+    leader's frameworks and sessions.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RemoteAgents:
         self.authorities: Authorities | None = None
         self.make_authority: Callable[[], Awaitable[StoredAuthority]] | None = None
         self.streams = Streams()
+        self.local_engines: dict[str, Callable[[], Awaitable[EngineConnection]]] = {}
         self.renewals = Renewals()
         self.language = wire.LANGUAGE
         self._state = state
@@ -277,6 +280,21 @@ class RemoteAgents:
         except Refused as error:
             kinds = {Fault.NOT_FOUND: LookupError, Fault.INVALID: ValueError}
             raise kinds.get(error.fault, NotAvailable)(str(error)) from error
+        except StreamClosed as error:
+            raise NotAvailable(f"the node's connection broke off: {error}") from error
+
+    async def open_engine(self, node_id: str) -> EngineConnection:
+        """A connection to a node's engine. Raises NotAvailable with the reason."""
+        if (connect := self.local_engines.get(node_id)) is not None:
+            try:
+                return await connect()
+            except (LookupError, OSError, ValueError) as error:
+                raise NotAvailable(str(error.args[0]) if error.args else str(error)) from error
+        try:
+            return TunnelledConnection(await self.streams.open(node_id, EngineRequest()))
+        except Refused as error:
+            old = ": its agent may be of an earlier version" if error.fault is Fault.INVALID else ""
+            raise NotAvailable(f"{error}{old}") from error
         except StreamClosed as error:
             raise NotAvailable(f"the node's connection broke off: {error}") from error
 

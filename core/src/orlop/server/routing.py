@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from orlop.framework import Explanation, NotAvailable, Task, View
+from orlop.framework import Explanation, Node, NotAvailable, Task, View
 from orlop.kernel.events import Published
 from orlop.kernel.state import State
 from orlop.model.clock import Now
+from orlop.server.engine_connections import EngineConnection
 from orlop.server.event_log import cut_off
 from orlop.server.framework_host import FrameworkHost
 
@@ -23,6 +24,7 @@ class Host:
     """Lives on the event loop; all its methods are to be called there. It outlives terms of leadership.
 
     state: the newest durable state that this server knows; raises NotAvailable. explainer: of the kernel.
+    open_engine: see the method.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Host:
         state: Callable[[], State],
         explainer: Callable[[State, Task], Explanation],
         clock: Callable[[], Now],
+        open_engine: Callable[[str], Awaitable[EngineConnection]],
     ) -> None:
         self.cluster_name = cluster_name
         self.address = address
@@ -42,6 +45,7 @@ class Host:
         self._state = state
         self._explainer = explainer
         self._clock = clock
+        self._open_engine = open_engine
         self._followers: dict[str, set[asyncio.Queue[Any]]] = {}
         self._version_waiters: set[asyncio.Event] = set()
 
@@ -92,6 +96,18 @@ class Host:
                     await changed.wait()
                 finally:
                     self._version_waiters.discard(changed)
+
+    def nodes(self) -> Sequence[Node]:
+        """All nodes of the newest durable state, in the order of their names: their states, their runtimes, and why
+        one of these cannot be used. Raises NotAvailable."""
+        return sorted(self._state().nodes(), key=lambda node: (node.info.name, node.id))
+
+    async def open_engine(self, node_id: str) -> EngineConnection:
+        """A connection to the node's Docker Engine: bytes as they are, each direction ended by itself; to be closed.
+
+        Raises NotAvailable with the reason.
+        """
+        return await self._open_engine(node_id)
 
     @contextmanager
     def follow(self, framework: str) -> Iterator[asyncio.Queue[Any]]:

@@ -86,6 +86,7 @@ class Server:
             state=self.state,
             explainer=kernel.explain,
             clock=read_clock,
+            open_engine=lambda node: self.remote.open_engine(node),
         )
         self.remote = RemoteAgents(
             auth=settings.server.auth == "on",

@@ -128,6 +128,7 @@ class Streams:
             waiter = known.waiting.popleft()
             if not waiter.done():
                 waiter.set_result(stream)
+                self._order(node, known)  # of many that wait not all could be asked for at once
                 return
         known.idle.append(stream)
         self._idle_total += 1

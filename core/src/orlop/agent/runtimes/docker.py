@@ -33,6 +33,7 @@ from orlop.agent.fetching import CannotFetch, Fetching
 from orlop.agent.runtimes import docker_container as container_json
 from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access, kept_since
+from orlop.agent.runtimes.docker_connection import DirectConnection, connect_directly
 from orlop.agent.runtimes.docker_container import Creation, Identity
 from orlop.agent.runtimes.docker_engine import (
     BACKOFF_FIRST_S,
@@ -532,6 +533,12 @@ class DockerRuntime:
         if record is None or record.phase is not Phase.RUNNING:
             raise UnknownTask(f"no container of task {request.task} runs here")
         return await execute_in(self._engine, self._context.docker, record.container, request)
+
+    async def connect_engine(self) -> DirectConnection:
+        """See `HasEngine`. Raises EngineLost, ValueError."""
+        if not self._engine.connected.is_set():
+            raise EngineLost(self._engine.unavailable)
+        return await connect_directly(self._context.docker)
 
     async def logs(self, task: str, stream: str, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """See `Runtime`; also raises ConnectionError while the engine is away."""

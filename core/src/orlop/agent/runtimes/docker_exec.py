@@ -1,9 +1,7 @@
 """Commands in a container that somebody talks to; see `Execution`.
 
 The Engine API makes the command with an ordinary call and starts it with one whose connection then carries raw bytes
-both ways. That connection is made here rather than by docker-py, which would need a thread for each direction and
-could not end one of them. Without a terminal the output comes in frames: a byte for the stream, three zeros, four
-bytes of length.
+both ways. Without a terminal the output comes in frames: a byte for the stream, three zeros, four bytes of length.
 
 The engine has no call to end a command. One that nobody talks to any more sees the end of its input, and goes on if
 it likes.
@@ -18,9 +16,9 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import urlsplit
 
 from orlop.agent.runtimes.docker_access import Access
+from orlop.agent.runtimes.docker_connection import connect
 from orlop.agent.runtimes.docker_engine import (
     CONNECT_TIMEOUT_S,
     EXIT_CODE_POLL_S,
@@ -32,7 +30,6 @@ from orlop.agent.runtimes.interface import Output, UnknownTask
 from orlop.model.streams import CHUNK_BYTES, CommandRequest
 
 HEAD_BYTES_MAX: Final = 64 * 1024
-DEFAULT_PORT: Final = 2375
 _FRAME: Final = struct.Struct("!BxxxL")
 
 
@@ -47,7 +44,7 @@ async def execute_in(access: Access, url: str, container: str, request: CommandR
         )
     except EngineRefused as error:
         raise UnknownTask(str(error)) from error
-    reader, writer = await _connect(url)
+    reader, writer = await asyncio.open_connection(sock=await connect(url), limit=HEAD_BYTES_MAX)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await _start(reader, writer, f"/v{access.client.api_version}/exec/{made['Id']}/start", request)
@@ -61,19 +58,6 @@ async def execute_in(access: Access, url: str, container: str, request: CommandR
     if request.terminal:
         await execution.resize(request.rows, request.columns)
     return execution
-
-
-async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    parts = urlsplit(url)
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            if parts.scheme == "unix":
-                return await asyncio.open_unix_connection(parts.path, limit=HEAD_BYTES_MAX)
-            if parts.scheme in ("tcp", "http"):
-                return await asyncio.open_connection(parts.hostname, parts.port or DEFAULT_PORT, limit=HEAD_BYTES_MAX)
-    except (OSError, TimeoutError) as error:
-        raise EngineLost(f"the Docker Engine cannot be reached: {error or 'no answer'}") from error
-    raise ValueError(f"commands need an engine at a unix:// or tcp:// address, and this node's is at {parts.scheme}://")
 
 
 async def _start(

@@ -155,8 +155,24 @@ class Execution(Protocol):
         """Lets go of it; what still runs of it is ended, where that is possible."""
 
 
+class Connection(Protocol):
+    """Bytes to and from an engine; each direction ends by itself. Errors are ConnectionErrors with the reason."""
+
+    async def read(self) -> bytes:
+        """What has come; empty at the end of this direction."""
+
+    async def write(self, data: bytes) -> None:
+        """Returns when there is room for more."""
+
+    async def write_eof(self) -> None:
+        """No more will be written; reading goes on."""
+
+    async def close(self) -> None:
+        """Ends both directions at once. Never raises."""
+
+
 class Runtime(Protocol):
-    """See the module."""
+    """See the module. One that drives a Docker Engine has `connect_engine` besides, see `HasEngine`."""
 
     name: str
 
@@ -189,3 +205,10 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Disconnects. What runs goes on."""
+
+
+class HasEngine(Protocol):
+    """What a runtime has besides that drives a Docker Engine."""
+
+    async def connect_engine(self) -> Connection:
+        """A connection to it. Raises ConnectionError while it is away; ValueError when it cannot be had at all."""

@@ -1,0 +1,125 @@
+"""Connections to a node's engine, as bytes.
+
+They are made here rather than by docker-py, which would need a thread for each direction and could not end one of
+them; and of bare sockets, since a transport of asyncio gives up reading when the engine takes no more.
+
+An engine that dies ends its connections like one that has said everything; so whether there still is an engine is
+asked at each end, and an end without one is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from orlop.agent.runtimes.docker_engine import CONNECT_TIMEOUT_S, EngineLost
+
+DEFAULT_PORT: Final = 2375
+#: The most that one read gives.
+READ_BYTES_MAX: Final = 256 * 1024
+
+
+async def connect(url: str) -> socket.socket:
+    """A socket that does not block. Raises EngineLost; ValueError for an address of another kind."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("unix", "tcp", "http"):
+        raise ValueError(f"this needs an engine at a unix:// or tcp:// address; this node's is at {parts.scheme}://")
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            if parts.scheme == "unix":
+                return await _connect(socket.AF_UNIX, parts.path)
+            host, port = parts.hostname or "", parts.port or DEFAULT_PORT
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return await _connect(found[0][0], found[0][4])
+    except (OSError, TimeoutError) as error:
+        raise EngineLost(f"the Docker Engine cannot be reached: {error or 'no answer'}") from error
+
+
+async def _connect(family: int, address: Any) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(made, address)
+        if family != socket.AF_UNIX:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+async def connect_directly(url: str) -> DirectConnection:
+    """Raises EngineLost, ValueError."""
+    return DirectConnection(url, await connect(url))
+
+
+class DirectConnection:
+    """A connection from this process; see `orlop.agent.runtimes.interface.Connection` for the methods."""
+
+    def __init__(self, url: str, raw: socket.socket) -> None:
+        self._url = url
+        self._raw = raw
+        self._loop = asyncio.get_running_loop()
+        self._using = 0
+        self._closed = False
+
+    async def read(self) -> bytes:
+        """See `Connection`. Raises EngineLost."""
+        with self._in_use():
+            try:
+                await asyncio.sleep(0)  # who always has something to read must not keep the loop from all others
+                data = await self._loop.sock_recv(self._raw, READ_BYTES_MAX)
+            except OSError:  # an engine that has said everything, and has not read everything, ends it in this way
+                data = b""
+        if not data:
+            self._check_open()
+            (await connect(self._url)).close()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """See `Connection`. Raises EngineLost."""
+        with self._in_use():
+            try:
+                await self._loop.sock_sendall(self._raw, data)
+            except OSError as error:
+                self._check_open()
+                raise EngineLost(f"the Docker Engine takes no more: {error}") from error
+
+    async def write_eof(self) -> None:
+        """See `Connection`. Raises EngineLost."""
+        with self._in_use():
+            try:
+                self._raw.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise EngineLost(f"the Docker Engine takes no more: {error}") from error
+
+    async def close(self) -> None:
+        """See `Connection`."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(OSError):
+                self._raw.shutdown(socket.SHUT_RDWR)  # whoever reads or writes is woken by it
+            self._close_unused()
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """The loop must not watch a socket that is closed. Raises EngineLost when it is."""
+        self._check_open()
+        self._using += 1
+        try:
+            yield
+        finally:
+            self._using -= 1
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._closed and not self._using:
+            self._raw.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineLost("the connection was closed")
