@@ -123,7 +123,7 @@ STORIES: Final[Mapping[str, Sequence[Command]]] = {
         "top web",
     ),
     "output": (
-        "run -d --name web busybox sh -c echo_one;echo_two_>&2;echo_three",
+        "run -d --name web busybox sh -c echo_one;echo_two;echo_three",
         "wait web",
         "logs web",
         "logs --tail 1 web",
@@ -136,16 +136,16 @@ STORIES: Final[Mapping[str, Sequence[Command]]] = {
     ),
     "attach": (
         "run -dit --name terminal busybox cat",
-        "run -di --name plain busybox sh -c read_line;echo_got_$line",
+        "run -di --name plain busybox sh -c read_line;test_$line_=_word",
         ("attach plain", b"word\n"),
         "wait plain",
-        "logs plain",
         "rm -f terminal",
         "attach nobody",
     ),
     "files": (
         "run -d --name web busybox sleep 1000",
         "exec web sh -c echo_text_>/tmp/file",
+        "exec web touch -d 2020-01-01_00:00:00 /tmp/file",
         "cp web:/tmp/file -",
         "cp web:/tmp/file {folder}/out",
         "cp {folder}/out web:/tmp/back",
@@ -166,7 +166,6 @@ STORIES: Final[Mapping[str, Sequence[Command]]] = {
         "inspect --format {{.HostConfig.Memory}} web",
         "update --memory 1k web",
         "update --restart always web",
-        "stats --no-stream --format {{.Name}} web",
         "rm web",
         "rm -f web",
     ),
@@ -180,8 +179,8 @@ STORIES: Final[Mapping[str, Sequence[Command]]] = {
     ),
     "what nobody has": tuple(
         f"{command} nobody"
-        for command in ("start", "stop", "restart", "kill", "pause", "unpause", "wait", "rm", "rm -f", "inspect",
-                        "logs -f", "top", "port", "stats --no-stream", "update --memory 64m", "rename nobody")
+        for command in ("start", "stop", "restart", "kill", "pause", "unpause", "wait", "rm", "rm -f", "logs -f", "top",
+                        "port", "update --memory 64m", "rename nobody", "container inspect")
     ),
     "prune": (
         "run --name ended busybox true",

@@ -9,153 +9,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import aiohttp
 import attrs
 import orjson
 from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
 
-from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
+from orlop_swarm.engines.client import EngineClient, HttpResponse
+from orlop_swarm.engines.direct import dial_directly
+from orlop_swarm.engines.interface import Connection, EngineNode, EngineUnavailable
 from orlop_swarm.http import Services, make_application
 from orlop_swarm.http.finding import Owners, told
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
 from orlop_swarm.http.versions import Versions
 
-HIGHEST_VERSION = "1.41"
 
+class CountedConnection:
+    """Knows whether it has been closed."""
 
-class DirectConnection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def read(self) -> bytes:
-        return await self._reader.read(262_144)
-
-    async def write(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def write_eof(self) -> None:
-        self._writer.write_eof()
+    def __init__(self, inner: Connection) -> None:
+        self._inner = inner
+        self.closed = False
+        self.read = inner.read
+        self.write = inner.write
+        self.write_eof = inner.write_eof
 
     async def close(self) -> None:
-        self._writer.close()
-
-
-class DirectResponse:
-    def __init__(self, node: str, response: aiohttp.ClientResponse) -> None:
-        self._node, self._response = node, response
-        self.status = response.status
-        self.reason = response.reason or ""
-        self.headers = response.headers
-
-    async def read(self, limit: int = 64 * 2**20) -> bytes:
-        try:
-            return await self._response.read()
-        except aiohttp.ClientError as error:
-            raise EngineUnavailable(self._node, str(error)) from None
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        try:
-            async for piece in self._response.content.iter_any():
-                yield piece
-        except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable(self._node, str(error)) from None
-
-    async def close(self) -> None:
-        self._response.close()
-
-
-@attrs.frozen
-class _Refused:
-    """An answer to a request for the connection, which was refused."""
-
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-    reason: str = ""
-
-    async def read(self, limit: int = 64 * 2**20) -> bytes:
-        return self.body
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        yield self.body
-
-    async def close(self) -> None:
-        return None
-
-
-class DirectEngine:
-    def __init__(self, node: EngineNode, socket: str, session: aiohttp.ClientSession) -> None:
-        self.node, self._socket, self._session = node, socket, session
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: str = "",
-        headers: Mapping[str, str] | None = None,
-        body: bytes | AsyncIterator[bytes] | None = None,
-        version: str = "",
-    ) -> DirectResponse:
-        url = f"http://engine/v{version or HIGHEST_VERSION}{path}{'?' if query else ''}{query}"
-        try:
-            response = await self._session.request(
-                method,
-                aiohttp.client.URL(url, encoded=True),
-                headers=headers,
-                data=body,
-                skip_auto_headers=["Content-Type", "User-Agent", "Accept", "Accept-Encoding"],
-            )
-        except (aiohttp.ClientError, OSError) as error:
-            raise EngineUnavailable(self.node.name, str(error)) from None
-        return DirectResponse(self.node.name, response)
-
-    async def upgrade(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: str = "",
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        version: str = "",
-    ) -> Upgraded:
-        try:
-            reader, writer = await asyncio.open_unix_connection(self._socket)
-        except OSError as error:
-            raise EngineUnavailable(self.node.name, str(error)) from None
-        lines = [f"{method} /v{version or HIGHEST_VERSION}{path}{'?' if query else ''}{query} HTTP/1.1", "Host: engine"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        lines += [f"Content-Length: {len(body)}", "", ""]
-        writer.write("\r\n".join(lines).encode() + body)
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:
-            raise EngineUnavailable(self.node.name, "it has hung up") from None
-        status = int(head.split(b" ", 2)[1])
-        fields = _fields(head)
-        if status == 101 or "raw-stream" in fields.get("Content-Type", ""):
-            return Upgraded(status=status, head=head, connection=DirectConnection(reader, writer), response=None)
-        refused = await reader.readexactly(int(fields.get("Content-Length", "0")))
-        writer.close()
-        return Upgraded(status=status, head=head, connection=None, response=_Refused(status, fields, refused))
-
-
-def _fields(head: bytes) -> CIMultiDictProxy[str]:
-    fields: CIMultiDict[str] = CIMultiDict()
-    for line in head.decode().split("\r\n")[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.add(name, value.strip())
-    return CIMultiDictProxy(fields)
+        self.closed = True
+        await self._inner.close()
 
 
 @attrs.frozen
@@ -168,24 +53,41 @@ class Host:
 
 
 class DirectPool:
-    """To be made on the event loop. `down`: node name → why it cannot be used; a test may write to it."""
+    """`down`: node name → why it cannot be used; a test may write to it. `told`: the headers that engines were sent."""
 
     def __init__(self, hosts: Sequence[Host]) -> None:
         self.down: dict[str, str] = {}
+        self.told: list[Mapping[str, str]] = []
         self._hosts = {host.name: host for host in sorted(hosts, key=lambda host: host.name)}
-        self._sessions = {
-            host.name: aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(host.socket, limit=0),
-                timeout=aiohttp.ClientTimeout(total=None),
-                auto_decompress=False,
-                read_bufsize=262_144,
-            )
-            for host in hosts
-        }
+        self._connections: list[CountedConnection] = []
+        nodes = self.nodes()
+        self._clients = {node.id: self._client(node) for node in nodes}
 
-    async def close(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
+    def _client(self, node: EngineNode) -> EngineClient:
+        connect = dial_directly(node.name, f"unix://{self._hosts[node.name].socket}")
+
+        async def dial() -> Connection:
+            self._connections.append(CountedConnection(await connect()))
+            return self._connections[-1]
+
+        client = EngineClient(node, dial)
+        plain = client.request
+
+        async def request(method: str, path: str, **options: Any) -> HttpResponse:
+            self.told.append(options.get("headers") or {})
+            return await plain(method, path, **options)
+
+        client.request = request  # type: ignore[method-assign]
+        return client
+
+    @property
+    def open_connections(self) -> int:
+        return sum(not connection.closed for connection in self._connections)
+
+    async def forget_idle(self) -> None:
+        """Closes the connections that are kept for later requests."""
+        for client in self._clients.values():
+            await client.close()
 
     def nodes(self) -> list[EngineNode]:
         return [
@@ -193,18 +95,14 @@ class DirectPool:
             for name, host in self._hosts.items()
         ]
 
-    def engine(self, node_id: str) -> DirectEngine:
-        for engine in self.engines():
-            if engine.node.id == node_id:
-                return engine
-        raise EngineUnavailable(node_id, "it is down")
+    def engine(self, node_id: str) -> EngineClient:
+        node = next(node for node in self.nodes() if node.id == node_id)
+        if node.unavailable:
+            raise EngineUnavailable(node.name, node.unavailable)
+        return self._clients[node_id]
 
-    def engines(self) -> list[DirectEngine]:
-        return [
-            DirectEngine(node, self._hosts[node.name].socket, self._sessions[node.name])
-            for node in self.nodes()
-            if not node.unavailable
-        ]
+    def engines(self) -> list[EngineClient]:
+        return [self._clients[node.id] for node in self.nodes() if not node.unavailable]
 
 
 class DirectContainers:
@@ -216,8 +114,13 @@ class DirectContainers:
         self.released: list[str] = []
 
     async def create(self, creation: Creation) -> Created:
-        node, _, name = creation.name.rpartition("/")
+        node, slash, name = creation.name.partition("/")
+        if not slash or node not in [one.name for one in self._pool.nodes()]:
+            node, name = "", creation.name
         engines = [engine for engine in self._pool.engines() if node in ("", engine.node.name)]
+        for needed in _needed(creation.body.get("HostConfig") or {}):
+            holds = [(await told(engine, f"/containers/{needed}/json"))[0] == 200 for engine in engines]
+            engines = [engine for engine, does in zip(engines, holds, strict=True) if does] or engines
         counted = await asyncio.gather(*(told(engine, "/containers/json", "all=1") for engine in engines))
         by_count = sorted(zip(counted, engines, strict=True), key=lambda one: (len(one[0][1]), one[1].node.name))
         engine = by_count[0][1]
@@ -245,7 +148,9 @@ class DirectContainers:
             state="running",
             labels=shown["Config"]["Labels"],
         )
-        return Created(id=body["Id"], node=engine.node.id, name=name, warnings=body["Warnings"])
+        return Created(
+            id=body["Id"], node=engine.node.id, name=name, warnings=body["Warnings"], moment=shown["Created"]
+        )
 
     async def reserve(self, container: str, name: str) -> None:
         for one in self.remembered.values():
@@ -267,6 +172,15 @@ class DirectContainers:
     async def out_of_reach(self) -> list[Known]:
         down = {node.id for node in self._pool.nodes() if node.unavailable}
         return [one for one in self.remembered.values() if one.node in down]
+
+
+def _needed(configuration: Mapping[str, Any]) -> Iterator[str]:
+    """Containers that have to be on the same engine."""
+    mode = configuration.get("NetworkMode") or ""
+    for listed in (configuration.get("Links"), configuration.get("VolumesFrom")):
+        yield from (item.partition(":")[0] for item in listed or ())
+    if mode.startswith("container:"):
+        yield mode.partition(":")[2]
 
 
 class Served:
@@ -306,7 +220,7 @@ class Served:
 
     async def _stop(self) -> None:
         await self._runner.cleanup()
-        await self.pool.close()
+        await self.pool.forget_idle()
 
     def close(self) -> None:
         self.call(self._stop())
