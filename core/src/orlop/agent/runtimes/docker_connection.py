@@ -87,13 +87,26 @@ class DirectConnection:
         with self._in_use():
             try:
                 await asyncio.sleep(0)  # who always has something to read must not keep the loop from all others
-                data = await self._loop.sock_recv(self._raw, READ_BYTES_MAX)
+                data = await self._received()
             except OSError:  # an engine that has said everything, and has not read everything, ends it in this way
                 data = b""
         if not data:
             self._check_open()
             await _check(self._url)
         return data
+
+    async def _received(self) -> bytes:
+        """Whoever is cancelled meanwhile has taken nothing, unlike with the loop's own call. Raises OSError."""
+        while True:
+            try:
+                return self._raw.recv(READ_BYTES_MAX)
+            except BlockingIOError:
+                readable = self._loop.create_future()
+                self._loop.add_reader(self._raw, _set, readable)
+                try:
+                    await readable
+                finally:
+                    self._loop.remove_reader(self._raw)
 
     async def write(self, data: bytes) -> None:
         """See `Connection`. Raises EngineLost."""
@@ -138,3 +151,8 @@ class DirectConnection:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineLost("the connection was closed")
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
