@@ -14,6 +14,7 @@ from engine_ways import DIRECT, LOCAL, REMOTE, Ways, call, execute, piped, read_
 from engines import Engine
 from serving import eventually
 
+from orlop.agent.runtimes.docker_connection import connect_directly
 from orlop.framework import NotAvailable
 from orlop.server.engine_connections import EngineConnection
 
@@ -64,14 +65,14 @@ async def test_what_goes_in_comes_out_of_each_way(engine: Engine, tmp_path: Path
 
 async def test_an_answer_comes_after_the_requests_own_end(engine: Engine, tmp_path: Path) -> None:
     async with running(tmp_path, engine) as (found, _):
-        for way in (DIRECT, LOCAL, REMOTE):
-            connection = await found.open(way)
+        opened = [await found.open(way) for way in (DIRECT, LOCAL, REMOTE)]
+        for connection in (*opened, await connect_directly(engine.tcp_url)):
             await connection.write(request("GET", "/_ping", None, "Connection: close"))
             await connection.write_eof()
             answer = await read_all(connection)
             await connection.close()
-            assert answer.startswith(b"HTTP/1.1 200 OK"), way
-            assert answer.endswith(b"\r\n\r\nOK"), way
+            assert answer.startswith(b"HTTP/1.1 200 OK"), connection
+            assert answer.endswith(b"\r\n\r\nOK"), connection
 
 
 async def test_many_sessions_at_once_leave_nothing(engine: Engine, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import free_port
 from serving import Agent, Serving, eventually, heard, hello, serving
 
 from orlop.agent import engine_service
@@ -234,6 +235,13 @@ async def test_runtimes_without_an_engine_say_so() -> None:
         await engine_service.connect_engine({})
     with pytest.raises(ValueError, match="gives no connections"):
         await engine_service.connect_engine({"docker": Other()})  # type: ignore[dict-item]
+
+
+async def test_an_address_of_another_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="unix:// or tcp:// address; this node's is at ssh://"):
+        await connect_directly("ssh://somewhere")
+    with pytest.raises(EngineLost, match="cannot be reached"):
+        await connect_directly(f"tcp://127.0.0.1:{free_port()}")
 
 
 async def test_an_agent_of_an_earlier_version_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
