@@ -22,6 +22,8 @@ from orlop_swarm.settings import Config
 
 ID_LABEL: Final = LABEL_PREFIX + "id"
 ROLE_LABEL: Final = LABEL_PREFIX + "role"
+#: The operator of the constraint that says where the containers are that this one depends on.
+BESIDE: Final = "IS"
 NANO: Final = 10**9
 USUAL_PERIOD_US: Final = 100_000
 USUAL_STOP_S: Final = 10
@@ -50,7 +52,7 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     return Ask(
         key,
         Spec(runtime="docker", payload=payload, resources=resources_of(host, settings)),
-        constraints=_among(order.nodes),
+        constraints=(*_among(order.nodes), *_beside(order.beside)),
         policies=_policies(body, moves(body)),
         role=str(labels.get(ROLE_LABEL) or settings.role),
         name=name,
@@ -110,12 +112,18 @@ def _among(nodes: Sequence[str]) -> tuple[Constraint, ...]:
     return (Constraint(field="hostname", operator="LIKE", value="|".join(re.escape(one) for one in nodes)),)
 
 
+def _beside(node: str) -> tuple[Constraint, ...]:
+    return (Constraint(field="hostname", operator=BESIDE, value=node),) if node else ()
+
+
 def again(spec: Spec, key: str, name: str, role: str, *, runs: bool, not_before_utc_ms: int = 0) -> Ask:
-    """The same container on another node, which it waits for."""
+    """The same container on another node, which it waits for. What it depends on may have moved, too: from now on the
+    filter `dependency` finds that."""
+    constraints = tuple(one for one in spec.constraints if one.operator != BESIDE)
     payload = {**spec.payload, "orlop_name": name, "orlop_pull": "missing"}
     return Ask(
         key,
-        attrs.evolve(spec, payload=payload),
+        attrs.evolve(spec, payload=payload, constraints=constraints),
         role=role,
         name=name,
         not_before_utc_ms=not_before_utc_ms,

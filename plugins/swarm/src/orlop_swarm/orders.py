@@ -13,12 +13,14 @@ class Create:
     """A container is to be made, now or never; the reply is a `Reserved`.
 
     body: of the create request. name: empty: one is made up. nodes: names of those that may have it; empty: any.
+    beside: the name of the node that holds what it depends on; empty: it depends on nothing.
     pull: whether a node that lacks the image may fetch it. platform: "os/arch" of the image, or empty.
     """
 
     body: Mapping[str, Any]
     name: str = ""
     nodes: tuple[str, ...] = ()
+    beside: str = ""
     pull: bool = False
     platform: str = ""
 

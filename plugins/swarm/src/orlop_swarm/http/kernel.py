@@ -1,7 +1,6 @@
 """The containers of the pool that are tasks of the kernel; see `Containers`.
 
-Where a container may be placed depends on its image. One that came from a registry may be fetched by any node; one that
-was built or loaded is only where it is. What no engine has is refused as one engine refuses it, and clients pull then.
+Where a container may be placed depends on what it needs of one engine alone; see `looking`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import attrs
 
 from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
-from orlop_swarm.engines.interface import EngineUnavailable, Pool
+from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.finding import told
+from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
 from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
@@ -36,69 +36,53 @@ GONE_WITHIN_S: Final = 10.0
 SHORT_ID: Final = 12
 
 
-@attrs.frozen(kw_only=True)
-class Image:
-    """nodes: names of those that have it. everywhere: all have it. registry: it can be fetched again."""
-
-    nodes: tuple[str, ...]
-    everywhere: bool
-    registry: bool
-
-
 class KernelContainers:
     """See the module, and `Containers` for the methods."""
 
-    def __init__(self, host: Host, pool: Pool, settings: Config) -> None:
+    def __init__(self, host: Host, pool: Pool, looking: Looking, settings: Config) -> None:
         self._host = host
         self._pool = pool
         self._settings = settings
+        self._looking = looking
         #: Containers' ids → keys, as far as they were needed.
         self._keys: dict[str, str] = {}
 
     async def create(self, creation: Creation) -> Created:
         """See `Containers`."""
-        name = creation.name.removeprefix("/")
-        node, _, bare = name.rpartition("/")
-        image = await self._image(creation)
-        order = Create(body=creation.body, name=bare, platform=creation.platform)
-        if node:
-            order = attrs.evolve(order, nodes=(node,))
-        local = attrs.evolve(order, nodes=tuple(one for one in image.nodes if not node or one == node))
-        if image.everywhere or (node and node in image.nodes):
+        node, _, name = creation.name.removeprefix("/").rpartition("/")
+        engines = self._engines()
+        body = creation.body
+        image, holders, beside = await asyncio.gather(
+            self._looking.image(engines, body.get("Image")),
+            self._looking.holders(engines, body),
+            self._looking.dependencies(engines, body),
+        )
+        allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
+        if holders is not None:
+            allowed = [one for one in allowed if one in holders]
+        order = Create(body=body, name=name, platform=creation.platform, beside=beside)
+        if node or holders is not None:
+            order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
+        having = tuple(one for one in allowed if one in image.nodes)
+        if len(having) == len(allowed):
             return await self._make(order)
+        local = attrs.evolve(order, nodes=having or ("",))
         if not image.registry:
             return await self._make(local)
         try:
             return await self._make(attrs.evolve(order, pull=True))
         except Problem as problem:
-            if not local.nodes or problem.status < 404:
+            if not having or problem.status < 404:
                 raise
             # The registry does not give it, say; where it is it can be had.
             return await self._make(local)
 
-    async def _image(self, creation: Creation) -> Image:
-        """Raises Problem (404, 400) in an engine's words."""
-        reference = creation.body.get("Image")
-        if not isinstance(reference, str) or not reference:
-            raise Problem(400, "No command specified" if reference is None else "invalid reference format")
+    def _engines(self) -> Sequence[Engine]:
+        """Raises Problem: there are none."""
         engines = self._pool.engines()
         if not engines:
-            raise Problem(500, NO_NODES if not self._pool.nodes() else NO_HEALTHY_NODE)
-
-        async def ask(index: int) -> tuple[int, object]:
-            try:
-                return await told(engines[index], f"/images/{quote(reference, safe='/:@')}/json")
-            except EngineUnavailable as error:
-                return 503, {"message": str(error)}
-
-        answers = await asyncio.gather(*(ask(index) for index in range(len(engines))))
-        having = [(engine, body) for engine, (status, body) in zip(engines, answers, strict=True) if status == 200]
-        if not having:
-            status, body = min(answers, key=lambda one: (one[0] != 404, one[0]))
-            raise Problem(status, body["message"] if isinstance(body, dict) else f"No such image: {reference}")
-        registry = all(isinstance(body, dict) and body.get("RepoDigests") for _, body in having)
-        nodes = tuple(engine.node.name for engine, _ in having)
-        return Image(nodes=nodes, everywhere=len(having) == len(engines), registry=registry)
+            raise Problem(500, NO_HEALTHY_NODE if self._pool.nodes() else NO_NODES)
+        return engines
 
     async def _make(self, order: Create) -> Created:
         reserved = await self._reserved(order)

@@ -12,6 +12,7 @@ from orlop_swarm.engines.pool import EnginePool
 from orlop_swarm.http.application import make_application
 from orlop_swarm.http.finding import Owners
 from orlop_swarm.http.kernel import KernelContainers
+from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.services import Services
 from orlop_swarm.http.versions import Versions
 from orlop_swarm.settings import Config
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def application(host: Host, settings: Config) -> web.Application:
     """The whole API over the cluster's nodes."""
     pool = EnginePool(host.nodes, lambda node, name: _dial(host, node, name))
-    containers = KernelContainers(host, pool, settings)
+    containers = KernelContainers(host, pool, Looking(), settings)
     services = Services(
         pool=pool,
         owners=Owners(pool, containers),
