@@ -14,7 +14,21 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from orlop.framework import Action, Changed, Delete, Emit, Framework, Outcome, Put, Refused, Reply, Task, View
+from orlop.framework import (
+    Action,
+    Changed,
+    Delete,
+    Desired,
+    Emit,
+    Framework,
+    Outcome,
+    Put,
+    Refused,
+    Reply,
+    Task,
+    TaskState,
+    View,
+)
 from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME, Container, Name
@@ -112,9 +126,8 @@ class Swarm(Framework):
     def _attend(self, view: View, key: str, container: Container) -> Iterator[Action]:
         task = view.tasks.get(key)
         if task is not None and task.live:
-            # What is not heard of is believed to be as it was.
-            if container.moves and not task.unreachable and task.placement and container.runs is not task.running:
-                yield Put(CONTAINER, key, attrs.evolve(container, runs=task.running))
+            if container.moves and container.runs is not _runs(task, container.runs):
+                yield Put(CONTAINER, key, attrs.evolve(container, runs=not container.runs))
         elif task is not None and container.moves and (why := _why_it_moves(view, task)):
             failed = task.status.exit is not None and task.status.exit.outcome is Outcome.ERROR
             not_before = view.now.utc_ms + TRY_AGAIN_AFTER_MS if failed else 0
@@ -127,6 +140,14 @@ class Swarm(Framework):
             yield Delete(CONTAINER, key)
 
 
+def _runs(task: Task, before: bool) -> bool:
+    """What is not heard of, or on its way to be started anew, is as it was."""
+    if task.unreachable or task.state not in (TaskState.PREPARED, TaskState.RUNNING):
+        return before
+    to_start = task.desired is Desired.RUNNING and task.status.incarnation == 1
+    return before if to_start and not task.running else task.running
+
+
 def _why_it_moves(view: View, task: Task) -> str:
     """Its node is lost or drained, or it could not be made where it was to move; empty: a client has removed it."""
     exit_ = task.status.exit
@@ -135,7 +156,9 @@ def _why_it_moves(view: View, task: Task) -> str:
     node = view.node(task.placement.node)
     drained = node is not None and node.drained and bool(task.desired_reason)
     could_not_move = exit_.outcome is Outcome.ERROR and task.wait_ms is None
-    return exit_.reason if exit_.outcome is Outcome.LOST or drained or could_not_move else ""
+    if exit_.outcome is Outcome.LOST or drained or could_not_move:
+        return exit_.reason or task.desired_reason or exit_.outcome.value
+    return ""
 
 
 def _release(view: View, name: str, key: str) -> Iterator[Action]:

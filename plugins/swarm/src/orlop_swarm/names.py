@@ -28,5 +28,5 @@ WORDS_TRIED: Final = 8
 
 def name_of(number: int, attempt: int = 0) -> str:
     """number: a large one, by chance. attempt: how often its names were taken already."""
-    how, what = HOW[(number >> 7 * attempt) % len(HOW)], WHAT[(number >> 7 * attempt + 64) % len(WHAT)]
-    return f"{how}_{what}" if attempt < WORDS_TRIED else f"{how}_{what}{number % 10**9 + attempt}"
+    how, what = HOW[(number >> 7 * attempt) % len(HOW)], WHAT[(number >> 7 * attempt) // 97 % len(WHAT)]
+    return f"{how}_{what}" if attempt < WORDS_TRIED else f"{how}_{what}{(number + attempt) % 10**9}"
