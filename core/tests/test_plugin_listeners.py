@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
 import stat
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from certificates import Certificates
+from operator_stub import StubServer, make_server
 from running import free_port
 from serving import serving
+from yarl import URL
 
+from orlop.api.application import make_application, mount_plugin_routes
+from orlop.api.authentication import by_token
+from orlop.api.listening import UnixSite
 from orlop.api.requests import PRINCIPAL
+from orlop.api.runner import OperatorRunner
 from orlop.hookspecs import ClientCertificates, Routes, hookimpl
 from orlop.processes.exposure import CannotStart
+from orlop.security.sealing import CannotUnseal
+from orlop.security.vouching import Vouching
+from orlop.server.role import Role
 
 WITHIN = aiohttp.ClientTimeout(total=20)
 
@@ -50,7 +61,7 @@ def by(certificates: Certificates) -> ClientCertificates:
     )
 
 
-async def get(url: str, **options: Any) -> tuple[int, str]:
+async def get(url: str | URL, **options: Any) -> tuple[int, str]:
     connector = options.pop("connector", None)
     async with aiohttp.ClientSession(connector=connector, timeout=WITHIN) as http, http.get(url, **options) as answer:
         return answer.status, await answer.text()
@@ -171,3 +182,66 @@ async def test_one_application_may_have_several_listeners(tmp_path: Path) -> Non
             get(f"http://{one.server.address}/tested/x"),
         )
     assert found == [(200, "/x for operator"), (200, f"/x for {mine}"), (200, "/x for operator")]
+
+
+@contextlib.asynccontextmanager
+async def standby_of(leaders: Vouching, own: Vouching, path: Path) -> AsyncIterator[None]:
+    """A leader that asks for tokens, and a standby with a plugin's listener on a Unix socket."""
+    host = None
+    leader = make_server()
+    leads = make_application(leader, by_token(leader.state, lambda: leaders))
+    mount_plugin_routes(leads, Asked().routes(host, None))
+    async with TestServer(leads) as at:
+        standby = Standby(str(at.make_url("/")).rstrip("/"))
+        (routes,) = Asked(f"unix://{path}").routes(host, None)
+        application = make_application(standby, by_token(standby.state), vouching=lambda: own)
+        mount_plugin_routes(application, [routes])
+        runner = OperatorRunner(routes.application)
+        async with TestServer(application):
+            await runner.setup()
+            try:
+                await UnixSite(runner, path).start()
+                yield
+            finally:
+                await runner.cleanup()
+
+
+class Standby(StubServer):
+    def __init__(self, leader_url: str) -> None:
+        super().__init__(make_server().cluster)
+        self._role = Role(leads=False, leader_url=leader_url, stale_ms=1)
+
+    def role(self) -> Role:
+        return self._role
+
+
+async def test_a_standby_says_to_the_leader_who_asks(tmp_path: Path) -> None:
+    key, path = bytes(32), tmp_path / "api.sock"
+    async with standby_of(Vouching(key), Vouching(key), path):
+        forged = {"Orlop-Principal": Vouching(bytes([1]) * 32).vouch("root", "GET", "/tested/x?y=%2F")}
+        for headers in ({}, forged):
+            answer = await get(
+                URL("http://docker/x?y=%2F", encoded=True),
+                connector=aiohttp.UnixConnector(str(path)),
+                headers=headers,
+            )
+            assert answer == (200, f"/x for user {os.getuid()}")
+
+
+@pytest.mark.parametrize("own", [Vouching(bytes([1]) * 32), Vouching(bytes(32), lambda: 1)], ids=["other", "old"])
+async def test_a_leader_believes_no_stranger_and_nothing_old(tmp_path: Path, own: Vouching) -> None:
+    path = tmp_path / "api.sock"
+    async with standby_of(Vouching(bytes(32)), own, path):
+        status, said = await get("http://docker/x", connector=aiohttp.UnixConnector(str(path)))
+        assert (status, "does not believe" in said) == (401, True)
+
+
+def test_a_word_is_good_for_one_request_only() -> None:
+    vouching = Vouching(bytes(32), lambda: 10**9)
+    said = vouching.vouch("alice", "GET", "/swarm/a")
+    assert vouching.principal(said, "GET", "/swarm/a") == "alice"
+    for method, path in (("POST", "/swarm/a"), ("GET", "/swarm/b")):
+        with pytest.raises(CannotUnseal):
+            vouching.principal(said, method, path)
+    with pytest.raises(CannotUnseal):
+        vouching.principal("x" * 3_000, "GET", "/swarm/a")

@@ -55,6 +55,7 @@ async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Li
         door.authenticate if door else None,
         server.remote,
         door.trust if door else None,
+        door.vouching if door else None,
     )
     mount_plugin_routes(application, found)
     context = door.context if door is not None else None
