@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("orlop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("orlop")
 
-for folder in ("tests", "plugins/chronos/tests", "plugins/marathon/tests"):
+for folder in ("tests", "plugins/chronos/tests", "plugins/marathon/tests", "plugins/swarm/tests"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 pytest_plugins = ["pytester", "engines", "etcd_members", "file_server", "hosts"]

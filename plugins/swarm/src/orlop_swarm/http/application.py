@@ -20,6 +20,7 @@ from orlop_swarm.engines.interface import EngineUnavailable
 from orlop_swarm.http import containers, listing
 from orlop_swarm.http.exec import routes as exec_routes
 from orlop_swarm.http.problems import Problem
+from orlop_swarm.http.relaying import EngineAnswer
 from orlop_swarm.http.services import SERVICES, SPOKEN, VERSION, Services
 from orlop_swarm.http.versions import number
 
@@ -129,16 +130,25 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
 def failed(request: web.Request, problem: Problem) -> web.Response:
     version = request.get(VERSION)
     if version is not None and number(version) < JSON_ERRORS_FROM:
-        return web.Response(text=f"{problem.message}\n", status=problem.status)
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return web.Response(text=f"{problem.message}\n", status=problem.status, headers=headers)
     return problem.response()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """What an engine says of itself with every answer; an answer that an engine has made has it already."""
+    """What an engine says of itself with every answer; an answer that an engine has made has it already.
+
+    What aiohttp has added by itself goes: it is called at the very last.
+    """
+    headers = response.headers
+    if isinstance(response, EngineAnswer) and response.untyped:
+        headers.popall(hdrs.CONTENT_TYPE, None)
+    if request.method == hdrs.METH_HEAD and isinstance(response, web.Response):
+        headers.setdefault(hdrs.CONTENT_LENGTH, "0")
     spoken = request.get(SPOKEN)
     if spoken is None:
+        headers.popall(hdrs.SERVER, None)
         return
-    headers = response.headers
     headers["Api-Version"] = spoken.maximum
     headers["Docker-Experimental"] = str(spoken.experimental).lower()
     headers["Ostype"] = spoken.os
@@ -148,11 +158,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 async def ping(request: web.Request) -> web.StreamResponse:
     """GET and HEAD /_ping: how clients find out which version to speak."""
     spoken = request[SPOKEN]
-    headers = {
-        "Builder-Version": spoken.builder,
-        "Cache-Control": "no-cache, no-store, must-revalidate",
-        "Pragma": "no-cache",
-        "Swarm": "inactive",
-    }
+    headers = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
+    if spoken.builder:
+        headers["Builder-Version"] = spoken.builder
+    if spoken.swarm:
+        headers["Swarm"] = spoken.swarm
     body = b"OK" if request.method == "GET" else b""
     return web.Response(body=body, headers=headers, content_type="text/plain", charset="utf-8")

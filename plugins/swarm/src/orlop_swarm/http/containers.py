@@ -12,9 +12,9 @@ from aiohttp import hdrs, web
 
 from orlop_swarm.engines.interface import EngineUnavailable, Response
 from orlop_swarm.http import relaying
-from orlop_swarm.http.finding import Owner
-from orlop_swarm.http.problems import Problem, answer
-from orlop_swarm.http.services import SERVICES, VERSION, Creation
+from orlop_swarm.http.finding import Held, Owner
+from orlop_swarm.http.problems import NotFound, Problem, answer
+from orlop_swarm.http.services import SERVICES, VERSION, Creation, is_true
 from orlop_swarm.merging.containers import pruned, shown_inspection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -69,7 +69,15 @@ async def asked(request: web.Request, rest: str, *, sure: bool = False) -> tuple
 
 async def owner_of(request: web.Request, *, sure: bool = False) -> Owner:
     """Raises Problem, NotAvailable."""
-    return await request.app[SERVICES].owners.find(request.match_info["name"], sure=sure)
+    services = request.app[SERVICES]
+    reference = request.match_info["name"]
+    try:
+        return await services.owners.find(reference, sure=sure)
+    except NotFound:
+        # Each endpoint has its own words for it, and an engine knows them.
+        for engine in services.pool.engines():
+            return Owner(engine=engine, reference=reference, id="", sure=True)
+        raise
 
 
 async def _answer_of(request: web.Request, owner: Owner, rest: str) -> Response:
@@ -103,8 +111,12 @@ async def create(request: web.Request) -> web.StreamResponse:
         authorization=request.headers.get("X-Registry-Auth", ""),
         version=request[VERSION],
     )
+    taken = await services.owners.named(creation.name.rpartition("/")[2]) if creation.name else None
+    if taken is not None:
+        raise Problem(409, conflict(taken))
     created = await services.containers.create(creation)
     services.owners.seen(created.node, created.id, created.name)
+    services.owners.created(created.id, created.moment)
     return answer({"Id": created.id, "Warnings": list(created.warnings)}, status=201)
 
 
@@ -159,7 +171,7 @@ async def wait(request: web.Request) -> web.StreamResponse:
 
 async def remove(request: web.Request) -> web.StreamResponse:
     """Answered when name and resources are free again."""
-    if request.query.get("link", "") not in ("", "0", "false"):
+    if is_true(request.query.get("link", "")):
         return await _remove_link(request)
     owner, response = await asked(request, "", sure=True)
     plain = await relaying.whole(response)
@@ -185,8 +197,10 @@ async def rename(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     owner = await owner_of(request, sure=True)
     name = request.query.get("name", "").removeprefix("/")
+    if not owner.id or not name:
+        return await relaying.whole(await _answer_of(request, owner, "/rename"))
     held = await services.owners.look(owner.id)
-    if name:
+    if held.name != name:
         await _refuse_taken(request, held.id, name)
         await services.containers.reserve(held.id, name)
     done = False
@@ -194,7 +208,7 @@ async def rename(request: web.Request) -> web.StreamResponse:
         plain = await relaying.whole(await _answer_of(request, owner, "/rename"))
         done = plain.status < 300
     finally:
-        if name:
+        if held.name != name:
             await asyncio.shield(services.containers.renamed(held.id, name if done else held.name))
     if done:
         services.owners.forget(held.name)
@@ -206,11 +220,14 @@ async def _refuse_taken(request: web.Request, container: str, name: str) -> None
     """Raises Problem (409)."""
     taken = await request.app[SERVICES].owners.named(name)
     if taken is not None and taken.id != container:
-        raise Problem(
-            409,
-            f'Error when allocating new name: Conflict. The container name "/{name}" is already in use by container '
-            f'"{taken.id}". You have to remove (or rename) that container to be able to reuse that name.',
-        )
+        raise Problem(409, f"Error when allocating new name: {conflict(taken)}")
+
+
+def conflict(taken: Held) -> str:
+    return (
+        f'Conflict. The container name "/{taken.name}" is already in use by container "{taken.id}". '
+        "You have to remove (or rename) that container to be able to reuse that name."
+    )
 
 
 async def prune(request: web.Request) -> web.StreamResponse:

@@ -18,12 +18,15 @@ import attrs
 import orjson
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
-from orlop_swarm.http.problems import Problem, no_such_container
+from orlop_swarm.http.problems import NotFound, Problem
 from orlop_swarm.http.services import Containers
+from orlop_swarm.merging.listing import nanoseconds
 
 REMEMBERED_MAX: Final = 100_000
 EXECS_REMEMBERED_MAX: Final = 10_000
 SHORT_ID: Final = 12
+#: Of so many containers at most one request finds out when exactly they were created; later ones find out the rest.
+MOMENTS_ASKED_MAX: Final = 64
 SWARM_ID: Final = "com.docker.swarm.id"
 _HEXADECIMAL: Final = re.compile(r"[0-9a-f]{1,64}")
 
@@ -62,6 +65,7 @@ class Owners:
         self._remembered_max = remembered_max
         self._places: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._execs: OrderedDict[str, str] = OrderedDict()
+        self._moments: OrderedDict[str, int] = OrderedDict()
 
     def seen(self, node: str, container: str, *names: str) -> None:
         """A container on that node. node, container: ids."""
@@ -80,7 +84,7 @@ class Owners:
     async def find(self, reference: str, *, sure: bool = False) -> Owner:
         """Where the container is. sure: an engine is to have said so just now.
 
-        Raises Problem (404; 400 when several are meant; 503 when its node cannot be reached), NotAvailable.
+        Raises NotFound, Problem (400 when several are meant; 503 when its node cannot be reached), NotAvailable.
         """
         plain = reference.removeprefix("/")
         place = None if sure else self._places.get(plain)
@@ -104,7 +108,24 @@ class Owners:
         """Asks all engines. Raises as `find` does."""
         held = await self._asked(reference)
         self.seen(held.engine.node.id, held.id, held.name)
+        self.created(held.id, held.created)
         return held
+
+    def created(self, container: str, moment: str) -> None:
+        """moment: as an engine's `inspect` writes it; empty: not known."""
+        if moment:
+            self._moments[container] = nanoseconds(moment)
+            while len(self._moments) > self._remembered_max:
+                self._moments.popitem(last=False)
+
+    async def moments(self, containers: Iterable[tuple[Engine, str]]) -> dict[str, int]:
+        """When containers were created, by their ids: Unix time in nanoseconds, as far as it can be told."""
+        asked = list(containers)
+        unknown = [one for one in asked if one[1] not in self._moments][:MOMENTS_ASKED_MAX]
+        for held in await asyncio.gather(*(_inspected(*one) for one in unknown), return_exceptions=True):
+            if isinstance(held, Held):
+                self.created(held.id, held.created)
+        return {container: self._moments[container] for _, container in asked if container in self._moments}
 
     async def named(self, name: str) -> Held | None:
         """The container of exactly this name, if an engine has one. Raises NotAvailable."""
@@ -112,7 +133,7 @@ class Owners:
         return next((held for held in found if held.name == name), None)
 
     async def exec(self, exec_id: str) -> Owner:
-        """Where a command in a container is; `reference` and `id` are the command's. Raises Problem (404)."""
+        """Where a command in a container is; `reference` and `id` are the command's. Raises NotFound."""
         place = self._execs.get(exec_id)
         engine = None if place is None else self._usable(place)
         if engine is not None:
@@ -121,7 +142,7 @@ class Owners:
             if one is not None:
                 self.exec_seen(one.node.id, exec_id)
                 return Owner(engine=one, reference=exec_id, id=exec_id, sure=True)
-        raise Problem(404, f"No such exec instance: {exec_id}")
+        raise NotFound(f"No such exec instance: {exec_id}")
 
     def exec_seen(self, node: str, exec_id: str) -> None:
         self._execs[exec_id] = node
@@ -143,7 +164,7 @@ class Owners:
             return _meant(reference, plain, found)
         self.forget(plain)
         await self._refuse_if_down(plain)
-        raise no_such_container(reference)
+        raise NotFound(f"No such container: {reference}")
 
     async def _refuse_if_down(self, reference: str) -> None:
         known = await self._containers.known(reference)

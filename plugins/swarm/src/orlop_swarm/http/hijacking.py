@@ -30,8 +30,7 @@ async def hand_over(request: web.Request, head: bytes, connection: Connection) -
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
-    if early := bytes(getattr(former, "_message_tail", b"")):  # what came together with the request
-        reader.feed_data(early)
+    reader.feed_data(getattr(former, "_message_tail", b""))  # what came in one piece with the request
     transport.resume_reading()
     writer.write(head)
     incoming = asyncio.create_task(_to_engine(reader, connection))

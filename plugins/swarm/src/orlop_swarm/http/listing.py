@@ -9,10 +9,10 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.http import relaying
-from orlop_swarm.http.problems import Problem, answer
-from orlop_swarm.http.services import SERVICES
+from orlop_swarm.http.problems import NotFound, Problem, answer
+from orlop_swarm.http.services import SERVICES, is_true
 from orlop_swarm.merging.filters import BadFilters, Filters
-from orlop_swarm.merging.listing import Boundary, Listed, listing, lost_rows
+from orlop_swarm.merging.listing import Boundary, Listed, doubtful, listing, lost_rows
 
 
 def routes() -> list[web.RouteDef]:
@@ -21,7 +21,10 @@ def routes() -> list[web.RouteDef]:
 
 async def containers(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
-    filters = _filters(request)
+    try:
+        filters = Filters.parse(request.query.get("filters", ""))
+    except BadFilters as error:
+        return await _refused_by_one(request, error)
     engines = [engine for engine in services.pool.engines() if filters.chooses(engine.node.name, engine.node.id)]
     before, since = await _boundary(request, filters, "before"), await _boundary(request, filters, "since")
     queries = [_query(request, filters, engine.node.id, before, since) for engine in engines]
@@ -35,26 +38,32 @@ async def containers(request: web.Request) -> web.StreamResponse:
             rows = orjson.loads(relaying.content(one))
             lists.append(Listed(node=engine.node, rows=rows, address=services.published_on(engine.node)))
     nodes = {node.id: node for node in services.pool.nodes()}
-    everything = _is_true(request.query.get("all", "")) or bool(_limit(request)) or "status" in filters.values
+    everything = is_true(request.query.get("all", "")) or bool(_limit(request)) or "status" in filters.values
     lost = lost_rows(await services.containers.out_of_reach(), nodes, filters) if everything else []
-    rows = listing(lists, lost, names=services.names, limit=_limit(request), before=before, since=since)
+    limit = _limit(request)
+    by_node = {engine.node.id: engine for engine in engines}
+    unclear = [(by_node[listed.node.id], container) for listed, container in doubtful(lists, limit, (before, since))]
+    moments = await services.owners.moments(unclear)
+    rows = listing(lists, lost, names=services.names, limit=limit, before=before, since=since, moments=moments)
     return answer(rows)
 
 
-def _filters(request: web.Request) -> Filters:
-    """Raises Problem (400)."""
-    try:
-        return Filters.parse(request.query.get("filters", ""))
-    except BadFilters as error:
-        raise Problem(400, str(error)) from None
+async def _refused_by_one(request: web.Request, error: BadFilters) -> web.StreamResponse:
+    """In an engine's own words, if there is one. Raises Problem (400)."""
+    for engine in request.app[SERVICES].pool.engines():
+        return await relaying.relay(request, engine, "/containers/json")
+    raise Problem(400, str(error))
 
 
 async def _boundary(request: web.Request, filters: Filters, name: str) -> Boundary | None:
-    """The container of the filter `before` or `since`. Raises Problem (404)."""
+    """The container of the filter `before` or `since`."""
     references = filters.values.get(name, ())
     if not references:
         return None
-    held = await request.app[SERVICES].owners.look(references[0])
+    try:
+        held = await request.app[SERVICES].owners.look(references[0])
+    except NotFound:
+        return None  # an engine says it in its own words
     return Boundary.at(held.engine.node, held.created)
 
 
@@ -75,8 +84,3 @@ def _limit(request: web.Request) -> int:
         return max(int(request.query.get("limit", "0") or 0), 0)
     except ValueError:
         return 0
-
-
-def _is_true(value: str) -> bool:
-    """As an engine reads a flag."""
-    return value.strip().lower() not in ("", "0", "no", "false", "none")

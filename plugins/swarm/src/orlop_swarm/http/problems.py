@@ -18,12 +18,11 @@ class Problem(Exception):
         return answer({"message": self.message}, status=self.status)
 
 
-def no_such_container(reference: str) -> Problem:
-    return Problem(404, f"No such container: {reference}")
+class NotFound(Problem):
+    """No engine has it."""
 
-
-def bad_parameter(message: str) -> Problem:
-    return Problem(400, message)
+    def __init__(self, message: str) -> None:
+        super().__init__(404, message)
 
 
 def answer(value: object, *, status: int = 200) -> web.Response:

@@ -8,6 +8,7 @@ away cancels its handler, and the engine sees its own client gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
@@ -31,16 +32,28 @@ OURS: Final = ("orlop-", "x-orlop-")
 SMALL_BODY_BYTES: Final = 2**20
 
 
+#: So much of a body is still read when the answer is an error, and for so long: a client that is cut off while it
+#: writes may not see the answer.
+DRAINED_BYTES: Final = 262_144
+DRAINED_WITHIN_S: Final = 1.0
+
+
+class EngineAnswer(web.StreamResponse):
+    """untyped: the engine has given it no `Content-Type`, and it is to have none."""
+
+    untyped: bool = False
+
+
 def is_small(request: web.Request) -> bool:
     """Has it no body, or one whose length is known to be small?"""
-    if not request.can_read_body:
+    if not request.body_exists:
         return True
     return request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
 
 
 async def body_of(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
     """A small body whole, any other as it comes. Raises Problem (400)."""
-    if not request.can_read_body:
+    if not request.body_exists:
         return None
     if is_small(request):
         return await small_body(request)
@@ -101,14 +114,23 @@ async def relay(
 
 
 async def pass_on(
-    request: web.Request, response: Response, before_end: Callable[[], Awaitable[None]] | None = None
+    request: web.Request,
+    response: Response,
+    *,
+    before_end: Callable[[], Awaitable[None]] | None = None,
+    last: bool = False,
 ) -> web.StreamResponse:
     """The engine's answer, to the client.
 
-    before_end: what is to have happened when the client sees the end of a short answer that was a success.
+    before_end: what is to have happened when the client sees the end of a short answer that was a success. last: the
+    connection ends with it.
     """
     try:
         answer = begun(response)
+        if last:
+            answer.force_close()
+        if response.status >= 400:
+            await _drain(request)
         await answer.prepare(request)
         if request.method == hdrs.METH_HEAD:
             return answer
@@ -126,13 +148,22 @@ async def pass_on(
     return answer
 
 
+async def _drain(request: web.Request) -> None:
+    left = DRAINED_BYTES
+    with contextlib.suppress(TimeoutError, RuntimeError, ClientPayloadError, web.RequestPayloadError):
+        async with asyncio.timeout(DRAINED_WITHIN_S):
+            while left > 0 and not request.content.at_eof():
+                left -= len(await request.content.readany())
+
+
 def begun(response: Response, without: Iterable[str] = ()) -> web.StreamResponse:
     """An answer with the engine's head. without: lower-case names of headers that it does not have."""
-    answer = web.StreamResponse(status=response.status, reason=response.reason or None)
+    answer = EngineAnswer(status=response.status, reason=response.reason or None)
     dropped = HOP_BY_HOP.union(without)
     for name, value in response.headers.items():
         if name.lower() not in dropped:
             answer.headers.add(name, value)
+    answer.untyped = hdrs.CONTENT_TYPE not in answer.headers
     return answer
 
 
@@ -197,7 +228,8 @@ async def upgrade(request: web.Request, engine: Engine, path: str) -> web.Stream
     )
     if upgraded.connection is None:
         assert upgraded.response is not None, "it is one or the other"
-        return await pass_on(request, upgraded.response)
+        # For aiohttp the connection is no HTTP any more.
+        return await pass_on(request, upgraded.response, last=True)
     try:
         return await hand_over(request, upgraded.head, upgraded.connection)
     except asyncio.CancelledError:

@@ -49,12 +49,14 @@ class Creation:
 
 @attrs.frozen(kw_only=True)
 class Created:
-    """id: the container's, on its engine. node: the id of the node it is on."""
+    """id: the container's, on its engine. node: the id of the node it is on. moment: `Created` as `inspect` of the
+    engine writes it, if it is known: it spares a question when containers are listed."""
 
     id: str
     node: str
     name: str
     warnings: Sequence[str] = ()
+    moment: str = ""
 
 
 class Containers(Protocol):
@@ -102,3 +104,8 @@ SERVICES: Final = web.AppKey("services", Services)
 #: The version of the API that a request speaks: the one in its path, else the highest that the pool knows.
 VERSION: Final = web.RequestKey("version", str)
 SPOKEN: Final = web.RequestKey("spoken", Spoken)
+
+
+def is_true(value: str) -> bool:
+    """As an engine reads a flag in a query."""
+    return value.strip().lower() not in ("", "0", "no", "false", "none")

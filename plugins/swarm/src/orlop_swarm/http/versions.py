@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -35,14 +35,18 @@ def number(version: str) -> tuple[int, int]:
 
 @attrs.frozen(kw_only=True)
 class Spoken:
-    """Versions of the API from `minimum` to `maximum`. os: of the engines, "linux". server: as in a `Server` header."""
+    """Versions of the API from `minimum` to `maximum`. os: of the engines, "linux". server: as in a `Server` header.
+
+    builder, swarm: as in the headers `Builder-Version` and `Swarm` of an answer to a ping; empty: there is none.
+    """
 
     minimum: str = ALONE[0]
     maximum: str = ALONE[1]
     os: str = "linux"
     server: str = "Docker"
     experimental: bool = False
-    builder: str = "1"
+    builder: str = ""
+    swarm: str = ""
 
     def check(self, version: str) -> None:
         """Raises Problem (400), in an engine's words."""
@@ -67,11 +71,12 @@ def common(spoken: Iterable[Spoken]) -> Spoken:
         lowest,
         minimum=min(minimum, lowest.maximum, key=number),
         experimental=all(one.experimental for one in engines),
+        builder=min(one.builder for one in engines),
     )
 
 
-def spoken_by(version: dict[str, Any]) -> Spoken:
-    """From an engine's answer to `GET /version`."""
+def spoken_by(version: dict[str, Any], ping: Mapping[str, str]) -> Spoken:
+    """From an engine's answer to `GET /version`, and the headers of its answer to a ping."""
     name, system = version.get("Version", ""), version.get("Os", "linux")
     return Spoken(
         minimum=version.get("MinAPIVersion") or ALONE[0],
@@ -79,6 +84,8 @@ def spoken_by(version: dict[str, Any]) -> Spoken:
         os=system,
         server=f"Docker/{name} ({system})",
         experimental=bool(version.get("Experimental", False)),
+        builder=ping.get("Builder-Version", ""),
+        swarm="inactive" if "Swarm" in ping else "",
     )
 
 
@@ -120,8 +127,10 @@ class Versions:
         node = engine.node.id
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                version, info = await asyncio.gather(_told(engine, "/version"), _told(engine, "/info"))
-            self._said[node] = spoken_by(version)
+                version, info, ping = await asyncio.gather(
+                    _told(engine, "/version"), _told(engine, "/info"), _pinged(engine)
+                )
+            self._said[node] = spoken_by(version, ping)
             self._about[node] = About(cpus=info["NCPU"], memory=info["MemTotal"], labels=info["Labels"] or ())
         except (EngineUnavailable, TimeoutError, ValueError, KeyError):
             self._ask_at[node] = self._clock() + RETRY_S
@@ -133,5 +142,14 @@ async def _told(engine: Engine, path: str) -> Any:
     response = await engine.request("GET", path)
     try:
         return orjson.loads(await response.read())
+    finally:
+        await response.close()
+
+
+async def _pinged(engine: Engine) -> Mapping[str, str]:
+    response = await engine.request("GET", "/_ping")
+    try:
+        await response.read()
+        return response.headers
     finally:
         await response.close()

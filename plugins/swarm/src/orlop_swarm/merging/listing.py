@@ -1,7 +1,8 @@
 """One list of containers out of the engines' lists. The newest come first.
 
-Of containers of the same second those of the node that comes first by name are first, each engine's own order is
-kept. `before` and `since` name a place in that order. Rows are changed as little as can be.
+Engines list the second in which a container was created. Where that does not tell which of two engines' containers
+is newer, the exact moments do, if all those of that second are known; else those of the node that comes first by name
+are first. Each engine's own order is kept. `before` and `since` name a place in that order.
 """
 
 from __future__ import annotations
@@ -30,21 +31,45 @@ class Listed:
 
 @attrs.frozen(kw_only=True)
 class Boundary:
-    """A container's place among all. created: Unix time in seconds. node: the id of its node, name: the node's."""
+    """A container's place among all. moment: Unix time in nanoseconds. node: the id of its node, name: the node's."""
 
-    created: int
+    moment: int
     node: str
     name: str
 
     @classmethod
     def at(cls, node: EngineNode, created: str) -> Boundary:
         """created: as an engine's `inspect` writes it."""
-        moment = datetime.datetime.fromisoformat(created)
-        return cls(created=int(moment.timestamp()), node=node.id, name=node.name)
+        return cls(moment=nanoseconds(created), node=node.id, name=node.name)
 
     @property
-    def place(self) -> tuple[int, str]:
-        return (-self.created, self.name)
+    def second(self) -> int:
+        return self.moment // 10**9
+
+
+def nanoseconds(moment: str) -> int:
+    """RFC 3339, as engines write it, to Unix time. Raises ValueError."""
+    whole, _, fraction = moment.removesuffix("Z").partition(".")
+    second = datetime.datetime.fromisoformat(f"{whole}+00:00")
+    return int(second.timestamp()) * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)
+
+
+def doubtful(lists: Iterable[Listed], limit: int, boundaries: Iterable[Boundary | None]) -> list[tuple[Listed, str]]:
+    """The containers (ids) whose seconds do not tell their order, the newest first.
+
+    limit: so many are shown; 0: all.
+    """
+    rows = sorted(((row["Created"], listed, row["Id"]) for listed in lists for row in listed.rows), key=lambda r: -r[0])
+    if limit:
+        last = rows[:limit][-1][0] if rows else 0
+        rows = [row for row in rows if row[0] >= last]
+    nodes: dict[int, set[str]] = {}
+    for second, listed, _ in rows:
+        nodes.setdefault(second, set()).add(listed.node.id)
+    for boundary in boundaries:
+        if boundary is not None and boundary.second in nodes:
+            nodes[boundary.second].add(boundary.node)
+    return [(listed, container) for second, listed, container in rows if len(nodes[second]) > 1]
 
 
 def listing(
@@ -55,28 +80,40 @@ def listing(
     limit: int = 0,
     before: Boundary | None = None,
     since: Boundary | None = None,
+    moments: Mapping[str, int] | None = None,
 ) -> list[Row]:
-    """lost: rows of nodes that cannot be asked. names: "plain", or "node" for `/node/name`. limit: 0 for all."""
-    placed: list[tuple[tuple[int, str], Row]] = []
-    for listed in lists:
-        node = listed.node
-        for row in listed.rows:
-            place = (-row["Created"], node.name)
-            if _is_between(place, node, before, since):
-                placed.append((place, shown_row(row, node.name if names == "node" else "", listed.address)))
-    for node, row in lost:
-        place = (-row["Created"], node.name)
-        if _is_between(place, node, before, since):
-            placed.append((place, shown_row(row, node.name if names == "node" else "", "")))
-    placed.sort(key=lambda one: one[0])
-    rows = [row for _, row in placed]
-    return rows[:limit] if limit else rows
+    """lost: rows of nodes that cannot be asked. names: "plain", or "node" for `/node/name`. limit: 0 for all.
+
+    moments: by id, when containers were created: Unix time in nanoseconds.
+    """
+    known = moments or {}
+    everything = [(listed.node, row, listed.address) for listed in lists for row in listed.rows]
+    everything += [(node, row, "") for node, row in lost]
+    vague = {row["Created"] for _, row, _ in everything if row["Id"] not in known}
+
+    def place(node: EngineNode, row: Row) -> tuple[int, int, str]:
+        second: int = row["Created"]
+        return (-second, 0 if second in vague else -known[row["Id"]], node.name)
+
+    def is_shown(node: EngineNode, row: Row) -> bool:
+        return _is_before(node, row, before, known) and _is_since(node, row, since, known)
+
+    placed = sorted((one for one in everything if is_shown(*one[:2])), key=lambda one: place(*one[:2]))
+    chosen = placed[:limit] if limit else placed
+    return [shown_row(row, node.name if names == "node" else "", address) for node, row, address in chosen]
 
 
-def _is_between(place: tuple[int, str], node: EngineNode, before: Boundary | None, since: Boundary | None) -> bool:
+def _is_before(node: EngineNode, row: Row, boundary: Boundary | None, moments: Mapping[str, int]) -> bool:
     """An engine knows best what is before and after a container of its own."""
-    after = before is None or before.node == node.id or place > before.place
-    return after and (since is None or since.node == node.id or place < since.place)
+    if boundary is None or boundary.node == node.id:
+        return True
+    if row["Created"] != boundary.second or row["Id"] not in moments:
+        return (row["Created"], boundary.name) < (boundary.second, node.name)
+    return moments[row["Id"]] < boundary.moment
+
+
+def _is_since(node: EngineNode, row: Row, boundary: Boundary | None, moments: Mapping[str, int]) -> bool:
+    return boundary is None or boundary.node == node.id or not _is_before(node, row, boundary, moments)
 
 
 def shown_row(row: Row, node: str, address: str) -> Row:
