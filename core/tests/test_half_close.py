@@ -259,3 +259,17 @@ async def test_what_a_standby_hands_on_ends_one_direction_after_the_other(certif
             writer.close()
         finally:
             await runner.cleanup()
+
+
+@pytest.mark.parametrize("rounds", range(6))
+async def test_a_listener_that_stops_leaves_no_socket_open(certificates: Certificates, rounds: int) -> None:
+    """rounds: of the event loop, after a client has connected. A socket that is left open fails the test."""
+    runner = OperatorRunner(web.Application())
+    await runner.setup()
+    port = free_port()
+    await TlsSite(runner, "127.0.0.1", port, certificates.server).start()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"\x16\x03")
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        await runner.cleanup()

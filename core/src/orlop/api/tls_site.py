@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -41,7 +42,7 @@ class TlsSite(web.BaseSite):
     To be started after its runner is set up.
     """
 
-    __slots__ = ("_accepting", "_context", "_host", "_listeners", "_port", "_said", "_unfinished")
+    __slots__ = ("_accepting", "_context", "_host", "_listeners", "_port", "_said", "_unfinished", "_ungreeted")
 
     def __init__(self, runner: web.BaseRunner, host: str, port: int, context: Callable[[], ssl.SSLContext]) -> None:
         super().__init__(runner, ssl_context=context())
@@ -51,6 +52,7 @@ class TlsSite(web.BaseSite):
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._unfinished: dict[asyncio.Task[None], None] = {}
+        self._ungreeted: set[socket.socket] = set()
         self._said = Sparing(log)
 
     @property
@@ -88,9 +90,17 @@ class TlsSite(web.BaseSite):
                 self._said.warning("crowd", f"{UNFINISHED_MAX} handshakes are under way: the oldest is dropped")
             task = loop.create_task(self._greet(connection, str(peer[0])))
             self._unfinished[task] = None
-            task.add_done_callback(lambda done: self._unfinished.pop(done, None))
+            self._ungreeted.add(connection)
+            task.add_done_callback(partial(self._greeted, connection))
+
+    def _greeted(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._unfinished.pop(task, None)
+        if connection in self._ungreeted:  # it was cancelled before its first step
+            self._ungreeted.discard(connection)
+            connection.close()
 
     async def _greet(self, connection: socket.socket, peer: str) -> None:
+        self._ungreeted.discard(connection)
         taken = False
         try:
             async with asyncio.timeout(HANDSHAKE_WITHIN_S):
