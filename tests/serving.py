@@ -100,11 +100,12 @@ async def serving(
     auth: bool = True,
     store: MemoryStore | None = None,
     keep: bool = False,
+    within_s: float = DEADLINE_S,
     plugin: object | None = None,
     **options: Any,
 ) -> AsyncIterator[Serving]:
-    """A real server over a store in memory. keep: it looks after its certificates, as a process does. plugin: with
-    hooks, loaded as "tested"."""
+    """A real server over a store in memory. keep: it looks after its certificates, as a process does. within_s: for all
+    that is done with it. plugin: with hooks, loaded as "tested"."""
     data = folder / "server"
     data.mkdir(parents=True, exist_ok=True)
     made = ServerSettings(listen=f"127.0.0.1:{free_port()}", auth="on" if auth else "off", **options)
@@ -118,7 +119,7 @@ async def serving(
     server.start()
     one = Serving(server, data)
     try:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(within_s):
             await server.ready()
             listening = await listen(server, data, runners)
             if keep and listening.door is not None:
