@@ -165,6 +165,19 @@ def test_a_commit_is_where_its_container_is(client: docker.APIClient, direct: di
     assert "committed:1" not in tags_of(direct["gamma"])
 
 
+def test_images_before_and_since_one_that_a_single_node_has(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    build(client, "FROM busybox\nLABEL a=1", tag="middle:1", buildargs={"constraint:node": "=delta"})
+    found = client.images(filters={"before": "middle:1"})
+    assert [image["RepoTags"] for image in found] == [["busybox:latest"]]
+    assert client.images(filters={"since": "middle:1"}) == []
+    assert [image["RepoTags"] for image in client.images(filters={"since": "busybox:latest"})] == [["middle:1"]]
+    for one in (client, direct["gamma"]):
+        with pytest.raises(docker.errors.APIError, match="No such image: nothing:latest"):
+            one.images(filters={"since": "nothing"})
+
+
 def test_what_no_node_has_is_not_there_in_an_engines_words(client: docker.APIClient) -> None:
     for ask in (client.inspect_image, client.history, client.remove_image):
         with pytest.raises(docker.errors.ImageNotFound) as caught:

@@ -67,21 +67,30 @@ async def ask_each(
     path: str | Mapping[str, str],
     *,
     method: str = "GET",
-    query: str = "",
+    query: str | Mapping[str, str] = "",
     body: Any = None,
     within_s: float = ANSWER_WITHIN_S,
 ) -> list[Answer]:
     """The answers of these engines, in their order.
 
-    path: the engine's, quoted; or one for each node's id. query: encoded. body: to be sent as JSON. within_s: seconds.
+    path: the engine's, quoted; query: encoded; either may be one for each node's id. body: to be sent as JSON.
+    within_s: seconds.
     """
 
-    def path_of(engine: Engine) -> str:
-        return path if isinstance(path, str) else path[engine.node.id]
+    def its(text: str | Mapping[str, str], engine: Engine) -> str:
+        return text if isinstance(text, str) else text[engine.node.id]
 
     return await asyncio.gather(
         *(
-            ask_one(request, one, path_of(one), method=method, query=query, body=body, within_s=within_s)
+            ask_one(
+                request,
+                one,
+                its(path, one),
+                method=method,
+                query=its(query, one),
+                body=body,
+                within_s=within_s,
+            )
             for one in asked
         )
     )
