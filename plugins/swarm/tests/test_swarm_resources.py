@@ -306,6 +306,26 @@ def test_a_network_that_a_node_lacks_is_made_there_when_a_container_needs_it(
     assert copy["Options"] == {"com.docker.network.bridge.enable_icc": "false"}
 
 
+def test_copies_have_the_addresses_that_the_client_chose_and_else_their_engines_own(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="172.29.0.0/16")])
+    client.create_network("chosen", ipam=ipam)
+    client.create_network("own")
+    for name in ("chosen", "own"):
+        # As on a node that was away.
+        direct["gamma"].remove_network(name)
+    direct["gamma"].create_network(
+        "in-the-way", ipam=docker.types.IPAMConfig(pool_configs=client.inspect_network("own")["IPAM"]["Config"])
+    )
+    client.create_container("busybox", "sleep 1000", name="gamma/needs")
+    for name in ("chosen", "own"):
+        client.connect_container_to_network("needs", name)
+    assert direct["gamma"].inspect_network("chosen")["IPAM"]["Config"] == [{"Subnet": "172.29.0.0/16"}]
+    assert direct["gamma"].inspect_network("own")["IPAM"] != client.inspect_network("own")["IPAM"]
+    assert client.inspect_network("own")["Labels"] == {}
+
+
 def test_networks_that_one_node_uses_are_not_pruned(client: docker.APIClient) -> None:
     for name in ("idle", "used"):
         client.create_network(name)

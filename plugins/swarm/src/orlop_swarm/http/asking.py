@@ -22,7 +22,7 @@ from orlop_swarm.merging.answers import Answer, Refusal, good, refusal
 from orlop_swarm.merging.filters import BadFilters, Filters
 
 #: How long an engine may take to list what it has.
-ANSWER_WITHIN_S: Final = 30.0
+ANSWER_WITHIN_S: Final = 10.0
 #: How long one may take to change or remove something, or to count what its disk holds.
 WORK_WITHIN_S: Final = 600.0
 
