@@ -17,6 +17,7 @@ import docker
 import pytest
 from direct_engines import Host, Served, served
 from engines import Engine, Lane, busybox_archive
+from twin_engines import clean, tags_of, twins
 from waiting import wait_until
 
 CLIS = [cli for cli in ("/usr/bin/docker", "/usr/local/bin/docker") if Path(cli).exists()]
@@ -25,12 +26,7 @@ NETWORKS_OF_EVERY_ENGINE = {"bridge", "host", "none"}
 
 @pytest.fixture(scope="module")
 def members(engines: Lane) -> list[Engine]:
-    """With the same busybox: what each of them imports has an id of its own."""
-    made = [engines.engine("gamma"), engines.engine("delta")]
-    with contextlib.closing(made[0].client()) as first, contextlib.closing(made[1].client()) as second:
-        second.remove_image("busybox:latest", force=True)
-        second.load_image(b"".join(first.get_image("busybox:latest")))
-    return made
+    return twins(engines, "gamma", "delta")
 
 
 @pytest.fixture
@@ -41,19 +37,7 @@ def pool(members: list[Engine], tmp_path: Path) -> Iterator[Served]:
             yield api
         finally:
             for one in members:
-                _clean(one)
-
-
-def _clean(engine: Engine) -> None:
-    engine.clear()
-    with contextlib.closing(engine.client()) as client:
-        client.prune_networks()
-        for volume in client.volumes()["Volumes"] or ():
-            client.remove_volume(volume["Name"], force=True)
-        for tag in tags_of(client):
-            if tag != "busybox:latest":
-                client.remove_image(tag, force=True)
-        client.prune_images({"dangling": True})
+                clean(one)
 
 
 @pytest.fixture
@@ -68,11 +52,6 @@ def direct(members: list[Engine]) -> Iterator[dict[str, docker.APIClient]]:
     yield clients
     for one in clients.values():
         one.close()
-
-
-def tags_of(client: docker.APIClient) -> list[str]:
-    tags = {tag for image in client.images() for tag in image["RepoTags"] or ()}
-    return sorted(tags - {"<none>:<none>"})
 
 
 def context_of(dockerfile: str) -> io.BytesIO:
