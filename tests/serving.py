@@ -96,9 +96,15 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, auth: bool = True, store: MemoryStore | None = None, keep: bool = False, **options: Any
+    folder: Path,
+    auth: bool = True,
+    store: MemoryStore | None = None,
+    keep: bool = False,
+    within_s: float = DEADLINE_S,
+    **options: Any,
 ) -> AsyncIterator[Serving]:
-    """A real server over a store in memory. keep: it looks after its certificates, as a process does."""
+    """A real server over a store in memory. keep: it looks after its certificates, as a process does. within_s: for all
+    that is done with it."""
     data = folder / "server"
     data.mkdir(parents=True, exist_ok=True)
     made = ServerSettings(listen=f"127.0.0.1:{free_port()}", auth="on" if auth else "off", **options)
@@ -111,7 +117,7 @@ async def serving(
     server.start()
     one = Serving(server, data)
     try:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(within_s):
             await server.ready()
             listening = await listen(server, data, runners)
             if keep and listening.door is not None:

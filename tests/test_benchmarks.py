@@ -1,4 +1,4 @@
-"""The benchmarks on etcd that know sizes run, in small: they are what nobody looks at until a figure is wanted."""
+"""The benchmarks that know sizes run, in small: they are what nobody looks at until a figure is wanted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import engines
 import pytest
 from etcd_members import missing
 
@@ -45,3 +46,13 @@ def test_jobs_of_chronos_are_due_together_and_lie_there(tmp_path: Path) -> None:
     assert figures["20 fires every 5 s for 6 s: starts that were expected and are missing"] == 0
     assert figures["300 jobs loaded: GET /jobs, gzip: sent"] > 0
     assert figures["300 jobs loaded: leader killed, another one lists and stores after"] > 0
+
+
+def test_bytes_go_to_an_engine_and_come_back(tmp_path: Path) -> None:
+    if reason := engines.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Docker Engine: {reason}")
+    figures = measured("engine_streams", tmp_path)
+    for way in ("agent in the server's process", "agent elsewhere, TLS"):
+        assert figures[f"2 MiB out of a command, {way}: median"] > 0
+        assert figures[f"2 MiB into a command, {way}: over the engine alone"] > 0
+        assert figures[f"GET /_ping, {way}, a new connection: median"] > 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import free_port
 from serving import Agent, Serving, eventually, heard, hello, serving
 
 from orlop.agent import engine_service
@@ -20,13 +21,14 @@ from orlop.agent.runtimes.docker_connection import DirectConnection, connect_dir
 from orlop.agent.runtimes.docker_engine import EngineLost
 from orlop.agent.stream_service import serve_stream
 from orlop.framework import NotAvailable
+from orlop.model import streams
 from orlop.model.messages import OpenStreams
-from orlop.model.wire import WireError
 from orlop.server.engine_connections import EngineConnection
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 NODE = "n1"
 MANY = 200
+TRIES = 500
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -235,12 +237,16 @@ async def test_runtimes_without_an_engine_say_so() -> None:
         await engine_service.connect_engine({"docker": Other()})  # type: ignore[dict-item]
 
 
-async def test_an_agent_of_an_earlier_version_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(_: bytes) -> Any:
-        raise WireError("a message's type is unknown: 'engine'")
+async def test_an_address_of_another_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="unix:// or tcp:// address; this node's is at ssh://"):
+        await connect_directly("ssh://somewhere")
+    with pytest.raises(EngineLost, match="cannot be reached"):
+        await connect_directly(f"tcp://127.0.0.1:{free_port()}")
 
+
+async def test_an_agent_of_an_earlier_version_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with node(tmp_path) as one:
-        monkeypatch.setattr("orlop.agent.stream_service.decode_request", unknown)
+        monkeypatch.delitem(streams._REQUESTS, "engine")
         with pytest.raises(NotAvailable, match="type is unknown: 'engine': its agent may be of an earlier version"):
             await one.open()
 
@@ -354,3 +360,24 @@ async def test_routes_know_the_nodes(tmp_path: Path) -> None:
         assert [node.info.name for node in one.server.host.nodes()] == ["n1", "n2"]
         assert [candidate.node for candidate in one.server.host.candidates()] == one.server.host.nodes()
         assert all(candidate.free == candidate.node.info.resources for candidate in one.server.host.candidates())
+
+
+@ways
+async def test_a_read_that_is_called_off_loses_nothing(tmp_path: Path, way: str) -> None:
+    async with node(tmp_path, auth=False, way=way) as one:
+        connection = await one.open()
+        received = b""
+        for number in range(TRIES):
+            await connection.write(b"x")
+            reading = asyncio.create_task(connection.read())
+            for _ in range(number % 9):
+                await asyncio.sleep(0)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                received += await reading
+            while len(received) <= number:
+                received += await connection.read()
+        await connection.write_eof()
+        received += await read_all(connection)
+        assert received == b"x" * TRIES + b"and then"
+        await connection.close()

@@ -221,6 +221,22 @@ async def test_idle_streams_that_broke_are_passed_over(tmp_path: Path) -> None:
         await stream.close()
 
 
+async def test_what_was_taken_is_replaced_a_little_later(tmp_path: Path) -> None:
+    async with serving(tmp_path) as one, node_with(one, Output([b"x"])):
+        streams = one.server.remote.streams
+        known = streams._nodes["n1"]
+        await eventually(lambda: len(known.idle) == 2, "streams are dialled in advance")
+        first = await streams._take("n1", 1)
+        assert not known.asked, "its user comes first"
+        second = await streams._take("n1", 1)
+        assert len(known.asked) == 2, "there is none any more"
+        await eventually(lambda: len(known.idle) == 2, "both are replaced")
+        third = await streams._take("n1", 1)
+        await eventually(lambda: len(known.idle) == 2, "one is replaced")
+        for stream in (first, second, third):
+            await stream.close()
+
+
 async def test_local_streams_are_streams() -> None:
     ours, its = local_stream()
     await ours.send(b"there")

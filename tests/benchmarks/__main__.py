@@ -27,6 +27,7 @@ MODULES: Final = (
     "etcd",
     "services",
     "containers",
+    "engine_streams",
     "cron",
     "cron_load",
     "peers",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -65,6 +66,11 @@ class Chronos:
         assert answer.status in (200, 204), f"{method} {path}: {answer.status}, {body!r}"
         return json.loads(body) if body else None
 
+    def started(self) -> set[str]:
+        """Whose processes have started at all. One look at the folder for all of them: of a thousand jobs, one look
+        for each took a second of processor time from what is measured."""
+        return {file.partition("@")[0] for file in os.listdir(self.folder)}
+
     def starts(self, name: str) -> list[tuple[float, float]]:
         """(nominal, real) UTC seconds of each start, in their order."""
         files = self.folder.glob(f"{name}@*")
@@ -93,7 +99,7 @@ def together(chronos: Chronos, count: int) -> list[float]:
     start = iso(time.time() + AHEAD_S + count / 100)
     for name in names:
         chronos.put(name, schedule=f"R1/{start}/PT1H")
-    wait_until(lambda: all(chronos.starts(name) for name in names), "all have started", 120)
+    wait_until(lambda: chronos.started().issuperset(names), "all have started", 120)
     return [late for name in names for late in late_ms(chronos.starts(name))]
 
 

@@ -14,7 +14,7 @@ from served_api import ServedApi
 
 from orlop.testing.harness import Cluster
 from orlop_chronos.framework import Chronos
-from orlop_chronos.http import application, calls, reports
+from orlop_chronos.http import application, calls, packing, reports
 from orlop_chronos.settings import Config
 
 V2 = "/scheduler"
@@ -361,6 +361,27 @@ def test_any_definition_is_stored_or_refused(
 def test_any_request_is_answered(shared: Api, method: str, path: list[str], body: bytes) -> None:
     response = shared.call(method, "/" + "/".join(path), body)
     assert response.status_code < 500, response.text
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "deflate", "identity"])
+@pytest.mark.parametrize("block_bytes", [1, 2_000, 10_000_000])
+def test_lists_are_whole_however_they_are_packed(
+    api: Api, monkeypatch: pytest.MonkeyPatch, block_bytes: int, accepted: str
+) -> None:
+    monkeypatch.setattr(calls, "AT_A_STRETCH", 2)
+    monkeypatch.setattr(packing, "BLOCK_BYTES", block_bytes)
+    names = [f"job-{number}" for number in range(5)]
+    for name in names:
+        api.put(name)
+    response = api.call("GET", f"{V3}/jobs", headers={"Accept-Encoding": accepted})
+    assert response.headers.get("Content-Encoding", "identity") == accepted
+    assert [job["name"] for job in response.json()] == names
+
+
+def test_an_empty_list_is_whole_however_it_is_packed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "BLOCK_BYTES", 1)
+    response = api.call("GET", f"{V3}/jobs", headers={"Accept-Encoding": "gzip"})
+    assert (response.headers["Content-Encoding"], response.text) == ("gzip", "[]")
 
 
 def test_lists_are_whole_though_others_have_their_turn_in_between(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 #: Per node, while there are not too many nodes.
 IDLE_WANTED: Final = 2
 IDLE_TOTAL_MAX: Final = 1_000
+#: How long after an idle one was taken its replacement is asked for, while there is another one.
+ORDERED_AFTER_S: Final = 0.03
 #: An id that was not dialled within this time is forgotten.
 DIALLED_WITHIN_S: Final = 60.0
 #: How long a request may wait for a connection, and for its answer.
@@ -62,12 +64,14 @@ class DialledStream(WebSocketStream):
 
 @attrs.define
 class _Node:
-    """ask: sends on the node's session. asked: ids and when they were asked for. idle: dialled and not in use."""
+    """ask: sends on the node's session. asked: ids and when they were asked for. idle: dialled and not in use.
+    ordering: when more will be asked for."""
 
     ask: Ask | None = None
     asked: dict[str, float] = attrs.field(factory=dict)
     idle: deque[DialledStream] = attrs.field(factory=deque)
     waiting: deque[asyncio.Future[DialledStream]] = attrs.field(factory=deque)
+    ordering: asyncio.TimerHandle | None = None
 
 
 class Streams:
@@ -172,7 +176,10 @@ class Streams:
         if known.idle:
             stream = known.idle.popleft()
             self._idle_total -= 1
-            self._order(node, known)
+            if known.idle:
+                self._order_later(node, known)
+            else:
+                self._order(node, known)
             return stream
         waiter: asyncio.Future[DialledStream] = asyncio.get_running_loop().create_future()
         known.waiting.append(waiter)
@@ -185,8 +192,16 @@ class Streams:
         except TimeoutError:
             raise NotAvailable(f"node {node} has not made a connection within {OPENED_WITHIN_S:g} s") from None
 
+    def _order_later(self, node: str, known: _Node) -> None:
+        """Dialling keeps both sides busy, just when whoever has taken a stream wants to use it."""
+        if known.ordering is None:
+            known.ordering = asyncio.get_running_loop().call_later(ORDERED_AFTER_S, self._order, node, known)
+
     def _order(self, node: str, known: _Node) -> None:
         """Asks for as many as are wanted beyond those that are there or under way."""
+        if known.ordering is not None:
+            known.ordering.cancel()
+            known.ordering = None
         if known.ask is None:
             return
         now_s = self._clock()

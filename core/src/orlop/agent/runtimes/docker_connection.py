@@ -3,8 +3,8 @@
 They are made here rather than by docker-py, which would need a thread for each direction and could not end one of
 them; and of bare sockets, since a transport of asyncio gives up reading when the engine takes no more.
 
-An engine that dies ends its connections like one that has said everything; so whether there still is an engine is
-asked at each end, and an end without one is an error.
+An engine that dies ends its connections like one that has said everything; so at each end it is asked whether it is
+still there, and an end without an answer is an error. To connect is not enough: what listens may end last.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from orlop.agent.runtimes.docker_engine import CONNECT_TIMEOUT_S, EngineLost
 DEFAULT_PORT: Final = 2375
 #: The most that one read gives.
 READ_BYTES_MAX: Final = 256 * 1024
+_PING: Final = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n"
 
 
 async def connect(url: str) -> socket.socket:
@@ -57,6 +58,20 @@ async def connect_directly(url: str) -> DirectConnection:
     return DirectConnection(url, await connect(url))
 
 
+async def _check(url: str) -> None:
+    """Raises EngineLost when no engine answers there."""
+    loop = asyncio.get_running_loop()
+    with await connect(url) as raw:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.sock_sendall(raw, _PING)
+                if await loop.sock_recv(raw, 1):
+                    return
+        except (OSError, TimeoutError) as error:
+            raise EngineLost(f"the Docker Engine went away: {error or 'no answer'}") from error
+    raise EngineLost("the Docker Engine went away")
+
+
 class DirectConnection:
     """A connection from this process; see `orlop.agent.runtimes.interface.Connection` for the methods."""
 
@@ -72,13 +87,26 @@ class DirectConnection:
         with self._in_use():
             try:
                 await asyncio.sleep(0)  # who always has something to read must not keep the loop from all others
-                data = await self._loop.sock_recv(self._raw, READ_BYTES_MAX)
+                data = await self._received()
             except OSError:  # an engine that has said everything, and has not read everything, ends it in this way
                 data = b""
         if not data:
             self._check_open()
-            (await connect(self._url)).close()
+            await _check(self._url)
         return data
+
+    async def _received(self) -> bytes:
+        """Whoever is cancelled meanwhile has taken nothing, unlike with the loop's own call. Raises OSError."""
+        while True:
+            try:
+                return self._raw.recv(READ_BYTES_MAX)
+            except BlockingIOError:
+                readable = self._loop.create_future()
+                self._loop.add_reader(self._raw, _set, readable)
+                try:
+                    await readable
+                finally:
+                    self._loop.remove_reader(self._raw)
 
     async def write(self, data: bytes) -> None:
         """See `Connection`. Raises EngineLost."""
@@ -123,3 +151,8 @@ class DirectConnection:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineLost("the connection was closed")
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

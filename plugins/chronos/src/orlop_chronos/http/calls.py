@@ -17,6 +17,7 @@ from orlop_chronos import documents, reading
 from orlop_chronos.documents import JobRecord, Progress, Run, RunState, run_id
 from orlop_chronos.errors import ChronosError, bad_request, unknown_job
 from orlop_chronos.framework import Chronos
+from orlop_chronos.http import packing
 from orlop_chronos.orders import Order
 from orlop_chronos.settings import Config
 
@@ -159,17 +160,28 @@ def answer(value: Any, *, status: int = 200) -> web.Response:
 
 
 async def answer_list(
-    jobs: Jobs, shown: Callable[[JobRecord, Progress], Any], before: bytes = b"[", after: bytes = b"]"
+    call: Call,
+    jobs: Jobs,
+    shown: Callable[[JobRecord, Progress], Any],
+    before: bytes = b"[",
+    after: bytes = b"]",
 ) -> web.Response:
-    """All jobs as a JSON list. Each stretch becomes text as a whole: a text of its own for each of very many jobs would
-    cost more than its making does, in memory that is asked for piece by piece."""
-    parts = [
-        orjson.dumps([shown(record, progress) for record, progress in stretch])[1:-1]
-        async for stretch in jobs.stretches()
-    ] or [b""]
-    parts[0] = before + parts[0]
-    parts[-1] += after
-    return web.Response(body=b",".join(parts), content_type="application/json")
+    """All jobs as a JSON list."""
+    parts = _list_in_parts(jobs, shown, before, after)
+    return await packing.answer_in_parts(call.request, parts, "application/json")
+
+
+async def _list_in_parts(
+    jobs: Jobs, shown: Callable[[JobRecord, Progress], Any], before: bytes, after: bytes
+) -> AsyncIterator[bytes]:
+    """Each stretch becomes text as a whole: a text of its own for each of very many jobs would cost more than its
+    making does, in memory that is asked for piece by piece."""
+    yield before
+    comma = b""
+    async for stretch in jobs.stretches():
+        yield comma + orjson.dumps([shown(record, progress) for record, progress in stretch])[1:-1]
+        comma = b","
+    yield after
 
 
 def text(value: str) -> web.Response:

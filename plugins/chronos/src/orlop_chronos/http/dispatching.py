@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from orlop_chronos import delivery
 from orlop_chronos.errors import ChronosError
@@ -101,6 +101,7 @@ async def _answer_errors(
         response = failed(ChronosError(500, "Orlop has made a mistake, which is in the server's log"))
     response.headers["Access-Control-Allow-Origin"] = "*"
     body = getattr(response, "body", None)
-    if isinstance(body, bytes) and len(body) >= LEAST_COMPRESSED_BYTES:
+    packed = hdrs.CONTENT_ENCODING in response.headers
+    if isinstance(body, bytes) and len(body) >= LEAST_COMPRESSED_BYTES and not packed:
         response.enable_compression()
     return response

@@ -19,7 +19,7 @@ MOST_UPCOMING = 1_000
 
 async def listing(call: Call) -> web.StreamResponse:
     """In this list alone `uris` and `fetch` mirror each other (Chronos)."""
-    return await answer_list(await call.jobs(), _listed)
+    return await answer_list(call, await call.jobs(), _listed)
 
 
 def _listed(record: JobRecord, progress: Progress) -> dict[str, Any]:
@@ -37,7 +37,7 @@ async def summary(call: Call) -> web.StreamResponse:
     def row(record: JobRecord, progress: Progress) -> dict[str, Any]:
         return rendering.summary(record, progress, jobs.states(record.job.name, progress))
 
-    return await answer_list(jobs, row, b'{"jobs":[', b"]}")
+    return await answer_list(call, jobs, row, b'{"jobs":[', b"]}")
 
 
 async def search(call: Call) -> web.StreamResponse:
