@@ -206,6 +206,7 @@ _VARIES: Final = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| [+-]\d{4} \w+)?"), "<time>"),
     (re.compile(r"(Less than a second|About a minute|\d+ seconds?|\d+ minutes?)( ago)?"), "<while>"),
     (re.compile(r"\b\d+\.\d+\.\d+\.\d+\b"), "<address>"),
+    (re.compile(r"<address>:\d+->"), "<address>:<port>->"),
     (re.compile(r"\b[a-z]+_[a-z]+\b(?=\s*$)", re.MULTILINE), "<name>"),
     (re.compile(r"(?m)^ *\d+ +(?=sleep|ps|PID)"), "<pid> "),
     (re.compile(r" +"), " "),
