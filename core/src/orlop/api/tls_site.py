@@ -12,23 +12,20 @@ import contextlib
 import logging
 import socket
 import ssl
-from asyncio import sslproto
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
+from orlop.api.half_close import accept_tls
 from orlop.api.sparing import Sparing
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_WITHIN_S: Final = 10.0
-SHUTDOWN_WITHIN_S: Final = 3.0
 UNFINISHED_MAX: Final = 512
 BACKLOG: Final = 1_024
 ACCEPT_AGAIN_S: Final = 0.5
-#: asyncio sets 256 KiB aside for each TLS connection, which is more than all else that an idle agent's takes.
-READ_AHEAD_BYTES: Final = 32 * 1024
 #: The first byte of every TLS connection.
 _HANDSHAKE_RECORD: Final = 0x16
 _PLAIN: Final = b'{"error": "this port speaks TLS", "hint": "use https://"}'
@@ -36,27 +33,6 @@ _TOLD: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
     % (len(_PLAIN), _PLAIN)
 )
-
-
-if hasattr(sslproto.SSLProtocol, "max_size"):
-    sslproto.SSLProtocol.max_size = READ_AHEAD_BYTES
-
-
-def _send_alerts_first() -> None:
-    """When TLS fails, asyncio drops the alert that tells the other end why; it would only find the connection ended."""
-    drop = getattr(sslproto.SSLProtocol, "_fatal_error", None)
-    if drop is None or not hasattr(sslproto.SSLProtocol, "_process_outgoing"):
-        return
-
-    def fatal_error(self: Any, *arguments: Any, **options: Any) -> None:
-        with contextlib.suppress(ssl.SSLError, OSError, AttributeError):
-            self._process_outgoing()
-        drop(self, *arguments, **options)
-
-    sslproto.SSLProtocol._fatal_error = fatal_error  # type: ignore[method-assign]
-
-
-_send_alerts_first()
 
 
 class TlsSite(web.BaseSite):
@@ -121,7 +97,7 @@ class TlsSite(web.BaseSite):
                 first = await _first_byte(connection)
                 if first == _HANDSHAKE_RECORD:
                     taken = True  # from here on it is closed by its transport
-                    await self._shake_hands(connection)
+                    await accept_tls(connection, self._protocols, self._context())
                 elif first is not None:
                     self._said.warning(f"plain {peer}", f"a connection from {peer} does not speak TLS: refused")
                     await asyncio.get_running_loop().sock_sendall(connection, _TOLD)
@@ -136,15 +112,10 @@ class TlsSite(web.BaseSite):
             if not taken:
                 connection.close()
 
-    async def _shake_hands(self, connection: socket.socket) -> None:
-        protocols: Any = self._runner.server
-        await asyncio.get_running_loop().connect_accepted_socket(
-            protocols,
-            connection,
-            ssl=self._context(),
-            ssl_handshake_timeout=HANDSHAKE_WITHIN_S,
-            ssl_shutdown_timeout=SHUTDOWN_WITHIN_S,
-        )
+    def _protocols(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None, "the runner is set up"
+        return server()
 
 
 async def _listen(host: str, port: int) -> list[socket.socket]:

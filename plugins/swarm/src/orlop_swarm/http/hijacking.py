@@ -26,11 +26,12 @@ async def hand_over(request: web.Request, head: bytes, connection: Connection) -
     former = transport.get_protocol()
     transport.pause_reading()
     reader = asyncio.StreamReader(limit=PIECE_BYTES)
-    protocol = asyncio.StreamReaderProtocol(reader)
+    protocol = _EndsByItself(reader)
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
-    reader.feed_data(getattr(former, "_message_tail", b""))  # what came in one piece with the request
+    if early := bytes(getattr(former, "_message_tail", b"")):  # what came together with the request
+        reader.feed_data(early)
     transport.resume_reading()
     writer.write(head)
     incoming = asyncio.create_task(_to_engine(reader, connection))
@@ -42,6 +43,14 @@ async def hand_over(request: web.Request, head: bytes, connection: Connection) -
         writer.close()
         former.connection_lost(None)  # aiohttp counts its connections
     return web.Response()
+
+
+class _EndsByItself(asyncio.StreamReaderProtocol):
+    """asyncio's own takes one direction's end for both's where there is TLS; the server's TLS can do better."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return True
 
 
 async def _to_engine(reader: asyncio.StreamReader, connection: Connection) -> None:
