@@ -75,9 +75,10 @@ async def owner_of(request: web.Request, *, sure: bool = False) -> Owner:
         return await services.owners.find(reference, sure=sure)
     except NotFound:
         # Each endpoint has its own words for it, and an engine knows them.
-        for engine in services.pool.engines():
-            return Owner(engine=engine, reference=reference, id="", sure=True)
-        raise
+        engines = services.pool.engines()
+        if not engines or "/" in reference:
+            raise
+        return Owner(engine=engines[0], reference=reference, id="", sure=True)
 
 
 async def _answer_of(request: web.Request, owner: Owner, rest: str) -> Response:
