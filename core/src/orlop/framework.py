@@ -53,8 +53,8 @@ from orlop.model.tasks import (
 
 __all__ = [
     "SANDBOX", "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
-    "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "Now",
-    "Outcome", "PartitionPolicy", "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind",
+    "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "NotPlaced",
+    "Now", "Outcome", "PartitionPolicy", "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind",
     "ProbeResult", "Process", "Put", "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task",
     "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id",
 ]  # fmt: skip
@@ -88,7 +88,8 @@ def Process(  # noqa: N802  (reads as a value where it is used)
 def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802
     """A spec for the `docker` runtime. `create_body`: members of the Engine API's create request, as they are.
 
-    Three more are ours: `orlop_pull` ("always" or "missing"); `orlop_labels`, names of the task's variables (see
+    Four more are ours: `orlop_pull` ("always", "missing" or "never"); `orlop_name`, the container's name, which is
+    `orlop-` and the task's id otherwise; `orlop_labels`, names of the task's variables (see
     `Ask.environment`) that its container shall have as labels too; and `orlop_artefacts`, as those of a `Process`,
     fetched into a folder that the container has at `/mnt/mesos/sandbox`, named by its variable `MESOS_SANDBOX`.
     """
@@ -119,6 +120,7 @@ class Ask:
     not_before_utc_ms: int = attrs.field(default=0, kw_only=True)
     wait_ms: int | None = attrs.field(default=None, kw_only=True)
     once: bool = attrs.field(default=False, kw_only=True)
+    desired: Desired = attrs.field(default=Desired.RUNNING, kw_only=True)
     cause: str = attrs.field(default="", kw_only=True)
 
     def spec(self) -> Spec:
@@ -208,6 +210,18 @@ class Refused(Exception):
     def __init__(self, reason: Any) -> None:
         super().__init__(str(reason))
         self.reason = reason
+
+
+class NotPlaced(Exception):
+    """An ask of the command that was to be placed now or never (`wait_ms=0`) found no place, and left nothing behind.
+
+    explanation: why. What else the command has stored is there; the framework is told in `Changed.rejected`.
+    """
+
+    def __init__(self, key: str, explanation: Explanation) -> None:
+        super().__init__(str(explanation))
+        self.key = key
+        self.explanation = explanation
 
 
 class NotAvailable(Exception):

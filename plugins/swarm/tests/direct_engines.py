@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import attrs
 import orjson
@@ -121,6 +121,9 @@ class DirectContainers:
         for needed in _needed(creation.body.get("HostConfig") or {}):
             holds = [(await told(engine, f"/containers/{needed}/json"))[0] == 200 for engine in engines]
             engines = [engine for engine, does in zip(engines, holds, strict=True) if does] or engines
+        image = quote(str(creation.body.get("Image", "")), safe="/:@")
+        holds = [(await told(engine, f"/images/{image}/json"))[0] == 200 for engine in engines]
+        engines = [engine for engine, does in zip(engines, holds, strict=True) if does] or engines
         counted = await asyncio.gather(*(told(engine, "/containers/json", "all=1") for engine in engines))
         by_count = sorted(zip(counted, engines, strict=True), key=lambda one: (len(one[0][1]), one[1].node.name))
         engine = by_count[0][1]

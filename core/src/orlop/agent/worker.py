@@ -65,6 +65,15 @@ class TaskRecord:
         return bool(self.alone) or self.assignment.desired in (Desired.STOPPED, Desired.REMOVED)
 
     @property
+    def kept(self) -> bool:
+        return self.assignment.spec.policies.keep_ended
+
+    @property
+    def waits_prepared(self) -> bool:
+        """Is it prepared, and somebody else's business to start?"""
+        return self.kept and self.status.state is TaskState.PREPARED
+
+    @property
     def stop_reason(self) -> str:
         return self.alone or self.assignment.reason
 
@@ -216,7 +225,7 @@ class Worker:
         passing = bool(self._passing)
         for effect in effects:
             if isinstance(effect, Save) and effect.record.unacknowledged:
-                if effect.record.status.state in PASSING:
+                if effect.record.status.state in PASSING and not effect.record.waits_prepared:
                     self._passing[effect.record.assignment.task] = None
                 else:
                     news.append(effect.record.status)
@@ -344,7 +353,12 @@ class Worker:
 
     def _reported(self, report: Report, now: Now) -> Iterator[Effect]:
         record = self._records.get(report.task)
-        if record is None or report.incarnation < record.status.incarnation or not record.live:
+        if record is None or not record.live:
+            return
+        if record.kept:
+            yield from self._kept_reported(record, report, now)
+            return
+        if report.incarnation < record.status.incarnation:
             return
         if report.phase is Phase.ENDED:
             yield from self._ended(record, report.exit, now)
@@ -355,9 +369,49 @@ class Worker:
         else:
             yield from self._alive(record, report, now)
 
+    def _kept_reported(self, record: TaskRecord, report: Report, now: Now) -> Iterator[Effect]:
+        """Of a task whose runs are counted here: a runtime knows what it runs in, and not how often it was started."""
+        known = record.status
+        report = attrs.evolve(report, incarnation=known.incarnation)
+        if report.phase is Phase.ENDED and report.remains and not record.to_stop:
+            if known.state is not TaskState.PREPARED or known.exit != report.exit:
+                again = attrs.evolve(
+                    known, incarnation=known.incarnation + 1, external_id=report.external_id or known.external_id
+                )
+                message = attrs.evolve(again, message="", addresses=())
+                yield from self._moved(attrs.evolve(record, status=message), TaskState.PREPARED, now, exit_=report.exit)
+                yield Unwatch(report.task)
+        elif report.phase is Phase.ENDED:
+            if report.message:
+                record = attrs.evolve(record, status=attrs.evolve(known, message=report.message))
+            yield from self._ended(record, self._removal(report.exit), now)
+        elif record.to_stop:
+            if report.phase is Phase.RUNNING:
+                yield from self._stop_late(record, report)
+        elif report.phase is Phase.PREPARING and report.external_id:
+            # It was made, by an agent that has gone since: the start that is still due is only ours.
+            if record.assignment.desired is Desired.RUNNING and not self._has_run(known):
+                yield from self._start_again(record)
+            else:
+                yield from self._alive(record, attrs.evolve(report, phase=Phase.PREPARED), now)
+        else:
+            yield from self._alive(record, report, now)
+
+    @staticmethod
+    def _has_run(status: Status) -> bool:
+        return status.incarnation > 1 or STATE_ORDER[status.state] > STATE_ORDER[TaskState.STARTING]
+
+    @staticmethod
+    def _removal(exit_: Exit | None) -> Exit | None:
+        """Whoever removes what a kept task runs in ends the task, which is no loss."""
+        if exit_ is not None and exit_.outcome is Outcome.LOST:
+            return Exit(outcome=Outcome.KILLED, reason=exit_.reason)
+        return exit_
+
     def _alive(self, record: TaskRecord, report: Report, now: Now) -> Iterator[Effect]:
         state = {
             Phase.PREPARING: TaskState.PREPARING,
+            Phase.PREPARED: TaskState.PREPARED,
             Phase.STARTING: TaskState.STARTING,
             Phase.RUNNING: TaskState.RUNNING,
         }[report.phase]
@@ -372,6 +426,7 @@ class Worker:
             external_id=report.external_id or known.external_id,
             addresses=report.addresses or known.addresses,
             message=report.message,
+            exit=None if state is TaskState.RUNNING else known.exit,
             probes=() if newer else known.probes,
         )
         if status == known:
@@ -396,9 +451,7 @@ class Worker:
         exit_ = exit_ or Exit(outcome=Outcome.LOST, reason="its end was not observed")
         if record.to_stop and exit_.outcome in (Outcome.FAILED, Outcome.FINISHED, Outcome.LOST):
             exit_ = attrs.evolve(exit_, outcome=Outcome.KILLED, reason=record.stop_reason or exit_.reason)
-        keep = record.assignment.spec.policies.keep_ended and not record.to_stop
-        state = TaskState.ENDED if keep else TaskState.REMOVED
-        yield from self._moved(record, state, now, exit_=exit_)
+        yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
 
     def _snapshot(self, snapshot: Snapshot, now: Now) -> Iterator[Effect]:
         found = {report.task for report in snapshot.reports}
@@ -422,13 +475,16 @@ class Worker:
             elif known.status.state is TaskState.REMOVED:
                 # A crash between the record of the end and its removal would leave it there for ever.
                 yield Remove(snapshot.runtime, report.task)
-            elif known.live and report.phase is Phase.PREPARING:
+            elif known.live and report.phase is Phase.PREPARING and not known.kept:
                 # As would one between the making of a container and its start.
                 yield from self._start_again(known)
 
     def _missing(self, record: TaskRecord, now: Now) -> Iterator[Effect]:
         if record.to_stop:
             exit_ = Exit(outcome=Outcome.KILLED, reason=record.stop_reason)
+            yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
+        elif record.kept and record.status.external_id:
+            exit_ = record.status.exit or Exit(outcome=Outcome.KILLED, reason="its container was removed")
             yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
         elif STATE_ORDER[record.status.state] <= STATE_ORDER[TaskState.PREPARED]:
             yield from self._start_again(record)

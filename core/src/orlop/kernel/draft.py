@@ -229,6 +229,7 @@ class Draft:
             created_utc_ms=now,
             not_before_utc_ms=request.not_before_utc_ms,
             cause=request.cause,
+            desired=request.desired,
             wait_ms=request.wait_ms,
             status=Status(task=task_id, state=TaskState.PENDING, incarnation=0, at_utc_ms=now),
         )

@@ -151,6 +151,18 @@ class Answer:
 
 
 @attrs.frozen(kw_only=True)
+class Unplaced:
+    """An ask that was to be placed now or never found no place. cause: the ask's, such as a command's token.
+
+    Released before the answer to that command.
+    """
+
+    cause: str
+    key: str
+    explanation: Explanation
+
+
+@attrs.frozen(kw_only=True)
 class Logged:
     """Entries of the event log that are durable now, under (version, index)."""
 
@@ -173,4 +185,4 @@ class TickAt:
     utc_ms: int
 
 
-Effect = ToNode | Assign | Notify | Answer | Logged | Published | TickAt
+Effect = ToNode | Assign | Notify | Answer | Unplaced | Logged | Published | TickAt

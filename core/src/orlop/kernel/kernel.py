@@ -33,6 +33,7 @@ from orlop.kernel.events import (
     Tick,
     TickAt,
     ToNode,
+    Unplaced,
 )
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.kernel.placement import NodeFilter, NodeScorer
@@ -119,6 +120,7 @@ class _Batch:
         self._sessions: dict[str, str] = {}
         self._received: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
         self._answers: list[Answer] = []
+        self._unplaced: list[Unplaced] = []
         self._published: list[Published] = []
         self._rejected: dict[str, dict[str, Explanation]] = {}
 
@@ -220,6 +222,9 @@ class _Batch:
         self._draft.touch(after)
         if after.state is TaskState.RUNNING and before.state is not TaskState.RUNNING:
             self._draft.note("task.running", after.id, after.cause, name=after.name)
+        elif after.state is TaskState.PREPARED and after.status.incarnation > before.status.incarnation:
+            reason = after.status.exit.reason if after.status.exit is not None else ""
+            self._draft.note("task.stopped", after.id, after.cause, name=after.name, reason=reason)
         elif after.healthy is not before.healthy and after.healthy is not None:
             kind = "task.healthy" if after.healthy else "task.unhealthy"
             causes = [probe.last_failure_cause for probe in after.status.probes if probe.alive is False]
@@ -369,6 +374,7 @@ class _Batch:
         for task in now_or_never(self._draft):
             explanation = self._kernel.planner.explain_waiting(self._draft, task, self._draft.spec(task.spec))
             self._rejected.setdefault(task.framework, {})[task.key] = explanation
+            self._unplaced.append(Unplaced(cause=task.cause, key=task.key, explanation=explanation))
             self._draft.end_unplaced(task, Outcome.WITHDRAWN, f"now or never: {explanation}")
 
     def _write_log(self) -> None:
@@ -384,6 +390,7 @@ class _Batch:
         draft.puts[records.log_key(draft.version)] = LogRecord(entries=tuple(draft.log))
 
     def _effects(self, state: State) -> Iterable[Effect]:
+        yield from self._unplaced
         yield from self._answers
         if self._draft.log:
             yield Logged(version=self._draft.version, entries=tuple(self._draft.log))

@@ -20,10 +20,15 @@ def observe(task: Task, status: Status, utc_ms: int) -> Task | None:
         exit_ = known or Exit(outcome=Outcome.LOST, reason="its end was not observed")
         status = attrs.evolve(status, exit=exit_)
     changes: dict[str, object] = {"status": status, "unreachable": False}
-    first = task.started_utc_ms is None or task.status.incarnation != status.incarnation
-    if first and (status.state is TaskState.RUNNING or _has_run(status.exit)):
+    ended = status.state in (TaskState.ENDED, TaskState.REMOVED)
+    newer = task.status.incarnation != status.incarnation
+    if status.state is TaskState.RUNNING:
+        began = newer or task.state is not TaskState.RUNNING
+    else:
+        began = ended and (newer or task.started_utc_ms is None) and _has_run(status.exit)
+    if began:
         changes["started_utc_ms"] = utc_ms
-    if status.state in (TaskState.ENDED, TaskState.REMOVED) and task.ended_utc_ms is None:
+    if ended and task.ended_utc_ms is None:
         changes["ended_utc_ms"] = utc_ms
     if status.state is TaskState.REMOVED:
         changes["desired"] = Desired.REMOVED

@@ -10,7 +10,7 @@ import attrs
 import orjson
 
 from orlop.model.documents import to_plain
-from orlop.model.tasks import Spec
+from orlop.model.tasks import Desired, Spec
 
 WAIT_FOREVER: Final = None
 NOW_OR_NEVER: Final = 0
@@ -35,6 +35,7 @@ class Request:
     once: the key is for one task of all time, whose id follows from cluster, framework and key alone. So no second one
     can be made, not even by a cluster that was restored from a backup and asks again for what it does not remember: if
     a node says that it runs this task, the new one ends as lost.
+    desired: PREPARED makes it ready on its node and does not start it, where its runtime can do that.
     """
 
     framework: str = ""
@@ -50,6 +51,7 @@ class Request:
     not_before_utc_ms: int = 0
     wait_ms: int | None = WAIT_FOREVER
     once: bool = False
+    desired: Desired = Desired.RUNNING
     cause: str = ""
 
 

@@ -136,7 +136,8 @@ class Policies:
     """How a task is treated at its edges.
 
     kill_grace_ms: between the polite signal and the certain one.
-    keep_ended: the task stays `ended`, holding its resources, until its framework asks for its removal.
+    keep_ended: the end of a run is not the end of the task, where its runtime can start it again: it is `prepared`, in
+    its next incarnation, and holds its resources until what it runs in is removed, by whomever, or it shall be gone.
     stop_signal: the polite one.
     """
 

@@ -188,6 +188,7 @@ class _Collected:
             not_before_utc_ms=ask.not_before_utc_ms,
             wait_ms=ask.wait_ms,
             once=ask.once,
+            desired=ask.desired,
             cause=ask.cause or cause,
         )
 

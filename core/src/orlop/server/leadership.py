@@ -35,6 +35,7 @@ from orlop.kernel.events import (
     Tick,
     TickAt,
     ToNode,
+    Unplaced,
 )
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
@@ -240,6 +241,8 @@ class Leadership:
                 self._parts.host.published(effect)
             case TickAt():
                 self._timers.set("kernel", effect.utc_ms, self._tick)
+            case Unplaced():
+                self._parts.host.unplaced(effect)
             case Answer():
                 future = self._answers.pop(effect.token, None)
                 if future is not None and not future.done():

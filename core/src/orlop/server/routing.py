@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from orlop.framework import Explanation, Node, NotAvailable, Task, View
-from orlop.kernel.events import Published
+from orlop.framework import Candidate, Explanation, Node, NotAvailable, NotPlaced, Task, View
+from orlop.kernel.events import Published, Unplaced
 from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.engine_connections import EngineConnection
@@ -48,19 +48,23 @@ class Host:
         self._open_engine = open_engine
         self._followers: dict[str, set[asyncio.Queue[Any]]] = {}
         self._version_waiters: set[asyncio.Event] = set()
+        #: Of the commands under way.
+        self._unplaced: dict[str, NotPlaced | None] = {}
 
     async def command(self, framework: str, command: Any, timeout_s: float = COMMAND_TIMEOUT_S) -> Any:
         """Runs the framework's `command` handler; its reply, after the commit.
 
-        Raises Refused with the handler's reason; NotAvailable when nothing was done, or, on a time-out, when the
-        outcome is not known.
+        Raises Refused with the handler's reason; NotPlaced when an ask of it was for now or never, and found no place;
+        NotAvailable when nothing was done, or, on a time-out, when the outcome is not known.
         """
+        token = secrets.token_hex(8)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
 
         def resolve(reply: Any, error: Exception | None) -> None:
             if future.done():
                 return
+            error = error or self._unplaced.get(token)
             if error is not None:
                 future.set_exception(error)
             else:
@@ -69,11 +73,15 @@ class Host:
         def done(reply: Any, error: Exception | None) -> None:
             loop.call_soon_threadsafe(resolve, reply, error)
 
-        self._host(framework).enqueue(secrets.token_hex(8), command, done)
+        host = self._host(framework)
+        self._unplaced[token] = None
         try:
+            host.enqueue(token, command, done)
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
             raise NotAvailable(f"no answer within {timeout_s:g} s: the outcome is not known") from None
+        finally:
+            del self._unplaced[token]
 
     async def view(self, framework: str) -> View:
         """The framework's view of the newest durable state. Raises NotAvailable."""
@@ -102,6 +110,14 @@ class Host:
         one of these cannot be used. Raises NotAvailable."""
         return sorted(self._state().nodes(), key=lambda node: (node.info.name, node.id))
 
+    def candidates(self) -> Sequence[Candidate]:
+        """The same nodes as places for tasks: what is free on them, and the tasks that they hold, of all frameworks.
+
+        Raises NotAvailable.
+        """
+        state = self._state()
+        return [state.candidate(node.id) for node in self.nodes()]
+
     async def open_engine(self, node_id: str) -> EngineConnection:
         """A connection to the node's Docker Engine: bytes as they are, each direction ended by itself; to be closed.
 
@@ -119,6 +135,11 @@ class Host:
             yield queue
         finally:
             followers.discard(queue)
+
+    def unplaced(self, effect: Unplaced) -> None:
+        """For the server: an ask found no place, and its command is about to be answered."""
+        if effect.cause in self._unplaced:
+            self._unplaced[effect.cause] = NotPlaced(effect.key, effect.explanation)
 
     def published(self, effect: Published) -> None:
         """For the server: a framework has said something."""

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import attrs
 
-from orlop.framework import Changed, Explanation, Framework, Refused, Task, View
+from orlop.framework import Changed, Explanation, Framework, NotPlaced, Refused, Task, View
 from orlop.kernel.assignments import assignments
 from orlop.kernel.events import (
     AgentHello,
@@ -42,6 +42,7 @@ from orlop.kernel.events import (
     Published,
     Tick,
     TickAt,
+    Unplaced,
 )
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.kernel.kernel import Kernel
@@ -110,6 +111,8 @@ class Cluster:
         self._ticks: list[int] = []
         self._runs = 0
         self._answers: dict[str, Any] = {}
+        #: Tokens of commands that run.
+        self._waiting: set[str] = set()
         for framework in frameworks:
             self.install(framework)
 
@@ -188,9 +191,13 @@ class Cluster:
         self._hello(self.nodes[name])
 
     def command(self, framework: str, value: Any) -> Any:
-        """Runs a command and returns its reply. Raises Refused."""
+        """Runs a command and returns its reply. Raises Refused, NotPlaced."""
         token = f"command-{self._runs}"
-        self._run(framework, [Command(token=token, value=value)])
+        self._waiting.add(token)
+        try:
+            self._run(framework, [Command(token=token, value=value)])
+        finally:
+            self._waiting.discard(token)
         answer = self._answers.pop(token)
         if isinstance(answer, Exception):
             raise answer
@@ -222,6 +229,16 @@ class Cluster:
         self._set_clock(end)
         self._fire()
         self.settle()
+
+    def start_task(self, task: Task) -> None:
+        """Somebody starts what is prepared: a client of its runtime, or a restart policy of its own."""
+        self._report(task.id, TaskState.RUNNING)
+
+    def stop_task(self, task: Task, *, code: int = 0) -> None:
+        """A run of a task that is kept (`Policies.keep_ended`) ends by itself: it is prepared again."""
+        node, known = self._status_of(task.id)
+        exit_ = Exit(outcome=Outcome.FINISHED if code == 0 else Outcome.FAILED, code=code)
+        self._send(node, self._moved(node, task.id, TaskState.PREPARED, exit_, known.incarnation + 1))
 
     def end_task(self, task: Task, *, code: int = 0, outcome: Outcome | None = None, reason: str = "") -> None:
         """The task ends by itself."""
@@ -314,7 +331,10 @@ class Cluster:
             case Notify():
                 self._note_changed(effect)
             case Answer():
-                self._answers[effect.token] = effect.value
+                self._answers.setdefault(effect.token, effect.value)
+            case Unplaced():
+                if effect.cause in self._waiting:
+                    self._answers[effect.cause] = NotPlaced(effect.key, effect.explanation)
             case Logged():
                 self.log.extend(effect.entries)
             case Published():
@@ -421,19 +441,24 @@ class Cluster:
                 if node.stops(item):
                     yield self._moved(node, item.task, TaskState.REMOVED, Exit(outcome=Outcome.KILLED))
             elif known is None:
-                state = TaskState.RUNNING if node.starts(item) else TaskState.STARTING
+                if item.desired is Desired.PREPARED:
+                    state = TaskState.PREPARED
+                else:
+                    state = TaskState.RUNNING if node.starts(item) else TaskState.STARTING
                 yield self._moved(node, item.task, state)
 
     @staticmethod
     def _statuses(node: str, statuses: Iterable[Status]) -> AgentStatuses:
         return AgentStatuses(session=f"session-{node}", node=node, statuses=tuple(statuses))
 
-    def _moved(self, node: SimulatedNode, task_id: str, state: TaskState, exit_: Exit | None = None) -> Status:
+    def _moved(
+        self, node: SimulatedNode, task_id: str, state: TaskState, exit_: Exit | None = None, incarnation: int = 0
+    ) -> Status:
         known = node.statuses.get(task_id)
         status = Status(
             task=task_id,
             state=state,
-            incarnation=1,
+            incarnation=incarnation or (known.incarnation if known else 1),
             sequence=known.sequence + 1 if known else 1,
             at_utc_ms=self.now.utc_ms,
             exit=exit_,

@@ -72,7 +72,8 @@ OPEN_WITHIN_S: Final = 5.0
 KEEP_AFTER_S: Final = 0.5
 SWEEP_AFTER_S: Final = 1.0
 _NEVER_STARTED: Final = "killed before it was started"
-_ALIVE: Final = frozenset({Phase.PREPARING, Phase.STARTING, Phase.RUNNING})
+_ALIVE: Final = frozenset({Phase.PREPARING, Phase.PREPARED, Phase.STARTING, Phase.RUNNING})
+_TOLD_AGAIN: Final = frozenset({Phase.PREPARED, Phase.RUNNING, Phase.ENDED})
 _EVENTS: Final = frozenset({"start", "die", "destroy"})
 
 
@@ -220,6 +221,8 @@ class DockerRuntime:
             if container != (record.container or container):
                 return  # of an earlier container of the same name
             if action != "start" and record.phase in (Phase.ENDED, None):
+                if action == "destroy" and record.last is not None and record.last.remains:
+                    self._report(record, attrs.evolve(record.last, remains=False))
                 return
             if record.undisturbed and self._is_told(record, action, labels):
                 return
@@ -240,7 +243,7 @@ class DockerRuntime:
         if action == "die":
             ended = container_json.exit_of_event(labels, out_of_memory=record.out_of_memory)
             if ended is not None:
-                self._emit(record, Phase.ENDED, exit=ended)
+                self._emit(record, Phase.ENDED, exit=ended, remains=True)
             return ended is not None
         return action == "start" and record.phase is Phase.RUNNING
 
@@ -270,7 +273,7 @@ class DockerRuntime:
         record = self._record(identity)
         if record.incarnation > identity.incarnation or record.starting:
             return
-        if self._engine.connected.is_set() and record.last is not None and record.phase in (Phase.RUNNING, Phase.ENDED):
+        if self._engine.connected.is_set() and record.last is not None and record.phase in _TOLD_AGAIN:
             self._report_to(record.last)
             return
         record.starting = True
@@ -279,6 +282,7 @@ class DockerRuntime:
     async def _start(self, record: Record, launch: Launch) -> None:
         async with record.lock:
             ended: Exit | None = None
+            refusal = ""
             try:
                 creation = container_json.creation_of(launch, self._context)
                 if creation.artefacts:
@@ -286,12 +290,14 @@ class DockerRuntime:
                 await self._start_until_known(record, creation)
             except (InvalidPayload, CannotFetch, EngineRefused) as error:
                 ended = Exit(outcome=Outcome.ERROR, reason=str(error))
+                if isinstance(error, EngineRefused) and error.status and launch.assignment.spec.policies.keep_ended:
+                    refusal = str(error.status)
             except _Abandoned:
                 ended = Exit(outcome=Outcome.KILLED, reason=_NEVER_STARTED)
             finally:
                 record.starting = False
             if ended is not None:
-                self._emit(record, Phase.ENDED, exit=ended)
+                self._emit(record, Phase.ENDED, exit=ended, message=refusal)
 
     async def _fetch(self, record: Record, creation: Creation) -> None:
         """Its artefacts. Raises CannotFetch, _Abandoned."""
@@ -324,7 +330,7 @@ class DockerRuntime:
                 backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
 
     async def _start_once(self, record: Record, creation: Creation) -> None:
-        to_pull, pulled = creation.pull_always, False
+        to_pull, pulled = creation.pull == "always", creation.pull == "never"
         deadline = time.monotonic() + NAME_FREE_WITHIN_S
         while True:
             if to_pull:
@@ -346,42 +352,54 @@ class DockerRuntime:
 
     async def _create_and_start(self, record: Record, creation: Creation) -> None:
         """Raises EngineRefused, EngineLost, _NameTaken, _Abandoned."""
-        container = await self._create_or_adopt(record, creation)
-        if container is None:
+        made = await self._create_or_adopt(record, creation)
+        if made is None:
             return
+        container, warnings = made
         record.container = container
         if record.abandoned.is_set():
             await self._engine.discard(container, record.identity)
             raise _Abandoned
+        if creation.prepared_only:
+            self._emit(record, Phase.PREPARED, external_id=container, message="\n".join(warnings))
+            return
         self._emit(record, Phase.STARTING, external_id=container)
-        record.undisturbed = creation.stays_ended
+        record.undisturbed = creation.stays_ended and not creation.kept
         try:
             await self._engine.call(self._engine.pools.start, "start", container)
-        except EngineRefused:
+        except EngineRefused as error:
+            if creation.kept:
+                exit_ = Exit(outcome=Outcome.FAILED, reason=str(error))
+                self._emit(record, Phase.ENDED, exit=exit_, external_id=container, remains=True)
+                return
             await self._engine.discard(container, record.identity)
             raise
         if not creation.own_network:
             self._emit(record, Phase.RUNNING)
 
-    async def _create_or_adopt(self, record: Record, creation: Creation) -> str | None:
-        """The id of a container that is to be started; None when an adopted one has been reported."""
+    async def _create_or_adopt(self, record: Record, creation: Creation) -> tuple[str, list[str]] | None:
+        """The id of a container that is to be started, and the engine's warnings; None when an adopted one has been
+        reported."""
         create = ("create_container_from_config", creation.body, creation.name)
         try:
             made: dict[str, Any] = await self._engine.call(self._engine.pools.start, *create)
-            return str(made["Id"])
+            return str(made["Id"]), made.get("Warnings") or []
         except EngineRefused as error:
             if error.status != 409:
                 raise
-            return await self._adopt(record, creation.name)
+            adopted = await self._adopt(record, creation.name, str(error) if creation.kept else "")
+            return (adopted, []) if adopted is not None else None
 
-    async def _adopt(self, record: Record, name: str) -> str | None:
-        """As `_create_or_adopt`."""
+    async def _adopt(self, record: Record, name: str, refusal: str) -> str | None:
+        """As `_create_or_adopt`. refusal: the engine's, if it is to be passed on when the name is not this task's."""
         try:
             inspected = await self._engine.call(self._engine.pools.start, "inspect_container", name)
         except EngineRefused as error:
             raise _NameTaken(f"the name {name} is not free") from error
         there = container_json.identity_of(inspected["Config"].get("Labels"), self._context)
         if there is None or there.task != record.task:
+            if refusal:
+                raise EngineRefused(refusal, 409)
             raise EngineRefused(f"the name {name} is taken by a container that is not of this task")
         seen = container_json.report_of(inspected, there)
         if seen is None:
@@ -461,7 +479,7 @@ class DockerRuntime:
     async def _send(self, record: Record, signal_name: str) -> None:
         async with record.lock:
             try:
-                while record.container and record.phase in _ALIVE:
+                while record.container and (record.phase in _ALIVE or self._remains(record)):
                     try:
                         await self._engine.connected.wait()
                         await self._deliver(record, signal_name)
@@ -471,9 +489,16 @@ class DockerRuntime:
             finally:
                 record.sending.discard(signal_name)
 
+    @staticmethod
+    def _remains(record: Record) -> bool:
+        return record.last is not None and record.last.remains
+
     async def _deliver(self, record: Record, signal_name: str) -> None:
         control = self._engine.pools.control
-        if record.phase is Phase.PREPARING:  # made by an earlier agent, never started
+        if record.last is not None and record.last.remains:  # to be gone, and not running already
+            self._report(record, attrs.evolve(record.last, remains=False))
+            return
+        if record.phase in (Phase.PREPARING, Phase.PREPARED):  # never started
             await self._engine.discard(record.container, record.identity)
             self._emit(record, Phase.ENDED, exit=Exit(outcome=Outcome.KILLED, reason=_NEVER_STARTED))
             return

@@ -19,7 +19,7 @@ from orlop.agent.artefacts import Artefact, parse_artefacts
 from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, Report, RuntimeContext
 from orlop.model.messages import Assignment
-from orlop.model.tasks import Exit, Outcome
+from orlop.model.tasks import Desired, Exit, Outcome
 
 CLUSTER_LABEL: Final = "orlop.cluster"
 NODE_LABEL: Final = "orlop.node"
@@ -90,8 +90,10 @@ def identity_of(labels: Mapping[str, str] | None, context: RuntimeContext) -> Id
 
 @attrs.frozen(kw_only=True)
 class Creation:
-    """A container to create. body: of POST /containers/create. pull_always: even when the image is there.
+    """A container to create. body: of POST /containers/create. pull: "always", "missing" (when there is no such image)
+    or "never".
 
+    prepared_only: it is not started. kept: its ends are not its task's (`Policies.keep_ended`).
     artefacts, sandbox: what is to be fetched before, and where to. own_network: it has addresses of its own.
     stays_ended: the engine neither restarts nor removes it when it ends.
     """
@@ -99,7 +101,9 @@ class Creation:
     name: str
     image: str
     body: Mapping[str, Any]
-    pull_always: bool
+    pull: str
+    prepared_only: bool = False
+    kept: bool = False
     artefacts: tuple[Artefact, ...] = ()
     sandbox: Path = Path()
     own_network: bool = True
@@ -110,8 +114,11 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     """The payload with what Orlop adds; unknown members stay as they are. Raises InvalidPayload."""
     body = dict(launch.assignment.spec.payload)
     pull = body.pop("orlop_pull", "missing")
-    if pull not in ("always", "missing"):
-        raise InvalidPayload(f'payload.orlop_pull: expected "always" or "missing", got {pull!r}')
+    if pull not in ("always", "missing", "never"):
+        raise InvalidPayload(f'payload.orlop_pull: expected "always", "missing" or "never", got {pull!r}')
+    name = body.pop("orlop_name", container_name(launch.task))
+    if not isinstance(name, str) or not name:
+        raise InvalidPayload(f"payload.orlop_name: expected a container's name, got {name!r}")
     image = body.get("Image")
     if not isinstance(image, str) or not image:
         raise InvalidPayload(f"payload.Image: expected the name of an image, got {image!r}")
@@ -133,10 +140,12 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         bounds = {"max-size": str(context.log_bytes_max), "max-file": str(LOG_FILES)}
         host["LogConfig"] = {"Type": "json-file", "Config": bounds}
     return Creation(
-        name=container_name(launch.task),
+        name=name,
         image=image,
         body=body,
-        pull_always=pull == "always",
+        pull=pull,
+        prepared_only=launch.assignment.desired is Desired.PREPARED,
+        kept=launch.assignment.spec.policies.keep_ended,
         artefacts=artefacts,
         sandbox=sandbox,
         own_network=host.get("NetworkMode") not in ("host", "none"),
@@ -273,7 +282,7 @@ def addresses_of(networks: Mapping[str, Mapping[str, Any] | None] | None) -> tup
 def report_of(inspected: Mapping[str, Any], identity: Identity) -> Report | None:
     """What an inspection says of a task; None when the container is just being removed."""
     state = inspected["State"]
-    phase, message, ended = Phase.RUNNING, "", None
+    phase, message, ended, remains = Phase.RUNNING, "", None, False
     if state["Status"] in ("removing", "dead"):
         return None
     if state["Status"] == "created":
@@ -281,7 +290,7 @@ def report_of(inspected: Mapping[str, Any], identity: Identity) -> Report | None
     elif state.get("Restarting"):
         message = f"{exit_of(state).reason}; the engine restarts it"
     elif not state["Running"]:
-        phase, ended = Phase.ENDED, exit_of(state)
+        phase, ended, remains = Phase.ENDED, exit_of(state), True
     return Report(
         task=identity.task,
         incarnation=identity.incarnation,
@@ -290,4 +299,5 @@ def report_of(inspected: Mapping[str, Any], identity: Identity) -> Report | None
         external_id=inspected["Id"],
         addresses=addresses_of(inspected.get("NetworkSettings", {}).get("Networks")),
         message=message,
+        remains=remains,
     )

@@ -24,6 +24,7 @@ class Phase(enum.StrEnum):
     """Where a runtime sees a task. `PREPARING` is fetching and creating; `ENDED` carries the exit."""
 
     PREPARING = "preparing"
+    PREPARED = "prepared"
     STARTING = "starting"
     RUNNING = "running"
     ENDED = "ended"
@@ -35,6 +36,8 @@ class Report:
 
     external_id: the runtime's own name for it (a pid, a container's id). addresses: of its own network, if any.
     message: progress or trouble, one line ("pulling busybox:latest").
+    remains: it has ended, and what it ran in is there and can be started again, by whomever. Of a kept task
+    (`Policies.keep_ended`) alone does this matter.
     """
 
     task: str
@@ -44,6 +47,7 @@ class Report:
     external_id: str = ""
     addresses: tuple[str, ...] = ()
     message: str = ""
+    remains: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -180,7 +184,10 @@ class Runtime(Protocol):
         """Connects, and keeps connecting. The first event is a Snapshot or Unavailable; returns after it."""
 
     async def start(self, launch: Launch) -> None:
-        """Prepares and starts it, or adopts what an earlier call has started."""
+        """Prepares and starts it, or adopts what an earlier call has started.
+
+        One whose desired state is PREPARED is not started, by a runtime that can prepare.
+        """
 
     async def signal(self, task: str, signal_name: str) -> None:
         """Sends a signal ("SIGTERM") to the task's main process or process group. Unknown tasks are ignored."""

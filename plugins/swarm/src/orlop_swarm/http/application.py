@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 
 from orlop.framework import NotAvailable
 from orlop_swarm.engines.interface import EngineUnavailable
-from orlop_swarm.http import containers, listing
+from orlop_swarm.http import builds, containers, events, images, listing, networks, system, volumes
 from orlop_swarm.http.exec import routes as exec_routes
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.relaying import EngineAnswer
@@ -84,6 +84,12 @@ def all_routes() -> list[web.RouteDef]:
         *listing.routes(),
         *containers.routes(),
         *exec_routes(),
+        *system.routes(),
+        *images.routes(),
+        *builds.routes(),
+        *networks.routes(),
+        *volumes.routes(),
+        *events.routes(),
     ]
 
 
