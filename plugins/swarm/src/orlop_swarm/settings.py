@@ -10,6 +10,7 @@ from orlop_swarm.placement import filters, strategies
 
 CPU_UNITS: Final = ("engine", "shares")
 REPEATED: Final = ("all", "last")
+NAMES: Final = ("plain", "node")
 
 
 def _strategy(_: object, field: attrs.Attribute[str], value: str) -> None:
@@ -43,6 +44,7 @@ class Config:
     overcommit: so much more than nodes have counts as theirs where fullness is reckoned; classic Swarm's is 0.05.
     cpu_units: "engine": cpus are what `--cpus` says; "shares": N `--cpu-shares` are N whole cpus (classic Swarm).
     repeated_constraints: of several `-e constraint:` with the same key "all" count, or the "last" one alone.
+    names: "plain": containers are listed by the names that one engine shows; "node": as `/node/name` (classic Swarm).
     """
 
     strategy: str = attrs.field(default="spread", validator=_strategy)
@@ -50,3 +52,4 @@ class Config:
     overcommit: float = attrs.field(default=0.0, validator=_above_minus_one)
     cpu_units: str = attrs.field(default="engine", validator=_one_of(*CPU_UNITS))
     repeated_constraints: str = attrs.field(default="all", validator=_one_of(*REPEATED))
+    names: str = attrs.field(default="plain", validator=_one_of(*NAMES))
