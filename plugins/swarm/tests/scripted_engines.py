@@ -14,10 +14,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
 
 #: What an engine says of itself, which the pool asks for when it pleases.
-ABOUT = {"NCPU": 2, "MemTotal": 2**30, "Labels": []}
-VERSION = {"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12", "Os": "linux"}
-#: What every engine is asked about itself.
-OF_ITSELF: dict[str, object] = {"/version": VERSION, "/info": ABOUT, "/_ping": "OK"}
+OF_ITSELF = {
+    "/version": {"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12", "Os": "linux"},
+    "/info": {"NCPU": 2, "MemTotal": 2**30, "Labels": []},
+    "/_ping": b"OK",
+}
 
 
 @attrs.frozen(kw_only=True)

@@ -165,6 +165,19 @@ def test_a_commit_is_where_its_container_is(client: docker.APIClient, direct: di
     assert "committed:1" not in tags_of(direct["gamma"])
 
 
+def test_images_before_and_since_one_that_a_single_node_has(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    build(client, "FROM busybox\nLABEL a=1", tag="middle:1", buildargs={"constraint:node": "=delta"})
+    found = client.images(filters={"before": "middle:1"})
+    assert [image["RepoTags"] for image in found] == [["busybox:latest"]]
+    assert client.images(filters={"since": "middle:1"}) == []
+    assert [image["RepoTags"] for image in client.images(filters={"since": "busybox:latest"})] == [["middle:1"]]
+    for one in (client, direct["gamma"]):
+        with pytest.raises(docker.errors.APIError, match="No such image: nothing:latest"):
+            one.images(filters={"since": "nothing"})
+
+
 def test_what_no_node_has_is_not_there_in_an_engines_words(client: docker.APIClient) -> None:
     for ask in (client.inspect_image, client.history, client.remove_image):
         with pytest.raises(docker.errors.ImageNotFound) as caught:
@@ -291,6 +304,26 @@ def test_a_network_that_a_node_lacks_is_made_there_when_a_container_needs_it(
     client.connect_container_to_network("needs", "late")
     copy = direct["delta"].inspect_network("late")
     assert copy["Options"] == {"com.docker.network.bridge.enable_icc": "false"}
+
+
+def test_copies_have_the_addresses_that_the_client_chose_and_else_their_engines_own(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="172.29.0.0/16")])
+    client.create_network("chosen", ipam=ipam)
+    client.create_network("own")
+    for name in ("chosen", "own"):
+        # As on a node that was away.
+        direct["gamma"].remove_network(name)
+    direct["gamma"].create_network(
+        "in-the-way", ipam=docker.types.IPAMConfig(pool_configs=client.inspect_network("own")["IPAM"]["Config"])
+    )
+    client.create_container("busybox", "sleep 1000", name="gamma/needs")
+    for name in ("chosen", "own"):
+        client.connect_container_to_network("needs", name)
+    assert direct["gamma"].inspect_network("chosen")["IPAM"]["Config"] == [{"Subnet": "172.29.0.0/16"}]
+    assert direct["gamma"].inspect_network("own")["IPAM"] != client.inspect_network("own")["IPAM"]
+    assert client.inspect_network("own")["Labels"] == {}
 
 
 def test_networks_that_one_node_uses_are_not_pruned(client: docker.APIClient) -> None:
