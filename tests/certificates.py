@@ -41,6 +41,11 @@ class Certificates:
             )
             key.chmod(0o600)
 
+    @property
+    def named(self) -> dict[str, Path]:
+        """A client's files, by the ends of the names of Docker's options (`--tlscacert`)."""
+        return {"cacert": self.authority, "cert": self.cert, "key": self.key}
+
     def server(self, *, clients: bool = False) -> ssl.SSLContext:
         """clients: they need a certificate, too."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from certificates import Certificates
+from multidict import CIMultiDict
+from running import free_port
 from waiting import eventually
+from yarl import URL
 
 from orlop.api import half_close
 from orlop.api.half_close import EndsByItself, accept_tls, open_tls_connection
+from orlop.api.runner import OperatorRunner
+from orlop.api.tls_site import TlsSite
+from orlop.api.upgrading import hand_on_upgrade
 
 LARGE = bytes(range(256)) * 4096 * 20
 WITHIN_S = 30.0
@@ -217,3 +224,38 @@ async def test_a_client_that_takes_nothing_does_not_keep_a_closed_connection(
         writer.transport.pause_reading()
         await eventually(lambda: gone, "it is closed")
         writer.transport.abort()
+
+
+async def test_what_a_standby_hands_on_ends_one_direction_after_the_other(certificates: Certificates) -> None:
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+        data = await reader.read(-1)
+        writer.write(hashlib.sha256(data).hexdigest().encode())
+        await writer.drain()
+
+    async with served(certificates.server(), lead) as (leads_on, _):
+
+        async def hand_on(request: web.Request) -> web.StreamResponse:
+            target = URL(f"https://localhost:{leads_on}/x")
+            answer = await hand_on_upgrade(request, target, CIMultiDict(), certificates.client())
+            assert answer is not None, "the leader is reached"
+            return answer
+
+        application = web.Application()
+        application.router.add_post("/x", hand_on)
+        runner = OperatorRunner(application, handler_cancellation=True)
+        await runner.setup()
+        port = free_port()
+        try:
+            await TlsSite(runner, "127.0.0.1", port, certificates.server).start()
+            reader, writer = await open_tls_connection("localhost", port, certificates.client(), 65_536)
+            writer.write(b"POST /x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+            writer.write(LARGE)
+            await writer.drain()
+            writer.write_eof()
+            assert await reader.read(-1) == hashlib.sha256(LARGE).hexdigest().encode()
+            writer.close()
+        finally:
+            await runner.cleanup()

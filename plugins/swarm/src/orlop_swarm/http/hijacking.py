@@ -7,7 +7,6 @@ lost. So the connection gets another protocol, which lets each direction end by 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Final
 
 from aiohttp import web
@@ -63,7 +62,10 @@ async def _to_engine(reader: asyncio.StreamReader, connection: Connection) -> No
 
 
 async def _to_client(connection: Connection, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    """An engine that goes away is no end in good order: the client's connection breaks off, too."""
+    try:
         while piece := await connection.read():
             writer.write(piece)
             await writer.drain()
+    except OSError:
+        writer.transport.abort()
