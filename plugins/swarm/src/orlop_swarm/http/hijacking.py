@@ -29,7 +29,8 @@ async def hand_over(request: web.Request, head: bytes, connection: Connection) -
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
-    reader.feed_data(getattr(former, "_message_tail", b""))  # what came in one piece with the request
+    if early := bytes(getattr(former, "_message_tail", b"")):  # what came together with the request
+        reader.feed_data(early)
     transport.resume_reading()
     writer.write(head)
     incoming = asyncio.create_task(_to_engine(reader, connection))
