@@ -20,6 +20,7 @@ from running import free_port
 from waiting import eventually
 from yarl import URL
 
+from orlop.agent.websocket import cut_connection
 from orlop.api import half_close
 from orlop.api.half_close import EndsByItself, accept_tls, open_tls_connection
 from orlop.api.runner import OperatorRunner
@@ -273,3 +274,28 @@ async def test_a_listener_that_stops_leaves_no_socket_open(certificates: Certifi
         for _ in range(rounds):
             await asyncio.sleep(0)
         await runner.cleanup()
+
+
+async def test_a_lost_connection_gives_nobody_its_socket(certificates: Certificates) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async with served(certificates.server(), handle) as (port, _):
+        _, writer = await open_tls_connection("localhost", port, certificates.client(), 65_536)
+        assert writer.get_extra_info("socket") is not None
+        writer.close()
+        await writer.wait_closed()
+        assert writer.get_extra_info("socket") is None
+        writer.transport.abort()
+
+
+async def test_a_connection_that_has_ended_can_be_cut() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    ours.close()
+
+    class Ended:
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return ours
+
+    cut_connection(Ended(), reset=True)  # type: ignore[arg-type]

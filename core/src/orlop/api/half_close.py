@@ -86,6 +86,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         error = self._error or exc
         if not self.handshaken.done():
             self.handshaken.set_exception(error or ConnectionResetError("the connection ended"))
+        self._below = None  # its socket is closed, and nobody is to be given it
         if self._above is not None:
             above, self._above = self._above, _Nobody()
             above.connection_lost(error)
