@@ -315,19 +315,27 @@ def test_networks_that_one_node_uses_are_not_pruned(client: docker.APIClient) ->
     assert names_of(client) == {"used"}
 
 
-def test_a_volume_is_on_every_node_and_shown_once(
+def holders(direct: dict[str, docker.APIClient], volume: str) -> list[str]:
+    return [node for node, one in direct.items() if volume in names_of(one, volume=True)]
+
+
+def test_a_volume_is_on_one_node_and_found_by_its_name(
     client: docker.APIClient, direct: dict[str, docker.APIClient]
 ) -> None:
     assert client.create_volume("data", labels={"mine": "1"})["Name"] == "data"
-    assert names_of(client, volume=True) == {"data"}
-    assert all(names_of(one, volume=True) == {"data"} for one in direct.values())
-    shown = client.inspect_volume("data")
-    assert shown["Mountpoint"] == direct["delta"].inspect_volume("data")["Mountpoint"]
-    of_gamma = client.inspect_volume("gamma/data")["Mountpoint"]
-    assert of_gamma == direct["gamma"].inspect_volume("data")["Mountpoint"]
+    (home,) = holders(direct, "data")
+    assert client.inspect_volume("data")["Mountpoint"] == direct[home].inspect_volume("data")["Mountpoint"]
+    assert client.create_volume("data")["Labels"] == {"mine": "1"}, "it is there already"
+    assert holders(direct, "data") == [home]
     unnamed = client.create_volume()["Name"]
-    assert all(unnamed in names_of(one, volume=True) for one in direct.values())
-    client.remove_volume("data")
+    assert len(holders(direct, unnamed)) == 1
+    client.create_volume("gamma/own")
+    client.create_volume("delta/own")
+    assert holders(direct, "own") == ["gamma", "delta"]
+    assert client.inspect_volume("gamma/own")["Mountpoint"] == direct["gamma"].inspect_volume("own")["Mountpoint"]
+    assert names_of(client, volume=True) == {"data", "own", unnamed}
+    for name in ("data", "own"):
+        client.remove_volume(name)
     assert names_of(client, volume=True) == {unnamed}
     with pytest.raises(docker.errors.NotFound, match="no such volume"):
         client.remove_volume("data")
@@ -336,7 +344,8 @@ def test_a_volume_is_on_every_node_and_shown_once(
 def test_a_volume_in_use_on_one_node_stays_on_all(
     client: docker.APIClient, direct: dict[str, docker.APIClient]
 ) -> None:
-    client.create_volume("used")
+    for node in direct:
+        client.create_volume(f"{node}/used")
     client.create_container(
         "busybox", "true", name="gamma/user", host_config=client.create_host_config(binds=["used:/data"])
     )
@@ -345,6 +354,24 @@ def test_a_volume_in_use_on_one_node_stays_on_all(
     assert caught.value.status_code == 409
     assert all(names_of(one, volume=True) == {"used"} for one in direct.values())
     assert client.volumes(filters={"dangling": "true"})["Volumes"] == []
+
+
+def test_what_belongs_to_one_project_has_one_home(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    homes = []
+    for project in ("one", "two"):
+        labels = {"com.docker.compose.project": project}
+        client.create_network(f"{project}_default", labels=labels)
+        copies = [one.inspect_network(f"{project}_default") for one in direct.values()]
+        (home,) = {copy["Labels"]["orlop.home"] for copy in copies}
+        for number in range(2):
+            client.create_volume(f"{project}_{number}", labels=labels)
+            assert holders(direct, f"{project}_{number}") == [home]
+        for number in range(2):
+            client.create_container("busybox", name=f"{home}/{project}{number}")
+        homes.append(home)
+    assert sorted(homes) == sorted(direct), "the second one goes where there is less"
 
 
 def test_events_of_all_nodes_come_in_one_stream(pool: Served, client: docker.APIClient) -> None:
@@ -429,9 +456,9 @@ def test_the_cli_prints_the_pools_rows(cli: str, pool: Served) -> None:
 
 
 def test_a_node_that_is_down_is_told_and_hides_nothing(pool: Served, client: docker.APIClient) -> None:
-    client.create_volume("everywhere")
+    client.create_volume("delta/there")
     pool.pool.down["gamma"] = "its agent is gone"
-    assert names_of(client, volume=True) == {"everywhere"}
+    assert names_of(client, volume=True) == {"there"}
     assert tags_of(client) == ["busybox:latest"]
     info = client.info()
     assert "WARNING: Node gamma is not available: its agent is gone" in info["Warnings"]

@@ -18,6 +18,7 @@ import attrs
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
 from orlop_swarm.http.finding import told
 from orlop_swarm.http.problems import Problem
+from orlop_swarm.merging.copies import home_of
 from orlop_swarm.placement import filters, wanted
 from orlop_swarm.placement.scheduler import unsatisfied
 
@@ -50,15 +51,22 @@ class Looking:
         return Image(nodes=frozenset(having), registry=all(body.get("RepoDigests") for body in having.values()))
 
     async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> frozenset[str] | None:
-        """Names of the nodes that have all of its volumes and networks which are on single nodes; None: there are none
-        such. A name that no engine knows says nothing: an engine makes the volume, or refuses the network."""
-        paths = [f"/volumes/{quote(name, safe='')}" for name in named_volumes(body)]
-        paths += [f"/networks/{quote(name, safe='')}" for name in named_networks(body)]
+        """Names of the nodes where its volumes and networks are at home; None: it has none that are on single nodes.
+
+        A name that no engine knows says nothing: an engine makes the volume, or refuses the network. Where not all
+        are on one node volumes count before networks, of which every node has a copy, and earlier before later ones.
+        """
+        volumes, networks = named_volumes(body), named_networks(body)
+        paths = [f"/volumes/{quote(name, safe='')}" for name in volumes]
+        paths += [f"/networks/{quote(name, safe='')}" for name in networks]
         holders: frozenset[str] | None = None
-        for answers in await asyncio.gather(*(_each(engines, path) for path in paths)):
+        for position, answers in enumerate(await asyncio.gather(*(_each(engines, path) for path in paths))):
             having = {node: found for node, (status, found) in answers.items() if status == 200}
-            if having and all(found.get("Scope") == LOCAL for found in having.values()):
-                holders = frozenset(having) if holders is None else holders & having.keys()
+            if not having or any(found.get("Scope") != LOCAL for found in having.values()):
+                continue
+            home = home_of(having)
+            together = home if holders is None else holders & home
+            holders = together if together or position < len(volumes) else holders
         return holders
 
     async def dependencies(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> str:

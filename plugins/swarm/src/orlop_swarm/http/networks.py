@@ -1,4 +1,4 @@
-"""Networks: a local one is made on every node, so that containers find it wherever they are placed."""
+"""Networks: a local one is made on every node, and its containers are placed at its home; see `merging.copies`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from orlop_swarm.http.asking import (
     refuse,
     refuse_unless_any,
 )
+from orlop_swarm.http.homes import home_for
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging import copies
@@ -118,7 +119,9 @@ async def created(request: web.Request) -> web.StreamResponse:
     if not body.get("Driver"):
         body = {**body, "Driver": DEFAULT_DRIVER}
     if not slash:
-        body = copies.labelled(body, secrets.token_hex(16))
+        home = await home_for(request, usable, body)
+        body = copies.labelled(body, secrets.token_hex(16), home.node.name)
+        usable.sort(key=lambda engine: engine is not home)
     told = await _create_on_all(request, usable, body)
     refuse(refusal(told))
     return answer(told[0].content, status=201)

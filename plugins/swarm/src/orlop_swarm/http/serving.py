@@ -13,6 +13,7 @@ from orlop_swarm.http.application import make_application
 from orlop_swarm.http.finding import Owners
 from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.looking import Looking
+from orlop_swarm.http.overview import KernelOverview
 from orlop_swarm.http.services import Services
 from orlop_swarm.http.versions import Versions
 from orlop_swarm.settings import Config
@@ -30,6 +31,7 @@ def application(host: Host, settings: Config) -> web.Application:
         owners=Owners(pool, containers),
         containers=containers,
         versions=Versions(pool),
+        overview=KernelOverview(host.candidates, settings, name=host.cluster_name, version=host.version),
         names=settings.names,
     )
     return make_application(services)

@@ -1,10 +1,10 @@
-"""Volumes: one is made on every node, so that containers find it wherever they are placed. Each node has data of its
-own in it, unless a driver shares them."""
+"""Volumes: a local one is on one node, where its users are placed; see `merging.copies`."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -22,10 +22,14 @@ from orlop_swarm.http.asking import (
     refuse,
     refuse_unless_any,
 )
+from orlop_swarm.http.homes import home_for
 from orlop_swarm.http.networks import USED, json_body, unused_only
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.merging import copies
 from orlop_swarm.merging.answers import Answer, good, in_order, nobody_has_it, pruned, refusal
+
+#: The driver of engines themselves.
+LOCAL: Final = "local"
 
 
 async def listed(request: web.Request) -> web.StreamResponse:
@@ -80,11 +84,17 @@ def _refuse_unknown(told: Sequence[Answer], reference: str) -> None:
 
 
 async def created(request: web.Request) -> web.StreamResponse:
-    """POST /volumes/create. One without a name gets the same made-up one everywhere."""
+    """POST /volumes/create. What a driver shares among nodes is made on all of them."""
     body = await json_body(request)
     asked, name = _meant(request, str(body.get("Name") or secrets.token_hex(32)))
     if not asked:
         raise Problem(404, f"there is no node for the volume {body['Name']} with an engine that can be used")
+    if (body.get("Driver") or LOCAL) == LOCAL and len(asked) > 1:
+        there = good(await ask_each(request, asked, _path(name)))
+        if there:  # then it is created anew, which changes nothing
+            asked = [engine for engine in asked if engine.node.id in {part.node_id for part in there}]
+        else:
+            asked = [await home_for(request, asked, body)]
     told = await ask_each(
         request, asked, "/volumes/create", method="POST", body={**body, "Name": name}, within_s=WORK_WITHIN_S
     )

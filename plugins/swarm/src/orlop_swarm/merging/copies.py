@@ -1,9 +1,11 @@
 """Networks and volumes: what has copies of its own on several nodes and is shown once.
 
-A bridge network that is created through the pool is created on every node, and so is a volume, so that containers find
-it wherever they are placed. Copies belong together by the label that the pool gives them when it creates them, else by
-their name; what spans nodes has one id everywhere. The first node's copy, in the order of the nodes' names, is the one
-that is shown; the ids of all copies lead to it. `node/name` is the copy on one node.
+On one engine all containers of a network reach one another, and all users of a volume share its data. So a local
+network has one home, where its containers are placed, and a local volume is on one node alone. A bridge network that is
+created through the pool is created on every node all the same, so that a container which has to move finds it. Copies
+belong together by the label that the pool gives them when it creates them, else by their name; what spans nodes has one
+id everywhere. The first node's copy, in the order of the nodes' names, is the one that is shown; the ids of all copies
+lead to it. `node/name` is the copy on one node.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from orlop_swarm.merging.answers import OURS, Answer, Document, good, visible, w
 
 #: On all copies of one network, the same made-up value.
 NETWORK_LABEL: Final = f"{OURS}network"
+#: On all copies of one network: the name of the node where its containers are placed.
+HOME_LABEL: Final = f"{OURS}home"
 #: On those whose addresses the client has chosen, so that all copies have them.
 ADDRESSES_LABEL: Final = f"{OURS}addresses"
 CHOSEN: Final = "chosen"
@@ -159,12 +163,22 @@ def _total(usages: Iterable[Mapping[str, int]], member: str) -> int:
     return sum(known) if known else -1
 
 
-def labelled(body: Document, value: str) -> Document:
-    """A client's request to create a network, with the label of its copies."""
-    labels = {**(visible(body.get("Labels")) or {}), NETWORK_LABEL: value}
+def labelled(body: Document, value: str, home: str) -> Document:
+    """A client's request to create a network, with the labels of its copies. home: its node's name."""
+    labels = {**(visible(body.get("Labels")) or {}), NETWORK_LABEL: value, HOME_LABEL: home}
     if (body.get("IPAM") or {}).get("Config"):
         labels[ADDRESSES_LABEL] = CHOSEN
     return {**body, "Labels": labels}
+
+
+def home_of(documents: Mapping[str, Document]) -> frozenset[str]:
+    """Names of the nodes where users of it are to be: of those that have it (by name) its home, if it has one; the
+    first one, while its home is away. Networks that were made on engines have their homes there."""
+    homes = {str((document.get("Labels") or {}).get(HOME_LABEL, "")) for document in documents.values()} - {""}
+    if not homes:
+        return frozenset(documents)
+    here = homes & documents.keys()
+    return frozenset(here or {min(documents)})
 
 
 def has_chosen_addresses(network: Document) -> bool:
