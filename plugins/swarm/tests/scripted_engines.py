@@ -14,8 +14,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
 
 #: What an engine says of itself, which the pool asks for when it pleases.
-ABOUT = {"NCPU": 2, "MemTotal": 2**30, "Labels": []}
-VERSION = {"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12", "Os": "linux"}
+OF_ITSELF = {
+    "/version": {"Version": "20.10.24", "ApiVersion": "1.41", "MinAPIVersion": "1.12", "Os": "linux"},
+    "/info": {"NCPU": 2, "MemTotal": 2**30, "Labels": []},
+    "/_ping": b"OK",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -74,8 +77,8 @@ class ScriptedEngine:
         version: str = "",
     ) -> ScriptedResponse:
         whole = b"".join([piece async for piece in body]) if isinstance(body, AsyncIterator) else body
-        if path in ("/version", "/info"):
-            return ScriptedResponse([VERSION if path == "/version" else ABOUT])
+        if path in OF_ITSELF:
+            return ScriptedResponse([OF_ITSELF[path]])
         asked = Asked(node=self.node.name, method=method, path=path, query=query, body=whole)
         self._asked.append(asked)
         await asyncio.sleep(0)

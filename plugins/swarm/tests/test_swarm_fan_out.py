@@ -211,6 +211,21 @@ async def test_a_network_that_one_engine_refuses_is_made_nowhere() -> None:
     assert [(asked.node, asked.path) for asked in pool.asked if asked.method == "DELETE"] == [("a", "/networks/n1")]
 
 
+async def test_the_first_engine_being_away_does_not_keep_a_network_or_volume_from_the_others() -> None:
+    def making(asked: Asked) -> ScriptedResponse:
+        if asked.path == "/volumes/create":
+            return ScriptedResponse([{"Name": "v", "Labels": None}], 201)
+        if asked.method == "POST":
+            return ScriptedResponse([{"Id": f"n{asked.node}", "Warning": ""}], 201)
+        return ScriptedResponse([{"Id": f"n{asked.node}", "Name": "n", "Scope": "local"}])
+
+    async with serving(ScriptedPool({"a": away, "b": making, "c": making})) as client:
+        async with client.post("/networks/create", json={"Name": "n"}) as response:
+            assert (response.status, await response.json()) == (201, {"Id": "nb", "Warning": ""})
+        async with client.post("/volumes/create", json={"Name": "v"}) as response:
+            assert (response.status, await response.json()) == (201, {"Name": "v", "Labels": None})
+
+
 async def test_a_network_that_spans_nodes_is_made_once() -> None:
     def making(asked: Asked) -> ScriptedResponse:
         if asked.method == "POST":

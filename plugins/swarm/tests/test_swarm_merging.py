@@ -38,6 +38,11 @@ def test_different_words_are_said_with_their_nodes_and_what_was_done_is_told() -
     assert answers.refusal(several) == Refusal(500, "a: in use; b: disk full (done on c)")
 
 
+def test_refusals_that_differ_by_a_connections_port_alone_are_the_same() -> None:
+    several = [told(node, f"read udp 127.0.0.1:{port}->127.0.0.1:53", 500) for node, port in (("a", 41), ("b", 5055))]
+    assert answers.refusal(several) == Refusal(500, "read udp 127.0.0.1:41->127.0.0.1:53")
+
+
 def test_one_failure_among_successes_is_told_with_its_node() -> None:
     assert answers.refusal([told("a", None), told("b", "disk full", 500)]) == Refusal(500, "b: disk full (done on a)")
 

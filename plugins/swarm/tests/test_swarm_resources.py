@@ -17,6 +17,7 @@ import docker
 import pytest
 from direct_engines import Host, Served, served
 from engines import Engine, Lane, busybox_archive
+from twin_engines import clean, tags_of, twins
 from waiting import wait_until
 
 CLIS = [cli for cli in ("/usr/bin/docker", "/usr/local/bin/docker") if Path(cli).exists()]
@@ -25,12 +26,7 @@ NETWORKS_OF_EVERY_ENGINE = {"bridge", "host", "none"}
 
 @pytest.fixture(scope="module")
 def members(engines: Lane) -> list[Engine]:
-    """With the same busybox: what each of them imports has an id of its own."""
-    made = [engines.engine("gamma"), engines.engine("delta")]
-    with contextlib.closing(made[0].client()) as first, contextlib.closing(made[1].client()) as second:
-        second.remove_image("busybox:latest", force=True)
-        second.load_image(b"".join(first.get_image("busybox:latest")))
-    return made
+    return twins(engines, "gamma", "delta")
 
 
 @pytest.fixture
@@ -41,19 +37,7 @@ def pool(members: list[Engine], tmp_path: Path) -> Iterator[Served]:
             yield api
         finally:
             for one in members:
-                _clean(one)
-
-
-def _clean(engine: Engine) -> None:
-    engine.clear()
-    with contextlib.closing(engine.client()) as client:
-        client.prune_networks()
-        for volume in client.volumes()["Volumes"] or ():
-            client.remove_volume(volume["Name"], force=True)
-        for tag in tags_of(client):
-            if tag != "busybox:latest":
-                client.remove_image(tag, force=True)
-        client.prune_images({"dangling": True})
+                clean(one)
 
 
 @pytest.fixture
@@ -68,11 +52,6 @@ def direct(members: list[Engine]) -> Iterator[dict[str, docker.APIClient]]:
     yield clients
     for one in clients.values():
         one.close()
-
-
-def tags_of(client: docker.APIClient) -> list[str]:
-    tags = {tag for image in client.images() for tag in image["RepoTags"] or ()}
-    return sorted(tags - {"<none>:<none>"})
 
 
 def context_of(dockerfile: str) -> io.BytesIO:
@@ -163,6 +142,19 @@ def test_a_commit_is_where_its_container_is(client: docker.APIClient, direct: di
     assert client.inspect_image("committed:1")["Id"] == made["Id"]
     assert "committed:1" in tags_of(direct["delta"])
     assert "committed:1" not in tags_of(direct["gamma"])
+
+
+def test_images_before_and_since_one_that_a_single_node_has(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    build(client, "FROM busybox\nLABEL a=1", tag="middle:1", buildargs={"constraint:node": "=delta"})
+    found = client.images(filters={"before": "middle:1"})
+    assert [image["RepoTags"] for image in found] == [["busybox:latest"]]
+    assert client.images(filters={"since": "middle:1"}) == []
+    assert [image["RepoTags"] for image in client.images(filters={"since": "busybox:latest"})] == [["middle:1"]]
+    for one in (client, direct["gamma"]):
+        with pytest.raises(docker.errors.APIError, match="No such image: nothing:latest"):
+            one.images(filters={"since": "nothing"})
 
 
 def test_what_no_node_has_is_not_there_in_an_engines_words(client: docker.APIClient) -> None:
@@ -291,6 +283,26 @@ def test_a_network_that_a_node_lacks_is_made_there_when_a_container_needs_it(
     client.connect_container_to_network("needs", "late")
     copy = direct["delta"].inspect_network("late")
     assert copy["Options"] == {"com.docker.network.bridge.enable_icc": "false"}
+
+
+def test_copies_have_the_addresses_that_the_client_chose_and_else_their_engines_own(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="172.29.0.0/16")])
+    client.create_network("chosen", ipam=ipam)
+    client.create_network("own")
+    for name in ("chosen", "own"):
+        # As on a node that was away.
+        direct["gamma"].remove_network(name)
+    direct["gamma"].create_network(
+        "in-the-way", ipam=docker.types.IPAMConfig(pool_configs=client.inspect_network("own")["IPAM"]["Config"])
+    )
+    client.create_container("busybox", "sleep 1000", name="gamma/needs")
+    for name in ("chosen", "own"):
+        client.connect_container_to_network("needs", name)
+    assert direct["gamma"].inspect_network("chosen")["IPAM"]["Config"] == [{"Subnet": "172.29.0.0/16"}]
+    assert direct["gamma"].inspect_network("own")["IPAM"] != client.inspect_network("own")["IPAM"]
+    assert client.inspect_network("own")["Labels"] == {}
 
 
 def test_networks_that_one_node_uses_are_not_pruned(client: docker.APIClient) -> None:

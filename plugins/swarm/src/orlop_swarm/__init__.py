@@ -30,7 +30,8 @@ def routes(host: Host, settings: Any) -> Sequence[Routes]:
     from orlop.hookspecs import Routes
     from orlop_swarm.http.serving import application
 
-    return [Routes(prefix="swarm", application=application(host, settings), listen=settings.listen)]
+    api = application(host, settings)
+    return [Routes(prefix="swarm", application=api, listen=settings.listen, tls=settings.client_certificates)]
 
 
 @hookimpl

@@ -32,6 +32,8 @@ BODY_BYTES_MAX: Final = 16 * 2**20
 
 _LOG: Final = logging.getLogger(__name__)
 _PREFIX: Final = re.compile(r"/v([0-9]+\.[0-9]+)(/.*)")
+#: An engine cleans such paths and sends its client elsewhere; nobody's name is one of these.
+_CLIMBS: Final = re.compile(r"/\.{1,2}(?:/|$)")
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 
 
@@ -101,7 +103,7 @@ def make_application(services: Services) -> web.Application:
         path = request.rel_url.raw_path
         asked = _PREFIX.fullmatch(path)
         found = table.find(request.method, asked.group(2) if asked else path)
-        if found is None:
+        if found is None or _CLIMBS.search(unquote(path)):
             raise Problem(404, "page not found")
         handler, parameters = found
         request[SPOKEN] = spoken = await services.versions.spoken()

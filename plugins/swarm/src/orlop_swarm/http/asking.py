@@ -22,7 +22,7 @@ from orlop_swarm.merging.answers import Answer, Refusal, good, refusal
 from orlop_swarm.merging.filters import BadFilters, Filters
 
 #: How long an engine may take to list what it has.
-ANSWER_WITHIN_S: Final = 30.0
+ANSWER_WITHIN_S: Final = 10.0
 #: How long one may take to change or remove something, or to count what its disk holds.
 WORK_WITHIN_S: Final = 600.0
 
@@ -67,21 +67,30 @@ async def ask_each(
     path: str | Mapping[str, str],
     *,
     method: str = "GET",
-    query: str = "",
+    query: str | Mapping[str, str] = "",
     body: Any = None,
     within_s: float = ANSWER_WITHIN_S,
 ) -> list[Answer]:
     """The answers of these engines, in their order.
 
-    path: the engine's, quoted; or one for each node's id. query: encoded. body: to be sent as JSON. within_s: seconds.
+    path: the engine's, quoted; query: encoded; either may be one for each node's id. body: to be sent as JSON.
+    within_s: seconds.
     """
 
-    def path_of(engine: Engine) -> str:
-        return path if isinstance(path, str) else path[engine.node.id]
+    def its(text: str | Mapping[str, str], engine: Engine) -> str:
+        return text if isinstance(text, str) else text[engine.node.id]
 
     return await asyncio.gather(
         *(
-            ask_one(request, one, path_of(one), method=method, query=query, body=body, within_s=within_s)
+            ask_one(
+                request,
+                one,
+                its(path, one),
+                method=method,
+                query=its(query, one),
+                body=body,
+                within_s=within_s,
+            )
             for one in asked
         )
     )

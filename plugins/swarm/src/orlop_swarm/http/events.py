@@ -29,10 +29,10 @@ from orlop_swarm.merging.progress import Lines
 
 #: How often it is looked whether an engine has come, or come back.
 LOOK_EVERY_S: Final = 1.0
-#: How long an engine may take to begin to answer.
-HEAD_WITHIN_S: Final = 10.0
+#: How long an engine may take to begin to answer; the others wait so long for it, once.
+HEAD_WITHIN_S: Final = 3.0
 #: How long one may take to tell what has been.
-PAST_WITHIN_S: Final = 10.0
+PAST_WITHIN_S: Final = 5.0
 WAITING_MAX: Final = 1_000
 
 

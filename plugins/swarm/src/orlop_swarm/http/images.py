@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -33,6 +33,7 @@ from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging import images as merging
 from orlop_swarm.merging.answers import Answer, good, nobody_has_it, pruned, refusal
+from orlop_swarm.merging.filters import Filters
 from orlop_swarm.merging.progress import Lines, Message, encoded
 
 
@@ -44,11 +45,37 @@ def _path(name: str, rest: str) -> str:
 async def listed(request: web.Request) -> web.StreamResponse:
     """GET /images/json."""
     filters = filters_of(request)
-    query = query_of(request, filters=filters.without(["node"]))
-    told = await ask_each(request, chosen(request, filters), "/images/json", query=query)
+    asked = chosen(request, filters)
+    bounds = {name: await _bound(request, filters, name) for name in ("before", "since")}
+    queries = {}
+    for engine in asked:
+        unknown = [name for name, bound in bounds.items() if bound is not None and engine.node.id not in bound]
+        queries[engine.node.id] = query_of(request, filters=filters.without(["node", *unknown]))
+    told = await ask_each(request, asked, "/images/json", query=queries)
     if told:
         refuse_unless_any(told)
-    return answer(merging.listed(told))
+    return answer(merging.listed(_within(part, bounds) for part in told))
+
+
+Bound = dict[str, Answer]
+
+
+async def _bound(request: web.Request, filters: Filters, name: str) -> Bound | None:
+    """The image that the filter `before` or `since` names, by the id of each node that has it; the others cannot tell
+    what was made before it. None when there is no such filter, or nobody has the image: then engines complain."""
+    references = filters.values.get(name)
+    if not references:
+        return None
+    _, told = await holders(request, references[0])
+    return {part.node_id: part for part in good(told)} or None
+
+
+def _within(part: Answer, bounds: Mapping[str, Bound | None]) -> Answer:
+    def other(name: str) -> Answer | None:
+        bound = bounds[name]
+        return None if bound is None or part.node_id in bound else next(iter(bound.values()))
+
+    return merging.between(part, other("before"), other("since"))
 
 
 async def inspected(request: web.Request) -> web.StreamResponse:
@@ -79,8 +106,10 @@ async def saved(request: web.Request) -> web.StreamResponse:
     names = [name for names in request.query.getall("names", []) for name in names.split(",") if name]
     having: list[Engine] = list(engines(request))
     for name in names:
-        here, told = await holders(request, name)
-        refuse(nobody_has_it(told))
+        here, _ = await holders(request, name)
+        if not here:
+            # An engine knows best how to say so.
+            return await relaying.relay(request, engines(request)[0], "/images/get")
         ids = {engine.node.id for engine in here}
         having = [engine for engine in having if engine.node.id in ids]
     if not having:

@@ -34,7 +34,7 @@ from orlop_swarm.merging.filters import Filters
 DEFAULT_DRIVER: Final = "bridge"
 #: The filter for what is in use.
 USED: Final = '{"dangling":["false"]}'
-#: What a copy on a further node takes from the first one. Addresses are each engine's own, unless the user chose them.
+#: What a copy on a further node takes from the first one.
 COPIED: Final = ("Driver", "EnableIPv6", "IPAM", "Internal", "Attachable", "Options", "Labels", "ConfigOnly")
 
 
@@ -119,27 +119,33 @@ async def created(request: web.Request) -> web.StreamResponse:
         body = {**body, "Driver": DEFAULT_DRIVER}
     if not slash:
         body = copies.labelled(body, secrets.token_hex(16))
-    first, others = usable[0], usable[1:]
-    told = [await _create(request, first, body)]
-    if told[0].good and others and await _is_local(request, first, told[0].content["Id"]):
-        told += await _create_on(request, others, body)
-        if (problem := refusal(told)) is not None:
-            await _take_back(request, usable, told)
-            told = [part for part in told if not part.good]
-            problem = refusal(told) or problem
-            raise Problem(problem.status, problem.message)
+    told = await _create_on_all(request, usable, body)
     refuse(refusal(told))
     return answer(told[0].content, status=201)
 
 
+async def _create_on_all(request: web.Request, usable: Sequence[Engine], body: Document) -> list[Answer]:
+    """All or none; what spans nodes once. An engine that is away gets its copy when a container needs it.
+
+    Raises Problem.
+    """
+    first, others = usable[0], usable[1:]
+    made = await _create(request, first, body)
+    if made.status == 503 and others:
+        return await _create_on_all(request, others, body)
+    if not made.good or not others or not await _is_local(request, first, made.content["Id"]):
+        return [made]
+    more = await ask_each(request, others, "/networks/create", method="POST", body=body, within_s=WORK_WITHIN_S)
+    told = [made, *(part for part in more if part.status != 503)]
+    refused = [part for part in told if not part.good]
+    if refused:
+        await _take_back(request, usable, told)
+        refuse(refusal(refused))
+    return told
+
+
 async def _create(request: web.Request, engine: Engine, body: Document) -> Answer:
     return await ask_one(request, engine, "/networks/create", method="POST", body=body, within_s=WORK_WITHIN_S)
-
-
-async def _create_on(request: web.Request, others: Sequence[Engine], body: Document) -> list[Answer]:
-    """An engine that has gone meanwhile gets its copy when a container needs it."""
-    told = await ask_each(request, others, "/networks/create", method="POST", body=body, within_s=WORK_WITHIN_S)
-    return [part for part in told if part.status != 503]
 
 
 async def _is_local(request: web.Request, engine: Engine, network_id: str) -> bool:
@@ -160,7 +166,11 @@ async def connected(request: web.Request) -> web.StreamResponse:
     action = request.rel_url.raw_path.rpartition("/")[2]
     owner = await request.app[SERVICES].owners.find(str(body.get("Container", "")))
     one = await find(request, request.match_info["id"])
-    network_id = await id_on(request, one, owner.engine)
+    copy = one.on(owner.engine.node.id)
+    if action == "connect":
+        network_id = await id_on(request, one, owner.engine)
+    else:
+        network_id = str((copy.document if copy is not None else one.first)["Id"])
     return await relaying.relay(
         request,
         owner.engine,
@@ -183,6 +193,9 @@ async def id_on(request: web.Request, one: Shown, engine: Engine) -> str:
 def copy_of(network: Document) -> Document:
     """What a further engine is asked to create."""
     wanted: Document = {member: network[member] for member in COPIED if member in network}
+    if not copies.has_chosen_addresses(network):
+        # They are the first engine's own choice, and may be taken on another.
+        wanted.pop("IPAM", None)
     return {**wanted, "Name": network["Name"], "CheckDuplicate": True}
 
 

@@ -85,12 +85,13 @@ async def created(request: web.Request) -> web.StreamResponse:
     asked, name = _meant(request, str(body.get("Name") or secrets.token_hex(32)))
     if not asked:
         raise Problem(404, f"there is no node for the volume {body['Name']} with an engine that can be used")
-    first = await ask_each(request, asked[:1], "/volumes/create", method="POST", body={**body, "Name": name})
-    refuse(refusal(first))
-    others = await ask_each(request, asked[1:], "/volumes/create", method="POST", body={**body, "Name": name})
+    told = await ask_each(
+        request, asked, "/volumes/create", method="POST", body={**body, "Name": name}, within_s=WORK_WITHIN_S
+    )
+    refuse_unless_any(told)
     # One that is away makes it when a container needs it.
-    refuse(refusal([*first, *(part for part in others if part.status != 503)]))
-    found = [Answer(node=part.node, node_id=part.node_id, content=[part.content]) for part in good([*first, *others])]
+    refuse(refusal(part for part in told if part.status != 503))
+    found = [Answer(node=part.node, node_id=part.node_id, content=[part.content]) for part in good(told)]
     (one, *_) = copies.grouped(found, copies.of_volume)
     return answer(copies.volume(one), status=201)
 

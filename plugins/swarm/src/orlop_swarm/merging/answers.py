@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
 #: Labels, and attributes of events, that the pool keeps for itself.
 OURS: Final = "orlop."
+#: In what an engine says of a registry that it cannot reach: one and the same for our purposes.
+_SOURCE_PORT: Final = re.compile(r":[0-9]+(?=->)")
 
 Document = dict[str, Any]
 
@@ -58,14 +61,17 @@ def refusal(answers: Iterable[Answer], but: Iterable[int] = ()) -> Refusal | Non
     if not bad:
         return None
     done = [answer.node for answer in ordered if answer.good]
-    texts = list(dict.fromkeys(str(answer.content) for answer in bad))
-    if len(texts) == 1 and not done:
-        message = texts[0]
-    else:
-        message = "; ".join(f"{answer.node}: {answer.content}" for answer in bad)
-    if done:
-        message += f" (done on {', '.join(done)})"
+    message = joined({answer.node: str(answer.content) for answer in bad}, done)
     return Refusal(max(answer.status for answer in bad), message)
+
+
+def joined(refusals: Mapping[str, str], done: Sequence[str]) -> str:
+    """Refusals by node as one text. done: the nodes that have done it; both in the order of their names."""
+    texts = {_SOURCE_PORT.sub(":", text): text for text in refusals.values()}
+    if len(texts) == 1 and not done:
+        return next(iter(refusals.values()))
+    message = "; ".join(f"{node}: {text}" for node, text in refusals.items())
+    return f"{message} (done on {', '.join(done)})" if done else message
 
 
 def nobody_has_it(answers: Iterable[Answer]) -> Refusal | None:

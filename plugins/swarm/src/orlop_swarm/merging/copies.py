@@ -17,6 +17,9 @@ from orlop_swarm.merging.answers import OURS, Answer, Document, good, visible, w
 
 #: On all copies of one network, the same made-up value.
 NETWORK_LABEL: Final = f"{OURS}network"
+#: On those whose addresses the client has chosen, so that all copies have them.
+ADDRESSES_LABEL: Final = f"{OURS}addresses"
+CHOSEN: Final = "chosen"
 
 
 class Ambiguous(LookupError):
@@ -158,4 +161,12 @@ def _total(usages: Iterable[Mapping[str, int]], member: str) -> int:
 
 def labelled(body: Document, value: str) -> Document:
     """A client's request to create a network, with the label of its copies."""
-    return {**body, "Labels": {**(visible(body.get("Labels")) or {}), NETWORK_LABEL: value}}
+    labels = {**(visible(body.get("Labels")) or {}), NETWORK_LABEL: value}
+    if (body.get("IPAM") or {}).get("Config"):
+        labels[ADDRESSES_LABEL] = CHOSEN
+    return {**body, "Labels": labels}
+
+
+def has_chosen_addresses(network: Document) -> bool:
+    """Did the client choose them, when it was created through the pool?"""
+    return (network.get("Labels") or {}).get(ADDRESSES_LABEL) == CHOSEN

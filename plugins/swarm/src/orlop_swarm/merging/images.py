@@ -7,7 +7,10 @@ of them a container gets depends on its node, and hiding one would hide that.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Final
+
+import attrs
 
 from orlop_swarm.merging.answers import Answer, Document, good, united, without_our_labels
 
@@ -53,6 +56,23 @@ def _names(images: list[Document]) -> Document:
         real = [name for name in all_names or () if name != nothing]
         names[member] = sorted(real) if real else all_names
     return names
+
+
+def between(answer: Answer, before: Answer | None, since: Answer | None) -> Answer:
+    """Of an engine's list what was made before or since an image that another engine has. before, since: that one's
+    answer to `inspect`."""
+    rows = answer.content
+    if not answer.good:
+        return answer
+    if before is not None:
+        rows = [row for row in rows if row["Created"] < _made(before)]
+    if since is not None:
+        rows = [row for row in rows if row["Created"] > _made(since)]
+    return attrs.evolve(answer, content=rows)
+
+
+def _made(image: Answer) -> float:
+    return datetime.fromisoformat(image.content["Created"]).timestamp()
 
 
 def inspected(answers: Iterable[Answer]) -> Document | None:

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import orjson
 
+from orlop_swarm.merging.answers import joined
+
 Message = dict[str, Any]
 
 #: What a layer goes through, as engines call it. A layer that is there already needs nothing.
@@ -122,13 +124,7 @@ class Progress:
         """The last message of all, when a node has failed: the words of one engine, unless nodes differ."""
         if not self._failed:
             return None
-        texts = set(self._failed.values())
-        if len(texts) == 1 and not self._done:
-            (text,) = texts
-        else:
-            text = "; ".join(f"{node}: {self._failed[node]}" for node in sorted(self._failed))
-        if self._done:
-            text += f" (done on {', '.join(self.done)})"
+        text = joined({node: self._failed[node] for node in sorted(self._failed)}, self.done)
         return {"errorDetail": {"message": text}, "error": text}
 
     def _gone(self, node: str) -> list[Message]:
