@@ -16,12 +16,14 @@ class Container:
 
     name: without a slash. reserved: a second name, while it is being renamed. moves: it is made again elsewhere when
     its node fails or is drained. runs: it was last seen running; known of those that move alone.
+    asked: the version of the state in which its client has asked for it.
     """
 
     name: str
     reserved: str = ""
     moves: bool = False
     runs: bool = False
+    asked: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -46,7 +46,8 @@ class Swarm(Framework):
     name = "swarm"
     config = Config
     documents: ClassVar[Mapping[str, type]] = {CONTAINER: Container, NAME: Name}
-    version = 1
+    version = 2
+    migrations: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: {CONTAINER: lambda stored: {**stored, "asked": 0}}}
 
     def __init__(self, settings: Any = None) -> None:
         super().__init__(settings if settings is not None else Config())
@@ -65,23 +66,26 @@ class Swarm(Framework):
             raise Refused(error) from error
 
     def _create(self, view: View, order: Create) -> Iterator[Action]:
-        key = self._key(view, order)
         name = order.name or self._made_up(view)
+        key = self._key(view, order, name)
         self._refuse_taken(view, name, key)
         yield Put(NAME, name, Name(key=key))
-        yield Put(CONTAINER, key, Container(name=name, moves=asking.moves(order.body)))
+        yield Put(CONTAINER, key, Container(name=name, moves=asking.moves(order.body), asked=view.version))
         yield asking.ask_of(order, key, name, self.settings)
         yield Reply(Reserved(key=key, name=name))
 
     @staticmethod
-    def _key(view: View, order: Create) -> str:
+    def _key(view: View, order: Create, name: str) -> str:
         labels = order.body.get("Labels")
         given = labels.get(ID_LABEL) if isinstance(labels, Mapping) else None
         if isinstance(given, str) and given:
-            if given in view.live:
+            if _stays(view, given):
                 raise InvalidRequest(f"{ID_LABEL}: there is a container with this id already: {given}")
             return given
-        return view.unique("container").hex + view.unique("container", "more").hex
+        attempt = 0
+        while (key := _made_key(view, name, attempt)) in view.objects(CONTAINER):
+            attempt += 1  # made, and renamed, in the same run
+        return key
 
     @staticmethod
     def _made_up(view: View) -> str:
@@ -96,9 +100,10 @@ class Swarm(Framework):
         taken = view.objects(NAME).get(name)
         if taken is None or taken.key == key:
             return
-        task = view.live.get(taken.key)
-        if task is not None:
-            raise Refused(Conflict(name=name, key=taken.key, container=task.status.external_id))
+        if _stays(view, taken.key):
+            task = view.live.get(taken.key)
+            external_id = task.status.external_id if task is not None else ""
+            raise Refused(Conflict(name=name, key=taken.key, container=external_id))
 
     def _reserve(self, view: View, order: Reserve) -> Iterator[Action]:
         self._refuse_taken(view, order.name, order.key)
@@ -125,6 +130,8 @@ class Swarm(Framework):
 
     def _attend(self, view: View, key: str, container: Container) -> Iterator[Action]:
         task = view.tasks.get(key)
+        if container.asked == view.version:
+            return  # this very run has asked for it: there is no task of it yet
         if task is not None and task.live:
             if container.moves and container.runs is not _runs(task, container.runs):
                 yield Put(CONTAINER, key, attrs.evolve(container, runs=not container.runs))
@@ -138,6 +145,21 @@ class Swarm(Framework):
             for name in {container.name, container.reserved} - {""}:
                 yield from _release(view, name, key)
             yield Delete(CONTAINER, key)
+
+
+def _made_key(view: View, name: str, attempt: int) -> str:
+    """64 hexadecimal digits. Several commands of one run see the same `unique` numbers; names tell them apart."""
+    return "".join(view.unique("container", name, str(attempt), half).hex for half in ("first", "second"))
+
+
+def _stays(view: View, key: str) -> bool:
+    """Is there a container of this key, or will there be one again? Commands come before their run's handler, which
+    is the one to ask for what has to move."""
+    container = view.objects(CONTAINER).get(key)
+    if key in view.live or (container is not None and container.asked == view.version):
+        return True
+    task = view.tasks.get(key)
+    return task is not None and container is not None and container.moves and bool(_why_it_moves(view, task))
 
 
 def _runs(task: Task, before: bool) -> bool:
