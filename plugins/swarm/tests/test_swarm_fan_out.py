@@ -251,7 +251,7 @@ async def test_without_a_driver_a_network_is_a_bridge_and_its_copies_share_a_lab
     bodies = [orjson.loads(asked.body or b"") for asked in pool.asked if asked.method == "POST"]
     assert [body["Driver"] for body in bodies] == ["bridge", "bridge"]
     assert bodies[0]["Labels"] == bodies[1]["Labels"]
-    assert list(bodies[0]["Labels"]) == ["orlop.network"]
+    assert list(bodies[0]["Labels"]) == ["orlop.network", "orlop.home"]
 
 
 def told(nanos: int, action: str) -> dict[str, Any]:

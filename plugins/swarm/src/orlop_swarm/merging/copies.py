@@ -4,8 +4,8 @@ On one engine all containers of a network reach one another, and all users of a 
 network has one home, where its containers are placed, and a local volume is on one node alone. A bridge network that is
 created through the pool is created on every node all the same, so that a container which has to move finds it. Copies
 belong together by the label that the pool gives them when it creates them, else by their name; what spans nodes has one
-id everywhere. The first node's copy, in the order of the nodes' names, is the one that is shown; the ids of all copies
-lead to it. `node/name` is the copy on one node.
+id everywhere. The home's copy is the one that is shown, else the first node's in the order of the nodes' names; the ids
+of all copies lead to it. `node/name` is the copy on one node.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Copy:
 
 @attrs.frozen
 class Shown:
-    """What clients see as one thing. copies: in the order of their nodes' names, at least one."""
+    """What clients see as one thing. copies: the home's, then in the order of their nodes' names; at least one."""
 
     copies: tuple[Copy, ...]
 
@@ -86,8 +86,12 @@ def grouped(answers: Iterable[Answer], belongs: Belongs, member: str = "") -> li
             kind, value = belongs(document)
             number = seen[kind, value] = seen.get((kind, value), -1) + 1
             groups.setdefault((kind, value, number), []).append(Copy(answer.node, answer.node_id, document))
-    shown = [Shown(tuple(copies)) for copies in groups.values()]
+    shown = [Shown(tuple(sorted(copies, key=_not_at_home))) for copies in groups.values()]
     return sorted(shown, key=lambda one: (one.name, str(one.first.get("Created", "")), str(one.first.get("Id", ""))))
+
+
+def _not_at_home(copy: Copy) -> bool:
+    return bool((copy.document.get("Labels") or {}).get(HOME_LABEL) != copy.node)
 
 
 def unused(answers: Iterable[Answer], used: Iterable[Answer], belongs: Belongs, member: str = "") -> list[Shown]:
