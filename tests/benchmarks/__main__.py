@@ -28,6 +28,7 @@ MODULES: Final = (
     "services",
     "containers",
     "engine_streams",
+    "swarm",
     "cron",
     "cron_load",
     "peers",
