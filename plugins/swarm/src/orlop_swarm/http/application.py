@@ -16,6 +16,7 @@ import attrs
 from aiohttp import hdrs, web
 
 from orlop.framework import NotAvailable
+from orlop_swarm.engines.client import SAFE
 from orlop_swarm.engines.interface import EngineUnavailable
 from orlop_swarm.http import builds, containers, events, images, listing, networks, system, volumes
 from orlop_swarm.http.exec import routes as exec_routes
@@ -29,6 +30,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Below this version an engine's errors are plain text.
 JSON_ERRORS_FROM: Final = (1, 24)
 BODY_BYTES_MAX: Final = 16 * 2**20
+
+#: First segments of what can change which images there are.
+CHANGE_IMAGES: Final = frozenset(("images", "build", "commit"))
 
 _LOG: Final = logging.getLogger(__name__)
 _PREFIX: Final = re.compile(r"/v([0-9]+\.[0-9]+)(/.*)")
@@ -102,7 +106,8 @@ def make_application(services: Services) -> web.Application:
     async def handle(request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path
         asked = _PREFIX.fullmatch(path)
-        found = table.find(request.method, asked.group(2) if asked else path)
+        plain = asked.group(2) if asked else path
+        found = table.find(request.method, plain)
         if found is None or _CLIMBS.search(unquote(path)):
             raise Problem(404, "page not found")
         handler, parameters = found
@@ -110,7 +115,11 @@ def make_application(services: Services) -> web.Application:
         request[VERSION] = asked.group(1) if asked else spoken.maximum
         spoken.check(request[VERSION])
         request.match_info.update(parameters)
-        return await handler(request)
+        try:
+            return await handler(request)
+        finally:
+            if request.method not in SAFE and _first(plain) in CHANGE_IMAGES:
+                services.images.forget()
 
     application = web.Application(middlewares=[edge], client_max_size=BODY_BYTES_MAX)
     application[SERVICES] = services

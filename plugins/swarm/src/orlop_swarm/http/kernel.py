@@ -16,7 +16,7 @@ from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, Tas
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.finding import told
-from orlop_swarm.http.looking import Looking
+from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
 from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
@@ -63,6 +63,18 @@ class KernelContainers:
         order = Create(body=body, name=name, platform=creation.platform, beside=beside)
         if node or holders is not None:
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
+        try:
+            return await self._make_where_it_is(order, allowed, image)
+        except Problem as problem:
+            if not image.remembered or problem.status != 404:
+                raise
+            image = await self._looking.image(engines, body.get("Image"), anew=True)
+            if image.nodes.issuperset(allowed):
+                raise  # it is something else that is not there
+        return await self._make_where_it_is(order, allowed, image)
+
+    async def _make_where_it_is(self, order: Create, allowed: Sequence[str], image: Image) -> Created:
+        """allowed: names of the nodes that it may be on, whether they have the image or not. Raises Problem."""
         having = tuple(one for one in allowed if one in image.nodes)
         if len(having) == len(allowed):
             return await self._make(order)
