@@ -29,6 +29,7 @@ MODULES: Final = (
     "containers",
     "engine_streams",
     "swarm",
+    "swarm_load",
     "cron",
     "cron_load",
     "peers",
