@@ -37,7 +37,7 @@ BUSY_TIMEOUT_S: Final = 5.0
 WAL_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 #: Pages that each connection keeps in memory.
-CACHE_BYTES: Final = 32 * 1024 * 1024
+CACHE_BYTES: Final = 8 * 1024 * 1024
 
 _SCHEMA: Final = """
 CREATE TABLE position (revision INTEGER NOT NULL, oldest INTEGER NOT NULL);
