@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from docker_driver import collect, launch, opened
 from engines import Engine
 
+from orlop.agent.runtimes.docker_engine import connect
 from orlop.agent.runtimes.interface import (
     Phase,
     RuntimeContext,
@@ -143,3 +145,12 @@ asyncio.run(main())
         subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "Unavailable []\n"
+
+
+def test_calls_share_a_connection_whatever_they_ask(engine: Engine) -> None:
+    with contextlib.closing(connect(engine.url, 30)) as client:
+        for call in (client.ping, client.info, client.containers, client.images):
+            call()
+        pools = client._custom_adapter.pools
+        kept = [connection for url in pools.keys() for connection in pools[url].pool.queue if connection]  # noqa: SIM118
+        assert len(kept) == 2, "one is of the question for the version"

@@ -45,6 +45,8 @@ CONTROL_THREADS: Final = 4
 PULL_THREADS: Final = 3
 COMMAND_THREADS: Final = 16
 LOG_THREADS: Final = 32
+#: Of those that share one client.
+CLIENT_THREADS: Final = START_THREADS + CONTROL_THREADS + PULL_THREADS + COMMAND_THREADS + LOG_THREADS
 
 _log = logging.getLogger(__name__)
 _UNIX: Final = "unix://"
@@ -147,12 +149,18 @@ def connect(url: str, timeout_s: float, version: str = "auto") -> Any:
     import docker
 
     with engine_errors():
-        client = docker.APIClient(
-            base_url=url, version=version, timeout=timeout_s, max_pool_size=START_THREADS + CONTROL_THREADS
-        )
+        client = docker.APIClient(base_url=url, version=version, timeout=timeout_s, max_pool_size=CLIENT_THREADS)
     if url.startswith(_UNIX):
         client.trust_env = False  # else requests looks for proxies and a .netrc before each call
+        _keep_connections(client)
     return client
+
+
+def _keep_connections(client: Any) -> None:
+    """docker-py has connections for each URL apart, so that hardly one is used twice."""
+    adapter = client._custom_adapter
+    get_connection = adapter.get_connection
+    adapter.get_connection = lambda _url, proxies=None: get_connection(client.base_url, proxies)
 
 
 class Follower:
