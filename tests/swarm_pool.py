@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ class RunningPool:
 
     def start(self) -> None:
         """Returns when all engines can be used."""
-        self.server.start()
+        self.server.start("--verbose")
         for engine in self._engines[1:]:
             self.agents.append(self._agent(engine))
         wait_until(self._complete, f"the pool has {len(self._engines)} engines; logs in {self._folder}")
@@ -45,7 +44,7 @@ class RunningPool:
         command = [sys.executable, "-m", "orlop", "agent", "--join", self.server.url]
         with (self._folder / f"{engine.name}.log").open("ab") as log:
             return subprocess.Popen(
-                [*command, "--data", str(self._folder / engine.name)],
+                [*command, "--data", str(self._folder / engine.name), "--verbose"],
                 cwd=self._folder,
                 env={**os.environ, "ORLOP_AGENT__DOCKER": engine.url, "ORLOP_AGENT__NAME": engine.name},
                 stdout=log,
@@ -63,7 +62,7 @@ class RunningPool:
 
     def close(self) -> None:
         for agent in self.agents:
-            agent.send_signal(signal.SIGTERM)
+            agent.terminate()
         for agent in self.agents:
             agent.wait(DEADLINE_S)
         self.server.close()
