@@ -49,8 +49,8 @@ class KernelContainers:
 
     async def create(self, creation: Creation) -> Created:
         """See `Containers`."""
-        node, _, name = creation.name.removeprefix("/").rpartition("/")
         engines = self._engines()
+        node, name = self._placed_name(creation.name.removeprefix("/"))
         body = creation.body
         image, holders, beside = await asyncio.gather(
             self._looking.image(engines, body.get("Image")),
@@ -88,6 +88,12 @@ class KernelContainers:
                 raise
             # The registry does not give it, say; where it is it can be had.
             return await self._make(local)
+
+    def _placed_name(self, name: str) -> tuple[str, str]:
+        """The node of `node/name`, and the name. Without a node of that name or id: an engine will refuse it."""
+        node, _, rest = name.partition("/")
+        known = any(node in (one.name, one.id) for one in self._pool.nodes())
+        return (node, rest) if rest and known else ("", name)
 
     def _engines(self) -> Sequence[Engine]:
         """Raises Problem: there are none."""
