@@ -1,4 +1,4 @@
-"""Faults that classic Swarm was known for do not happen on a real pool: two engines, one of them behind a remote agent."""
+"""Faults that classic Swarm was known for do not happen on a real pool: two engines, one behind a remote agent."""
 
 from __future__ import annotations
 
@@ -170,22 +170,15 @@ def test_what_has_ended_is_not_shown_as_up_after_its_engine_was_killed(clean_poo
 def test_events_of_the_past_are_told_up_to_a_time_and_filtered(clean_pool: RunningPool) -> None:
     since = time.time()
     for engine in clean_pool.engines:
-        clean_pool.docker(
-            "run", "--name", f"on-{engine.name}", "-e", f"constraint:node=={engine.name}", "busybox", "true"
-        )
-    # fmt: off
-    told = clean_pool.docker(
-        "events", "--since", f"{since:.9f}", "--until", f"{time.time():.9f}", "--filter", "type=container",
-        "--filter", "event=start", "--filter", "event=die", "--format", "{{.Action}} {{.Actor.Attributes.name}}",
-    )  # fmt: on
+        on_it = ("-e", f"constraint:node=={engine.name}")
+        clean_pool.docker("run", "--name", f"on-{engine.name}", *on_it, "busybox", "true")
+    past = ("--since", f"{since:.9f}", "--until", f"{time.time():.9f}", "--filter", "event=die")
+    both = ("--filter", "event=start", "--filter", "type=container")
+    told = clean_pool.docker("events", *past, *both, "--format", "{{.Action}} {{.Actor.Attributes.name}}")
     first, second = (f"on-{engine.name}" for engine in clean_pool.engines)
     assert told.splitlines() == [f"start {first}", f"die {first}", f"start {second}", f"die {second}"]
-    # fmt: off
-    one = clean_pool.docker(
-        "events", "--since", f"{since:.9f}", "--until", f"{time.time():.9f}", "--filter", f"container={second}",
-        "--filter", "event=die", "--format", '{{index .Actor.Attributes "node.name"}}',
-    )  # fmt: on
-    assert one.split() == [clean_pool.engines[1].name]
+    of_one = ("--filter", f"container={second}", "--format", '{{index .Actor.Attributes "node.name"}}')
+    assert clean_pool.docker("events", *past, *of_one).split() == [clean_pool.engines[1].name]
 
 
 def test_an_exec_can_be_inspected_after_its_end(clean_pool: RunningPool) -> None:
