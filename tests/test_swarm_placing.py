@@ -191,7 +191,7 @@ def test_reserved_cpus_and_memory_are_told_and_kept(packing: RunningPool) -> Non
 
 def test_operators_see_containers_as_tasks(clean_pool: RunningPool) -> None:
     orlop: Any = clean_pool.server.cli
-    node = clean_pool.run("web", "-e", "constraint:storage==disk", command="sh -c echo out; sleep 1000")
+    node = clean_pool.run("web", "-e", "constraint:storage==disk")
 
     def row() -> list[str]:
         return next((line.split() for line in orlop("tasks").splitlines() if " web " in line), [])
