@@ -6,8 +6,8 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import attrs
@@ -20,7 +20,8 @@ from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
 from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
-from orlop_swarm.placement import filters, wanted
+from orlop_swarm.placement import filters, strategies, wanted
+from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
 from orlop_swarm.placement.strategies import NO_RESOURCES
 from orlop_swarm.settings import Config
@@ -52,6 +53,7 @@ class KernelContainers:
         engines = self._engines()
         node, name = self._placed_name(creation.name.removeprefix("/"))
         body = creation.body
+        _refuse_unreadable(body)
         image, holders, beside = await asyncio.gather(
             self._looking.image(engines, body.get("Image")),
             self._looking.holders(engines, body),
@@ -248,6 +250,18 @@ class _Taken(Exception):
     def __init__(self, conflict: Conflict) -> None:
         super().__init__(str(conflict))
         self.conflict = conflict
+
+
+def _refuse_unreadable(body: Mapping[str, Any]) -> None:
+    """Raises Problem (400): what is said of its place cannot be read."""
+    try:
+        said = wanted.read(body)
+        if said.strategy:
+            strategies.strategy(said.strategy)
+    except ExpressionError as error:
+        raise Problem(400, str(error)) from error
+    except ValueError as error:
+        raise Problem(400, f"{error}: {said.strategy}") from error
 
 
 def _made(task: Task | None, key: str) -> bool:
