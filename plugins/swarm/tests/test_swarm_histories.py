@@ -12,11 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from orlop.framework import Changed, Desired, NotPlaced, Refused, Task, TaskState
 from orlop.kernel.events import DrainNode, NodeSilent
-from orlop.model.documents import from_plain
 from orlop.model.tasks import Outcome
 from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.testing.harness import Cluster
-from orlop_swarm.documents import CONTAINER, NAME, Container
+from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
 from orlop_swarm.orders import Conflict, Create, Rename, Reserve, Reserved
 
@@ -204,12 +203,6 @@ def test_commands_that_come_at_once_make_a_container_each(everything: bool) -> N
     view = one.view("swarm")
     assert {task.key for task in one.live()} == keys == view.objects(CONTAINER).keys()
     assert {name.key for name in view.objects(NAME).values()} == keys
-
-
-def test_what_was_stored_by_the_version_before_is_read() -> None:
-    stored = {"name": "db", "reserved": "", "moves": True, "runs": True}
-    read = from_plain(Swarm.migrate(CONTAINER, stored, 1), Container, "a container")
-    assert read == Container(name="db", moves=True, runs=True)
 
 
 # Any history

@@ -46,8 +46,6 @@ class Swarm(Framework):
     name = "swarm"
     config = Config
     documents: ClassVar[Mapping[str, type]] = {CONTAINER: Container, NAME: Name}
-    version = 2
-    migrations: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: {CONTAINER: lambda stored: {**stored, "asked": 0}}}
 
     def __init__(self, settings: Any = None) -> None:
         super().__init__(settings if settings is not None else Config())
