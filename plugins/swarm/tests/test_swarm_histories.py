@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orlop.framework import Changed, Desired, NotPlaced, Refused, Task, TaskState
+from orlop.framework import Changed, Desired, NotPlaced, Refused, Task, TaskState, stopped_by_drain
 from orlop.kernel.events import DrainNode, NodeSilent
 from orlop.model.tasks import Outcome
 from orlop.server.framework_run import Command, FrameworkRunner
@@ -174,6 +174,40 @@ def test_a_drained_node_gives_away_what_moves_alone() -> None:
     assert one.view("swarm").objects(NAME).keys() == {"db"}
 
 
+def test_what_was_stopped_by_a_drain_moves_also_when_that_was_taken_back() -> None:
+    one = cluster()
+    made = create(one, "db", moves=True)
+    first = task_of(one, made.key)
+    node = one.nodes[str(first.node)]
+    one.start_task(first)
+    one.settle()
+    node.stops = lambda _: False  # it takes its time
+    drain(one, node.info.id)
+    one.step(DrainNode(node=node.info.id, drained=False))
+    one.report_stopped(first)
+    one.settle()
+    moved = task_of(one, made.key)
+    assert (moved.id != first.id, moved.state) == (True, TaskState.RUNNING)
+
+
+@pytest.mark.parametrize("node_is_lost", [True, False])
+def test_what_an_operator_kills_on_a_drained_node_does_not_move(node_is_lost: bool) -> None:
+    one = cluster()
+    made = create(one, "db", moves=True)
+    first = task_of(one, made.key)
+    node = one.nodes[str(first.node)]
+    node.stops = lambda _: False
+    one.step(DrainNode(node=node.info.id, drained=True))  # what is there may stay
+    assert one.kill_task(first.id)
+    if node_is_lost:
+        one.lose_node(node.info.id)
+    else:
+        one.report_stopped(first)
+    one.settle()
+    assert made.key not in one.view("swarm").live
+    assert not one.view("swarm").objects(NAME)
+
+
 # Several commands in one run
 
 
@@ -259,8 +293,7 @@ class Histories(RuleBasedStateMachine):
         if task is not None:
             self.cluster.end_task(task, outcome=Outcome.KILLED)
             self.cluster.settle()
-            node = self.cluster.view("swarm").node(task.node)
-            assert task.key not in self.cluster.view("swarm").live or (node is not None and node.drained)
+            assert task.key not in self.cluster.view("swarm").live or stopped_by_drain(task)
 
     @rule(number=which, name=names)
     def rename(self, number: int, name: str) -> None:
