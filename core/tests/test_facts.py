@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.agent.runtimes.docker_container import CLUSTER_LABEL, TASK_LABEL
 from orlop.agent.runtimes.docker_facts import (
+    BYTES_MAX,
     CONTAINERS_MAX,
     IMAGES_MAX,
     LABELS_CHARACTERS_MAX,
@@ -32,6 +34,7 @@ from orlop.model.facts import (
     in_full,
 )
 from orlop.model.resources import Resources
+from orlop.model.wire import MESSAGE_BYTES_MAX
 
 _IDS = st.sampled_from(["a", "b", "c", "d"])
 _TEXTS = st.sampled_from(["", "x", "y"])
@@ -198,3 +201,14 @@ def test_labels_without_room_are_left_out() -> None:
     found = foreign_of(_inspected(Config={"Labels": {"a": "1", "b": long, "c": "3"}}), "blue")
     assert found is not None
     assert found.labels == {"a": "1", "c": "3"}
+
+
+def test_all_facts_of_a_node_fit_into_a_message() -> None:
+    wide = "\x01" * (LABELS_CHARACTERS_MAX - 1)
+    containers = [_inspected(Id=str(n), Config={"Labels": {"a": wide}}) for n in range(200)]
+    images = [{"Id": f"{n:03}", "RepoTags": [f"{'x' * 100}:{tag}" for tag in range(1000)]} for n in range(100)]
+    facts = facts_of({"Labels": [f"a={wide}"]}, images, containers, "blue")
+    assert 0 < len(facts.images) < len(images)
+    assert 0 < len(facts.containers) < len(containers)
+    size = len(orjson.dumps(to_plain(in_full(facts))))
+    assert BYTES_MAX < size < MESSAGE_BYTES_MAX

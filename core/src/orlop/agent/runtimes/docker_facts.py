@@ -1,21 +1,29 @@
 """What an engine's JSON says of facts: pure functions, from the Engine API's objects to `orlop.model.facts`.
 
 Bounded: a node with very many images or foreign containers tells of the first ones in the order of their ids, but of
-those containers first that take something of the node. Labels that are too long are left out.
+those containers first that take something of the node. Labels that are too long are left out. All facts of a node
+together fit into one message of its session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+import orjson
 
 from orlop.agent.runtimes.docker_container import CLUSTER_LABEL, TASK_LABEL
+from orlop.model.documents import to_plain
 from orlop.model.facts import EngineFacts, ForeignContainer, HostPort, Image, NodeFacts
 
 IMAGES_MAX: Final = 2000
 CONTAINERS_MAX: Final = 2000
+#: Of all images together, and of all containers together, as JSON.
+BYTES_MAX: Final = 4 * 2**20
 #: Of one container's or engine's labels together, names and values, in characters.
 LABELS_CHARACTERS_MAX: Final = 8192
+
+_T = TypeVar("_T", Image, ForeignContainer)
 
 _NANO_CPUS_PER_THOUSANDTH: Final = 10**6
 _DEFAULT_CPU_PERIOD_US: Final = 100_000
@@ -27,14 +35,24 @@ def facts_of(
     info: Mapping[str, Any], images: Iterable[Mapping[str, Any]], containers: Iterable[Mapping[str, Any]], cluster: str
 ) -> NodeFacts:
     """All facts, from `/info`, the items of `/images/json`, and an inspection of each container."""
-    some_images = sorted((image_of(item) for item in images), key=lambda image: image.id)[:IMAGES_MAX]
+    known = sorted((image_of(item) for item in images), key=lambda image: image.id)[:IMAGES_MAX]
     foreign = [found for item in containers if (found := foreign_of(item, cluster)) is not None]
     foreign.sort(key=lambda one: (not (one.live or one.host_ports), one.id))
     return NodeFacts(
         engine=engine_of(info),
-        images={image.id: image for image in some_images},
-        containers={one.id: one for one in foreign[:CONTAINERS_MAX]},
+        images={image.id: image for image in _fitting(known)},
+        containers={one.id: one for one in _fitting(foreign[:CONTAINERS_MAX])},
     )
+
+
+def _fitting(values: Iterable[_T]) -> Iterator[_T]:
+    """The first ones, as long as there is room for them."""
+    room = BYTES_MAX
+    for value in values:
+        room -= len(orjson.dumps(to_plain(value)))
+        if room < 0:
+            return
+        yield value
 
 
 def engine_of(info: Mapping[str, Any]) -> EngineFacts:
