@@ -395,6 +395,12 @@ def engine(engines: Lane) -> Engine:
     return engines.engine("first")
 
 
+@pytest.fixture(scope="session")
+def members(engines: Lane) -> list[Engine]:
+    """Two further ones, "alpha" and "beta", for a pool; a test that stops one starts it again."""
+    return [engines.engine("alpha"), engines.engine("beta")]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"engine", "engines"} & set(getattr(item, "fixturenames", ())):

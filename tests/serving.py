@@ -101,15 +101,17 @@ async def serving(
     store: MemoryStore | None = None,
     keep: bool = False,
     within_s: float = DEADLINE_S,
+    plugin: object | None = None,
     **options: Any,
 ) -> AsyncIterator[Serving]:
     """A real server over a store in memory. keep: it looks after its certificates, as a process does. within_s: for all
-    that is done with it."""
+    that is done with it. plugin: with hooks, loaded as "tested"."""
     data = folder / "server"
     data.mkdir(parents=True, exist_ok=True)
     made = ServerSettings(listen=f"127.0.0.1:{free_port()}", auth="on" if auth else "off", **options)
     settings = Settings(server=made)
-    plugins = PluginHost(settings, [("orlop", builtin)], found=[])
+    extra = [] if plugin is None else [("tested", plugin)]
+    plugins = PluginHost(settings, [("orlop", builtin), *extra], found=[])
     plugins.load()
     server = Server(settings, plugins, store or MemoryStore(), "memory://")
     runners: list[web.AppRunner] = []

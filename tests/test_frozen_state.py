@@ -42,6 +42,7 @@ from orlop.server.plugin_host import PluginHost
 from orlop.store.memory import MemoryStore
 from orlop_chronos.framework import Chronos
 from orlop_marathon.framework import Marathon
+from orlop_swarm.framework import Swarm
 
 FROZEN = Path(__file__).parent / "frozen"
 APPS = {"/shop/api": 2, "/shop/web": 1, "/big": 1}
@@ -166,7 +167,7 @@ def stored_kinds() -> dict[str, tuple[int, type]]:
     """Everything that is stored or recorded: name → its version now, its class."""
     core = [*(cls for _, cls in CLASSES), LeaderRecord, LogRecord, TaskRecord, NodeIdentity, Epoch]
     found = {cls.__name__: (VERSIONS.of(cls), cls) for cls in core}
-    for framework in (Admission, Marathon, Chronos):
+    for framework in (Admission, Marathon, Chronos, Swarm):
         for kind, cls in framework.documents.items():
             found[f"{framework.name}/{kind}"] = (framework.version, cls)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -82,6 +83,17 @@ async def running(**options: float) -> AsyncIterator[Site]:
 async def test_a_request_that_does_not_become_whole_is_not_waited_for(sent: bytes) -> None:
     async with running(keepalive_timeout=0.2) as site:
         assert await site.answer(sent) == b""
+
+
+async def test_a_head_that_comes_drop_by_drop_is_not_waited_for() -> None:
+    async with running(keepalive_timeout=0.3) as site, asyncio.timeout(DEADLINE_S):
+        reader, writer = await site.connect(HEAD)
+        ended = asyncio.create_task(reader.read())
+        while not ended.done():
+            writer.write(b"X-A: b\r\n")
+            await asyncio.wait((ended,), timeout=0.02)
+        with contextlib.suppress(ConnectionError):
+            assert await ended == b""
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,6 +358,8 @@ async def test_routes_know_the_nodes(tmp_path: Path) -> None:
             await one.session(name)
         await eventually(lambda: len(one.server.host.nodes()) == 2, "both are known")
         assert [node.info.name for node in one.server.host.nodes()] == ["n1", "n2"]
+        assert [candidate.node for candidate in one.server.host.candidates()] == one.server.host.nodes()
+        assert all(candidate.free == candidate.node.info.resources for candidate in one.server.host.candidates())
 
 
 @ways

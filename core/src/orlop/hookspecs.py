@@ -27,8 +27,25 @@ if TYPE_CHECKING:
 HOOK_API: Final = "1.0"
 ENTRY_POINT_GROUP: Final = "orlop"
 
+#: What the address of a Unix socket begins with.
+UNIX: Final = "unix://"
+
 hookspec = pluggy.HookspecMarker("orlop")
 hookimpl = pluggy.HookimplMarker("orlop")
+
+
+@attrs.frozen(kw_only=True)
+class ClientCertificates:
+    """TLS that lets in whoever has a certificate of this authority. All are paths of PEM files; key: the certificate's,
+    which is the server's own."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
+def _listened_on(value: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(one for one in ((value,) if isinstance(value, str) else value) if one)
 
 
 @attrs.frozen(kw_only=True)
@@ -36,12 +53,15 @@ class Routes:
     """HTTP routes of a plugin.
 
     application: an aiohttp application, mounted under `/<prefix>` on the server's address.
-    listen: "host:port" of a listener of its own, where it is mounted at the root; empty for none.
+    listen: of listeners of its own, where it is mounted at the root: "host:port", or "unix:///path" of a socket for the
+    server's own user; one or several, empty for none. tls: for those on "host:port": instead of what the API's own
+    listener asks of clients.
     """
 
     prefix: str
     application: web.Application
-    listen: str = ""
+    listen: tuple[str, ...] = attrs.field(default=(), converter=_listened_on)
+    tls: ClientCertificates | None = None
 
 
 @hookspec

@@ -12,12 +12,16 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import attrs
 import orjson
 from aiohttp import web
+from certificates import Certificates
+from running import free_port
 
+from orlop.api.runner import OperatorRunner
+from orlop.api.tls_site import TlsSite
 from orlop_swarm.engines.client import EngineClient, HttpResponse
 from orlop_swarm.engines.direct import dial_directly
 from orlop_swarm.engines.interface import Connection, EngineNode, EngineUnavailable
@@ -121,6 +125,9 @@ class DirectContainers:
         for needed in _needed(creation.body.get("HostConfig") or {}):
             holds = [(await told(engine, f"/containers/{needed}/json"))[0] == 200 for engine in engines]
             engines = [engine for engine, does in zip(engines, holds, strict=True) if does] or engines
+        image = quote(str(creation.body.get("Image", "")), safe="/:@")
+        holds = [(await told(engine, f"/images/{image}/json"))[0] == 200 for engine in engines]
+        engines = [engine for engine, does in zip(engines, holds, strict=True) if does] or engines
         counted = await asyncio.gather(*(told(engine, "/containers/json", "all=1") for engine in engines))
         by_count = sorted(zip(counted, engines, strict=True), key=lambda one: (len(one[0][1]), one[1].node.name))
         engine = by_count[0][1]
@@ -184,10 +191,16 @@ def _needed(configuration: Mapping[str, Any]) -> Iterator[str]:
 
 
 class Served:
-    """The pool's API on TCP and a Unix socket, on an event loop in a thread of its own. url: for Docker clients."""
+    """The pool's API on TCP and a Unix socket, on an event loop in a thread of its own. url: for Docker clients.
 
-    def __init__(self, hosts: Sequence[Host], folder: Path, **options: Any) -> None:
+    certificates: it is on `tls_url`, too, for clients with a certificate.
+    """
+
+    def __init__(
+        self, hosts: Sequence[Host], folder: Path, certificates: Certificates | None = None, **options: Any
+    ) -> None:
         self.socket = folder / "pool.sock"
+        self._certificates = certificates
         self._options = options
         self._hosts = hosts
         self._loop = asyncio.new_event_loop()
@@ -210,8 +223,13 @@ class Served:
             versions=Versions(self.pool),
             **self._options,
         )
-        self._runner = web.AppRunner(make_application(services), handler_cancellation=True, shutdown_timeout=0.1)
+        self._runner = OperatorRunner(make_application(services), handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
+        if self._certificates is not None:
+            port = free_port()
+            context = self._certificates.server(clients=True)
+            await TlsSite(self._runner, "127.0.0.1", port, lambda: context).start()
+            self.tls_url = f"tcp://127.0.0.1:{port}"
         await web.UnixSite(self._runner, str(self.socket)).start()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
+import os
+import pty
 import resource
+import select
 import socket
+import struct
+import subprocess
+import termios
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import docker
 import pytest
 import requests
 from direct_engines import Host, Served, served
-from engines import Engine, Lane
+from engines import Engine
+from swarm_side_by_side import CLIS
 from waiting import wait_until
 
 NANOS = 10**9
-
-
-@pytest.fixture(scope="module")
-def members(engines: Lane) -> list[Engine]:
-    return [engines.engine("alpha"), engines.engine("beta")]
 
 
 @pytest.fixture
@@ -381,3 +386,123 @@ def test_many_at_once_do_not_get_in_each_others_way(client: docker.APIClient, po
         thread.join()
     assert sorted(results) == [f"{number}\n".encode() for number in range(8)]
     assert client.containers(all=True) == []
+
+
+@pytest.mark.parametrize("cli", [cli for cli in CLIS if Path(cli).exists()])
+def test_a_terminal_works_as_on_one_engine(cli: str, pool: Served, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    environment = {**os.environ, "DOCKER_HOST": pool.url, "DOCKER_CONFIG": str(tmp_path), "TERM": "dumb"}
+    shell = subprocess.Popen(
+        [cli, "run", "--rm", "-it", "--name", "terminal", "busybox", "sh"],
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = bytearray()
+
+    def shown(text: bytes) -> bool:
+        while select.select([ours], [], [], 0)[0]:
+            try:
+                seen.extend(os.read(ours, 65_536))
+            except OSError:
+                break
+        return text in seen
+
+    try:
+        wait_until(lambda: shown(b"# "), "the shell's prompt")
+        os.write(ours, b"stty size; tty; echo $((6 * 7))\n")
+        wait_until(lambda: shown(b"42\r\n"), "the shell's answer")
+        assert b"/dev/pts/0" in seen
+        assert b"33 77" in seen
+        os.write(ours, b"exit 5\n")
+        assert shell.wait(30) == 5
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(ours)
+
+
+async def test_a_web_socket_is_attached_to_the_container(
+    client: docker.APIClient, pool: Served, members: list[Engine]
+) -> None:
+    created_on(client, "beta", "echo", "cat", stdin_open=True)
+    client.start("echo")
+    query = "stream=1&stdin=1&stdout=1"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://127.0.0.1:{pool.port}/containers/echo/attach/ws?{query}") as attached,
+    ):
+        await attached.send_bytes(b"said\n")
+        received = b""
+        while b"said" not in received:
+            message = await attached.receive(30)
+            assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
+            received += message.data if isinstance(message.data, bytes) else message.data.encode()
+    assert received == b"said\n"
+
+
+def test_sizes_and_measures(client: docker.APIClient) -> None:
+    created_on(client, "beta", "web", tty=True)
+    client.start("web")
+    client.resize("web", height=20, width=80)
+    command = client.exec_create("web", "sleep 100", tty=True)["Id"]
+    client.exec_start(command, detach=True, tty=True)
+    client.exec_resize(command, height=20, width=80)
+    assert client.stats("web", stream=False)["name"] == "/web"
+    stream = client.stats("web", stream=True, decode=True)
+    assert next(stream)["memory_stats"]["usage"] > 0
+    assert client.diff("web") is None
+    assert [line[-1] for line in client.top("web")["Processes"]] == ["sleep 1000", "sleep 100"]
+
+
+def test_the_input_and_output_of_a_command_are_a_connection(client: docker.APIClient) -> None:
+    created_on(client, "beta", "web")
+    client.start("web")
+    command = client.exec_create("web", "sh -c 'wc -c; echo end'", stdin=True)["Id"]
+    attached = client.exec_start(command, socket=True)
+    connection = attached._sock
+    connection.settimeout(30)
+    connection.sendall(b"x" * 5_000_000)
+    connection.shutdown(socket.SHUT_WR)
+    received = b""
+    while piece := connection.recv(65_536):
+        received += piece
+    attached.close()
+    connection.close()
+    assert received.split() == [b"\x01\x00\x00\x00\x00\x00\x00\x085000000", b"\x01\x00\x00\x00\x00\x00\x00\x04end"]
+    assert client.exec_inspect(command)["ExitCode"] == 0
+
+
+def test_a_refused_connection_is_an_ordinary_answer(client: docker.APIClient, pool: Served) -> None:
+    created_on(client, "beta", "web")
+    command = requests.post(f"http://127.0.0.1:{pool.port}/containers/web/exec", json={"Cmd": ["true"]})
+    assert command.status_code == 409
+    assert "is not running" in command.json()["message"]
+    upgrade = {"Connection": "Upgrade", "Upgrade": "tcp"}
+    refused = requests.post(f"http://127.0.0.1:{pool.port}/containers/nobody/attach?stream=1", headers=upgrade)
+    assert (refused.status_code, refused.text.strip()) == (404, "No such container: nobody")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"{]", "application/json"),
+        (b"[]", "application/json"),
+        (b"null", "application/json"),
+        (b"", "application/json"),
+        (b"{}", "application/json"),
+        (b'{"Image": "busybox"}', "text/plain"),
+        (b'{"Image": "busybox", "HostConfig": {"Memory": "much"}}', "application/json"),
+        (b'{"Image": "busybox", "HostConfig": {"NetworkMode": "nonsense"}}', "application/json; charset=utf-8"),
+    ],
+)
+def test_creations_are_refused_as_an_engine_refuses_them(
+    body: bytes, kind: str, client: docker.APIClient, pool: Served, members: list[Engine]
+) -> None:
+    def answer(url: str) -> tuple[int, str]:
+        said = requests.post(f"{url}/containers/create", data=body, headers={"Content-Type": kind})
+        return said.status_code, "" if said.status_code == 201 else said.text
+
+    ours = answer(f"http://127.0.0.1:{pool.port}")
+    assert {row["Id"] for row in client.containers(all=True)} == set(pool.containers.remembered)
+    assert ours == answer(members[0].tcp_url.replace("tcp", "http"))

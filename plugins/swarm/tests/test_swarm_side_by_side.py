@@ -7,15 +7,10 @@ from pathlib import Path
 
 import pytest
 from direct_engines import Host, Served, served
-from engines import Engine, Lane
+from engines import Engine
 from swarm_side_by_side import CLIS, STORIES, play
 
 THERE = [cli for cli in CLIS if Path(cli).exists()]
-
-
-@pytest.fixture(scope="module")
-def members(engines: Lane) -> list[Engine]:
-    return [engines.engine("alpha"), engines.engine("beta")]
 
 
 @pytest.fixture(scope="module")

@@ -71,9 +71,9 @@ def cut_connection(web_socket: WebSocket, *, reset: bool = False) -> None:
     """
     raw = socket_below(web_socket)
     if raw is not None:
-        if reset:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended already
+            if reset:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             raw.shutdown(socket.SHUT_RDWR)
 
 

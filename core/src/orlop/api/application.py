@@ -31,6 +31,7 @@ from orlop.api.requests import BODY_BYTES_MAX, SERVER, too_large
 from orlop.api.streams import STREAMS, end_streams
 from orlop.framework import NotAvailable
 from orlop.hookspecs import Routes
+from orlop.security.vouching import Vouching
 from orlop.server.remote_agents import RemoteAgents
 
 log = logging.getLogger(__name__)
@@ -46,18 +47,20 @@ def make_application(
     authenticate: Authenticate | None = None,
     agents: RemoteAgents | None = None,
     trust: Callable[[], ssl.SSLContext] | None = None,
+    vouching: Callable[[], Vouching] | None = None,
 ) -> web.Application:
     """The API of this server, to be run on the loop that the server lives on.
 
     authenticate: gives a request's principal, or raises Problem. Without it, only this machine is served.
-    agents: of other machines; without it none are served. trust: for connections to the leader over TLS.
+    agents: of other machines; without it none are served. trust: for connections to the leader over TLS. vouching: for
+    clients of plugins' listeners, to the leader.
     """
     guard: Middleware = loopback_guard if authenticate is None else authentication(authenticate)
     application = web.Application(middlewares=[errors_as_json, guard, limit_body], client_max_size=BODY_BYTES_MAX)
     application[SERVER] = server
     application[STREAMS] = set()
     application[_GUARD] = guard
-    application[FORWARDING] = partial(forwarding, server, lambda: application[SESSION], trust=trust)
+    application[FORWARDING] = partial(forwarding, server, lambda: application[SESSION], trust=trust, vouching=vouching)
     application.middlewares.insert(2, application[FORWARDING]())
     application.cleanup_ctx.append(_with_session)
     for module in _MODULES:

@@ -21,7 +21,9 @@ from orlop.api.guard import UNPROVEN, Authenticate, from_foreign_page
 from orlop.api.problems import Problem
 from orlop.api.sparing import Sparing
 from orlop.kernel.state import State
+from orlop.security.sealing import CannotUnseal
 from orlop.security.tokens import TOKEN_CHARACTERS_MAX, InvalidToken, Purpose, parse_token, wrong_with
+from orlop.security.vouching import HEADER, Vouching
 from orlop.server.admission import stored_token
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,11 @@ _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="Orlop", charset="UTF-8", 
 _HINT: Final = "send a token of the API as `Authorization: Bearer TOKEN`, or as the password of any user"
 
 
-def by_token(state: Callable[[], State]) -> Authenticate:
-    """Asks every client for a token of the API; agents have a guard of their own. state: the newest durable one."""
+def by_token(state: Callable[[], State], vouching: Callable[[], Vouching] | None = None) -> Authenticate:
+    """Asks every client for a token of the API, unless another server vouches for it; agents have a guard of their own.
+
+    state: the newest durable one.
+    """
     said = Sparing(log)
 
     async def authenticate(request: web.Request) -> str:
@@ -39,6 +44,12 @@ def by_token(state: Callable[[], State]) -> Authenticate:
             return UNPROVEN
         if (origin := from_foreign_page(request)) is not None:
             raise Problem(HTTPStatus.FORBIDDEN, f"the request comes from a page of {origin!r}")
+        if vouching is not None and (vouched := request.headers.get(HEADER)) is not None:
+            try:
+                return vouching().principal(vouched, request.method, request.raw_path)
+            except CannotUnseal as error:
+                said.warning(f"vouched {request.remote}", f"a principal from {request.remote} is not believed: {error}")
+                raise _unknown("this server does not believe who is said to ask") from None
         try:
             return principal(state(), request.headers.get(hdrs.AUTHORIZATION, ""), time.time_ns() // 1_000_000)
         except Problem as problem:

@@ -25,8 +25,10 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from orlop.api.guard import Handler
+from orlop.api.listening import KNOWN_HERE
 from orlop.api.problems import Problem
 from orlop.api.upgrading import hand_on_upgrade
+from orlop.security.vouching import HEADER, Vouching
 from orlop.server.role import Role
 
 log = logging.getLogger(__name__)
@@ -62,10 +64,12 @@ def forwarding(
     session: Callable[[], aiohttp.ClientSession],
     prefix: str = "",
     trust: Callable[[], ssl.SSLContext] | None = None,
+    vouching: Callable[[], Vouching] | None = None,
 ) -> Middleware:
     """The middleware for the operator API, or, with the `prefix` it is mounted under, for a plugin's listener.
 
-    trust: for connections to the leader over TLS.
+    trust: for connections to the leader over TLS. vouching: for clients that are known here without credentials that
+    could go along.
     """
 
     @web.middleware
@@ -79,8 +83,12 @@ def forwarding(
             def leads() -> bool:
                 return server.role().leader_url == role.leader_url
 
+            headers = _headers(request)
+            if vouching is not None and (known := KNOWN_HERE.get()):
+                headers[HEADER] = vouching().vouch(known, request.method, target.raw_path_qs)
+            context = trust() if trust is not None else None
             try:
-                response = await _to_leader(request, target, session(), trust() if trust is not None else None, leads)
+                response = await _to_leader(request, target, headers, session(), context, leads)
             except Problem as problem:
                 return problem.response(for_plugins=True)
             if response is not None:
@@ -134,19 +142,20 @@ def _marked_stale(response: web.StreamResponse, role: Role) -> web.StreamRespons
 async def _to_leader(
     request: web.Request,
     target: URL,
+    headers: CIMultiDict[str],
     session: aiohttp.ClientSession,
     trust: ssl.SSLContext | None,
     leads: Callable[[], bool],
 ) -> web.StreamResponse | None:
     """The leader's answer; None when the leader was not reached, so that nothing has happened. leads: does it still?"""
     if hdrs.UPGRADE in request.headers:
-        return await hand_on_upgrade(request, target, _headers(request), trust)
+        return await hand_on_upgrade(request, target, headers, trust)
 
     async def ask() -> aiohttp.ClientResponse:
         return await session.request(
             request.method,
             target,
-            headers=_headers(request),
+            headers=headers,
             data=request.content if request.can_read_body else None,
             allow_redirects=False,
             ssl=trust if trust is not None else True,
@@ -206,6 +215,7 @@ async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> web.St
 
 def _headers(request: web.Request) -> CIMultiDict[str]:
     kept = CIMultiDict(_kept(request.headers.items()))
+    kept.popall(HEADER, None)  # that is for this server to say
     kept[FORWARDED] = "1"
     return kept
 

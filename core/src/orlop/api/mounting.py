@@ -18,6 +18,7 @@ from yarl import URL
 
 from orlop.api.forwarding import mark_if_stale
 from orlop.api.guard import PLUGIN_ROUTE, Handler
+from orlop.api.listening import HANDED_ON, guard_of_listener
 from orlop.api.problems import Problem
 from orlop.hookspecs import Routes
 
@@ -48,7 +49,7 @@ def mount(
         resource = application.router.add_resource(f"/{prefix}{{rest:(?:/.*)?}}", name=name)
         resource.add_route("*", _handing_on(prefix, one.application), expect_handler=_leave_to_plugin)
         if one.listen:
-            one.application.middlewares[:0] = [guard, forwarding(f"/{prefix}")]
+            one.application.middlewares[:0] = [guard_of_listener(guard), forwarding(f"/{prefix}")]
         else:
             application.cleanup_ctx.append(_living_with(one.application))
 
@@ -69,11 +70,14 @@ def _handing_on(prefix: str, plugin: web.Application) -> Handler:
             rel_url=URL.build(path=rest, query_string=request.rel_url.raw_query_string, encoded=True),
             client_max_size=PLUGIN_BODY_BYTES_MAX,
         )
+        token = HANDED_ON.set(True)
         try:
             response = await plugin._handle(inner)
         except web.HTTPException as error:
             await error.prepare(inner)
             raise
+        finally:
+            HANDED_ON.reset(token)
         mark_if_stale(response)
         # Prepared here, for its signals are the plugin's and not the API's.
         await response.prepare(inner)

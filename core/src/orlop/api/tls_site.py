@@ -12,23 +12,21 @@ import contextlib
 import logging
 import socket
 import ssl
-from asyncio import sslproto
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from aiohttp import web
 
+from orlop.api.half_close import accept_tls
 from orlop.api.sparing import Sparing
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_WITHIN_S: Final = 10.0
-SHUTDOWN_WITHIN_S: Final = 3.0
 UNFINISHED_MAX: Final = 512
 BACKLOG: Final = 1_024
 ACCEPT_AGAIN_S: Final = 0.5
-#: asyncio sets 256 KiB aside for each TLS connection, which is more than all else that an idle agent's takes.
-READ_AHEAD_BYTES: Final = 32 * 1024
 #: The first byte of every TLS connection.
 _HANDSHAKE_RECORD: Final = 0x16
 _PLAIN: Final = b'{"error": "this port speaks TLS", "hint": "use https://"}'
@@ -38,34 +36,13 @@ _TOLD: Final = (
 )
 
 
-if hasattr(sslproto.SSLProtocol, "max_size"):
-    sslproto.SSLProtocol.max_size = READ_AHEAD_BYTES
-
-
-def _send_alerts_first() -> None:
-    """When TLS fails, asyncio drops the alert that tells the other end why; it would only find the connection ended."""
-    drop = getattr(sslproto.SSLProtocol, "_fatal_error", None)
-    if drop is None or not hasattr(sslproto.SSLProtocol, "_process_outgoing"):
-        return
-
-    def fatal_error(self: Any, *arguments: Any, **options: Any) -> None:
-        with contextlib.suppress(ssl.SSLError, OSError, AttributeError):
-            self._process_outgoing()
-        drop(self, *arguments, **options)
-
-    sslproto.SSLProtocol._fatal_error = fatal_error  # type: ignore[method-assign]
-
-
-_send_alerts_first()
-
-
 class TlsSite(web.BaseSite):
     """See the module. host: empty for all addresses. context: for the next connection.
 
     To be started after its runner is set up.
     """
 
-    __slots__ = ("_accepting", "_context", "_host", "_listeners", "_port", "_said", "_unfinished")
+    __slots__ = ("_accepting", "_context", "_host", "_listeners", "_port", "_said", "_unfinished", "_ungreeted")
 
     def __init__(self, runner: web.BaseRunner, host: str, port: int, context: Callable[[], ssl.SSLContext]) -> None:
         super().__init__(runner, ssl_context=context())
@@ -75,6 +52,7 @@ class TlsSite(web.BaseSite):
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._unfinished: dict[asyncio.Task[None], None] = {}
+        self._ungreeted: set[socket.socket] = set()
         self._said = Sparing(log)
 
     @property
@@ -112,16 +90,24 @@ class TlsSite(web.BaseSite):
                 self._said.warning("crowd", f"{UNFINISHED_MAX} handshakes are under way: the oldest is dropped")
             task = loop.create_task(self._greet(connection, str(peer[0])))
             self._unfinished[task] = None
-            task.add_done_callback(lambda done: self._unfinished.pop(done, None))
+            self._ungreeted.add(connection)
+            task.add_done_callback(partial(self._greeted, connection))
+
+    def _greeted(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._unfinished.pop(task, None)
+        if connection in self._ungreeted:  # it was cancelled before its first step
+            self._ungreeted.discard(connection)
+            connection.close()
 
     async def _greet(self, connection: socket.socket, peer: str) -> None:
+        self._ungreeted.discard(connection)
         taken = False
         try:
             async with asyncio.timeout(HANDSHAKE_WITHIN_S):
                 first = await _first_byte(connection)
                 if first == _HANDSHAKE_RECORD:
                     taken = True  # from here on it is closed by its transport
-                    await self._shake_hands(connection)
+                    await accept_tls(connection, self._protocols, self._context())
                 elif first is not None:
                     self._said.warning(f"plain {peer}", f"a connection from {peer} does not speak TLS: refused")
                     await asyncio.get_running_loop().sock_sendall(connection, _TOLD)
@@ -136,15 +122,10 @@ class TlsSite(web.BaseSite):
             if not taken:
                 connection.close()
 
-    async def _shake_hands(self, connection: socket.socket) -> None:
-        protocols: Any = self._runner.server
-        await asyncio.get_running_loop().connect_accepted_socket(
-            protocols,
-            connection,
-            ssl=self._context(),
-            ssl_handshake_timeout=HANDSHAKE_WITHIN_S,
-            ssl_shutdown_timeout=SHUTDOWN_WITHIN_S,
-        )
+    def _protocols(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None, "the runner is set up"
+        return server()
 
 
 async def _listen(host: str, port: int) -> list[socket.socket]:

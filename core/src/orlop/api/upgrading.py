@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from orlop.api.half_close import EndsByItself, open_tls_connection
 from orlop.api.problems import Problem
 
 CONNECT_TIMEOUT_S: Final = 3.0
@@ -27,9 +28,7 @@ async def hand_on_upgrade(
     """Connects the client with `target`; an empty response when both are done. None: the target was not reached."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(
-                target.host, target.port, ssl=context if target.scheme == "https" else None, limit=HEAD_BYTES_MAX
-            )
+            reader, writer = await _connect(target, context)
     except (OSError, TimeoutError):
         return None
     try:
@@ -45,6 +44,14 @@ async def hand_on_upgrade(
         return await _refused(head, reader, writer)
     await _join(request, head, reader, writer)
     return web.Response()
+
+
+async def _connect(target: URL, context: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    assert target.host is not None, "it is a server's address"
+    assert target.port is not None, "it is one of HTTP"
+    if target.scheme == "https" and context is not None:
+        return await open_tls_connection(target.host, target.port, context, HEAD_BYTES_MAX)
+    return await asyncio.open_connection(target.host, target.port, limit=HEAD_BYTES_MAX)
 
 
 def _head(request: web.Request, target: URL, headers: CIMultiDict[str]) -> bytes:
@@ -87,7 +94,7 @@ async def _join(request: web.Request, head: bytes, reader: asyncio.StreamReader,
     former = transport.get_protocol()
     transport.pause_reading()
     client_reader = asyncio.StreamReader(limit=PIECE_BYTES)
-    protocol = asyncio.StreamReaderProtocol(client_reader)
+    protocol = EndsByItself(client_reader)
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     client_writer = asyncio.StreamWriter(transport, protocol, client_reader, loop)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 from aiohttp import web
 
 from orlop.api.application import make_application, mount_plugin_routes
+from orlop.api.listening import CertificateFiles, UnixSite, path_of
 from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
-from orlop.hookspecs import Routes
-from orlop.processes.exposure import CannotStart, check_exposure, host_of
+from orlop.hookspecs import ClientCertificates, Routes
+from orlop.processes.exposure import CannotStart, check_listener, host_of
 from orlop.processes.securing import Door, secure
 from orlop.server.server import Server
 
@@ -22,7 +24,7 @@ __all__ = ["CannotStart", "Listening", "listen"]
 
 @attrs.frozen
 class Listening:
-    """addresses: what was bound, by name. door: None while authentication is off."""
+    """addresses: what was bound, as URLs by name. door: None while authentication is off."""
 
     addresses: Mapping[str, str]
     door: Door | None
@@ -39,39 +41,72 @@ async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Li
         found += routes
         own += [(plugin, one) for one in routes if one.listen]
     for plugin, one in own:
-        check_exposure(server.settings, one.listen, f"[plugins.{plugin}] listen")
+        for address in one.listen:
+            check_listener(server.settings, address, f"[plugins.{plugin}] listen", certificates=one.tls is not None)
     door = None
     if server.settings.server.auth == "on":
-        hosts = [host_of(address) for address in (server.address, *(one.listen for _, one in own))]
+        hosts = [
+            host_of(address)
+            for address in (server.address, *(tcp for _, one in own for tcp in one.listen if path_of(tcp) is None))
+        ]
         door = await secure(server, data, hosts)
     application = make_application(
         server,
         door.authenticate if door else None,
         server.remote,
         door.trust if door else None,
+        door.vouching if door else None,
     )
     mount_plugin_routes(application, found)
-    await _bind(application, server.address, "[server] listen", runners, door)
+    context = door.context if door is not None else None
+    await _bind(application, [server.address], "[server] listen", runners, context)
     for plugin, one in own:
-        await _bind(one.application, one.listen, f"[plugins.{plugin}] listen", runners, door)
-        addresses[plugin] = one.listen
+        key = f"[plugins.{plugin}] listen"
+        context_of_plugin = _certificates(one.tls, plugin) if one.tls is not None else context
+        await _bind(one.application, one.listen, key, runners, context_of_plugin)
+        addresses[plugin] = ", ".join(_url(address, context_of_plugin) for address in one.listen)
+    addresses["orlop"] = _url(server.address, context)
     return Listening(addresses, door)
 
 
+Context = Callable[[], ssl.SSLContext]
+
+
+def _url(address: str, context: Context | None) -> str:
+    return address if path_of(address) is not None else f"{'http' if context is None else 'https'}://{address}"
+
+
+def _certificates(files: ClientCertificates, plugin: str) -> Context:
+    """Raises CannotStart."""
+    try:
+        return CertificateFiles(files).context
+    except OSError as error:
+        raise CannotStart(f"the certificates of [plugins.{plugin}] cannot be used: {error}") from error
+
+
 async def _bind(
-    application: web.Application, address: str, key: str, runners: list[web.AppRunner], door: Door | None
+    application: web.Application,
+    addresses: Sequence[str],
+    key: str,
+    runners: list[web.AppRunner],
+    context: Context | None,
 ) -> None:
-    host, port = host_of(address), int(address.rpartition(":")[2])
     runner = OperatorRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     runners.append(runner)
-    site: web.BaseSite
-    if door is not None:
-        site = TlsSite(runner, host, port, door.context)
-    else:
-        site = web.TCPSite(runner, host, port, reuse_address=True)
-    try:
-        await site.start()
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise CannotStart(f"cannot listen on {address} ({reason}): choose another address with {key}") from error
+    for address in addresses:
+        try:
+            await _site(runner, address, context).start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise CannotStart(f"cannot listen on {address} ({reason}): choose another address with {key}") from error
+
+
+def _site(runner: web.AppRunner, address: str, context: Context | None) -> web.BaseSite:
+    """Raises OSError."""
+    if (path := path_of(address)) is not None:
+        return UnixSite(runner, path)
+    host, port = host_of(address), int(address.rpartition(":")[2])
+    if context is not None:
+        return TlsSite(runner, host, port, context)
+    return web.TCPSite(runner, host, port, reuse_address=True)

@@ -14,7 +14,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +23,14 @@ from orlop.api.authentication import by_token
 from orlop.api.guard import Authenticate
 from orlop.framework import NotAvailable
 from orlop.framework import Refused as CommandRefused
+from orlop.kernel.state import State
 from orlop.processes.exposure import CannotStart, host_of
 from orlop.security import authority as signing
 from orlop.security.authority import Authorities, Authority
 from orlop.security.files import UnsafeFile, read_or_make_key, read_private, write_private
 from orlop.security.sealing import KEY_BYTES, NONCE_BYTES, CannotUnseal, seal, unseal
 from orlop.security.tokens import ID_BYTES, SECRET_BYTES, InvalidToken, Purpose, Token, make_token, parse_token
+from orlop.security.vouching import Vouching
 from orlop.server.admission import stored_authorities, stored_token
 from orlop.server.remote_agents import SEALED_KEY
 from orlop.server.rotation import CURRENT, FORMER, NEXT, StoredAuthority
@@ -56,13 +58,14 @@ class Door:
     keep what they began with.
     """
 
-    def __init__(self, authenticate: Authenticate, names: frozenset[str], data: Path) -> None:
-        self.authenticate = authenticate
+    def __init__(self, state: Callable[[], State], names: frozenset[str], data: Path) -> None:
+        self.authenticate: Authenticate = by_token(state, self.vouching)
         self.data = data
         self._names = names
         self._stored: dict[str, StoredAuthority] = {}
         self._context: ssl.SSLContext | None = None
         self._trust: ssl.SSLContext | None = None
+        self._vouching: Vouching | None = None
 
     def context(self) -> ssl.SSLContext:
         """For the next connection of a client."""
@@ -74,11 +77,17 @@ class Door:
         assert self._trust is not None, "the authorities are known"
         return self._trust
 
+    def vouching(self) -> Vouching:
+        """With the other servers of the cluster."""
+        assert self._vouching is not None, "the authorities are known"
+        return self._vouching
+
     async def take(self, server: Server, stored: dict[str, StoredAuthority]) -> None:
         """These are the cluster's authorities from now on. Raises CannotUnseal, UnsafeFile, OSError."""
         known = await asyncio.to_thread(_unsealed, server.state().cluster_id, stored, self.data)
         self._context = await asyncio.to_thread(_context, known, self._names, self.data)
         self._trust = trusting(known.trusted)
+        self._vouching = Vouching(await asyncio.to_thread(_cluster_key, self.data))
         await asyncio.to_thread(write_private, self.data / AUTHORITY_FILE, known.trusted, mode=0o644)
         if self._stored and self._stored != stored:
             log.warning("the cluster's authorities have changed: %s", ", ".join(sorted(stored)))
@@ -112,7 +121,7 @@ async def secure(server: Server, data: Path, hosts: Iterable[str]) -> Door:
     """
     own = server.settings.server
     names = _names([*own.names, *([host_of(own.advertise)] if own.advertise else [])], hosts)
-    door = Door(by_token(server.state), names, data)
+    door = Door(server.state, names, data)
     try:
         stored = await _stored_or_made(server, data)
         await door.take(server, stored)
@@ -159,12 +168,17 @@ async def _make_authority(server: Server, data: Path) -> StoredAuthority:
     return StoredAuthority(certificate=made.certificate.decode(), sealed_key=sealed)
 
 
-def _unsealed(cluster_id: str, stored: dict[str, StoredAuthority], data: Path) -> Authorities:
-    """Raises CannotUnseal, UnsafeFile, OSError."""
+def _cluster_key(data: Path) -> bytes:
+    """Raises UnsafeFile, OSError."""
     path = data / CLUSTER_KEY
     if not path.exists():
         raise UnsafeFile(f"{path} is missing: copy it from another server of this cluster, or from where it was kept")
-    key = read_or_make_key(path, secrets.token_bytes(KEY_BYTES))
+    return read_or_make_key(path, secrets.token_bytes(KEY_BYTES))
+
+
+def _unsealed(cluster_id: str, stored: dict[str, StoredAuthority], data: Path) -> Authorities:
+    """Raises CannotUnseal, UnsafeFile, OSError."""
+    key = _cluster_key(data)
 
     def opened(one: StoredAuthority) -> Authority:
         secret = unseal(key, SEALED_KEY, one.sealed_key)

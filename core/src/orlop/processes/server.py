@@ -171,10 +171,9 @@ async def _wait(stop: asyncio.Event, server: Server, beside: asyncio.Task[None] 
 
 
 def _welcome(server: Server, listening: Listening) -> str:
-    scheme = "https" if listening.door is not None else "http"
     lines = [f"Orlop {server.version} is up: cluster {server.cluster_name!r}, state in {server.store_url}"]
     width = max(map(len, listening.addresses))
-    lines += [f"  {name:<{width}}  {scheme}://{address}" for name, address in listening.addresses.items()]
+    lines += [f"  {name:<{width}}  {address}" for name, address in listening.addresses.items()]
     for record in server.plugins.records():
         if record.error:
             lines.append(f"  plugin {record.name}: {record.error} (see: orlop plugins list)")

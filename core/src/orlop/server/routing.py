@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from orlop.framework import Explanation, Node, NotAvailable, NotPlaced, Task, View
+from orlop.framework import Candidate, Explanation, Node, NotAvailable, NotPlaced, Task, View
 from orlop.kernel.events import Published, Unplaced
 from orlop.kernel.state import State
 from orlop.model.clock import Now
@@ -109,6 +109,14 @@ class Host:
         """All nodes of the newest durable state, in the order of their names: their states, their runtimes, and why
         one of these cannot be used. Raises NotAvailable."""
         return sorted(self._state().nodes(), key=lambda node: (node.info.name, node.id))
+
+    def candidates(self) -> Sequence[Candidate]:
+        """The same nodes as places for tasks: what is free on them, and the tasks that they hold, of all frameworks.
+
+        Raises NotAvailable.
+        """
+        state = self._state()
+        return [state.candidate(node.id) for node in self.nodes()]
 
     async def open_engine(self, node_id: str) -> EngineConnection:
         """A connection to the node's Docker Engine: bytes as they are, each direction ended by itself; to be closed.

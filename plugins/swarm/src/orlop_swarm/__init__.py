@@ -1,4 +1,4 @@
-"""Classic Swarm on Orlop. So far its placement, for tasks of every framework: constraints, affinities, strategies.
+"""Classic Swarm on Orlop: the pool as one Docker Engine, and its placement for tasks of every framework.
 
 The hooks import what they need when they are called.
 """
@@ -11,16 +11,27 @@ from typing import TYPE_CHECKING, Any
 from orlop.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from orlop.framework import NodeFilter, NodeScorer
+    from orlop.framework import Framework, NodeFilter, NodeScorer
+    from orlop.hookspecs import Routes
+    from orlop.server.routing import Host
 
 __version__ = "0.1.0"
 
 
 @hookimpl
-def configuration() -> type:
-    from orlop_swarm.settings import Config
+def frameworks() -> Sequence[type[Framework]]:
+    from orlop_swarm.framework import Swarm
 
-    return Config
+    return [Swarm]
+
+
+@hookimpl
+def routes(host: Host, settings: Any) -> Sequence[Routes]:
+    from orlop.hookspecs import Routes
+    from orlop_swarm.http.serving import application
+
+    api = application(host, settings)
+    return [Routes(prefix="swarm", application=api, listen=settings.listen, tls=settings.client_certificates)]
 
 
 @hookimpl

@@ -222,6 +222,8 @@ class ContainersFilter:
         self._facts = facts
 
     def prepare(self, request: Request, view: PlacementView) -> Check | None:
+        if self.name == "dependency" and request.framework == FRAMEWORK and request.wait_ms == 0:
+            return None  # the Docker API has found what it depends on, which may be called by its engine's ids, too
         demands = self._facts.demands(request)
         test = self._filter.check(demands, soft=False) if demands is not None else None
         if demands is None or test is None:

@@ -93,7 +93,8 @@ class Creation:
     """A container to create. body: of POST /containers/create. pull: "always", "missing" (when there is no such image)
     or "never".
 
-    prepared_only: it is not started. kept: its ends are not its task's (`Policies.keep_ended`).
+    platform: "os/arch" of the image; empty: the engine's own. prepared_only: it is not started.
+    kept: its ends are not its task's (`Policies.keep_ended`).
     artefacts, sandbox: what is to be fetched before, and where to. own_network: it has addresses of its own.
     stays_ended: the engine neither restarts nor removes it when it ends.
     """
@@ -102,6 +103,7 @@ class Creation:
     image: str
     body: Mapping[str, Any]
     pull: str
+    platform: str = ""
     prepared_only: bool = False
     kept: bool = False
     artefacts: tuple[Artefact, ...] = ()
@@ -122,21 +124,28 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     image = body.get("Image")
     if not isinstance(image, str) or not image:
         raise InvalidPayload(f"payload.Image: expected the name of an image, got {image!r}")
+    exact = body.pop("orlop_exact", False)
+    platform = body.pop("orlop_platform", "")
     variables = _variable_labels(launch, body.pop("orlop_labels", ()))
     artefacts = parse_artefacts("payload.orlop_artefacts", body.pop("orlop_artefacts", None))
-    body["Env"] = _environment(launch, body.get("Env"))
+    if not exact:
+        body["Env"] = _environment(launch, body.get("Env"))
     body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
     host = _mapping("payload.HostConfig", body.get("HostConfig"))
-    body["HostConfig"] = host
+    if not exact:
+        body["HostConfig"] = host
     sandbox = docker_sandbox.path_of(launch.directory, launch.assignment.incarnation)
     if artefacts:
         docker_sandbox.bind(host, sandbox)
+        body["HostConfig"] = host
+        body["Env"] = list(body.get("Env") or ())
         if not any(item.startswith(f"{docker_sandbox.VARIABLE}=") for item in body["Env"]):
             body["Env"].append(f"{docker_sandbox.VARIABLE}={docker_sandbox.SANDBOX}")
-    _limit(host, launch.assignment)
-    _publish(body, host, launch.assignment)
+    if not exact:
+        _limit(host, launch.assignment)
+        _publish(body, host, launch.assignment)
     # The command line's client sends {"Type": ""} for the engine's default.
-    if not _mapping("payload.HostConfig.LogConfig", host.get("LogConfig")).get("Type"):
+    if not exact and not _mapping("payload.HostConfig.LogConfig", host.get("LogConfig")).get("Type"):
         bounds = {"max-size": str(context.log_bytes_max), "max-file": str(LOG_FILES)}
         host["LogConfig"] = {"Type": "json-file", "Config": bounds}
     return Creation(
@@ -144,6 +153,7 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         image=image,
         body=body,
         pull=pull,
+        platform=str(platform),
         prepared_only=launch.assignment.desired is Desired.PREPARED,
         kept=launch.assignment.spec.policies.keep_ended,
         artefacts=artefacts,

@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 
 from orlop.framework import NotAvailable
 from orlop_swarm.engines.interface import EngineUnavailable
-from orlop_swarm.http import containers, listing
+from orlop_swarm.http import builds, containers, events, images, listing, networks, system, volumes
 from orlop_swarm.http.exec import routes as exec_routes
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.relaying import EngineAnswer
@@ -32,6 +32,8 @@ BODY_BYTES_MAX: Final = 16 * 2**20
 
 _LOG: Final = logging.getLogger(__name__)
 _PREFIX: Final = re.compile(r"/v([0-9]+\.[0-9]+)(/.*)")
+#: An engine cleans such paths and sends its client elsewhere; nobody's name is one of these.
+_CLIMBS: Final = re.compile(r"/\.{1,2}(?:/|$)")
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 
 
@@ -84,6 +86,12 @@ def all_routes() -> list[web.RouteDef]:
         *listing.routes(),
         *containers.routes(),
         *exec_routes(),
+        *system.routes(),
+        *images.routes(),
+        *builds.routes(),
+        *networks.routes(),
+        *volumes.routes(),
+        *events.routes(),
     ]
 
 
@@ -95,7 +103,7 @@ def make_application(services: Services) -> web.Application:
         path = request.rel_url.raw_path
         asked = _PREFIX.fullmatch(path)
         found = table.find(request.method, asked.group(2) if asked else path)
-        if found is None:
+        if found is None or _CLIMBS.search(unquote(path)):
             raise Problem(404, "page not found")
         handler, parameters = found
         request[SPOKEN] = spoken = await services.versions.spoken()

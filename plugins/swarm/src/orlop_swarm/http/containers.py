@@ -75,9 +75,10 @@ async def owner_of(request: web.Request, *, sure: bool = False) -> Owner:
         return await services.owners.find(reference, sure=sure)
     except NotFound:
         # Each endpoint has its own words for it, and an engine knows them.
-        for engine in services.pool.engines():
-            return Owner(engine=engine, reference=reference, id="", sure=True)
-        raise
+        engines = services.pool.engines()
+        if not engines or "/" in reference:
+            raise
+        return Owner(engine=engines[0], reference=reference, id="", sure=True)
 
 
 async def _answer_of(request: web.Request, owner: Owner, rest: str) -> Response:
@@ -104,8 +105,11 @@ def away(reference: str, error: EngineUnavailable) -> Problem:
 async def create(request: web.Request) -> web.StreamResponse:
     """The kernel finds the place."""
     services = request.app[SERVICES]
+    body = _object(request, await relaying.small_body(request))
+    if body is None:
+        return await _refused_by_one(request)
     creation = Creation(
-        body=_object(await relaying.small_body(request)),
+        body=body,
         name=request.query.get("name", "").removeprefix("/"),
         platform=request.query.get("platform", ""),
         authorization=request.headers.get("X-Registry-Auth", ""),
@@ -120,15 +124,23 @@ async def create(request: web.Request) -> web.StreamResponse:
     return answer({"Id": created.id, "Warnings": list(created.warnings)}, status=201)
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    """Raises Problem (400)."""
+def _object(request: web.Request, body: bytes) -> dict[str, Any] | None:
+    """The JSON object in it; None when an engine would not take it."""
+    if request.content_type != "application/json" and hdrs.CONTENT_TYPE in request.headers:
+        return None
     try:
         value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Problem(400, f"invalid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise Problem(400, "config cannot be empty in order to create a container")
-    return value
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+async def _refused_by_one(request: web.Request) -> web.StreamResponse:
+    """In an engine's own words, if there is one. Raises Problem (400)."""
+    for engine in request.app[SERVICES].pool.engines():
+        # No engine takes that name: should it read the body after all, it still creates nothing.
+        return await relaying.relay(request, engine, "/containers/create", query="name=%20")
+    raise Problem(400, "the body is not a JSON object")
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:

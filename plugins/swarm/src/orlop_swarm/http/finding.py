@@ -26,7 +26,7 @@ REMEMBERED_MAX: Final = 100_000
 EXECS_REMEMBERED_MAX: Final = 10_000
 SHORT_ID: Final = 12
 #: Of so many containers at most one request finds out when exactly they were created; later ones find out the rest.
-MOMENTS_ASKED_MAX: Final = 64
+MOMENTS_ASKED_MAX: Final = 16
 SWARM_ID: Final = "com.docker.swarm.id"
 _HEXADECIMAL: Final = re.compile(r"[0-9a-f]{1,64}")
 

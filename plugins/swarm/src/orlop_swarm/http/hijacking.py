@@ -7,7 +7,6 @@ lost. So the connection gets another protocol, which lets each direction end by 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Final
 
 from aiohttp import web
@@ -26,11 +25,12 @@ async def hand_over(request: web.Request, head: bytes, connection: Connection) -
     former = transport.get_protocol()
     transport.pause_reading()
     reader = asyncio.StreamReader(limit=PIECE_BYTES)
-    protocol = asyncio.StreamReaderProtocol(reader)
+    protocol = _EndsByItself(reader)
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
-    reader.feed_data(getattr(former, "_message_tail", b""))  # what came in one piece with the request
+    if early := bytes(getattr(former, "_message_tail", b"")):  # what came together with the request
+        reader.feed_data(early)
     transport.resume_reading()
     writer.write(head)
     incoming = asyncio.create_task(_to_engine(reader, connection))
@@ -44,6 +44,14 @@ async def hand_over(request: web.Request, head: bytes, connection: Connection) -
     return web.Response()
 
 
+class _EndsByItself(asyncio.StreamReaderProtocol):
+    """asyncio's own takes one direction's end for both's where there is TLS; the server's TLS can do better."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return True
+
+
 async def _to_engine(reader: asyncio.StreamReader, connection: Connection) -> None:
     try:
         while piece := await reader.read(PIECE_BYTES):
@@ -54,7 +62,10 @@ async def _to_engine(reader: asyncio.StreamReader, connection: Connection) -> No
 
 
 async def _to_client(connection: Connection, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    """An engine that goes away is no end in good order: the client's connection breaks off, too."""
+    try:
         while piece := await connection.read():
             writer.write(piece)
             await writer.drain()
+    except OSError:
+        writer.transport.abort()

@@ -9,8 +9,10 @@ import attrs
 from aiohttp import web
 
 from orlop_swarm.engines.interface import EngineNode, Pool
+from orlop_swarm.http.placing import Builds
 from orlop_swarm.http.versions import Spoken, Versions
 from orlop_swarm.merging.containers import published_address
+from orlop_swarm.merging.system import About, Member
 
 if TYPE_CHECKING:
     from orlop_swarm.http.finding import Owners
@@ -59,6 +61,15 @@ class Created:
     moment: str = ""
 
 
+class Overview(Protocol):
+    """What the server knows of the pool as a whole."""
+
+    def about(self) -> About: ...
+
+    def members(self) -> Sequence[Member]:
+        """Every node, whether its engine can be used or not."""
+
+
 class Containers(Protocol):
     """The containers that are tasks of the kernel."""
 
@@ -86,13 +97,15 @@ class Containers(Protocol):
 @attrs.frozen(kw_only=True)
 class Services:
     """names: "plain": containers are listed by the name that one engine gives them, "node": as `/node/name`, as
-    classic Swarm did."""
+    classic Swarm did. overview: None when nobody knows more of the pool than its engines do."""
 
     pool: Pool
     owners: Owners
     containers: Containers
     versions: Versions
     names: str = "plain"
+    overview: Overview | None = None
+    builds: Builds = attrs.field(factory=Builds)
 
     def published_on(self, node: EngineNode) -> str:
         """See `published_address`. Raises NotAvailable."""

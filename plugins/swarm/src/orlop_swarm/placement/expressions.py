@@ -55,6 +55,11 @@ class Expression:
         """As errors show it."""
         return f"{self.key}{'==' if self.equal else '!='}{self.value}"
 
+    @property
+    def text(self) -> str:
+        """As it was said."""
+        return f"{self.key}{'==' if self.equal else '!='}{'~' if self.soft else ''}{self.value}"
+
     def __repr__(self) -> str:
         return f"Expression({str(self)!r}, soft={self.soft})"
 

@@ -124,6 +124,11 @@ def read_environment(environment: Mapping[str, Any], *, last_counts: bool = Fals
     )
 
 
+def texts(given: Wanted, kind: str) -> list[str]:
+    """What was said of one of `KINDS`, as it may be said again in its label."""
+    return [str(one) if isinstance(one, str) else one.text for one in getattr(given, kind)]
+
+
 def without_expressions(environment: Iterable[str]) -> list[str]:
     """The environment that the container gets: what is said here is not for it."""
     prefixes = tuple(prefix for prefix, _ in KINDS.values())

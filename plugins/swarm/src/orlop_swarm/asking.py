@@ -1,0 +1,147 @@
+"""From a create request of the Engine API to what the kernel is asked for. Pure.
+
+The request goes to the engine as it came, but for what is said about its place: expressions in the environment are
+taken out of it and kept as labels, as classic Swarm did, so that the container can be placed anew by them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from orlop.framework import Ask, Constraint, Desired, PartitionPolicy, Policies, Resources, Spec
+from orlop_swarm.orders import Create
+from orlop_swarm.placement import wanted
+from orlop_swarm.placement.expressions import ExpressionError
+from orlop_swarm.placement.wanted import KINDS, LABEL_PREFIX
+from orlop_swarm.settings import Config
+
+ID_LABEL: Final = LABEL_PREFIX + "id"
+ROLE_LABEL: Final = LABEL_PREFIX + "role"
+#: The operator of the constraint that says where the containers are that this one depends on.
+BESIDE: Final = "IS"
+NANO: Final = 10**9
+USUAL_PERIOD_US: Final = 100_000
+USUAL_STOP_S: Final = 10
+
+
+class InvalidRequest(Exception):
+    """The request cannot be carried out as it is; the text is for its sender."""
+
+
+def moves(body: Mapping[str, Any]) -> bool:
+    """Is the container made again elsewhere when its node fails? Raises InvalidRequest."""
+    try:
+        return wanted.read(body).reschedule
+    except ExpressionError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
+    """Raises InvalidRequest."""
+    body = with_labels(order.body, key, settings)
+    host = _object("HostConfig", body.get("HostConfig"))
+    payload = {**body, "orlop_name": name, "orlop_exact": True, "orlop_pull": "missing" if order.pull else "never"}
+    if order.platform:
+        payload["orlop_platform"] = order.platform
+    labels = _object("Labels", body.get("Labels"))
+    return Ask(
+        key,
+        Spec(runtime="docker", payload=payload, resources=resources_of(host, settings)),
+        constraints=(*_among(order.nodes), *_beside(order.beside)),
+        policies=_policies(body, moves(body)),
+        role=str(labels.get(ROLE_LABEL) or settings.role),
+        name=name,
+        wait_ms=0,
+        desired=Desired.PREPARED,
+    )
+
+
+def with_labels(body: Mapping[str, Any], key: str, settings: Config) -> dict[str, Any]:
+    """What is said about the place as labels, and no more in the environment. Raises InvalidRequest.
+
+    key: becomes the label of classic Swarm's id, where the container may outlive its engine.
+    """
+    environment = body.get("Env") or []
+    if not isinstance(environment, list) or not all(isinstance(one, str) for one in environment):
+        raise InvalidRequest('Env: expected a list of "NAME=value"')
+    labels = _object("Labels", body.get("Labels"))
+    try:
+        said = wanted.read(body, last_counts=settings.repeated_constraints == "last")
+    except ExpressionError as error:
+        raise InvalidRequest(str(error)) from error
+    for kind, (prefix, label) in KINDS.items():
+        if any(one.startswith(prefix) for one in environment):
+            labels[label] = json.dumps(wanted.texts(said, kind))
+    if moves(body):
+        labels.setdefault(ID_LABEL, key)
+    changed = {**body, "Env": wanted.without_expressions(environment)} if environment else dict(body)
+    return {**changed, "Labels": labels} if labels else changed
+
+
+def resources_of(host: Mapping[str, Any], settings: Config) -> Resources:
+    """What counts as taken on its node: as the engine limits it. Raises InvalidRequest."""
+    mem = _number("HostConfig.Memory", host.get("Memory"))
+    if settings.cpu_units == "shares":
+        cpus = 1000 * _number("HostConfig.CpuShares", host.get("CpuShares"))
+    elif nano := _number("HostConfig.NanoCpus", host.get("NanoCpus")):
+        cpus = -(-nano * 1000 // NANO)
+    else:
+        quota = max(_number("HostConfig.CpuQuota", host.get("CpuQuota")), 0)
+        cpus = -(-quota * 1000 // (_number("HostConfig.CpuPeriod", host.get("CpuPeriod")) or USUAL_PERIOD_US))
+    return Resources.of({name: amount for name, amount in (("cpus", cpus), ("mem", max(mem, 0))) if amount})
+
+
+def _policies(body: Mapping[str, Any], may_move: bool) -> Policies:
+    stop_s = body.get("StopTimeout")
+    return Policies(
+        kill_grace_ms=1000 * (stop_s if isinstance(stop_s, int) and stop_s >= 0 else USUAL_STOP_S),
+        keep_ended=True,
+        stop_signal=str(body.get("StopSignal") or "SIGTERM"),
+        partition=PartitionPolicy(keep=not may_move),
+    )
+
+
+def _among(nodes: Sequence[str]) -> tuple[Constraint, ...]:
+    if not nodes:
+        return ()
+    return (Constraint(field="hostname", operator="LIKE", value="|".join(re.escape(one) for one in nodes)),)
+
+
+def _beside(node: str) -> tuple[Constraint, ...]:
+    return (Constraint(field="hostname", operator=BESIDE, value=node),) if node else ()
+
+
+def again(spec: Spec, key: str, name: str, role: str, *, runs: bool, not_before_utc_ms: int = 0) -> Ask:
+    """The same container on another node, which it waits for. What it depends on may have moved, too: from now on the
+    filter `dependency` finds that."""
+    constraints = tuple(one for one in spec.constraints if one.operator != BESIDE)
+    payload = {**spec.payload, "orlop_name": name, "orlop_pull": "missing"}
+    return Ask(
+        key,
+        attrs.evolve(spec, payload=payload, constraints=constraints),
+        role=role,
+        name=name,
+        not_before_utc_ms=not_before_utc_ms,
+        desired=Desired.RUNNING if runs else Desired.PREPARED,
+    )
+
+
+def _object(path: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{path}: expected an object")
+    return dict(value)
+
+
+def _number(path: str, value: Any) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidRequest(f"{path}: expected a whole number")
+    return value

@@ -1,0 +1,289 @@
+"""Images: pulled and loaded on every node; what is made on one node is of that node, until somebody saves and loads it.
+
+An image that is imported is made once, by the first engine, and copied to the others: each engine would give it an id
+of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from urllib.parse import quote, urlencode
+
+import orjson
+from aiohttp import web
+
+from orlop_swarm.engines.interface import Engine, EngineUnavailable
+from orlop_swarm.http import relaying
+from orlop_swarm.http.asking import (
+    WORK_WITHIN_S,
+    answer_of,
+    ask_each,
+    chosen,
+    engines,
+    filters_of,
+    first_that_can,
+    query_of,
+    refuse,
+    refuse_unless_any,
+)
+from orlop_swarm.http.broadcasting import Broadcast, Copied, stream, upload
+from orlop_swarm.http.problems import Problem, answer
+from orlop_swarm.http.services import SERVICES, VERSION
+from orlop_swarm.merging import images as merging
+from orlop_swarm.merging.answers import Answer, good, nobody_has_it, pruned, refusal
+from orlop_swarm.merging.filters import Filters
+from orlop_swarm.merging.progress import Lines, Message, encoded
+
+
+def _path(name: str, rest: str) -> str:
+    """An engine's path. name: unquoted, may have slashes."""
+    return f"/images/{quote(name, safe='/:@')}{rest}"
+
+
+async def listed(request: web.Request) -> web.StreamResponse:
+    """GET /images/json."""
+    filters = filters_of(request)
+    asked = chosen(request, filters)
+    bounds = {name: await _bound(request, filters, name) for name in ("before", "since")}
+    queries = {}
+    for engine in asked:
+        unknown = [name for name, bound in bounds.items() if bound is not None and engine.node.id not in bound]
+        queries[engine.node.id] = query_of(request, filters=filters.without(["node", *unknown]))
+    told = await ask_each(request, asked, "/images/json", query=queries)
+    if told:
+        refuse_unless_any(told)
+    return answer(merging.listed(_within(part, bounds) for part in told))
+
+
+Bound = dict[str, Answer]
+
+
+async def _bound(request: web.Request, filters: Filters, name: str) -> Bound | None:
+    """The image that the filter `before` or `since` names, by the id of each node that has it; the others cannot tell
+    what was made before it. None when there is no such filter, or nobody has the image: then engines complain."""
+    references = filters.values.get(name)
+    if not references:
+        return None
+    _, told = await holders(request, references[0])
+    return {part.node_id: part for part in good(told)} or None
+
+
+def _within(part: Answer, bounds: Mapping[str, Bound | None]) -> Answer:
+    def other(name: str) -> Answer | None:
+        bound = bounds[name]
+        return None if bound is None or part.node_id in bound else next(iter(bound.values()))
+
+    return merging.between(part, other("before"), other("since"))
+
+
+async def inspected(request: web.Request) -> web.StreamResponse:
+    """GET /images/{name}/json."""
+    told = await ask_each(request, engines(request), _path(request.match_info["name"], "/json"))
+    refuse(nobody_has_it(told))
+    return answer(merging.inspected(told))
+
+
+async def holders(request: web.Request, name: str) -> tuple[list[Engine], list[Answer]]:
+    """The engines that have the image, and what all of them have said."""
+    usable = engines(request)
+    told = await ask_each(request, usable, _path(name, "/json"))
+    having = {part.node_id for part in told if part.good}
+    return [engine for engine in usable if engine.node.id in having], told
+
+
+async def on_holder(request: web.Request) -> web.StreamResponse:
+    """GET /images/{name}/history and /get: of the first engine that has it."""
+    name, what = request.match_info["name"], request.rel_url.raw_path.rpartition("/")[2]
+    having, _ = await holders(request, name)
+    return await relaying.relay(request, (having or engines(request))[0], _path(name, f"/{what}"))
+
+
+async def saved(request: web.Request) -> web.StreamResponse:
+    """GET /images/get: several images in one archive, of one engine that has them all."""
+    # An engine takes several in one parameter, too.
+    names = [name for names in request.query.getall("names", []) for name in names.split(",") if name]
+    having: list[Engine] = list(engines(request))
+    for name in names:
+        here, _ = await holders(request, name)
+        if not here:
+            # An engine knows best how to say so.
+            return await relaying.relay(request, engines(request)[0], "/images/get")
+        ids = {engine.node.id for engine in here}
+        having = [engine for engine in having if engine.node.id in ids]
+    if not having:
+        raise Problem(404, f"Unable to find a healthy engine containing all images: [{' '.join(names)}]")
+    return await relaying.relay(request, having[0], "/images/get")
+
+
+async def pushed(request: web.Request) -> web.StreamResponse:
+    """POST /images/{name}/push: of the first engine that has it, with the tag if one is given."""
+    name, tag = request.match_info["name"], request.query.get("tag", "")
+    having, _ = await holders(request, f"{name}:{tag}" if tag else name)
+    return await relaying.relay(request, (having or engines(request))[0], _path(name, "/push"))
+
+
+async def tagged(request: web.Request) -> web.StreamResponse:
+    """POST /images/{name}/tag: wherever the image is."""
+    query = request.rel_url.raw_query_string
+    told = await ask_each(
+        request, engines(request), _path(request.match_info["name"], "/tag"), method="POST", query=query
+    )
+    refuse(nobody_has_it(told))
+    refuse(refusal(told, but=(404,)))
+    return web.Response(status=201)
+
+
+async def removed(request: web.Request) -> web.StreamResponse:
+    """DELETE /images/{name}: everywhere, or nowhere while a container of one node uses it."""
+    name, query, usable = request.match_info["name"], request.rel_url.raw_query_string, engines(request)
+    filters = orjson.dumps({"ancestor": [name]}).decode()
+    using = await ask_each(request, usable, "/containers/json", query=urlencode({"all": "1", "filters": filters}))
+    used = {part.node_id for part in good(using) if part.content}
+    told: list[Answer] = []
+    for asked in ([one for one in usable if one.node.id in used], [one for one in usable if one.node.id not in used]):
+        told += await ask_each(request, asked, _path(name, ""), method="DELETE", query=query, within_s=WORK_WITHIN_S)
+        refuse(refusal(told, but=(404,)))
+    refuse(nobody_has_it(told))
+    return answer(merging.removed(told))
+
+
+async def prune(request: web.Request) -> web.StreamResponse:
+    """POST /images/prune."""
+    filters = filters_of(request)
+    query = query_of(request, filters=filters.without(["node"]))
+    told = await ask_each(
+        request, chosen(request, filters), "/images/prune", method="POST", query=query, within_s=WORK_WITHIN_S
+    )
+    refuse_unless_any(told)
+    return answer(pruned(told, "ImagesDeleted"))
+
+
+async def search(request: web.Request) -> web.StreamResponse:
+    """GET /images/search: what a registry has."""
+    return await first_that_can(request, "/images/search")
+
+
+async def loaded(request: web.Request) -> web.StreamResponse:
+    """POST /images/load: the archive goes to every node."""
+    query = request.rel_url.raw_query_string
+    return await upload(request, engines(request), "/images/load", query=query, source=_body(request))
+
+
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    async for piece in request.content.iter_any():
+        yield piece
+
+
+async def created(request: web.Request) -> web.StreamResponse:
+    """POST /images/create: a pull on every node, or an import."""
+    if request.query.get("fromImage"):
+        query = request.rel_url.raw_query_string
+        return await stream(request, Broadcast(request, engines(request), "/images/create", query=query))
+    return await _imported(request)
+
+
+async def _imported(request: web.Request) -> web.StreamResponse:
+    """The first engine makes it and says its id last; that is told when the others have it, too."""
+    first, *others = engines(request)
+    response = await relaying.ask(request, first, "/images/create")
+    if response.status >= 400 or not others:
+        return await relaying.pass_on(request, response)
+    lines, last = Lines(), list[Message]()
+    result = relaying.begun(response)
+    try:
+        await result.prepare(request)
+        async for piece in response.pieces():
+            told = [*last, *lines.feed(piece)]
+            last = told[-1:]
+            await result.write(encoded(told[:-1]))
+    except EngineUnavailable:
+        relaying.cut(request)
+        return result
+    finally:
+        await response.close()
+    last += lines.end()
+    if last and "error" not in last[-1]:
+        name = _imported_name(request) or str(last[-1].get("status", ""))
+        for node, reason in await copy_to(request, name, first, others):
+            await result.write(encoded([{"status": f"not copied to {node}: {reason}"}]))
+    await result.write(encoded(last))
+    return result
+
+
+def _imported_name(request: web.Request) -> str:
+    repository, tag = request.query.get("repo", ""), request.query.get("tag", "")
+    if not repository or not tag:
+        return repository
+    return f"{repository}:{tag}"
+
+
+async def copy_to(request: web.Request, name: str, source: Engine, targets: Sequence[Engine]) -> list[tuple[str, str]]:
+    """Copies an image from one engine to others. (node, why not) of those that have not got it."""
+    try:
+        saved_image = await source.request("GET", _path(name, "/get"), version=request[VERSION])
+        if saved_image.status >= 400:
+            reason = str((await answer_of(source, saved_image)).content)
+            return [(target.node.name, reason) for target in targets]
+    except EngineUnavailable as error:
+        return [(target.node.name, error.reason) for target in targets]
+    copied = Copied(saved_image.pieces(), (target.node.id for target in targets))
+    pump = asyncio.create_task(copied.pump())
+    try:
+        outcomes = await asyncio.gather(*(_load(request, target, copied) for target in targets))
+    finally:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+        await saved_image.close()
+    return [(target.node.name, reason) for target, reason in zip(targets, outcomes, strict=True) if reason]
+
+
+async def _load(request: web.Request, target: Engine, copied: Copied) -> str:
+    """Why the engine has not got it; empty when it has."""
+    try:
+        response = await target.request(
+            "POST",
+            "/images/load",
+            query="quiet=1",
+            headers={"Content-Type": "application/x-tar"},
+            body=copied.read_by(target.node.id),
+            version=request[VERSION],
+        )
+        with contextlib.suppress(ValueError):
+            lines = Lines()
+            told = await answer_of(target, response)
+            if not told.good:
+                return str(told.content)
+            for message in told.content if isinstance(told.content, list) else lines.feed(str(told.content).encode()):
+                if "error" in message:
+                    return str(message["error"])
+    except (EngineUnavailable, OSError) as error:
+        return str(error)
+    finally:
+        copied.leave(target.node.id)
+    return ""
+
+
+async def committed(request: web.Request) -> web.StreamResponse:
+    """POST /commit: the image is where its container is."""
+    owner = await request.app[SERVICES].owners.find(request.query.get("container", ""))
+    return await relaying.relay(request, owner.engine, "/commit", query=query_of(request, container=owner.reference))
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.get("/images/json", listed, allow_head=False),
+        web.get("/images/search", search, allow_head=False),
+        web.get("/images/get", saved, allow_head=False),
+        web.post("/images/create", created),
+        web.post("/images/load", loaded),
+        web.post("/images/prune", prune),
+        web.get("/images/{name:.*}/json", inspected, allow_head=False),
+        web.get("/images/{name:.*}/history", on_holder, allow_head=False),
+        web.get("/images/{name:.*}/get", on_holder, allow_head=False),
+        web.post("/images/{name:.*}/push", pushed),
+        web.post("/images/{name:.*}/tag", tagged),
+        web.delete("/images/{name:.*}", removed),
+        web.post("/commit", committed),
+    ]

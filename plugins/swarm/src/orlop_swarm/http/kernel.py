@@ -1,0 +1,268 @@
+"""The containers of the pool that are tasks of the kernel; see `Containers`.
+
+Where a container may be placed depends on what it needs of one engine alone; see `looking`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import attrs
+
+from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
+from orlop_swarm.asking import ID_LABEL, InvalidRequest
+from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.http.finding import told
+from orlop_swarm.http.looking import Looking
+from orlop_swarm.http.problems import Problem
+from orlop_swarm.http.services import Created, Creation, Known
+from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
+from orlop_swarm.placement import filters, wanted
+from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
+from orlop_swarm.placement.strategies import NO_RESOURCES
+from orlop_swarm.settings import Config
+
+if TYPE_CHECKING:
+    from orlop.server.routing import Host
+
+FRAMEWORK: Final = "swarm"
+#: A pull may be part of it.
+MADE_WITHIN_S: Final = 3_600.0
+#: An engine has removed a container; its agent tells the kernel within so long, or something is wrong.
+GONE_WITHIN_S: Final = 10.0
+SHORT_ID: Final = 12
+
+
+class KernelContainers:
+    """See the module, and `Containers` for the methods."""
+
+    def __init__(self, host: Host, pool: Pool, looking: Looking, settings: Config) -> None:
+        self._host = host
+        self._pool = pool
+        self._settings = settings
+        self._looking = looking
+        #: Containers' ids → keys, as far as they were needed.
+        self._keys: dict[str, str] = {}
+
+    async def create(self, creation: Creation) -> Created:
+        """See `Containers`."""
+        node, _, name = creation.name.removeprefix("/").rpartition("/")
+        engines = self._engines()
+        body = creation.body
+        image, holders, beside = await asyncio.gather(
+            self._looking.image(engines, body.get("Image")),
+            self._looking.holders(engines, body),
+            self._looking.dependencies(engines, body),
+        )
+        allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
+        if holders is not None:
+            allowed = [one for one in allowed if one in holders]
+        order = Create(body=body, name=name, platform=creation.platform, beside=beside)
+        if node or holders is not None:
+            order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
+        having = tuple(one for one in allowed if one in image.nodes)
+        if len(having) == len(allowed):
+            return await self._make(order)
+        local = attrs.evolve(order, nodes=having or ("",))
+        if not image.registry:
+            return await self._make(local)
+        try:
+            return await self._make(attrs.evolve(order, pull=True))
+        except Problem as problem:
+            if not having or problem.status < 404:
+                raise
+            # The registry does not give it, say; where it is it can be had.
+            return await self._make(local)
+
+    def _engines(self) -> Sequence[Engine]:
+        """Raises Problem: there are none."""
+        engines = self._pool.engines()
+        if not engines:
+            raise Problem(500, NO_HEALTHY_NODE if self._pool.nodes() else NO_NODES)
+        return engines
+
+    async def _make(self, order: Create) -> Created:
+        reserved = await self._reserved(order)
+        task = await self._host.wait_for(FRAMEWORK, reserved.name, lambda one: _made(one, reserved.key), MADE_WITHIN_S)
+        if task is None or task.key != reserved.key or not task.live:
+            raise _failed(task)
+        container = task.status.external_id
+        self._keys[container] = reserved.key
+        warnings = task.status.message.splitlines() if task.state is TaskState.PREPARED else []
+        return Created(id=container, node=task.node or "", name=reserved.name, warnings=warnings)
+
+    async def _reserved(self, order: Create) -> Reserved:
+        """Raises Problem, NotAvailable."""
+        try:
+            return await self._command(order)
+        except _Taken as taken:
+            # Its engine may have removed it a moment ago.
+            await self._until_gone(taken.conflict)
+        except NotPlaced as error:
+            raise Problem(500, self._unplaced(order, error)) from error
+        try:
+            return await self._command(order)
+        except _Taken as taken:
+            raise Problem(409, str(taken.conflict)) from None
+        except NotPlaced as error:
+            raise Problem(500, self._unplaced(order, error)) from error
+
+    async def _command(self, order: Order) -> Reserved:
+        """Raises _Taken, NotPlaced, Problem (400), NotAvailable."""
+        try:
+            reply: Reserved = await self._host.command(FRAMEWORK, order)
+        except Refused as refused:
+            if isinstance(refused.reason, Conflict):
+                raise _Taken(refused.reason) from refused
+            status = 400 if isinstance(refused.reason, InvalidRequest) else 500
+            raise Problem(status, str(refused.reason)) from refused
+        return reply
+
+    async def _until_gone(self, conflict: Conflict) -> None:
+        """Raises Problem (409): it is there."""
+        for engine in self._pool.engines():
+            try:
+                status, _ = await told(
+                    engine, f"/containers/{quote(conflict.container or conflict.name, safe='')}/json"
+                )
+            except EngineUnavailable:
+                continue
+            if status != 404:
+                raise Problem(409, str(conflict))
+        view = await self._host.view(FRAMEWORK)
+        task = view.live.get(conflict.key)
+        if task is not None and self._is_down(task):
+            raise Problem(409, str(conflict))
+        await self._ended(conflict.key)
+
+    def _is_down(self, task: Task) -> bool:
+        return any(node.id == task.node and node.unavailable for node in self._pool.nodes())
+
+    def _unplaced(self, order: Create, error: NotPlaced) -> str:
+        """Classic Swarm's words for it, and then the kernel's."""
+        chosen = filters.named(self._settings.filters)
+        refusing = {name for name, _, _ in error.explanation.ruled_out}
+        if not error.explanation.nodes:
+            return NO_NODES
+        if refusing == {"health"}:
+            return NO_HEALTHY_NODE
+        failed = [position for position, one in enumerate(chosen) if one.name in refusing and one.name != "health"]
+        if failed:
+            text = unsatisfied(wanted.read(order.body), chosen[: failed[-1] + 1])
+        else:
+            text = NO_RESOURCES
+        return f"{text}\n{error.explanation}"
+
+    async def reserve(self, container: str, name: str) -> None:
+        """See `Containers`."""
+        if (key := await self._key(container)) is not None:
+            try:
+                await self._command(Reserve(key=key, name=name))
+            except _Taken as taken:
+                await self._until_gone(taken.conflict)
+                try:
+                    await self._command(Reserve(key=key, name=name))
+                except _Taken as again:
+                    raise Problem(409, str(again.conflict)) from None
+
+    async def renamed(self, container: str, name: str) -> None:
+        """See `Containers`."""
+        if (key := await self._key(container)) is not None:
+            await self._command(Rename(key=key, name=name))
+
+    async def gone(self, container: str) -> None:
+        """See `Containers`."""
+        if (key := await self._key(container)) is not None:
+            await self._ended(key)
+            self._keys.pop(container, None)
+
+    async def _ended(self, key: str) -> None:
+        view = await self._host.view(FRAMEWORK)
+        task = view.live.get(key)
+        if task is None:
+            return
+
+        def over(found: Task | None) -> bool:
+            return found is None or found.id != task.id or not found.live
+
+        try:
+            await self._host.wait_for(FRAMEWORK, task.name, over, GONE_WITHIN_S)
+        except TimeoutError:
+            raise NotAvailable(f"the node of container {task.name} has not told that it is gone") from None
+
+    async def _key(self, container: str) -> str | None:
+        """Of a container by its whole id; None: it is not the kernel's."""
+        known = self._keys.get(container)
+        view = await self._host.view(FRAMEWORK)
+        if known is not None and known in view.live:
+            return known
+        self._keys = {task.status.external_id: key for key, task in view.live.items() if task.status.external_id}
+        return self._keys.get(container)
+
+    async def known(self, reference: str) -> Known | None:
+        """See `Containers`."""
+        view = await self._host.view(FRAMEWORK)
+        for task in view.live.values():
+            one = _known(task, view)
+            if reference in (one.name, one.id, one.labels.get(ID_LABEL)) or (
+                len(reference) >= 3 and one.id.startswith(reference)
+            ):
+                return one
+        return None
+
+    async def out_of_reach(self) -> Sequence[Known]:
+        """See `Containers`."""
+        down = {node.id for node in self._pool.nodes() if node.unavailable}
+        if not down:
+            return ()
+        view = await self._host.view(FRAMEWORK)
+        return list(self._on(view, down))
+
+    @staticmethod
+    def _on(view: View, nodes: set[str]) -> Iterable[Known]:
+        return (_known(task, view) for task in view.live.values() if task.node in nodes and task.status.external_id)
+
+
+class _Taken(Exception):
+    def __init__(self, conflict: Conflict) -> None:
+        super().__init__(str(conflict))
+        self.conflict = conflict
+
+
+def _made(task: Task | None, key: str) -> bool:
+    if task is None or task.key != key:
+        return False
+    return not task.live or (task.state in (TaskState.PREPARED, TaskState.RUNNING) and bool(task.status.external_id))
+
+
+def _failed(task: Task | None) -> Problem:
+    """The engine's refusal in its own words, or whatever ended the task."""
+    exit_ = task.status.exit if task is not None else None
+    if task is None or exit_ is None:
+        return Problem(500, "the container was removed before it was made")
+    status = task.status.message
+    if exit_.outcome is Outcome.ERROR and status.isdecimal():
+        return Problem(int(status), exit_.reason)
+    return Problem(500, exit_.reason or exit_.outcome.value)
+
+
+def _known(task: Task, view: View) -> Known:
+    payload = view.spec(task).payload
+    command = payload.get("Cmd") or ()
+    entrypoint = payload.get("Entrypoint") or ()
+    words = [*([entrypoint] if isinstance(entrypoint, str) else entrypoint)]
+    words += [command] if isinstance(command, str) else command
+    state = "running" if task.running else "exited" if task.status.incarnation > 1 else "created"
+    return Known(
+        id=task.status.external_id,
+        name=str(payload.get("orlop_name") or task.name),
+        node=task.node or "",
+        image=str(payload.get("Image", "")),
+        command=" ".join(map(str, words)),
+        created=task.created_utc_ms // 1000,
+        state=state,
+        labels=payload.get("Labels") or {},
+    )

@@ -1,0 +1,121 @@
+"""What a new container needs of one engine: its image, volumes, networks, the containers that it depends on.
+
+An image that came from a registry may be fetched by any node; one that was built or loaded is only where it is. What no
+engine has is refused as one engine refuses it, and clients pull then. A volume or a network of a name is one and the
+same for its users, as on one engine, so they go where it is, unless it spans nodes. So do those that share another
+container's network or volumes, or are linked with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+import attrs
+
+from orlop_swarm.engines.interface import Engine, EngineUnavailable
+from orlop_swarm.http.finding import told
+from orlop_swarm.http.problems import Problem
+from orlop_swarm.merging.copies import home_of
+from orlop_swarm.placement import filters, wanted
+from orlop_swarm.placement.scheduler import unsatisfied
+
+#: The scope of what is on one node alone.
+LOCAL: Final = "local"
+#: Networks that every engine has of its own.
+BUILT_IN: Final = frozenset(("", "default", "bridge", "host", "none", "nat"))
+
+
+@attrs.frozen(kw_only=True)
+class Image:
+    """nodes: names of those that have it. registry: it can be fetched by others."""
+
+    nodes: frozenset[str]
+    registry: bool
+
+
+class Looking:
+    """Asks engines."""
+
+    async def image(self, engines: Sequence[Engine], reference: Any) -> Image:
+        """Raises Problem (404, 400) in an engine's words."""
+        if not isinstance(reference, str) or not reference:
+            raise Problem(400, "No command specified" if reference is None else "invalid reference format")
+        answers = await _each(engines, f"/images/{quote(reference, safe='/:@')}/json")
+        having = {node: body for node, (status, body) in answers.items() if status == 200}
+        if not having:
+            status, body = min(answers.values(), key=lambda one: (one[0] != 404, one[0]))
+            raise Problem(status, body["message"] if isinstance(body, dict) else f"No such image: {reference}")
+        return Image(nodes=frozenset(having), registry=all(body.get("RepoDigests") for body in having.values()))
+
+    async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> frozenset[str] | None:
+        """Names of the nodes where its volumes and networks are at home; None: it has none that are on single nodes.
+
+        A name that no engine knows says nothing: an engine makes the volume, or refuses the network. Where not all
+        are on one node volumes count before networks, of which every node has a copy, and earlier before later ones.
+        """
+        volumes, networks = named_volumes(body), named_networks(body)
+        paths = [f"/volumes/{quote(name, safe='')}" for name in volumes]
+        paths += [f"/networks/{quote(name, safe='')}" for name in networks]
+        holders: frozenset[str] | None = None
+        for position, answers in enumerate(await asyncio.gather(*(_each(engines, path) for path in paths))):
+            having = {node: found for node, (status, found) in answers.items() if status == 200}
+            if not having or any(found.get("Scope") != LOCAL for found in having.values()):
+                continue
+            home = home_of(having)
+            together = home if holders is None else holders & home
+            holders = together if together or position < len(volumes) else holders
+        return holders
+
+    async def dependencies(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> str:
+        """The name of the node that has the containers it depends on; empty: there are none, or no engine has them.
+
+        Raises Problem: they are not on one node.
+        """
+        said = wanted.read(body)
+        places: set[str] = set()
+        for reference in dict.fromkeys(said.dependencies):
+            answers = await _each(engines, f"/containers/{quote(reference.removeprefix('/'), safe='')}/json")
+            places |= {node for node, (status, _) in answers.items() if status == 200}
+        if len(places) > 1:
+            raise Problem(500, unsatisfied(said, filters.named(("dependency",))))
+        return next(iter(places), "")
+
+
+def named_volumes(body: Mapping[str, Any]) -> list[str]:
+    """Names of the volumes that a create request mounts."""
+    host = body.get("HostConfig")
+    if not isinstance(host, Mapping):
+        return []
+    found = []
+    for bind in host.get("Binds") or ():
+        source = str(bind).partition(":")[0]
+        if ":" in str(bind) and source and not source.startswith(("/", ".", "~")):
+            found.append(source)
+    mounts = [one for one in host.get("Mounts") or () if isinstance(one, Mapping) and one.get("Type") == "volume"]
+    found += [str(one["Source"]) for one in mounts if one.get("Source")]
+    return list(dict.fromkeys(found))
+
+
+def named_networks(body: Mapping[str, Any]) -> list[str]:
+    """Names (or ids) of the networks of a create request that somebody has made."""
+    host, wanted_networks = body.get("HostConfig"), body.get("NetworkingConfig")
+    mode = str(host.get("NetworkMode") or "") if isinstance(host, Mapping) else ""
+    endpoints = wanted_networks.get("EndpointsConfig") if isinstance(wanted_networks, Mapping) else None
+    names = [mode, *(endpoints if isinstance(endpoints, Mapping) else ())]
+    return list(dict.fromkeys(one for one in names if one not in BUILT_IN and not one.startswith("container:")))
+
+
+async def _each(engines: Sequence[Engine], path: str) -> dict[str, tuple[int, Any]]:
+    """Node's name → status and JSON."""
+
+    async def ask(engine: Engine) -> tuple[int, Any]:
+        try:
+            return await told(engine, path)
+        except EngineUnavailable as error:
+            return 503, {"message": str(error)}
+
+    answers = await asyncio.gather(*(ask(engine) for engine in engines))
+    return {engine.node.name: answer for engine, answer in zip(engines, answers, strict=True)}

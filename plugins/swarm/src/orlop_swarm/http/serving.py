@@ -1,0 +1,47 @@
+"""The Docker API on a server of the cluster: what the plugin's routes are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from orlop.framework import NotAvailable
+from orlop_swarm.engines.interface import Connection, Dial, EngineUnavailable
+from orlop_swarm.engines.pool import EnginePool
+from orlop_swarm.http.application import make_application
+from orlop_swarm.http.finding import Owners
+from orlop_swarm.http.kernel import KernelContainers
+from orlop_swarm.http.looking import Looking
+from orlop_swarm.http.overview import KernelOverview
+from orlop_swarm.http.services import Services
+from orlop_swarm.http.versions import Versions
+from orlop_swarm.settings import Config
+
+if TYPE_CHECKING:
+    from orlop.server.routing import Host
+
+
+def application(host: Host, settings: Config) -> web.Application:
+    """The whole API over the cluster's nodes."""
+    pool = EnginePool(host.nodes, lambda node, name: _dial(host, node, name))
+    containers = KernelContainers(host, pool, Looking(), settings)
+    services = Services(
+        pool=pool,
+        owners=Owners(pool, containers),
+        containers=containers,
+        versions=Versions(pool),
+        overview=KernelOverview(host.candidates, settings, name=host.cluster_name, version=host.version),
+        names=settings.names,
+    )
+    return make_application(services)
+
+
+def _dial(host: Host, node: str, name: str) -> Dial:
+    async def dial() -> Connection:
+        try:
+            return await host.open_engine(node)
+        except NotAvailable as error:
+            raise EngineUnavailable(name, str(error)) from error
+
+    return dial

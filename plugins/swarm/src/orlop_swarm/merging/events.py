@@ -1,0 +1,88 @@
+"""Events of several engines as one stream.
+
+Each engine's part is asked for twice: what has been up to now, which ends by itself and is sorted over all engines, and
+what comes from now on. When an engine goes and comes back, it is asked again from its last event on, and events that
+were told already are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from orlop_swarm.engines.interface import EngineNode
+from orlop_swarm.merging.answers import OURS
+
+Event = dict[str, Any]
+
+#: As engines read them: seconds, and up to nine digits of a second.
+_TIMESTAMP: Final = re.compile(r"([0-9]{1,11})(?:\.([0-9]{1,9}))?")
+SECOND_NS: Final = 1_000_000_000
+OVERLAP_NS: Final = SECOND_NS
+#: More than an engine keeps to tell again (256).
+EVENTS_REMEMBERED: Final = 1_024
+
+
+def nanoseconds(timestamp: str) -> int | None:
+    """Of `sec` or `sec.nanos`. None for anything else: engines say themselves what is wrong with it."""
+    match = _TIMESTAMP.fullmatch(timestamp)
+    if match is None:
+        return None
+    seconds, fraction = match.groups()
+    return int(seconds) * SECOND_NS + int((fraction or "").ljust(9, "0"))
+
+
+def timestamp(moment_ns: int) -> str:
+    """`sec.nanos`."""
+    return f"{moment_ns // SECOND_NS}.{moment_ns % SECOND_NS:09d}"
+
+
+def moment(event: Event) -> int:
+    """Nanoseconds of Unix time, by its engine's clock."""
+    return int(event.get("timeNano") or int(event.get("time") or 0) * SECOND_NS)
+
+
+def in_time(parts: Mapping[str, Iterable[Event]]) -> list[tuple[str, Event]]:
+    """What several nodes' engines have told, in the order of time, with the node. Of equal moments each engine's own
+    order holds, and the nodes' names decide."""
+    told = [(node, event) for node in sorted(parts) for event in parts[node]]
+    return sorted(told, key=lambda pair: moment(pair[1]))
+
+
+def of_node(event: Event, node: EngineNode) -> Event:
+    """The event as clients see it: it says where it was, and not what the pool keeps for itself."""
+    actor = event.get("Actor") or {}
+    attributes = {name: value for name, value in (actor.get("Attributes") or {}).items() if not name.startswith(OURS)}
+    attributes.update({"node.name": node.name, "node.id": node.id, "node.ip": node.address, "node.addr": node.address})
+    legacy = {"Name": node.name, "Id": node.id, "Addr": node.address, "Ip": node.address}
+    return {**event, "Actor": {**actor, "Attributes": attributes}, "node": legacy}
+
+
+class Followed:
+    """One engine's stream, over as many connections as it takes. began: nanoseconds, when it was first asked for.
+
+    Two events of one engine may come in the other order than their times, so what was told is remembered one by one.
+    """
+
+    def __init__(self, began: int) -> None:
+        self._began = began
+        self._latest = began
+        self._told: dict[bytes, None] = {}
+
+    def since(self) -> int:
+        """From where on to ask when the connection is made anew, nanoseconds: a little before the last event."""
+        return max(self._began, self._latest - OVERLAP_NS)
+
+    def is_new(self, event: Event) -> bool:
+        """Has it not been told before? Remembers it."""
+        key = orjson.dumps(event, option=orjson.OPT_SORT_KEYS)
+        if key in self._told:
+            return False
+        self._told[key] = None
+        if len(self._told) > EVENTS_REMEMBERED:
+            del self._told[next(iter(self._told))]
+        self._latest = max(self._latest, moment(event))
+        return True

@@ -1,0 +1,68 @@
+"""What the routes ask of Swarm's framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Create:
+    """A container is to be made, now or never; the reply is a `Reserved`.
+
+    body: of the create request. name: empty: one is made up. nodes: names of those that may have it; empty: any.
+    beside: the name of the node that holds what it depends on; empty: it depends on nothing.
+    pull: whether a node that lacks the image may fetch it. platform: "os/arch" of the image, or empty.
+    """
+
+    body: Mapping[str, Any]
+    name: str = ""
+    nodes: tuple[str, ...] = ()
+    beside: str = ""
+    pull: bool = False
+    platform: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Reserved:
+    """The container's key, and its name."""
+
+    key: str
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class Reserve:
+    """A second name for a container. Refused with a `Conflict`."""
+
+    key: str
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class Rename:
+    """The container has this name and no other: one of its two."""
+
+    key: str
+    name: str
+
+
+Order = Create | Reserve | Rename
+
+
+@attrs.frozen(kw_only=True)
+class Conflict:
+    """Why something is refused: the name is another container's. container: its engine's id for it, if it has one."""
+
+    name: str
+    key: str
+    container: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f'Conflict. The container name "/{self.name}" is already in use by container '
+            f'"{self.container or self.key}". You have to remove (or rename) that container to be able to reuse that '
+            "name."
+        )

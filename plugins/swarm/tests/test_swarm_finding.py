@@ -1,0 +1,229 @@
+"""Owners and versions, on engines that are scripted: bounds of memory, engines that are away or of other versions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import attrs
+import orjson
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
+from orlop_swarm.http.finding import Owners
+from orlop_swarm.http.problems import NotFound, Problem
+from orlop_swarm.http.services import Known
+from orlop_swarm.http.versions import FRESH_S, RETRY_S, Spoken, Versions, common
+
+
+@attrs.frozen
+class ScriptedResponse:
+    status: int
+    body: bytes
+    headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+    reason: str = ""
+
+    async def read(self, limit: int = 2**20) -> bytes:
+        return self.body
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        yield self.body
+
+    async def close(self) -> None:
+        return None
+
+
+class ScriptedEngine:
+    """Holds containers (id → name); counts what it is asked."""
+
+    def __init__(self, name: str, held: Mapping[str, str] | None = None) -> None:
+        self.node = EngineNode(id=f"id-{name}", name=name, address="10.0.0.1")
+        self.held = dict(held or {})
+        self.away = False
+        self.asked: list[str] = []
+        self.version = {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10", "Os": "linux"}
+
+    async def request(self, method: str, path: str, **options: Any) -> ScriptedResponse:
+        self.asked.append(path)
+        await asyncio.sleep(0)
+        if self.away:
+            raise EngineUnavailable(self.node.name, "it is away")
+        if path == "/version":
+            return ScriptedResponse(200, orjson.dumps(self.version))
+        if path == "/info":
+            return ScriptedResponse(200, orjson.dumps({"NCPU": 2, "MemTotal": 3, "Labels": ["a=b"]}))
+        if path == "/_ping":
+            return ScriptedResponse(200, b"OK")
+        if path == "/containers/json":
+            return ScriptedResponse(200, b"[]")
+        reference = path.split("/")[2]
+        found = [one for one, name in self.held.items() if reference == name or one.startswith(reference)]
+        if len(found) > 1:
+            message = f"Multiple IDs found with provided prefix: {reference}"
+            return ScriptedResponse(500, orjson.dumps({"message": message}))
+        if not found:
+            return ScriptedResponse(404, orjson.dumps({"message": f"No such container: {reference}"}))
+        body = {"Id": found[0], "Name": f"/{self.held[found[0]]}", "Created": "2026-11-26T03:07:20.5Z"}
+        return ScriptedResponse(200, orjson.dumps(body))
+
+    async def upgrade(self, method: str, path: str, **options: Any) -> Upgraded:
+        raise AssertionError("nobody asks for it")
+
+
+class ScriptedPool:
+    def __init__(self, *engines: ScriptedEngine) -> None:
+        self._engines = engines
+        self.down: dict[str, str] = {}
+
+    def nodes(self) -> list[EngineNode]:
+        return [attrs.evolve(engine.node, unavailable=self.down.get(engine.node.name, "")) for engine in self._engines]
+
+    def engine(self, node_id: str) -> ScriptedEngine:
+        return next(engine for engine in self._engines if engine.node.id == node_id)
+
+    def engines(self) -> list[ScriptedEngine]:
+        return [engine for engine in self._engines if engine.node.name not in self.down]
+
+
+class NothingKnown:
+    def __init__(self, *known: Known) -> None:
+        self._known = known
+
+    async def known(self, reference: str) -> Known | None:
+        return next((one for one in self._known if reference in (one.id, one.name)), None)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"nobody asks for {name}")
+
+
+def two() -> tuple[ScriptedEngine, ScriptedEngine]:
+    return ScriptedEngine("alpha", {"a1" * 32: "one"}), ScriptedEngine("beta", {"b1" * 32: "two"})
+
+
+async def test_what_was_found_once_is_not_asked_for_again() -> None:
+    alpha, beta = two()
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    for reference in ("one", "a1" * 6, "a1" * 32, "/one"):
+        owner = await owners.find(reference)
+        assert (owner.engine, owner.id) == (alpha, "a1" * 32)
+    assert len(alpha.asked) == len(beta.asked) == 1
+    assert not (await owners.find("one")).sure
+    assert (await owners.find("one", sure=True)).sure
+    assert len(alpha.asked) == 2
+
+
+async def test_memory_is_bounded() -> None:
+    alpha, beta = two()
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown(), remembered_max=30)
+    for number in range(1_000):
+        owners.seen("id-alpha", f"{number:064x}", f"name{number}")
+        owners.created(f"{number:064x}", "2026-11-26T03:07:20Z")
+        owners.exec_seen("id-alpha", str(number))
+    assert len(owners._places) == 30
+    assert len(owners._moments) == 30
+    assert not (await owners.find("name999")).sure
+    with pytest.raises(NotFound):
+        await owners.find("name1")
+
+
+async def test_a_node_that_is_down_is_not_believed_to_hold_anything() -> None:
+    alpha, beta = two()
+    pool = ScriptedPool(alpha, beta)
+    owners = Owners(pool, NothingKnown(Known(id="b1" * 32, name="two", node="id-beta")))
+    await owners.find("two")
+    pool.down["beta"] = "it burns"
+    with pytest.raises(Problem, match="Container two is on node beta, which is not available: it burns") as caught:
+        await owners.find("two")
+    assert caught.value.status == 503
+    alpha.held["c1" * 32] = "two"
+    assert (await owners.find("two")).engine is alpha
+
+
+async def test_an_engine_that_goes_away_while_it_is_asked_hides_nothing_of_the_others() -> None:
+    alpha, beta = two()
+    beta.away = True
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    assert (await owners.find("one")).engine is alpha
+    with pytest.raises(NotFound, match="No such container: two"):
+        await owners.find("two")
+
+
+@pytest.mark.parametrize(
+    ("reference", "status", "message"),
+    [
+        ("ab", 400, "Multiple IDs found with provided prefix: ab"),
+        ("cd", 500, "Multiple IDs found with provided prefix: cd"),
+        ("twin", 400, "Container twin is on several nodes: alpha/twin, beta/twin"),
+    ],
+)
+async def test_what_could_be_several_is_refused(reference: str, status: int, message: str) -> None:
+    alpha = ScriptedEngine("alpha", {"ab" * 32: "x", "cd" * 32: "y", "cd01" * 16: "z", "11" * 32: "twin"})
+    beta = ScriptedEngine("beta", {"ab01" * 16: "w", "22" * 32: "twin"})
+    with pytest.raises(Problem) as caught:
+        await Owners(ScriptedPool(alpha, beta), NothingKnown()).find(reference)
+    assert (caught.value.status, caught.value.message) == (status, message)
+
+
+async def test_an_id_goes_before_a_name_and_a_name_before_a_prefix() -> None:
+    alpha = ScriptedEngine("alpha", {"ab" * 32: "x"})
+    beta = ScriptedEngine("beta", {"cd" * 32: "abab", "ef" * 32: "ab" * 32})
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    assert (await owners.find("ab" * 32)).engine is alpha
+    assert (await owners.find("abab")).engine is beta
+    assert (await owners.find("ababab")).engine is alpha
+
+
+def spoken(minimum: str, maximum: str) -> Spoken:
+    return Spoken(minimum=minimum, maximum=maximum)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ([("1.12", "1.41")], ("1.12", "1.41")),
+        ([("1.12", "1.41"), ("1.24", "1.50")], ("1.24", "1.41")),
+        ([("1.24", "1.9"), ("1.12", "1.41")], ("1.9", "1.9")),
+        ([("1.44", "1.52"), ("1.12", "1.41")], ("1.41", "1.41")),
+    ],
+)
+def test_a_pool_speaks_what_all_its_engines_speak(ranges: Any, expected: tuple[str, str]) -> None:
+    both = common(spoken(*one) for one in ranges)
+    assert (both.minimum, both.maximum) == expected
+    assert common(spoken(*one) for one in reversed(ranges)) == both
+
+
+async def test_versions_are_asked_for_beside_the_requests_that_need_them() -> None:
+    alpha, beta = two()
+    now = [0.0]
+    versions = Versions(ScriptedPool(alpha, beta), clock=lambda: now[0])
+    beta.version["ApiVersion"] = "1.50"
+    assert (await versions.spoken()).maximum == "1.41"
+    assert versions.about("id-beta").cpus == 2
+    assert alpha.asked.count("/version") == 1
+    await versions.spoken()
+    assert alpha.asked.count("/version") == 1
+    alpha.version["ApiVersion"] = "1.44"
+    now[0] += FRESH_S + 1
+    assert (await versions.spoken()).maximum == "1.41", "nobody waits for the answer"
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (await versions.spoken()).maximum == "1.44"
+    assert alpha.asked.count("/version") == 2
+
+
+async def test_an_engine_that_does_not_say_its_version_does_not_hold_up_the_others() -> None:
+    alpha, beta = two()
+    beta.away = True
+    now = [0.0]
+    versions = Versions(ScriptedPool(alpha, beta), clock=lambda: now[0])
+    for _ in range(3):
+        assert (await versions.spoken()).maximum == "1.41"
+    asked = len(beta.asked)
+    beta.away = False
+    beta.version["ApiVersion"] = "1.40"
+    assert (await versions.spoken()).maximum == "1.41"
+    assert len(beta.asked) == asked
+    now[0] += RETRY_S
+    assert (await versions.spoken()).maximum == "1.40"

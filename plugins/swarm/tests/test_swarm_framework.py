@@ -1,0 +1,252 @@
+"""Swarm's framework, without a server: names, what the kernel is asked for, what moves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from orlop.framework import Desired, NotPlaced, Outcome, Refused, Task, TaskState
+from orlop.kernel.events import DrainNode
+from orlop.testing.harness import Cluster
+from orlop_swarm import hooks
+from orlop_swarm.asking import ID_LABEL, InvalidRequest, resources_of, with_labels
+from orlop_swarm.documents import CONTAINER, NAME
+from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
+from orlop_swarm.names import name_of
+from orlop_swarm.orders import Conflict, Create, Rename, Reserve, Reserved
+from orlop_swarm.settings import Config
+
+MOVES = {"Env": ["reschedule:on-node-failure", "A=b"]}
+
+
+class Pool:
+    """A cluster with Swarm on it."""
+
+    def __init__(self, nodes: int = 2, settings: Config | None = None) -> None:
+        self.settings = settings or Config()
+        chosen = {"filters": hooks.node_filters(self.settings), "scorers": hooks.node_scorers(self.settings)}
+        self.cluster = Cluster(Swarm(self.settings), **chosen)
+        for number in range(nodes):
+            self.cluster.add_node(f"n{number}", cpus=2, mem="2GiB", runtimes=("docker",))
+        self.cluster.settle()
+
+    def create(self, name: str = "", **body: Any) -> Task:
+        order = Create(body={"Image": "busybox", **body}, name=name)
+        reserved: Reserved = self.cluster.command("swarm", order)
+        self.cluster.settle()
+        return self.task(reserved.key)
+
+    def task(self, key: str) -> Task:
+        return self.cluster.view("swarm").tasks[key]
+
+    def objects(self, kind: str) -> dict[str, Any]:
+        return dict(self.cluster.view("swarm").objects(kind))
+
+    def do(self, order: Any) -> Any:
+        answer = self.cluster.command("swarm", order)
+        self.cluster.settle()
+        return answer
+
+
+def test_a_container_is_prepared_and_its_name_is_its_own() -> None:
+    pool = Pool()
+    task = pool.create("web", HostConfig={"Memory": 2**30, "NanoCpus": 500_000_000}, Weird={"kept": [1]})
+    assert (task.state, task.desired, task.name) == (TaskState.PREPARED, Desired.PREPARED, "web")
+    spec = pool.cluster.view("swarm").spec(task)
+    assert spec.resources.units == {"cpus": 500, "mem": 2**30}
+    assert spec.payload["Weird"] == {"kept": [1]}
+    assert (spec.payload["orlop_name"], spec.payload["orlop_exact"], spec.payload["orlop_pull"]) == (
+        "web",
+        True,
+        "never",
+    )
+    with pytest.raises(Refused) as refused:
+        pool.create("web")
+    assert refused.value.reason == Conflict(name="web", key=task.key)
+    assert str(refused.value.reason).startswith('Conflict. The container name "/web" is already in use by container')
+
+
+def test_the_name_is_free_when_the_container_is_gone() -> None:
+    pool = Pool()
+    task = pool.create("web")
+    pool.cluster.start_task(task)
+    pool.cluster.stop_task(pool.task(task.key), code=3)
+    assert pool.task(task.key).state is TaskState.PREPARED
+    assert pool.objects(NAME)
+    pool.cluster.end_task(pool.task(task.key), code=3)
+    pool.cluster.settle()
+    assert not pool.objects(NAME)
+    assert not pool.objects(CONTAINER)
+    assert pool.create("web").key != task.key
+
+
+def test_names_are_made_up_and_differ() -> None:
+    pool = Pool(settings=Config(overcommit=10))
+    names = {pool.create().name for _ in range(30)}
+    assert len(names) == 30
+    assert all("_" in name for name in names)
+    number = 2**127 + 12_345_678_901_234_567_890
+    assert len({name_of(number, attempt) for attempt in range(40)}) == 40
+
+
+def test_what_finds_no_place_leaves_nothing() -> None:
+    pool = Pool()
+    with pytest.raises(NotPlaced):
+        pool.create("big", HostConfig={"Memory": 2**40})
+    pool.cluster.settle()
+    assert not pool.objects(NAME)
+    assert not pool.objects(CONTAINER)
+    assert pool.create("big").live
+
+
+def test_a_rename_holds_both_names_until_it_is_done() -> None:
+    pool = Pool()
+    one, other = pool.create("one"), pool.create("other")
+    with pytest.raises(Refused):
+        pool.do(Reserve(key=one.key, name="other"))
+    pool.do(Reserve(key=one.key, name="new"))
+    for name in ("one", "new"):
+        with pytest.raises(Refused):
+            pool.create(name)
+    pool.do(Rename(key=one.key, name="new"))
+    assert pool.create("one").live
+    pool.do(Reserve(key=other.key, name="newer"))
+    pool.do(Rename(key=other.key, name="other"))  # its engine has refused
+    assert pool.create("newer").live
+    assert {name: found.key for name, found in pool.objects(NAME).items()}["other"] == other.key
+
+
+def test_expressions_leave_the_environment_and_stay_as_labels() -> None:
+    body = {
+        "Env": ["A=b", "constraint:node==~n1", "affinity:image!=x", "reschedule:on-node-failure"],
+        "Labels": {"mine": "1", "com.docker.swarm.constraints": '["rack==r1"]'},
+    }
+    changed = with_labels(body, "k" * 64, Config())
+    assert changed["Env"] == ["A=b"]
+    labels = changed["Labels"]
+    assert json.loads(labels["com.docker.swarm.constraints"]) == ["rack==r1", "node==~n1"]
+    assert json.loads(labels["com.docker.swarm.affinities"]) == ["image!=x"]
+    assert json.loads(labels["com.docker.swarm.reschedule-policies"]) == ["on-node-failure"]
+    assert (labels["mine"], labels[ID_LABEL]) == ("1", "k" * 64)
+    assert with_labels(changed, "other", Config()) == changed
+    assert with_labels({"Image": "x"}, "k", Config()) == {"Image": "x"}
+
+
+def test_a_constraint_is_heeded_and_wishes_are_not_demands() -> None:
+    pool = Pool(3)
+    assert [pool.create(Env=["constraint:node==n2"]).node for _ in range(2)] == ["n2", "n2"]
+    assert pool.create(Env=["constraint:node==~nowhere"]).live
+    with pytest.raises(NotPlaced):
+        pool.create(Env=["constraint:node==nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"Env": ["constraint:node=n1"]}, "One of operator ==, != is expected"),
+        ({"Env": ["reschedule:sometimes"]}, "invalid reschedule policy: sometimes"),
+        ({"Env": ["reschedule:off", "reschedule:on-node-failure"]}, "too many reschedule policies"),
+        ({"Env": "A=b"}, "Env: expected a list"),
+        ({"HostConfig": {"Memory": "1g"}}, "HostConfig.Memory: expected a whole number"),
+        ({"Labels": []}, "Labels: expected an object"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_place(body: dict[str, Any], text: str) -> None:
+    pool = Pool()
+    with pytest.raises(Refused) as refused:
+        pool.create("bad", **body)
+    assert isinstance(refused.value.reason, InvalidRequest)
+    assert text in str(refused.value.reason)
+    assert not pool.objects(NAME)
+
+
+@pytest.mark.parametrize(
+    ("host", "units", "cpus"),
+    [
+        ({"NanoCpus": 1_500_000_001}, "engine", 1501),
+        ({"CpuQuota": 50_000}, "engine", 500),
+        ({"CpuQuota": 50_000, "CpuPeriod": 25_000}, "engine", 2000),
+        ({"CpuQuota": -1}, "engine", 0),
+        ({"CpuShares": 2}, "engine", 0),
+        ({"CpuShares": 2}, "shares", 2000),
+    ],
+)
+def test_cpus_are_what_the_engine_limits(host: dict[str, int], units: str, cpus: int) -> None:
+    assert resources_of(host, Config(cpu_units=units)).units.get("cpus", 0) == cpus
+
+
+# When nodes fail
+
+
+def test_one_that_moves_is_made_again_under_its_key_and_started_if_it_ran() -> None:
+    pool = Pool()
+    ran, stopped = pool.create("ran", **MOVES), pool.create("stopped", **MOVES)
+    pool.cluster.start_task(ran)
+    pool.cluster.settle()
+    for node in ("n0", "n1"):
+        before = {one.key: pool.task(one.key) for one in (ran, stopped)}
+        away = [one for one in before.values() if one.node == node]
+        assert away
+        pool.cluster.lose_node(node)
+        pool.cluster.settle()
+        for one in away:
+            now = pool.task(one.key)
+            assert (now.node != node, now.id != one.id, now.name) == (True, True, one.name)
+            assert now.state is (TaskState.RUNNING if one.key == ran.key else TaskState.PREPARED)
+        pool.cluster.return_node(node)
+        pool.cluster.settle()
+        live = [task.key for task in pool.cluster.view("swarm").live.values()]
+        assert sorted(live) == sorted((ran.key, stopped.key))
+    entries = [one for one in pool.cluster.log if one.type == "swarm.rescheduled"]
+    assert {one.details["name"] for one in entries} == {"ran", "stopped"}
+
+
+def test_one_without_a_policy_waits_for_its_node() -> None:
+    pool = Pool()
+    task = pool.create("stays")
+    assert task.node is not None
+    pool.cluster.start_task(task)
+    pool.cluster.lose_node(task.node)
+    pool.cluster.settle()
+    waiting = pool.task(task.key)
+    assert (waiting.id, waiting.live, waiting.unreachable) == (task.id, True, True)
+    pool.cluster.return_node(task.node)
+    pool.cluster.settle()
+    assert not pool.task(task.key).unreachable
+
+
+def test_what_a_client_removes_does_not_move() -> None:
+    pool = Pool()
+    task = pool.create("gone", **MOVES)
+    pool.cluster.end_task(task, outcome=Outcome.KILLED)
+    pool.cluster.settle()
+    assert task.key not in pool.cluster.view("swarm").live
+    assert not pool.objects(CONTAINER)
+
+
+def test_a_drained_node_gives_up_what_moves() -> None:
+    pool = Pool()
+    task = pool.create("moves", **MOVES)
+    pool.cluster.start_task(task)
+    pool.cluster.settle()
+    assert task.node is not None
+    pool.cluster.step(DrainNode(node=task.node, drained=True, within_ms=0))
+    pool.cluster.advance(1)
+    now = pool.task(task.key)
+    assert (now.node != task.node, now.state) == (True, TaskState.RUNNING)
+
+
+def test_one_that_cannot_be_made_again_is_tried_again() -> None:
+    pool = Pool()
+    task = pool.create("moves", **MOVES)
+    assert task.node is not None
+    pool.cluster.lose_node(task.node)
+    pool.cluster.settle()
+    moved = pool.task(task.key)
+    pool.cluster.end_task(moved, outcome=Outcome.ERROR, reason="port is already allocated")
+    pool.cluster.settle()
+    assert pool.task(task.key).state is TaskState.PENDING
+    pool.cluster.advance(TRY_AGAIN_AFTER_MS / 1000 + 1)
+    assert pool.task(task.key).state is TaskState.PREPARED

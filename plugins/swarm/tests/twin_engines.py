@@ -1,0 +1,38 @@
+"""Engines that have the very same image, so that a pool of them has one: what each imports has an id of its own."""
+
+from __future__ import annotations
+
+import contextlib
+
+import docker
+from engines import Engine, Lane
+
+
+def twins(lane: Lane, *names: str) -> list[Engine]:
+    """New engines with the first one's busybox."""
+    made = [lane.engine(name) for name in names]
+    with contextlib.closing(made[0].client()) as first:
+        archive = b"".join(first.get_image("busybox:latest"))
+    for one in made[1:]:
+        with contextlib.closing(one.client()) as client:
+            client.remove_image("busybox:latest", force=True)
+            client.load_image(archive)
+    return made
+
+
+def clean(engine: Engine) -> None:
+    """Leaves busybox and nothing else."""
+    engine.clear()
+    with contextlib.closing(engine.client()) as client:
+        client.prune_networks()
+        for volume in client.volumes()["Volumes"] or ():
+            client.remove_volume(volume["Name"], force=True)
+        for tag in tags_of(client):
+            if tag != "busybox:latest":
+                client.remove_image(tag, force=True)
+        client.prune_images({"dangling": True})
+
+
+def tags_of(client: docker.APIClient) -> list[str]:
+    tags = {tag for image in client.images() for tag in image["RepoTags"] or ()}
+    return sorted(tags - {"<none>:<none>"})
