@@ -76,6 +76,7 @@ def test_facts_by_changes_equal_the_facts_in_full_whatever_was_known(states: lis
     for before, after in pairwise(states):
         told = applied(told, difference(before, after))
     assert told == states[-1]
+    assert told.foreign_use == states[-1].foreign_use
 
 
 @given(_FACTS, _FACTS)
@@ -99,7 +100,7 @@ def test_only_live_foreign_containers_use_something() -> None:
         for n, state in enumerate(states)
     ]
     facts = NodeFacts(containers={one.id: one for one in containers})
-    assert facts.foreign_use() == Resources.of({"mem": 111, "cpus": 222})
+    assert facts.foreign_use == Resources.of({"mem": 111, "cpus": 222})
 
 
 def _inspected(**changes: Any) -> dict[str, Any]:

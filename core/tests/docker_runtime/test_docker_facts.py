@@ -44,12 +44,12 @@ def test_what_was_started_by_hand_is_seen(engine: Engine, client: Any) -> None:
     change = difference(before, created)
     assert [one.id for one in change.containers] == [theirs]
     assert change.containers[0].host_ports == (HostPort(number=18080),)
-    assert created.foreign_use() == before.foreign_use()
+    assert created.foreign_use == before.foreign_use
 
     client.start(theirs)
     found = _facts(client).containers[theirs]
     assert (found.names, found.image, found.labels["tier"]) == (("theirs",), "busybox", "front")
-    assert _facts(client).foreign_use() == Resources.of({"mem": 64 * 2**20, "cpus": 500})
+    assert _facts(client).foreign_use == Resources.of({"mem": 64 * 2**20, "cpus": 500})
     given = int(client.port(theirs, 81)[0]["HostPort"])
     assert set(found.host_ports) == {HostPort(number=18080), HostPort(number=given, address="127.0.0.1")}
 

@@ -7,10 +7,11 @@ two states and `applied` brings the older one to the newer; a full change makes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 import attrs
+from immutables import Map
 
 from orlop.model.resources import Resources
 
@@ -78,23 +79,39 @@ class EngineFacts:
     labels: Mapping[str, str] = attrs.field(factory=dict)
 
 
+def _images(values: Mapping[str, Image]) -> Map[str, Image]:
+    return values if isinstance(values, Map) else Map(values)
+
+
+def _containers(values: Mapping[str, ForeignContainer]) -> Map[str, ForeignContainer]:
+    return values if isinstance(values, Map) else Map(values)
+
+
 @attrs.frozen(kw_only=True)
 class NodeFacts:
-    """All facts of one node; images and containers by their ids."""
+    """All facts of one node; images and containers by their ids.
+
+    foreign_use: what the live foreign containers may take of the node, as far as they have limits.
+    """
 
     engine: EngineFacts = EngineFacts()
-    images: Mapping[str, Image] = attrs.field(factory=dict)
-    containers: Mapping[str, ForeignContainer] = attrs.field(factory=dict)
+    images: Map[str, Image] = attrs.field(factory=Map, converter=_images)
+    containers: Map[str, ForeignContainer] = attrs.field(factory=Map, converter=_containers)
+    foreign_use: Resources = attrs.field(eq=False)
 
-    def foreign_use(self) -> Resources:
-        """What the live foreign containers may take of the node, as far as they have limits."""
-        live = [container for container in self.containers.values() if container.live]
-        return Resources.of(
-            {
-                "cpus": sum(container.cpus_thousandths for container in live),
-                "mem": sum(container.memory_bytes for container in live),
-            }
-        )
+    @foreign_use.default
+    def _all_use(self) -> Resources:
+        return _use(self.containers.values())
+
+
+def _use(containers: Iterable[ForeignContainer]) -> Resources:
+    live = [container for container in containers if container.live]
+    return Resources.of(
+        {
+            "cpus": sum(container.cpus_thousandths for container in live),
+            "mem": sum(container.memory_bytes for container in live),
+        }
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -138,19 +155,24 @@ def difference(old: NodeFacts, new: NodeFacts) -> FactsChange:
 
 
 def applied(facts: NodeFacts, change: FactsChange) -> NodeFacts:
-    """`facts` after `change`. Applying a change twice is applying it once. What did not change is shared."""
+    """`facts` after `change`. Applying a change twice is applying it once. Costs what the change is large."""
     base = NodeFacts() if change.full else facts
+    changed = {one.id: one for one in change.containers}
+    replaced = (base.containers.get(key) for key in {*changed, *change.containers_gone})
+    containers = _applied(base.containers, changed, change.containers_gone)
+    arrived = (one for key, one in changed.items() if key in containers)
     return NodeFacts(
         engine=change.engine if change.engine is not None else base.engine,
         images=_applied(base.images, {image.id: image for image in change.images}, change.images_gone),
-        containers=_applied(base.containers, {one.id: one for one in change.containers}, change.containers_gone),
+        containers=containers,
+        foreign_use=base.foreign_use - _use(one for one in replaced if one is not None) + _use(arrived),
     )
 
 
-def _applied(known: Mapping[str, _T], changed: Mapping[str, _T], gone: tuple[str, ...]) -> Mapping[str, _T]:
+def _applied(known: Map[str, _T], changed: Mapping[str, _T], gone: tuple[str, ...]) -> Map[str, _T]:
     if not changed and not gone:
         return known
-    result = {**known, **changed}
+    result = known.update(changed).mutate()
     for key in gone:
         result.pop(key, None)
-    return result
+    return result.finish()

@@ -10,10 +10,13 @@ import attrs
 from orlop.agent import worker as decisions
 from orlop.agent.runtimes.interface import Phase, RuntimeEvent, Snapshot, Unavailable
 from orlop.agent.worker import TaskRecord, Worker
+from orlop.model.facts import ForeignContainer, NodeFacts, difference, in_full
 from orlop.model.messages import (
+    FACTS,
     Assignment,
     Assignments,
     Epoch,
+    Facts,
     Goodbye,
     Heartbeat,
     Hello,
@@ -85,6 +88,10 @@ class SimulatedNode:
         self._hindered_ms = 0
         self._link: End | None = None
         self._timers: dict[str, int] = {}
+        #: None without an engine that anybody else uses.
+        self.facts: NodeFacts | None = None
+        self._told: NodeFacts | None = None
+        self._wants_facts = False
 
     @property
     def ends(self) -> Callable[[Assignment], tuple[int, int] | None]:
@@ -110,6 +117,7 @@ class SimulatedNode:
             return
         self.up = True
         self._lives += 1
+        self._wants_facts = False
         self.worker = Worker([RUNTIME], list(self.disk.records.values()), self.disk.epoch)
         self._timers.clear()
         self._unavailable = ""
@@ -140,6 +148,7 @@ class SimulatedNode:
         self._world.note(self.name, f"machine crashes{', disk lost' if disk_lost else ''}")
         self._world.strike("a machine crashes and its disk is lost" if disk_lost else "a machine crashes")
         self.runtime.crash(disk_lost)
+        self._keep_foreign(lambda _: False)
         self._boots += 1
         if disk_lost:
             self._machines += 1
@@ -152,10 +161,27 @@ class SimulatedNode:
         self._hindered_ms = self._world.now_ms
         self.runtime.restart(keeps_tasks)
 
+    def start_foreign(self, container: ForeignContainer) -> None:
+        """Somebody starts a container on its engine."""
+        self._world.strike("a foreign container is started")
+        known = self.facts.containers if self.facts is not None else {}
+        self.facts = NodeFacts(containers={**known, container.id: container})
+        self._tell_facts()
+
+    def remove_foreign(self, container: str) -> None:
+        """It is removed, unless it is gone with its machine."""
+        self._keep_foreign(lambda one: one.id != container)
+
+    def _keep_foreign(self, wanted: Callable[[ForeignContainer], bool]) -> None:
+        if self.facts is not None:
+            self.facts = NodeFacts(containers={one.id: one for one in self.facts.containers.values() if wanted(one)})
+            self._tell_facts()
+
     def heal(self) -> None:
         """All is well; its clock stays wrong."""
         self.slow_disk_ms = 0
         self.runtime.heal()
+        self._keep_foreign(lambda one: not one.cpus_thousandths)
         self.start()
 
     # The session
@@ -208,7 +234,16 @@ class SimulatedNode:
             link.send(Heartbeat())
             self._in_this_life(HEARTBEAT_MS, lambda: self._beat(link))
 
+    def _tell_facts(self) -> None:
+        """In full, and then what has changed."""
+        if self._link is None or not self._wants_facts or self.facts is None or self.facts == self._told:
+            return
+        change = difference(self._told, self.facts) if self._told is not None else in_full(self.facts)
+        self._told = self.facts
+        self._link.send(Facts(change=change))
+
     def _hello(self, link: End) -> None:
+        self._told, self._wants_facts = None, False
         info = NodeInfo(
             id=self.disk.identity,
             name=self.name,
@@ -230,6 +265,8 @@ class SimulatedNode:
                 else:
                     self._alone_ms = None
                     self._decide(decisions.ServerHere())
+                    self._told, self._wants_facts = None, FACTS in message.understands
+                    self._tell_facts()
             case Refused():
                 self._world.note(self.name, f"refused: {message.reason}")
             case Assignments():
