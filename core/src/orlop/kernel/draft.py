@@ -79,7 +79,7 @@ class Draft:
         self._facts_changed = False
 
     def remembered(self) -> State:
-        """The base, with what is kept in memory only: where nothing is to be stored. Nothing may be changed after it."""
+        """The base with what is kept in memory only, where nothing is to be stored. Nothing may be changed after it."""
         if self._facts_changed:
             candidates = self._candidates.finish()
             return attrs.evolve(self.base, orphans=self._orphans, candidates=candidates, following=self.following)

@@ -35,11 +35,16 @@ def facts_of(
     info: Mapping[str, Any], images: Iterable[Mapping[str, Any]], containers: Iterable[Mapping[str, Any]], cluster: str
 ) -> NodeFacts:
     """All facts, from `/info`, the items of `/images/json`, and an inspection of each container."""
-    known = sorted((image_of(item) for item in images), key=lambda image: image.id)[:IMAGES_MAX]
     foreign = [found for item in containers if (found := foreign_of(item, cluster)) is not None]
-    foreign.sort(key=lambda one: (not (one.live or one.host_ports), one.id))
+    return bounded(engine_of(info), map(image_of, images), foreign)
+
+
+def bounded(engine: EngineFacts, images: Iterable[Image], containers: Iterable[ForeignContainer]) -> NodeFacts:
+    """As many of them as are told of, see the module."""
+    known = sorted(images, key=lambda image: image.id)[:IMAGES_MAX]
+    foreign = sorted(containers, key=lambda one: (not (one.live or one.host_ports), one.id))
     return NodeFacts(
-        engine=engine_of(info),
+        engine=engine,
         images={image.id: image for image in _fitting(known)},
         containers={one.id: one for one in _fitting(foreign[:CONTAINERS_MAX])},
     )
@@ -77,11 +82,16 @@ def image_of(item: Mapping[str, Any]) -> Image:
     )
 
 
+def is_task(labels: Mapping[str, str], cluster: str) -> bool:
+    """Is a container with these labels a task of this cluster?"""
+    return labels.get(CLUSTER_LABEL) == cluster and TASK_LABEL in labels
+
+
 def foreign_of(inspected: Mapping[str, Any], cluster: str) -> ForeignContainer | None:
     """From an inspection of a container; None for a task of this cluster."""
     settings = inspected.get("Config") or {}
     labels = settings.get("Labels") or {}
-    if labels.get(CLUSTER_LABEL) == cluster and TASK_LABEL in labels:
+    if is_task(labels, cluster):
         return None
     host = inspected.get("HostConfig") or {}
     name = (inspected.get("Name") or "").removeprefix("/")

@@ -8,11 +8,11 @@ from typing import Any, Final, Protocol
 import attrs
 
 from orlop.agent import worker as decisions
+from orlop.agent.facts import FactsTelling
 from orlop.agent.runtimes.interface import Phase, RuntimeEvent, Snapshot, Unavailable
 from orlop.agent.worker import TaskRecord, Worker
-from orlop.model.facts import ForeignContainer, NodeFacts, difference, in_full
+from orlop.model.facts import ForeignContainer, NodeFacts
 from orlop.model.messages import (
-    FACTS,
     Assignment,
     Assignments,
     Epoch,
@@ -88,10 +88,8 @@ class SimulatedNode:
         self._hindered_ms = 0
         self._link: End | None = None
         self._timers: dict[str, int] = {}
-        #: None without an engine that anybody else uses.
-        self.facts: NodeFacts | None = None
-        self._told: NodeFacts | None = None
-        self._wants_facts = False
+        self._foreign: dict[str, ForeignContainer] = {}
+        self._telling = FactsTelling()
 
     @property
     def ends(self) -> Callable[[Assignment], tuple[int, int] | None]:
@@ -117,7 +115,7 @@ class SimulatedNode:
             return
         self.up = True
         self._lives += 1
-        self._wants_facts = False
+        self._telling.hello()
         self.worker = Worker([RUNTIME], list(self.disk.records.values()), self.disk.epoch)
         self._timers.clear()
         self._unavailable = ""
@@ -161,21 +159,33 @@ class SimulatedNode:
         self._hindered_ms = self._world.now_ms
         self.runtime.restart(keeps_tasks)
 
+    @property
+    def facts(self) -> NodeFacts | None:
+        """What its agent knows; None where nobody ever used its engine."""
+        return self._telling.facts
+
     def start_foreign(self, container: ForeignContainer) -> None:
         """Somebody starts a container on its engine."""
         self._world.strike("a foreign container is started")
-        known = self.facts.containers if self.facts is not None else {}
-        self.facts = NodeFacts(containers={**known, container.id: container})
-        self._tell_facts()
+        self._foreign[container.id] = container
+        self._look_at_engine()
 
     def remove_foreign(self, container: str) -> None:
         """It is removed, unless it is gone with its machine."""
         self._keep_foreign(lambda one: one.id != container)
 
     def _keep_foreign(self, wanted: Callable[[ForeignContainer], bool]) -> None:
-        if self.facts is not None:
-            self.facts = NodeFacts(containers={one.id: one for one in self.facts.containers.values() if wanted(one)})
-            self._tell_facts()
+        kept = {one.id: one for one in self._foreign.values() if wanted(one)}
+        if kept != self._foreign:
+            self._foreign = kept
+            self._look_at_engine()
+
+    def _look_at_engine(self) -> None:
+        self._tell(self._telling.changed(NodeFacts(containers=self._foreign)))
+
+    def _tell(self, message: Facts | None) -> None:
+        if message is not None and self._link is not None:
+            self._link.send(message)
 
     def heal(self) -> None:
         """All is well; its clock stays wrong."""
@@ -234,16 +244,8 @@ class SimulatedNode:
             link.send(Heartbeat())
             self._in_this_life(HEARTBEAT_MS, lambda: self._beat(link))
 
-    def _tell_facts(self) -> None:
-        """In full, and then what has changed."""
-        if self._link is None or not self._wants_facts or self.facts is None or self.facts == self._told:
-            return
-        change = difference(self._told, self.facts) if self._told is not None else in_full(self.facts)
-        self._told = self.facts
-        self._link.send(Facts(change=change))
-
     def _hello(self, link: End) -> None:
-        self._told, self._wants_facts = None, False
+        self._telling.hello()
         info = NodeInfo(
             id=self.disk.identity,
             name=self.name,
@@ -265,8 +267,7 @@ class SimulatedNode:
                 else:
                     self._alone_ms = None
                     self._decide(decisions.ServerHere())
-                    self._told, self._wants_facts = None, FACTS in message.understands
-                    self._tell_facts()
+                    self._tell(self._telling.welcomed(message.understands))
             case Refused():
                 self._world.note(self.name, f"refused: {message.reason}")
             case Assignments():
