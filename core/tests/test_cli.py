@@ -280,6 +280,8 @@ def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     assert "cpus       0.5 of 4 used" in lines
     assert "mem        1.5GiB of 16GiB used" in lines
     assert "framework  marathon quarantined: KeyError: 'x'" in lines
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"resources": CLUSTER["resources"] | {"foreign": {"mem": 2**20}}}
+    assert "mem        1.5GiB of 16GiB used, 1MiB by foreign containers" in run(fake, "status").stdout.splitlines()
     assert "runtime    docker on alpha: the engine does not answer" in lines
     assert lines[-3:-1] == [
         "orphans    1 task runs and is not in this cluster's state: it is left alone",
@@ -326,6 +328,12 @@ def test_nodes(fake: Fake) -> None:
     _, row = run(fake, "nodes").stdout.splitlines()
     assert re.split(" {3,}", row)[:7] == ["n-1", "alpha", "ready", "no", "1", "0.5/4", "0B/16GiB"]
     assert "rack=r1" in run(fake, "nodes", "-o", "wide").stdout
+    resources = {"cpus": {"amount": 0.5, "unit": "cores"}, "mem": {"amount": 2**29, "unit": "bytes"}}
+    used = {"containers": 3, "running": 1, "resources": resources}
+    fake.answers["GET", "/v1/nodes"] = {"nodes": [NODE | {"foreign": None}, NODE | {"foreign": used}]}
+    heading, _, row = run(fake, "nodes").stdout.splitlines()
+    assert "FOREIGN" in heading
+    assert "3 (0.5 cpus, 512MiB mem)" in row
     fake.answers["GET", "/v1/nodes"] = {"nodes": [NODE, NODE | {"unavailable": {"docker": "it does not answer"}}]}
     heading, healthy, troubled = run(fake, "nodes").stdout.splitlines()
     assert heading.endswith("UNAVAILABLE")

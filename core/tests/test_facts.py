@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orlop.agent.facts import FactsTelling
 from orlop.agent.runtimes.docker_container import CLUSTER_LABEL, TASK_LABEL
 from orlop.agent.runtimes.docker_facts import (
     BYTES_MAX,
@@ -33,6 +34,7 @@ from orlop.model.facts import (
     difference,
     in_full,
 )
+from orlop.model.messages import FACTS, Facts
 from orlop.model.resources import Resources
 from orlop.model.wire import MESSAGE_BYTES_MAX
 
@@ -213,3 +215,22 @@ def test_all_facts_of_a_node_fit_into_a_message() -> None:
     assert 0 < len(facts.containers) < len(containers)
     size = len(orjson.dumps(to_plain(in_full(facts))))
     assert BYTES_MAX < size < MESSAGE_BYTES_MAX
+
+
+def test_facts_are_told_in_full_after_each_welcome_and_then_by_changes() -> None:
+    telling, first = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
+    second = NodeFacts(images={**first.images, "b": Image(id="b")})
+    assert telling.welcomed([FACTS]) is None, "nothing is known yet"
+    assert telling.changed(first) == Facts(change=in_full(first))
+    assert telling.changed(first) is None
+    assert telling.changed(second) == Facts(change=difference(first, second))
+    telling.hello()
+    assert telling.changed(first) is None, "it is told with the welcome"
+    assert telling.welcomed([FACTS]) == Facts(change=in_full(first))
+
+
+def test_a_server_that_does_not_ask_for_facts_is_told_none() -> None:
+    telling, facts = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
+    assert telling.changed(facts) is None
+    assert telling.welcomed(["song"]) is None
+    assert telling.changed(NodeFacts()) is None
