@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from orlop.framework import Action, Ask, Changed, Framework, PortRequest, Process, Resources, View
 from orlop.processes import collecting
 from orlop.processes.collecting import EVERYTHING_S, LONG_LOOK_S, NEW_OBJECTS, Collector
+from orlop.testing.harness import Cluster
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +73,33 @@ def test_a_state_that_is_being_loaded_is_left_alone() -> None:
         assert collector._everything_at_s == 0
     finally:
         gc.enable()
+
+
+class Many(Framework):
+    """Asks for so many tasks."""
+
+    name = "many"
+
+    def command(self, view: View, command: int) -> Iterator[Action]:
+        for number in range(command):
+            yield Ask(f"{command}-{number}", Process("true"), needs=Resources(cpus=0.001), ports=(PortRequest(),))
+
+    def handle(self, view: View, changed: Changed) -> Iterator[Action]:
+        return iter(())
+
+
+def test_a_step_leaves_nothing_for_the_collector() -> None:
+    """A ring through a draft keeps a whole step's objects until they are looked for, which holds everything up."""
+    cluster = Cluster(Many())
+    cluster.add_nodes(5, cpus=100)
+    for count in (50, 2_000):  # what there is no room for waits
+        cluster.command("many", count // 10)
+        cluster.settle()
+        gc.collect()
+        gc.disable()
+        try:
+            cluster.command("many", count)
+            cluster.settle()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orlop import configuration
@@ -345,6 +345,7 @@ _PLAIN = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*keys_of(Config), "other", "command_file"]), _PLAIN))
+@example({"command_file": "~0"})  # there is no home folder of nobody
 def test_any_table_is_either_read_or_refused_with_a_place(table: dict[str, Any]) -> None:
     value, wrong = read_table(table, Config)
     assert (value is None) == bool(wrong)

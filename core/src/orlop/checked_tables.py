@@ -289,7 +289,11 @@ def _takes_text(kind: Any) -> bool:
 def _read_secret(name: object) -> str:
     if not isinstance(name, str):
         raise ValueError("expected a text")
-    with Path(name).expanduser().open("rb") as file:
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder for {name!r}") from None
+    with path.open("rb") as file:
         data = file.read(SECRET_BYTES_MAX + 1)
     if len(data) > SECRET_BYTES_MAX:
         raise ValueError(f"it is larger than {SECRET_BYTES_MAX} bytes")

@@ -111,6 +111,18 @@ class Planner:
         return explain(prepared, moment.node_order, moment.candidate)
 
 
+class _Looks:
+    """How many more looks at nodes the groups of an area may take together.
+
+    A room that referred to its area would close a ring through the whole draft, which only the collector could open.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
 class _Area:
     """Nodes on which some groups may be placed, and the searches over them that these groups share."""
 
@@ -122,13 +134,13 @@ class _Area:
         #: A filter that counts may open nodes outside the area, see `search`.
         self._all = order if order is draft.node_order else (*order, *draft.node_order)
         self._rooms: dict[Resources, _Room] = {}
-        self.looks_left = groups * LOOKS_FOR_ROOM_PER_GROUP
+        self._looks = _Looks(groups * LOOKS_FOR_ROOM_PER_GROUP)
 
     def room(self, needs: Resources) -> _Room:
         """Whether so much is free on any node."""
         found = self._rooms.get(needs)
         if found is None:
-            found = self._rooms[needs] = _Room(self, self._draft, self._all, needs)
+            found = self._rooms[needs] = _Room(self._looks, self._draft, self._all, needs)
         return found
 
     def search(self, prepared: Prepared) -> Search | EveryNode:
@@ -150,10 +162,10 @@ class _Room:
     Placing leaves less and less room, so no node is looked at twice in vain.
     """
 
-    __slots__ = ("_area", "_as_of", "_draft", "_needs", "_order", "_position")
+    __slots__ = ("_as_of", "_draft", "_looks", "_needs", "_order", "_position")
 
-    def __init__(self, area: _Area, draft: Draft, order: Sequence[str], needs: Resources) -> None:
-        self._area = area
+    def __init__(self, looks: _Looks, draft: Draft, order: Sequence[str], needs: Resources) -> None:
+        self._looks = looks
         self._draft = draft
         self._order = order
         self._needs = needs
@@ -165,10 +177,10 @@ class _Room:
         taken = len(self._draft.taken)
         if self._as_of != taken:
             self._as_of = taken
-            while self._position < len(self._order) and self._area.looks_left > 0:
+            while self._position < len(self._order) and self._looks.left > 0:
                 if self._needs.shortage(self._draft.candidate(self._order[self._position]).free) is None:
                     break
-                self._area.looks_left -= 1
+                self._looks.left -= 1
                 self._position += 1
         return self._position < len(self._order)
 
