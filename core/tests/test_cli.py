@@ -271,6 +271,11 @@ def test_the_server_may_be_named_behind_the_command(fake: Fake) -> None:
 # Looking
 
 
+def test_status_says_what_others_take(fake: Fake) -> None:
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"resources": CLUSTER["resources"] | {"foreign": {"mem": 2**20}}}
+    assert "mem        1.5GiB of 16GiB used, 1MiB by foreign containers" in run(fake, "status").stdout.splitlines()
+
+
 def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     fake.answers["GET", "/v1/cluster"] = CLUSTER
     lines = run(fake, "status").stdout.splitlines()
@@ -280,8 +285,6 @@ def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     assert "cpus       0.5 of 4 used" in lines
     assert "mem        1.5GiB of 16GiB used" in lines
     assert "framework  marathon quarantined: KeyError: 'x'" in lines
-    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"resources": CLUSTER["resources"] | {"foreign": {"mem": 2**20}}}
-    assert "mem        1.5GiB of 16GiB used, 1MiB by foreign containers" in run(fake, "status").stdout.splitlines()
     assert "runtime    docker on alpha: the engine does not answer" in lines
     assert lines[-3:-1] == [
         "orphans    1 task runs and is not in this cluster's state: it is left alone",
