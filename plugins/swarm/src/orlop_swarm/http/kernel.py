@@ -6,8 +6,8 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import attrs
@@ -20,7 +20,8 @@ from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
 from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
-from orlop_swarm.placement import filters, wanted
+from orlop_swarm.placement import filters, strategies, wanted
+from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
 from orlop_swarm.placement.strategies import NO_RESOURCES
 from orlop_swarm.settings import Config
@@ -49,9 +50,10 @@ class KernelContainers:
 
     async def create(self, creation: Creation) -> Created:
         """See `Containers`."""
-        node, _, name = creation.name.removeprefix("/").rpartition("/")
         engines = self._engines()
+        node, name = self._placed_name(creation.name.removeprefix("/"))
         body = creation.body
+        _refuse_unreadable(body)
         image, holders, beside = await asyncio.gather(
             self._looking.image(engines, body.get("Image")),
             self._looking.holders(engines, body),
@@ -88,6 +90,12 @@ class KernelContainers:
                 raise
             # The registry does not give it, say; where it is it can be had.
             return await self._make(local)
+
+    def _placed_name(self, name: str) -> tuple[str, str]:
+        """The node of `node/name`, and the name. Without a node of that name or id: an engine will refuse it."""
+        node, _, rest = name.partition("/")
+        known = any(node in (one.name, one.id) for one in self._pool.nodes())
+        return (node, rest) if rest and known else ("", name)
 
     def _engines(self) -> Sequence[Engine]:
         """Raises Problem: there are none."""
@@ -242,6 +250,18 @@ class _Taken(Exception):
     def __init__(self, conflict: Conflict) -> None:
         super().__init__(str(conflict))
         self.conflict = conflict
+
+
+def _refuse_unreadable(body: Mapping[str, Any]) -> None:
+    """Raises Problem (400): what is said of its place cannot be read."""
+    try:
+        said = wanted.read(body)
+        if said.strategy:
+            strategies.strategy(said.strategy)
+    except ExpressionError as error:
+        raise Problem(400, str(error)) from error
+    except ValueError as error:
+        raise Problem(400, f"{error}: {said.strategy}") from error
 
 
 def _made(task: Task | None, key: str) -> bool:
