@@ -114,6 +114,17 @@ async def test_what_was_found_once_is_not_asked_for_again() -> None:
     assert len(alpha.asked) == 2
 
 
+async def test_of_a_whole_id_only_its_engine_is_asked_whether_it_is_there_still() -> None:
+    alpha, beta = two()
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    await owners.find("one")
+    owner = await owners.find("a1" * 32, sure=True)
+    assert (owner.engine, owner.id, owner.sure) == (alpha, "a1" * 32, True)
+    assert (len(alpha.asked), len(beta.asked)) == (2, 1)
+    beta.held["a1" * 32] = alpha.held.pop("a1" * 32)
+    assert (await owners.find("a1" * 32, sure=True)).engine is beta
+
+
 async def test_memory_is_bounded() -> None:
     alpha, beta = two()
     owners = Owners(ScriptedPool(alpha, beta), NothingKnown(), remembered_max=30)

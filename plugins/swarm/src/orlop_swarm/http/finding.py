@@ -95,11 +95,15 @@ class Owners:
         Raises NotFound, Problem (400 when several are meant; 503 when its node cannot be reached), NotAvailable.
         """
         plain = reference.removeprefix("/")
-        place = None if sure else self._places.get(plain)
+        place = self._places.get(plain)
         engine = None if place is None else self._usable(place[0])
         if place is not None and engine is not None:
             self._places.move_to_end(plain)
-            return Owner(engine=engine, reference=plain, id=place[1], sure=False)
+            if not sure:
+                return Owner(engine=engine, reference=plain, id=place[1], sure=False)
+            # There is no other of its whole id, so that nobody else needs to be asked.
+            if plain == place[1] and await _inspected(engine, plain) is not None:
+                return Owner(engine=engine, reference=plain, id=plain, sure=True)
         held = await self.look(reference)
         return Owner(engine=held.engine, reference=self._told(reference, held), id=held.id, sure=True)
 
