@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -9,13 +11,16 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import docker
 import pytest
 from engines import Engine
 from swarm_pool import RunningPool
 from swarm_side_by_side import Outcome, normalised
 from twin_engines import clean
+
+pytestmark = pytest.mark.real
 
 COMPOSE: Final = "docker-compose"
 COMMAND_TIMEOUT_S: Final = 100.0
@@ -139,7 +144,37 @@ def _compared(command: str, text: str, folder: Path) -> str:
     return "\n".join(sorted(text.splitlines())) if command.startswith(_UNORDERED) else text
 
 
-@pytest.mark.real
+def test_a_built_image_goes_where_its_containers_are_bound_to(pool: RunningPool, twin_members: list[Engine]) -> None:
+    first, second = (engine.name for engine in twin_members)
+
+    def build(text: str, node: str) -> None:
+        dockerfile = f"FROM busybox\nENV TEXT={text}\n".encode()
+        list(client.build(fileobj=io.BytesIO(dockerfile), tag="made", buildargs={"constraint:node": f"={node}"}))
+
+    def run(**options: Any) -> tuple[str, str]:
+        made = client.create_container("made", "env", host_config=client.create_host_config(**options))["Id"]
+        client.start(made)
+        assert client.wait(made)["StatusCode"] == 0
+        (text,) = re.findall("TEXT=(.*)", client.logs(made).decode())
+        return client.inspect_container(made)["Node"]["Name"], text
+
+    try:
+        with contextlib.closing(docker.APIClient(base_url=pool.url, version="auto")) as client:
+            client.create_volume(f"{second}/kept")
+            build("one", first)
+            assert run() == (first, "one")
+            assert run(binds=["kept:/data"]) == (second, "one")
+            build("two", first)
+            assert run(binds=["kept:/data"]) == (second, "two"), "not the copy of the former one"
+            build("three", second)
+            assert run() == (second, "three")
+            client.create_container("busybox", "true", name=f"{first}/source")
+            assert run(volumes_from=["source"]) == (first, "three")
+    finally:
+        for one in twin_members:
+            clean(one)
+
+
 def test_a_project_lives_on_the_pool_as_on_one_engine(
     pool: RunningPool, twin_members: list[Engine], engine: Engine, tmp_path: Path
 ) -> None:

@@ -19,9 +19,10 @@ from orlop_swarm.settings import Config
 
 
 class Images:
-    """Of scripted engines: node → reference → id. pool: of these engines."""
+    """Of scripted engines: node → reference → id. pool: of these engines. named: node → when its images got names."""
 
-    def __init__(self, held: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, held: Mapping[str, Mapping[str, str]], named: Mapping[str, str] | None = None) -> None:
+        self.named = named or {}
         self.held = {node: dict(images) for node, images in held.items()}
         self.pool = ScriptedPool(dict.fromkeys(held, self._answer))
 
@@ -30,7 +31,9 @@ class Images:
             return ScriptedResponse([[]])
         reference = asked.path.split("/")[2]
         if reference in self.held[asked.node]:
-            return ScriptedResponse([{"Id": self.held[asked.node][reference], "RepoDigests": []}])
+            metadata = {"LastTagTime": self.named[asked.node]} if asked.node in self.named else {}
+            image = {"Id": self.held[asked.node][reference], "RepoDigests": [], "Metadata": metadata}
+            return ScriptedResponse([image])
         return ScriptedResponse([{"message": f"No such image: {reference}"}], 404)
 
     async def look(self, looking: Looking, reference: str = "x", *, anew: bool = False) -> tuple[set[str], int]:
@@ -58,6 +61,20 @@ async def test_what_one_node_lacks_or_has_otherwise_is_asked_each_time() -> None
         nodes = {node for node, images in held.items() if images}
         assert await engines.look(looking) == (nodes, 2)
         assert await engines.look(looking) == (nodes, 2)
+
+
+@pytest.mark.parametrize(
+    ("of_b", "meant"),
+    [
+        ("2026-11-26T10:00:00.002345678Z", {"b", "c"}),
+        ("2026-11-26T09:00:00.5+01:00", {"a"}),
+        ("0001-01-01T00:00:00Z", {"a"}),
+    ],
+)
+async def test_a_name_means_the_image_that_has_got_it_last(of_b: str, meant: set[str]) -> None:
+    named = {"a": "2026-11-26T10:00:00Z", "b": of_b, "c": "2020-01-01T00:00:00Z"}
+    engines = Images({"a": {"x": "1"}, "b": {"x": "2"}, "c": {"x": "2"}}, named)
+    assert await engines.look(Looking()) == (meant, 3)
 
 
 async def test_a_node_that_has_come_is_asked() -> None:

@@ -6,10 +6,8 @@ of its own.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from urllib.parse import quote, urlencode
+from collections.abc import AsyncIterator, Mapping
+from urllib.parse import urlencode
 
 import orjson
 from aiohttp import web
@@ -18,7 +16,6 @@ from orlop_swarm.engines.interface import Engine, EngineUnavailable
 from orlop_swarm.http import relaying
 from orlop_swarm.http.asking import (
     WORK_WITHIN_S,
-    answer_of,
     ask_each,
     chosen,
     engines,
@@ -28,18 +25,14 @@ from orlop_swarm.http.asking import (
     refuse,
     refuse_unless_any,
 )
-from orlop_swarm.http.broadcasting import Broadcast, Copied, stream, upload
+from orlop_swarm.http.broadcasting import Broadcast, stream, upload
+from orlop_swarm.http.copying import copy, path_of
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging import images as merging
 from orlop_swarm.merging.answers import Answer, good, nobody_has_it, pruned, refusal
 from orlop_swarm.merging.filters import Filters
 from orlop_swarm.merging.progress import Lines, Message, encoded
-
-
-def _path(name: str, rest: str) -> str:
-    """An engine's path. name: unquoted, may have slashes."""
-    return f"/images/{quote(name, safe='/:@')}{rest}"
 
 
 async def listed(request: web.Request) -> web.StreamResponse:
@@ -80,7 +73,7 @@ def _within(part: Answer, bounds: Mapping[str, Bound | None]) -> Answer:
 
 async def inspected(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/json."""
-    told = await ask_each(request, engines(request), _path(request.match_info["name"], "/json"))
+    told = await ask_each(request, engines(request), path_of(request.match_info["name"], "/json"))
     refuse(nobody_has_it(told))
     return answer(merging.inspected(told))
 
@@ -88,7 +81,7 @@ async def inspected(request: web.Request) -> web.StreamResponse:
 async def holders(request: web.Request, name: str) -> tuple[list[Engine], list[Answer]]:
     """The engines that have the image, and what all of them have said."""
     usable = engines(request)
-    told = await ask_each(request, usable, _path(name, "/json"))
+    told = await ask_each(request, usable, path_of(name, "/json"))
     having = {part.node_id for part in told if part.good}
     return [engine for engine in usable if engine.node.id in having], told
 
@@ -97,7 +90,7 @@ async def on_holder(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/history and /get: of the first engine that has it."""
     name, what = request.match_info["name"], request.rel_url.raw_path.rpartition("/")[2]
     having, _ = await holders(request, name)
-    return await relaying.relay(request, (having or engines(request))[0], _path(name, f"/{what}"))
+    return await relaying.relay(request, (having or engines(request))[0], path_of(name, f"/{what}"))
 
 
 async def saved(request: web.Request) -> web.StreamResponse:
@@ -121,14 +114,14 @@ async def pushed(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/push: of the first engine that has it, with the tag if one is given."""
     name, tag = request.match_info["name"], request.query.get("tag", "")
     having, _ = await holders(request, f"{name}:{tag}" if tag else name)
-    return await relaying.relay(request, (having or engines(request))[0], _path(name, "/push"))
+    return await relaying.relay(request, (having or engines(request))[0], path_of(name, "/push"))
 
 
 async def tagged(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/tag: wherever the image is."""
     query = request.rel_url.raw_query_string
     told = await ask_each(
-        request, engines(request), _path(request.match_info["name"], "/tag"), method="POST", query=query
+        request, engines(request), path_of(request.match_info["name"], "/tag"), method="POST", query=query
     )
     refuse(nobody_has_it(told))
     refuse(refusal(told, but=(404,)))
@@ -143,7 +136,7 @@ async def removed(request: web.Request) -> web.StreamResponse:
     used = {part.node_id for part in good(using) if part.content}
     told: list[Answer] = []
     for asked in ([one for one in usable if one.node.id in used], [one for one in usable if one.node.id not in used]):
-        told += await ask_each(request, asked, _path(name, ""), method="DELETE", query=query, within_s=WORK_WITHIN_S)
+        told += await ask_each(request, asked, path_of(name, ""), method="DELETE", query=query, within_s=WORK_WITHIN_S)
         refuse(refusal(told, but=(404,)))
     refuse(nobody_has_it(told))
     return answer(merging.removed(told))
@@ -206,7 +199,7 @@ async def _imported(request: web.Request) -> web.StreamResponse:
     last += lines.end()
     if last and "error" not in last[-1]:
         name = _imported_name(request) or str(last[-1].get("status", ""))
-        for node, reason in await copy_to(request, name, first, others):
+        for node, reason in await copy(name, first, others, request[VERSION]):
             await result.write(encoded([{"status": f"not copied to {node}: {reason}"}]))
     await result.write(encoded(last))
     return result
@@ -217,52 +210,6 @@ def _imported_name(request: web.Request) -> str:
     if not repository or not tag:
         return repository
     return f"{repository}:{tag}"
-
-
-async def copy_to(request: web.Request, name: str, source: Engine, targets: Sequence[Engine]) -> list[tuple[str, str]]:
-    """Copies an image from one engine to others. (node, why not) of those that have not got it."""
-    try:
-        saved_image = await source.request("GET", _path(name, "/get"), version=request[VERSION])
-        if saved_image.status >= 400:
-            reason = str((await answer_of(source, saved_image)).content)
-            return [(target.node.name, reason) for target in targets]
-    except EngineUnavailable as error:
-        return [(target.node.name, error.reason) for target in targets]
-    copied = Copied(saved_image.pieces(), (target.node.id for target in targets))
-    pump = asyncio.create_task(copied.pump())
-    try:
-        outcomes = await asyncio.gather(*(_load(request, target, copied) for target in targets))
-    finally:
-        pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
-        await saved_image.close()
-    return [(target.node.name, reason) for target, reason in zip(targets, outcomes, strict=True) if reason]
-
-
-async def _load(request: web.Request, target: Engine, copied: Copied) -> str:
-    """Why the engine has not got it; empty when it has."""
-    try:
-        response = await target.request(
-            "POST",
-            "/images/load",
-            query="quiet=1",
-            headers={"Content-Type": "application/x-tar"},
-            body=copied.read_by(target.node.id),
-            version=request[VERSION],
-        )
-        with contextlib.suppress(ValueError):
-            lines = Lines()
-            told = await answer_of(target, response)
-            if not told.good:
-                return str(told.content)
-            for message in told.content if isinstance(told.content, list) else lines.feed(str(told.content).encode()):
-                if "error" in message:
-                    return str(message["error"])
-    except (EngineUnavailable, OSError) as error:
-        return str(error)
-    finally:
-        copied.leave(target.node.id)
-    return ""
 
 
 async def committed(request: web.Request) -> web.StreamResponse:

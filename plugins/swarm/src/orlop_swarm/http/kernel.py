@@ -15,6 +15,7 @@ import attrs
 from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.http import copying
 from orlop_swarm.http.finding import told
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
@@ -62,34 +63,45 @@ class KernelContainers:
         allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
         if holders is not None:
             allowed = [one for one in allowed if one in holders]
+        if beside in allowed:
+            allowed = [beside]
         order = Create(body=body, name=name, platform=creation.platform, beside=beside)
         if node or holders is not None:
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
         try:
-            return await self._make_where_it_is(order, allowed, image)
+            return await self._make_where_it_is(order, allowed, image, creation.version)
         except Problem as problem:
             if not image.remembered or problem.status != 404:
                 raise
             image = await self._looking.image(engines, body.get("Image"), anew=True)
             if image.nodes.issuperset(allowed):
                 raise  # it is something else that is not there
-        return await self._make_where_it_is(order, allowed, image)
+        return await self._make_where_it_is(order, allowed, image, creation.version)
 
-    async def _make_where_it_is(self, order: Create, allowed: Sequence[str], image: Image) -> Created:
+    async def _make_where_it_is(self, order: Create, allowed: Sequence[str], image: Image, version: str) -> Created:
         """allowed: names of the nodes that it may be on, whether they have the image or not. Raises Problem."""
         having = tuple(one for one in allowed if one in image.nodes)
         if len(having) == len(allowed):
             return await self._make(order)
-        local = attrs.evolve(order, nodes=having or ("",))
         if not image.registry:
-            return await self._make(local)
+            if not having:
+                await self._copy(str(order.body["Image"]), image, allowed, version)
+            return await self._make(attrs.evolve(order, nodes=having or tuple(allowed)))
         try:
             return await self._make(attrs.evolve(order, pull=True))
         except Problem as problem:
             if not having or problem.status < 404:
                 raise
             # The registry does not give it, say; where it is it can be had.
-            return await self._make(local)
+            return await self._make(attrs.evolve(order, nodes=having))
+
+    async def _copy(self, name: str, image: Image, nodes: Sequence[str], version: str) -> None:
+        """To nodes that a container is bound to, by its network, say. Raises Problem."""
+        engines = {engine.node.name: engine for engine in self._engines()}
+        source = engines[min(image.nodes)]
+        if failed := await copying.copy(name, source, [engines[node] for node in nodes], version):
+            reasons = "; ".join(f"{node}: {reason}" for node, reason in failed)
+            raise Problem(500, f"{name} is on node {source.node.name}, and could not be copied: {reasons}")
 
     def _placed_name(self, name: str) -> tuple[str, str]:
         """The node of `node/name`, and the name. Without a node of that name or id: an engine will refuse it."""

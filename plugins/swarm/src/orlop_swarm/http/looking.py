@@ -1,14 +1,15 @@
 """What a new container needs of one engine: its image, volumes, networks, the containers that it depends on.
 
-An image that came from a registry may be fetched by any node; one that was built or loaded is only where it is. What no
-engine has is refused as one engine refuses it, and clients pull then. A volume or a network of a name is one and the
-same for its users, as on one engine, so they go where it is, unless it spans nodes. So do those that share another
-container's network or volumes, or are linked with it.
+An image that came from a registry may be fetched by any node; one that was built or loaded is only where it is, and is
+copied when the container is bound to other nodes. What no engine has is refused as one engine refuses it, and clients
+pull then. A volume or a network of a name is one and the same for its users, as on one engine, so they go where it is,
+unless it spans nodes. So do those that share another container's network or volumes, or are linked with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -25,6 +26,8 @@ from orlop_swarm.placement.scheduler import unsatisfied
 
 #: The scope of what is on one node alone.
 LOCAL: Final = "local"
+#: As engines write that an image has not got a name.
+_NEVER: Final = "0001-01-01T00:00:00Z"
 #: Networks that every engine has of its own.
 BUILT_IN: Final = frozenset(("", "default", "bridge", "host", "none", "nat"))
 
@@ -58,7 +61,8 @@ class Looking:
             raise Problem(status, body["message"] if isinstance(body, dict) else f"No such image: {reference}")
         if having.keys() == names and len({body.get("Id") for body in having.values()}) == 1:
             self._images.told(reference, names, changes)
-        return Image(nodes=frozenset(having), registry=all(body.get("RepoDigests") for body in having.values()))
+        registry = all(body.get("RepoDigests") for body in having.values())
+        return Image(nodes=frozenset(having if registry else _last_named(having)), registry=registry)
 
     async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> frozenset[str] | None:
         """Names of the nodes where its volumes and networks are at home; None: it has none that are on single nodes.
@@ -92,6 +96,18 @@ class Looking:
         if len(places) > 1:
             raise Problem(500, unsatisfied(said, filters.named(("dependency",))))
         return next(iter(places), "")
+
+
+def _last_named(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of the nodes with an image of one name, those with the one that has got it last. One engine gives a name that it
+    builds anew to the new image alone; here a copy of the former one may be left on another node."""
+    last = max(map(_named_at, images.values()))
+    meant = {image["Id"] for image in images.values() if _named_at(image) == last}
+    return [node for node, image in images.items() if image["Id"] in meant]
+
+
+def _named_at(image: Mapping[str, Any]) -> datetime.datetime:
+    return datetime.datetime.fromisoformat((image.get("Metadata") or {}).get("LastTagTime") or _NEVER)
 
 
 def named_volumes(body: Mapping[str, Any]) -> list[str]:
