@@ -45,7 +45,7 @@ from orlop.model.clock import Now, format_utc
 from orlop.model.events import LogEntry, LogRecord
 from orlop.model.messages import FACTS, Epoch, Hello, Received, Refused, Welcome
 from orlop.model.nodes import Node, NodeState
-from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState
+from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState, drain_reason
 
 FORGET_PER_STEP_MAX: Final = 256
 MAX_CLOCK_SKEW_MS: Final = 5_000
@@ -285,7 +285,7 @@ class _Batch:
                 continue
             self._draft.put_node(attrs.evolve(node, drain_at_utc_ms=0))
             for task in self._tasks_on(node_id):
-                self._kill(task, f"node {node.info.name} is drained")
+                self._kill(task, drain_reason(node.info.name))
 
     def _kill_task(self, event: KillTask) -> None:
         task = self._draft.task(event.task)

@@ -13,13 +13,14 @@ functions and no state.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 import attrs
 
-from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Task
+from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Spec, Task
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.places import HEALTHY, Container, Held, overcommitted
@@ -73,7 +74,8 @@ class Facts:
         self._last_counts = settings.repeated_constraints == "last"
         #: The latest of each node, by its id.
         self.places: dict[str, NodePlace] = {}
-        self._specs: dict[str, Wanted] = {}
+        #: By spec's id, for as long as there is the spec.
+        self._specs: dict[str, tuple[weakref.ref[Spec], Wanted]] = {}
         self._image_names: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {}
 
     def place(self, candidate: Candidate) -> NodePlace:
@@ -118,7 +120,7 @@ class Facts:
 
     def wanted(self, request: Request) -> Wanted:
         """What the ask says of its place. Raises ExpressionError."""
-        return self._read(request.spec_id, request.spec.runtime, request.spec.payload)
+        return self._read(request.spec_id, request.spec)
 
     def demands(self, request: Request) -> Wanted | None:
         """The same without wishes. None where nothing is said, or nothing that can be read: `ExpressionsFilter`."""
@@ -128,18 +130,18 @@ class Facts:
             return None
         return None if said is _NOTHING else _without_wishes(said)
 
-    def _read(self, spec_id: str, runtime: str, payload: Mapping[str, Any]) -> Wanted:
+    def _read(self, spec_id: str, spec: Spec) -> Wanted:
         known = self._specs.get(spec_id)
-        if known is None:
-            if len(self._specs) >= NODES_REMEMBERED:
-                self._specs.clear()
-            known = self._specs[spec_id] = _read_payload(runtime, payload, self._last_counts)
-        return known
+        if known is not None:
+            return known[1]
+        said = _read_payload(spec.runtime, spec.payload, self._last_counts)
+        self._specs[spec_id] = (weakref.ref(spec, lambda _: self._specs.pop(spec_id, None)), said)
+        return said
 
     def _container(self, task: Task, view: PlacementView) -> Container:
         spec = view.spec(task)
         try:
-            said = self._read(task.spec, spec.runtime, spec.payload)
+            said = self._read(task.spec, spec)
         except ExpressionError:  # it runs, whatever it said
             said = _NOTHING
         owner = {"orlop.framework": task.framework, "orlop.group": task.group, "orlop.key": task.key}
