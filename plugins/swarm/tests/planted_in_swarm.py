@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orlop.agent.worker import TaskRecord
+from orlop.agent.task_record import TaskRecord
 from orlop_swarm import asking, framework
 
 

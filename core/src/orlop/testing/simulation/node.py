@@ -9,7 +9,8 @@ import attrs
 
 from orlop.agent import worker as decisions
 from orlop.agent.runtimes.interface import Phase, RuntimeEvent, Snapshot, Unavailable
-from orlop.agent.worker import TaskRecord, Worker
+from orlop.agent.task_record import TaskRecord
+from orlop.agent.worker import Worker
 from orlop.model.messages import (
     Assignment,
     Assignments,
