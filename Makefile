@@ -34,7 +34,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks
 
 # Simulated clusters, many more than `make test` looks at. SEEDS: how many; FIRST: from which on; ONLY: of one kind
-# (mixed, marathon, chronos, chronos-months).
+# (mixed, marathon, chronos, chronos-months, swarm).
 SEEDS ?= 10000
 FIRST ?= 0
 soak: setup

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from next_version import upgrade
 
-from orlop.agent.worker import TaskRecord
+from orlop.agent.task_record import TaskRecord
 from orlop.kernel.loading import encode
 from orlop.model.documents import from_bytes, to_bytes
 from orlop.server import archive

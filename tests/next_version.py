@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from orlop.agent.worker import TaskRecord
+from orlop.agent.task_record import TaskRecord
 from orlop.model import wire
 from orlop.model.documents import CONVERTER
 from orlop.model.tasks import Status, Task

@@ -8,7 +8,8 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from orlop.agent.worker import TaskRecord, Worker
+from orlop.agent.task_record import TaskRecord
+from orlop.agent.worker import Worker
 from orlop.kernel import assignments, lifecycle
 from orlop.kernel.events import Assign
 from orlop.kernel.kernel import _Batch

@@ -20,11 +20,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "chronos" / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "swarm" / "tests"))
 
 from marathon_workload import MarathonWorkload
 from minute_of_cron import Cron
 from months_of_cron import play_months
 from planted_faults import FAULTS
+from pool_of_containers import Containers
 
 from orlop.testing.scenario import run_scenario
 from orlop.testing.simulation.simulation import Workload, simulate
@@ -37,6 +39,10 @@ TROUBLES: Final = (1.0, 1.0, 2.0, 4.0)
 
 def _cron(seed: int, trouble: float) -> None:
     run_scenario(seed, Cron, trouble=trouble)
+
+
+def _swarm(seed: int, trouble: float) -> None:
+    run_scenario(seed, Containers, trouble=trouble)
 
 
 def _months(seed: int, trouble: float) -> None:
@@ -53,6 +59,7 @@ PLAYS: Final[dict[str, tuple[int, Callable[[int, float], object]]]] = {
     "marathon": (1, _playing(MarathonWorkload)),
     "chronos": (1, _cron),
     "chronos-months": (1, _months),
+    "swarm": (1, _swarm),
 }
 
 

@@ -19,7 +19,8 @@ import attrs
 import orjson
 
 from orlop.agent.records import NodeIdentity
-from orlop.agent.worker import TaskRecord, Worker
+from orlop.agent.task_record import TaskRecord
+from orlop.agent.worker import Worker
 from orlop.configuration import Settings
 from orlop.framework import EVERYTHING
 from orlop.kernel import invariants, records

@@ -14,7 +14,7 @@ from orlop.agent.agent import Agent
 from orlop.agent.records import AgentRecords, CannotSave, NodeIdentity
 from orlop.agent.runtimes.interface import Launch, Phase, Report, RuntimeContext, RuntimeEvent, Snapshot
 from orlop.agent.session import AgentEnd, ServerEnd, local_session
-from orlop.agent.worker import TaskRecord
+from orlop.agent.task_record import TaskRecord
 from orlop.model.messages import Assignment, Assignments, Epoch, Hello, Statuses, Welcome
 from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources

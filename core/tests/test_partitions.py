@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot
+from orlop.agent.task_record import TaskRecord
 from orlop.agent.worker import (
     Effect,
     KillNow,
@@ -18,7 +19,6 @@ from orlop.agent.worker import (
     SetTimer,
     Signal,
     Start,
-    TaskRecord,
     TimerDue,
     Worker,
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orlop.agent.records import AgentRecords, NodeIdentity
-from orlop.agent.worker import TaskRecord
+from orlop.agent.task_record import TaskRecord
 from orlop.model.documents import to_bytes
 from orlop.model.messages import Assignment, Epoch, Seen
 from orlop.model.tasks import Desired, Spec, Status, TaskState

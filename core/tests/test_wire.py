@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.agent.worker import TaskRecord, Worker
+from orlop.agent.task_record import TaskRecord
+from orlop.agent.worker import Worker
 from orlop.model import wire
 from orlop.model.clock import Now
 from orlop.model.messages import (

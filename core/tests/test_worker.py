@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
+from orlop.agent.task_record import TaskRecord
 from orlop.agent.worker import (
     PASSED,
     Drop,
@@ -20,7 +21,6 @@ from orlop.agent.worker import (
     SetTimer,
     Signal,
     Start,
-    TaskRecord,
     Tell,
     TimerDue,
     Watch,

@@ -118,6 +118,20 @@ def test_a_rename_holds_both_names_until_it_is_done() -> None:
     assert {name: found.key for name, found in pool.objects(NAME).items()}["other"] == other.key
 
 
+def test_a_second_reservation_gives_the_first_one_up() -> None:
+    pool = Pool()
+    one = pool.create("one")
+    for name in ("new", "newer", "one", "newest"):
+        pool.do(Reserve(key=one.key, name=name))
+    assert set(pool.objects(NAME)) == {"one", "newest"}
+    other = pool.create("new")
+    with pytest.raises(Refused) as refused:  # the first rename is done only now
+        pool.do(Rename(key=one.key, name="new"))
+    assert refused.value.reason == Conflict(name="new", key=other.key)
+    pool.do(Rename(key=one.key, name="newest"))
+    assert {name: found.key for name, found in pool.objects(NAME).items()} == {"new": other.key, "newest": one.key}
+
+
 def test_expressions_leave_the_environment_and_stay_as_labels() -> None:
     body = {
         "Env": ["A=b", "constraint:node==~n1", "affinity:image!=x", "reschedule:on-node-failure"],

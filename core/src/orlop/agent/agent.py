@@ -38,6 +38,7 @@ from orlop.agent.runtimes.interface import (
 from orlop.agent.session import Link, LinkClosed
 from orlop.agent.stream_service import serve_stream
 from orlop.agent.streams import StreamEnd
+from orlop.agent.task_record import TaskRecord
 from orlop.agent.worker import Worker
 from orlop.model.clock import Now
 from orlop.model.facts import NodeFacts
@@ -88,7 +89,7 @@ class _Unsaved:
     """Documents that are to be written, in one transaction. What cannot be written now waits for the next one."""
 
     def __init__(self) -> None:
-        self._saved: dict[str, decisions.TaskRecord] = {}
+        self._saved: dict[str, TaskRecord] = {}
         self._dropped: dict[str, None] = {}
         self._epoch: Epoch | None = None
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import attrs
 
-from orlop.agent.worker import TaskRecord
+from orlop.agent.task_record import TaskRecord
 from orlop.model.documents import from_bytes, to_bytes
 from orlop.model.messages import Epoch, Seen
 

@@ -10,6 +10,8 @@ The worker never kills because a task is unhealthy, and because a server is gone
 policy says so. It stops a task when its desired state says so, or when a full list of assignments, made within the
 lineage that the task was assigned in, does not name it any more. What a runtime still has of an ended task of which
 neither the node nor such a list knows is removed: the node went down after the record was dropped and before it was.
+
+What the news of a runtime mean for tasks that outlive their runs is told by `kept`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from typing import Final
 
 import attrs
 
+from orlop.agent import kept
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
+from orlop.agent.task_record import TaskRecord
 from orlop.model.clock import Now
 from orlop.model.messages import Assignment, Assignments, Epoch, Received
 from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, ProbeResult, Status, TaskState
@@ -34,48 +38,6 @@ PASSING_TOLD_AFTER_MS: Final = 100
 PASSED: Final = "passing"
 #: What the names of timers begin with that wait for a server; ids of tasks have no slash.
 ALONE: Final = "alone/"
-
-
-@attrs.frozen(kw_only=True)
-class TaskRecord:
-    """What the node knows of one task. generation, revision: of the assignment, to tell orphans from removed ones.
-
-    alone: why the node has stopped it by itself, while no server was there; nothing takes that back.
-    """
-
-    assignment: Assignment
-    generation: int
-    revision: int
-    status: Status
-    acknowledged: int = 0
-    orphan: bool = False
-    alone: str = ""
-
-    @property
-    def live(self) -> bool:
-        return STATE_ORDER[self.status.state] < STATE_ORDER[TaskState.ENDED]
-
-    @property
-    def unacknowledged(self) -> bool:
-        """Has the server yet to confirm its last status?"""
-        return self.status.sequence > self.acknowledged
-
-    @property
-    def to_stop(self) -> bool:
-        return bool(self.alone) or self.assignment.desired in (Desired.STOPPED, Desired.REMOVED)
-
-    @property
-    def kept(self) -> bool:
-        return self.assignment.spec.policies.keep_ended
-
-    @property
-    def waits_prepared(self) -> bool:
-        """Is it prepared, and somebody else's business to start?"""
-        return self.kept and self.status.state is TaskState.PREPARED
-
-    @property
-    def stop_reason(self) -> str:
-        return self.alone or self.assignment.reason
 
 
 # Events beside Assignments, Received, Report, Snapshot and Unavailable
@@ -370,43 +332,19 @@ class Worker:
             yield from self._alive(record, report, now)
 
     def _kept_reported(self, record: TaskRecord, report: Report, now: Now) -> Iterator[Effect]:
-        """Of a task whose runs are counted here: a runtime knows what it runs in, and not how often it was started."""
-        known = record.status
-        report = attrs.evolve(report, incarnation=known.incarnation)
-        if report.phase is Phase.ENDED and report.remains and not record.to_stop:
-            if known.state is not TaskState.PREPARED or known.exit != report.exit:
-                again = attrs.evolve(
-                    known, incarnation=known.incarnation + 1, external_id=report.external_id or known.external_id
-                )
-                message = attrs.evolve(again, message="", addresses=())
-                yield from self._moved(attrs.evolve(record, status=message), TaskState.PREPARED, now, exit_=report.exit)
-                yield Unwatch(report.task)
-        elif report.phase is Phase.ENDED:
-            if report.message:
-                record = attrs.evolve(record, status=attrs.evolve(known, message=report.message))
-            yield from self._ended(record, self._removal(report.exit), now)
-        elif record.to_stop:
-            if report.phase is Phase.RUNNING:
-                yield from self._stop_late(record, report)
-        elif report.phase is Phase.PREPARING and report.external_id:
-            # It was made, by an agent that has gone since: the start that is still due is only ours.
-            if record.assignment.desired is Desired.RUNNING and not self._has_run(known):
+        task = record.assignment.task
+        match kept.meaning(record, report):
+            case kept.RunOver() as over:
+                yield from self._moved(over.record, TaskState.PREPARED, now, exit_=over.exit)
+                yield Unwatch(task)
+            case kept.Over() as over:
+                yield from self._ended(over.record, over.exit, now)
+            case kept.StartDue():
                 yield from self._start_again(record)
-            else:
-                yield from self._alive(record, attrs.evolve(report, phase=Phase.PREPARED), now)
-        else:
-            yield from self._alive(record, report, now)
-
-    @staticmethod
-    def _has_run(status: Status) -> bool:
-        return status.incarnation > 1 or STATE_ORDER[status.state] > STATE_ORDER[TaskState.STARTING]
-
-    @staticmethod
-    def _removal(exit_: Exit | None) -> Exit | None:
-        """Whoever removes what a kept task runs in ends the task, which is no loss."""
-        if exit_ is not None and exit_.outcome is Outcome.LOST:
-            return Exit(outcome=Outcome.KILLED, reason=exit_.reason)
-        return exit_
+            case Report() as alive if record.to_stop:
+                yield from self._stop_late(record, alive)
+            case Report() as alive:
+                yield from self._alive(record, alive, now)
 
     def _alive(self, record: TaskRecord, report: Report, now: Now) -> Iterator[Effect]:
         state = {
@@ -484,8 +422,7 @@ class Worker:
             exit_ = Exit(outcome=Outcome.KILLED, reason=record.stop_reason)
             yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
         elif record.kept and record.status.external_id:
-            exit_ = record.status.exit or Exit(outcome=Outcome.KILLED, reason="its container was removed")
-            yield from self._moved(record, TaskState.REMOVED, now, exit_=exit_)
+            yield from self._moved(record, TaskState.REMOVED, now, exit_=kept.exit_of_missing(record))
         elif STATE_ORDER[record.status.state] <= STATE_ORDER[TaskState.PREPARED]:
             yield from self._start_again(record)
         else:

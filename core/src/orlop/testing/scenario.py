@@ -25,13 +25,14 @@ import random
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orlop
 from orlop.framework import Framework, NotAvailable, View
 from orlop.kernel.state import State
 from orlop.model.messages import Assignment
 from orlop.testing.simulation.plan import HEALING_S, SPELL_MS, Operation, Plan, Shape, make_plan
+from orlop.testing.simulation.runtime import RUNTIME
 from orlop.testing.simulation.simulation import Failure, Simulation, shrunk
 from orlop.testing.simulation.world import START_UTC_MS, Broken
 
@@ -69,6 +70,11 @@ class SimulatedCluster:
         programs = (one for _, one in self._simulation.witness.running.values())
         return sorted(one.key for one in programs if framework in (None, one.framework))
 
+    def kept(self, framework: str) -> list[str]:
+        """Keys of what is on nodes, running or not, of tasks that are kept (`Policies.keep_ended`), sorted."""
+        made = (one for node in self._simulation.nodes.values() for one in node.runtime.tasks.values() if one.kept)
+        return sorted(one.assignment.key for one in made if one.assignment.framework == framework)
+
     def view(self, framework: str) -> View:
         """What the framework sees of what is committed. Raises LookupError while nobody leads."""
         state = self._simulation.committed()
@@ -78,7 +84,12 @@ class SimulatedCluster:
 
 
 class Scenario:
-    """See the module. A new one is made for each history: it may keep what its clients were answered."""
+    """See the module. A new one is made for each history: it may keep what its clients were answered.
+
+    runtime: the name of what nodes run tasks with, as the specs of your frameworks' tasks say it.
+    """
+
+    runtime: ClassVar[str] = RUNTIME
 
     def frameworks(self) -> Iterable[Framework]:
         """New instances, as each server makes them that begins to lead."""
@@ -88,6 +99,15 @@ class Scenario:
         """What clients say: (seconds, framework, command), in any order, within the time of trouble.
 
         chance: the seed's randomness.
+        """
+        return ()
+
+    def operations(self, chance: random.Random) -> Iterable[tuple[float, str, tuple[Any, ...]]]:
+        """What else befalls the cluster: (seconds, what, arguments), as `commands`.
+
+        "touch_container", ("start" | "stop" | "remove", a number): a client of an engine does so to one of the
+        containers that tasks are kept in (`Policies.keep_ended`), whichever has that number.
+        "empty_node", ("node0", within_ms, for_ms): an operator drains it, and what still runs there then is stopped.
         """
         return ()
 
@@ -110,6 +130,9 @@ class Scenario:
 
     def unknown(self, framework: str, command: Any) -> None:
         """The server vanished, or the store did not answer: a command may have been carried out, or may not."""
+
+    def touched(self, what: str, framework: str, key: str, task: str) -> None:
+        """A client of an engine has done so ("start", "stop", "remove") to the container of this task."""
 
     def check_step(self, cluster: SimulatedCluster) -> None:
         """What must hold at every moment, also in trouble: called whenever what runs or what is committed changed.
@@ -144,6 +167,9 @@ class ScenarioSimulation(Simulation):
         chance = self.world.source(f"ends/{assignment.framework}/{assignment.key}")
         end = self.workload.scenario.ends(assignment.framework, assignment.key, chance)
         return (round(end[0] * 1000), end[1]) if end is not None else None
+
+    def _touched(self, what: str, assignment: Assignment) -> None:
+        self.workload.scenario.touched(what, assignment.framework, assignment.key, assignment.task)
 
     def _check(self) -> None:
         super()._check()
@@ -198,6 +224,10 @@ def scenario_plan(seed: int, scenario: Scenario, shape: Shape, trouble: float) -
         if not 0 <= at_s < shape.trouble_s:
             raise ValueError(f"commands(): expected seconds from 0 to below {shape.trouble_s:g}, got {at_s}")
         operations.append(Operation(round(at_s * 1000), "command", (framework, command)))
+    for at_s, what, arguments in scenario.operations(random.Random(f"{seed}/operations")):  # noqa: S311
+        if not 0 <= at_s < shape.trouble_s:
+            raise ValueError(f"operations(): expected seconds from 0 to below {shape.trouble_s:g}, got {at_s}")
+        operations.append(Operation(round(at_s * 1000), what, arguments))
     for _ in range(chance.randint(0, KILLS_MAX) if trouble and spells else 0):
         begins_ms = round(1000 * chance.choice(spells)) if len(spells) > 1 else 0
         at_ms, which = begins_ms + chance.randrange(SPELL_MS), chance.randrange(1_000)
@@ -225,6 +255,7 @@ def run_scenario(
     trouble_s, healing_s, leaps, begins_utc_ms: see `Shape`. With `leaps` they may be months.
     Raises Broken with the history that breaks; ValueError for a scenario that cannot be played.
     """
+    first = scenario()
     shape = Shape(
         servers=servers,
         nodes=nodes,
@@ -232,8 +263,9 @@ def run_scenario(
         healing_s=healing_s,
         leaps=leaps,
         begins_utc_ms=begins_utc_ms,
+        runtime=first.runtime,
     )
-    plan = scenario_plan(seed, scenario(), shape, trouble)
+    plan = scenario_plan(seed, first, shape, trouble)
 
     def workload() -> _Played:
         return _Played(scenario())

@@ -108,14 +108,16 @@ class Swarm(Framework):
         self._refuse_taken(view, order.name, order.key)
         known = view.objects(CONTAINER).get(order.key)
         if known is not None:
+            for name in {known.reserved} - {known.name, order.name, ""}:
+                yield from _release(view, name, order.key)  # it has one second name, that of the last who asked
             yield Put(NAME, order.name, Name(key=order.key))
             yield Put(CONTAINER, order.key, attrs.evolve(known, reserved=order.name))
 
-    @staticmethod
-    def _rename(view: View, order: Rename) -> Iterator[Action]:
+    def _rename(self, view: View, order: Rename) -> Iterator[Action]:
         known = view.objects(CONTAINER).get(order.key)
         if known is None:
             return
+        self._refuse_taken(view, order.name, order.key)
         for name in {known.name, known.reserved} - {order.name, ""}:
             yield from _release(view, name, order.key)
         yield Put(NAME, order.name, Name(key=order.key))

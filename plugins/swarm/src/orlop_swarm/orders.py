@@ -35,7 +35,7 @@ class Reserved:
 
 @attrs.frozen(kw_only=True)
 class Reserve:
-    """A second name for a container. Refused with a `Conflict`."""
+    """A second name for a container, instead of one that it had before. Refused with a `Conflict`."""
 
     key: str
     name: str
@@ -43,7 +43,8 @@ class Reserve:
 
 @attrs.frozen(kw_only=True)
 class Rename:
-    """The container has this name and no other: one of its two."""
+    """The container has this name and no other: one of its two. Refused with a `Conflict` if its second name was given
+    up for another one, and is another container's now."""
 
     key: str
     name: str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from orlop.framework import EVERYTHING, Changed, Framework, NotAvailable
+from orlop.framework import EVERYTHING, Changed, Framework, NotAvailable, NotPlaced
 from orlop.kernel.assignments import assignments
 from orlop.kernel.events import (
     AgentHello,
@@ -26,6 +26,7 @@ from orlop.kernel.events import (
     Tick,
     TickAt,
     ToNode,
+    Unplaced,
 )
 from orlop.kernel.kernel import Kernel, KernelSettings
 from orlop.kernel.lifecycle import times_of_loss
@@ -192,6 +193,9 @@ class Leading:
             case Notify():
                 if effect.framework in self._frameworks:
                     self._frameworks[effect.framework].notify(effect)
+            case Unplaced():
+                for hosted in self._frameworks.values():
+                    hosted.unplaced(effect)
             case TickAt():
                 self.at(effect.utc_ms - self._server.now().utc_ms, self._tick)
             case Answer() if isinstance(effect.value, Refused):
@@ -307,6 +311,7 @@ class _Hosted:
         self._busy = False
         self._planned = False
         self._wakeups: dict[str, int] = {}
+        self._unplaced: dict[str, NotPlaced] = {}
 
     @property
     def idle(self) -> bool:
@@ -325,6 +330,10 @@ class _Hosted:
             rejected={**self._changed.rejected, **effect.rejected},
         )
         self.wake()
+
+    def unplaced(self, effect: Unplaced) -> None:
+        """Of one of the commands that run, which is answered so when its actions are durable."""
+        self._unplaced[effect.cause] = NotPlaced(effect.key, effect.explanation)
 
     def command(self, value: Any, reply: Reply) -> None:
         self._commands.append((Command(token=str(self._leading._world.number()), value=value), reply))
@@ -373,8 +382,11 @@ class _Hosted:
                 reply(None, refusals[command.token])
             elif failure is not None:
                 reply(None, NotAvailable(str(failure)))
+            elif command.token in self._unplaced:
+                reply(None, self._unplaced[command.token])
             else:
                 reply(replies.get(command.token), None)
+        self._unplaced.clear()
 
     def _set_wakeup(self, token: str, utc_ms: int | None) -> None:
         if utc_ms is None:

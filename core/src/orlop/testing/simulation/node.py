@@ -10,7 +10,8 @@ import attrs
 from orlop.agent import worker as decisions
 from orlop.agent.facts import FactsTelling
 from orlop.agent.runtimes.interface import Phase, RuntimeEvent, Snapshot, Unavailable
-from orlop.agent.worker import TaskRecord, Worker
+from orlop.agent.task_record import TaskRecord
+from orlop.agent.worker import Worker
 from orlop.model.facts import ForeignContainer, NodeFacts
 from orlop.model.messages import (
     Assignment,
@@ -59,17 +60,24 @@ class Disk:
 
 
 class SimulatedNode:
-    """A machine. connect: gives the end of a new session with the leader, or None.
+    """A machine. connect: gives the end of a new session with the leader, or None. runtime: its name.
 
     slow_disk_ms: at most so long does it take to write a record.
     """
 
     def __init__(
-        self, world: World, name: str, resources: Resources, connect: Callable[[str], End | None], witness: Witness
+        self,
+        world: World,
+        name: str,
+        resources: Resources,
+        connect: Callable[[str], End | None],
+        witness: Witness,
+        runtime: str = RUNTIME,
     ) -> None:
         self._world = world
         self.name = name
         self._resources = resources
+        self._runtime_name = runtime
         self._connect = connect
         self._witness = witness
         self._chance = world.source(f"node/{name}")
@@ -77,8 +85,9 @@ class SimulatedNode:
         self._boots = 1
         self._machines = 1
         self.disk = Disk(identity=f"{name}-1")
-        self.runtime = SimulatedRuntime(world, name, self._reported, witness)
+        self.runtime = SimulatedRuntime(world, name, self._reported, witness, runtime)
         self.up = False
+        self._is_crashed = False
         self.skew_ms = 0
         self.slow_disk_ms = 0
         self.worker: Worker
@@ -107,6 +116,10 @@ class SimulatedNode:
         written = self._disk_free_ms <= self._world.now_ms
         return told and written and self._link is not None and self._link.open and self.runtime.idle
 
+    def containers(self) -> list[str]:
+        """Tasks whose containers clients of its engine can get hold of."""
+        return [] if self._is_crashed else self.runtime.touchable()
+
     # What a plan does to it
 
     def start(self) -> None:
@@ -114,9 +127,10 @@ class SimulatedNode:
         if self.up:
             return
         self.up = True
+        self._is_crashed = False
         self._lives += 1
         self._telling.hello()
-        self.worker = Worker([RUNTIME], list(self.disk.records.values()), self.disk.epoch)
+        self.worker = Worker([self._runtime_name], list(self.disk.records.values()), self.disk.epoch)
         self._timers.clear()
         self._unavailable = ""
         self._disk_free_ms = self._world.now_ms
@@ -147,6 +161,7 @@ class SimulatedNode:
         self._world.strike("a machine crashes and its disk is lost" if disk_lost else "a machine crashes")
         self.runtime.crash(disk_lost)
         self._keep_foreign(lambda _: False)
+        self._is_crashed = True
         self._boots += 1
         if disk_lost:
             self._machines += 1
@@ -252,8 +267,8 @@ class SimulatedNode:
             address=self.name,
             resources=self._resources,
             ports=PortSet.parse("31000-31099"),
-            runtimes=() if self._unavailable else (RUNTIME,),
-            unavailable={RUNTIME: self._unavailable} if self._unavailable else {},
+            runtimes=() if self._unavailable else (self._runtime_name,),
+            unavailable={self._runtime_name: self._unavailable} if self._unavailable else {},
             boot_id=str(self._boots),
         )
         link.send(Hello(node=info, cluster_id=self.disk.cluster_id, statuses=self.worker.statuses()))

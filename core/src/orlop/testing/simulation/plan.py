@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import attrs
 
+from orlop.testing.simulation.runtime import RUNTIME
 from orlop.testing.simulation.world import START_UTC_MS
 
 #: How long a spell of trouble is.
@@ -41,6 +42,7 @@ class Shape:
     last trouble and the end a cluster needs about a minute to come to rest.
     leaps: time in which nothing is under way is leapt over (see `world`), and there are troubles that last hours.
     begins_utc_ms: what right clocks show at the beginning.
+    runtime: the name of what nodes run tasks with.
     """
 
     servers: int = 3
@@ -49,6 +51,7 @@ class Shape:
     healing_s: float = HEALING_S
     leaps: bool = False
     begins_utc_ms: int = START_UTC_MS
+    runtime: str = RUNTIME
 
     @property
     def trouble_ms(self) -> int:

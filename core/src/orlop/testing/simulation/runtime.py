@@ -4,6 +4,9 @@ What the engine has survives the agent; what the agent is waiting for (a pull, a
 A task's container has a name of its own. When it is held, an agent does what the docker runtime does: a container that
 an earlier start of the same task has left is adopted, one that is just being removed is waited for, and beyond that
 the start has failed. While the engine is away nothing is begun; what was asked for is asked again when it is back.
+
+What is wanted prepared is created and not started, and what is kept (`Policies.keep_ended`) stays when its run ends:
+clients of the engine start, stop and remove it, whether an agent is there to see it or not.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import attrs
 
 from orlop.agent.runtimes.interface import Phase, Report, RuntimeEvent, Snapshot, Unavailable
 from orlop.model.messages import Assignment
-from orlop.model.tasks import Exit, Outcome
+from orlop.model.tasks import Desired, Exit, Outcome
 from orlop.testing.simulation.world import World
 
 RUNTIME: Final = "process"
@@ -25,6 +28,8 @@ BUSY_MS: Final = 3_000
 RESTART_MS: Final = 1_500
 AGAIN_MS: Final = 100
 NAME_FREE_WITHIN_MS: Final = 5_000
+NOT_STARTED: Final = (Phase.PREPARING, Phase.PREPARED)
+TOUCHABLE: Final = (Phase.PREPARED, Phase.RUNNING, Phase.ENDED)
 _NEVER_STARTED: Final = Exit(outcome=Outcome.KILLED, reason="killed before it was started")
 
 
@@ -38,12 +43,20 @@ class Witness(Protocol):
 
 @attrs.define(eq=False)
 class Running:
-    """What the engine has of one task. PREPARING: created, not started."""
+    """What the engine has of one task. PREPARING: created, not started; PREPARED: and not to be started by its agent.
+
+    runs: how often clients of the engine have started it.
+    """
 
     assignment: Assignment
     incarnation: int
     phase: Phase
     exit: Exit | None = None
+    runs: int = 0
+
+    @property
+    def kept(self) -> bool:
+        return self.assignment.spec.policies.keep_ended
 
 
 def planned_end(assignment: Assignment) -> tuple[int, int] | None:
@@ -74,9 +87,12 @@ class SimulatedRuntime:
     that a name is held.
     """
 
-    def __init__(self, world: World, node: str, report: Callable[[RuntimeEvent], None], witness: Witness) -> None:
+    def __init__(
+        self, world: World, node: str, report: Callable[[RuntimeEvent], None], witness: Witness, name: str = RUNTIME
+    ) -> None:
         self._world = world
         self._node = node
+        self._name = name
         self._report_to = report
         self._witness = witness
         self._chance = world.source(f"node/{node}")
@@ -101,7 +117,7 @@ class SimulatedRuntime:
         if self._available():
             self._world.after(0, self._for_this_agent(self._snapshot))
         else:
-            self._report_to(Unavailable(runtime=RUNTIME, reason="restarting"))
+            self._report_to(Unavailable(runtime=self._name, reason="restarting"))
             self._world.after(self._away_until_ms - self._world.now_ms, self._for_this_agent(self._snapshot))
 
     def agent_ends(self) -> None:
@@ -115,14 +131,15 @@ class SimulatedRuntime:
             self._gone(task, "the machine crashed")
             if disk_lost:
                 del self.tasks[task]
-            elif one.phase is not Phase.PREPARING:  # what engines keep on disk tells that it had been started
-                one.phase, one.exit = Phase.ENDED, one.exit or Exit(outcome=Outcome.LOST, reason="the machine crashed")
+            elif one.phase not in NOT_STARTED:  # what engines keep on disk tells that it had been started
+                outcome = Outcome.FAILED if one.kept else Outcome.LOST
+                one.phase, one.exit = Phase.ENDED, one.exit or Exit(outcome=outcome, reason="the machine crashed")
         self._boots += 1
 
     def restart(self, keeps_tasks: bool) -> None:
         """As an engine's daemon does: away for a while, with or without what it ran."""
         self._away_until_ms = self._world.now_ms + RESTART_MS
-        self._report_to(Unavailable(runtime=RUNTIME, reason="restarting"))
+        self._report_to(Unavailable(runtime=self._name, reason="restarting"))
         if not keeps_tasks:
             for task, running in list(self.tasks.items()):
                 if running.phase in (Phase.STARTING, Phase.RUNNING):
@@ -140,8 +157,10 @@ class SimulatedRuntime:
         if task in self._starting or (known is not None and known.incarnation > assignment.incarnation):
             return
         if known is not None and known.incarnation == assignment.incarnation and known.phase is not Phase.PREPARING:
-            self._report(task)
-            return
+            if known.phase is not Phase.PREPARED or assignment.desired is Desired.PREPARED:
+                self._report(task)
+                return
+            known.phase = Phase.PREPARING  # an agent has made it, and is to start it now
         start = self._starting[task] = _Start(assignment, 0)
         pull_ms = self._chance.randint(0, 10)
         if known is None and self._happens("a start is slow", self.slow_starts):
@@ -155,11 +174,14 @@ class SimulatedRuntime:
             return
         one = self.tasks.get(task)
         start = self._starting.pop(task, None)
-        if one is None or one.phase is Phase.PREPARING:
+        if one is None or one.phase in NOT_STARTED:
             if one is not None or start is not None:
                 self.tasks.pop(task, None)
                 incarnation = one.incarnation if one is not None else start.assignment.incarnation if start else 0
                 self._tell(task, incarnation, Phase.ENDED, _NEVER_STARTED)
+            return
+        if one.phase is Phase.ENDED and one.kept:
+            self._report(task)
             return
         exit_ = Exit(outcome=Outcome.FAILED, signal=15)
         self._world.after(self._chance.randint(1, 200), lambda: self._end(one, exit_, "it was killed"))
@@ -169,6 +191,35 @@ class SimulatedRuntime:
         one = self.tasks.get(task)
         if one is not None and one.phase is Phase.ENDED:
             del self.tasks[task]
+
+    # What its clients do
+
+    def touchable(self) -> list[str]:
+        """Tasks whose containers are there for the engine's clients to start, stop and remove."""
+        made = self._available() and (one for one in self.tasks.values() if one.kept and one.phase in TOUCHABLE)
+        return [one.assignment.task for one in made or ()]
+
+    def touch(self, task: str, what: str) -> bool:
+        """Did a client of the engine "start", "stop" or "remove" it? Not what is so already."""
+        one = self.tasks[task]
+        self._world.note(self._node, f"a client wants to {what} {task[:6]}")
+        if what == "start" and one.phase is not Phase.RUNNING:
+            one.runs += 1
+            one.phase, one.exit = Phase.RUNNING, None
+            self._witness.started(self._node, attrs.evolve(one.assignment, incarnation=1 + one.runs))
+            self._plan_end(one)
+            self._report(task)
+        elif what == "stop" and one.phase is Phase.RUNNING:
+            self._end(one, Exit(outcome=Outcome.FAILED, signal=15), "a client has stopped it")
+        elif what == "remove":
+            self._gone(task, "a client has removed it")
+            del self.tasks[task]
+            gone = Exit(outcome=Outcome.LOST, reason="its container was removed by someone else")
+            self._tell(task, one.incarnation, Phase.ENDED, one.exit or gone)
+        else:
+            return False
+        self._world.strike(f"a client has made an engine {what} a container")
+        return True
 
     # A start, step by step
 
@@ -196,7 +247,11 @@ class SimulatedRuntime:
             known = self.tasks[assignment.task] = Running(assignment, assignment.incarnation, Phase.PREPARING)
         else:
             self._world.strike("a name is held by what an earlier start has left")
-        if known.phase is Phase.PREPARING:
+        if known.phase is Phase.PREPARING and assignment.desired is Desired.PREPARED:
+            del self._starting[assignment.task]
+            known.phase = Phase.PREPARED
+            self._report(assignment.task)
+        elif known.phase is Phase.PREPARING:
             boots, one = self._boots, known
             busy = self._happens("an engine is busy", self.slow_starts)
             delay_ms = self._chance.randint(1, BUSY_MS if busy else 20)
@@ -244,6 +299,7 @@ class SimulatedRuntime:
         self._report(task)
 
     def _plan_end(self, one: Running) -> None:
+        run = one.runs
         end = self.ends(one.assignment)
         if self._happens("a task dies at once", self.early_deaths):
             end = (EARLY_DEATH_MS, 1)
@@ -252,13 +308,14 @@ class SimulatedRuntime:
             outcome = Outcome.FINISHED if code == 0 else Outcome.FAILED
             self._world.at(
                 self._world.elapsed_ms + run_ms,
-                lambda: self._end(one, Exit(outcome=outcome, code=code), "it ended by itself"),
-                lambda: one.phase is Phase.RUNNING,
+                lambda: self._end(one, Exit(outcome=outcome, code=code), "it ended by itself", run),
+                lambda: one.phase is Phase.RUNNING and one.runs == run,
             )
 
-    def _end(self, one: Running, exit_: Exit, why: str) -> None:
+    def _end(self, one: Running, exit_: Exit, why: str, run: int | None = None) -> None:
+        """run: the one that is over; by default whichever it is."""
         task = one.assignment.task
-        if self.tasks.get(task) is one and one.phase is Phase.RUNNING:
+        if self.tasks.get(task) is one and one.phase is Phase.RUNNING and run in (None, one.runs):
             self._witness.ended(self._node, task, why)
             one.phase, one.exit = Phase.ENDED, exit_
             self._report(task)
@@ -268,14 +325,21 @@ class SimulatedRuntime:
     def _snapshot(self) -> None:
         if not self._available():
             return  # it went away again, and tells when it is back
-        reports = [self._report_of(task, one) for task, one in self.tasks.items()]
+        found = ((one, self._report_of(task, one)) for task, one in self.tasks.items())
+        reports = [
+            attrs.evolve(report, phase=Phase.PREPARING) if one.phase is Phase.PREPARED else report
+            for one, report in found
+        ]
         waiting = [start.assignment for task, start in self._starting.items() if task not in self.tasks]
         reports += [Report(task=one.task, incarnation=one.incarnation, phase=Phase.PREPARING) for one in waiting]
-        self._report_to(Snapshot(runtime=RUNTIME, reports=tuple(reports)))
+        self._report_to(Snapshot(runtime=self._name, reports=tuple(reports)))
 
     @staticmethod
     def _report_of(task: str, one: Running) -> Report:
-        return Report(task=task, incarnation=one.incarnation, phase=one.phase, exit=one.exit, external_id=task)
+        remains = one.kept and one.phase is Phase.ENDED
+        return Report(
+            task=task, incarnation=one.incarnation, phase=one.phase, exit=one.exit, external_id=task, remains=remains
+        )
 
     def _report(self, task: str) -> None:
         one = self.tasks.get(task)

@@ -13,6 +13,7 @@ from orlop.kernel.events import DrainNode, KillTask
 from orlop.kernel.invariants import check
 from orlop.kernel.state import State
 from orlop.model.facts import ForeignContainer
+from orlop.model.messages import Assignment
 from orlop.model.nodes import NodeState
 from orlop.model.resources import Resources
 from orlop.model.tasks import TaskState
@@ -91,7 +92,7 @@ class Simulation:
             for name in (f"server{number}" for number in range(shape.servers))
         }
         self.nodes = {
-            name: SimulatedNode(self.world, name, CAPACITY, self._dial, self.witness)
+            name: SimulatedNode(self.world, name, CAPACITY, self._dial, self.witness, shape.runtime)
             for name in (f"node{number}" for number in range(shape.nodes))
         }
         self._drained: set[str] = set()
@@ -155,8 +156,10 @@ class Simulation:
         for task in state.tasks.values():
             if not task.live or task.state is TaskState.PENDING:
                 continue
-            if task.stopping or task.state is not TaskState.RUNNING:
+            if task.stopping or task.state not in (TaskState.RUNNING, TaskState.PREPARED):
                 return False
+            if task.state is TaskState.PREPARED:
+                continue
             if task.node in here:
                 running.add(task.id)
             elif not state.spec_of(task).policies.partition.keep:
@@ -264,6 +267,25 @@ class Simulation:
             if live:
                 event = KillTask(task=live[number % len(live)], reason="operator", token="kill")  # noqa: S106
                 leader.life.leading.submit(event)
+
+    def do_touch_container(self, what: str, number: int) -> None:
+        """A client of an engine starts, stops or removes a container, whichever it is."""
+        found = [(node, task) for _, node in sorted(self.nodes.items()) for task in sorted(node.containers())]
+        if found:
+            node, task = found[number % len(found)]
+            assignment = node.runtime.tasks[task].assignment
+            if node.runtime.touch(task, what):
+                self._touched(what, assignment)
+
+    def _touched(self, what: str, assignment: Assignment) -> None:
+        """A client of an engine has done so."""
+
+    def do_empty_node(self, name: str, within_ms: int, for_ms: int) -> None:
+        """An operator drains it, and what is there is stopped after so long."""
+        identity = self.nodes[name].disk.identity
+        self._drained.add(identity)
+        self._drain(identity, drained=True, within_ms=within_ms)
+        self._later(for_ms, lambda: self._drain(identity, drained=False))
 
     # Trouble
 
@@ -428,12 +450,12 @@ class Simulation:
         self._drain(identity, drained=True)
         self._later(for_ms, lambda: self._drain(identity, drained=False))
 
-    def _drain(self, identity: str, *, drained: bool) -> None:
+    def _drain(self, identity: str, *, drained: bool, within_ms: int | None = None) -> None:
         leader = self.leader()
         if leader is not None and leader.life is not None and leader.life.leading is not None:
             if drained:
                 self.world.strike("a node is drained")
-            leader.life.leading.submit(DrainNode(node=identity, drained=drained))
+            leader.life.leading.submit(DrainNode(node=identity, drained=drained, within_ms=within_ms))
 
 
 def simulate(

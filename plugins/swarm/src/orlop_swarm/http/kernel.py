@@ -203,7 +203,10 @@ class KernelContainers:
     async def renamed(self, container: str, name: str) -> None:
         """See `Containers`."""
         if (key := await self._key(container)) is not None:
-            await self._command(Rename(key=key, name=name))
+            try:
+                await self._command(Rename(key=key, name=name))
+            except _Taken as taken:
+                raise Problem(409, str(taken.conflict)) from None
 
     async def gone(self, container: str) -> None:
         """See `Containers`."""
