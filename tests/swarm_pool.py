@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +44,7 @@ class RunningPool:
 
     def start(self) -> None:
         """Returns when all engines can be used."""
-        self.server.start()
+        self.server.start("--verbose")
         for position in range(1, len(self.engines)):
             self.agents.append(self._agent(position))
         wait_until(self.complete, f"the pool has {len(self.engines)} engines; logs in {self.folder}")
@@ -55,7 +54,7 @@ class RunningPool:
         command = [sys.executable, "-m", "orlop", "agent", "--join", self.server.url]
         with (self.folder / f"{engine.name}.log").open("ab") as log:
             return subprocess.Popen(
-                [*command, "--data", str(self.folder / engine.name)],
+                [*command, "--data", str(self.folder / engine.name), "--verbose"],
                 cwd=self.folder,
                 env={
                     **os.environ,
@@ -116,7 +115,7 @@ class RunningPool:
 
     def close(self) -> None:
         for agent in self.agents:
-            agent.send_signal(signal.SIGTERM)
+            agent.terminate()
         for agent in self.agents:
             agent.wait(DEADLINE_S)
         self.server.close()

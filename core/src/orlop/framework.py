@@ -49,6 +49,7 @@ from orlop.model.tasks import (
     Spec,
     Task,
     TaskState,
+    stopped_by_drain,
 )
 
 __all__ = [
@@ -56,7 +57,7 @@ __all__ = [
     "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "NotPlaced",
     "Now", "Outcome", "PartitionPolicy", "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind",
     "ProbeResult", "Process", "Put", "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task",
-    "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id",
+    "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id", "stopped_by_drain",
 ]  # fmt: skip
 
 

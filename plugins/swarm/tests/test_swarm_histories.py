@@ -10,13 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orlop.framework import Changed, Desired, NotPlaced, Refused, Task, TaskState
+from orlop.framework import Changed, Desired, NotPlaced, Refused, Task, TaskState, stopped_by_drain
 from orlop.kernel.events import DrainNode, NodeSilent
-from orlop.model.documents import from_plain
 from orlop.model.tasks import Outcome
 from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.testing.harness import Cluster
-from orlop_swarm.documents import CONTAINER, NAME, Container
+from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
 from orlop_swarm.orders import Conflict, Create, Rename, Reserve, Reserved
 
@@ -175,6 +174,40 @@ def test_a_drained_node_gives_away_what_moves_alone() -> None:
     assert one.view("swarm").objects(NAME).keys() == {"db"}
 
 
+def test_what_was_stopped_by_a_drain_moves_also_when_that_was_taken_back() -> None:
+    one = cluster()
+    made = create(one, "db", moves=True)
+    first = task_of(one, made.key)
+    node = one.nodes[str(first.node)]
+    one.start_task(first)
+    one.settle()
+    node.stops = lambda _: False  # it takes its time
+    drain(one, node.info.id)
+    one.step(DrainNode(node=node.info.id, drained=False))
+    one.report_stopped(first)
+    one.settle()
+    moved = task_of(one, made.key)
+    assert (moved.id != first.id, moved.state) == (True, TaskState.RUNNING)
+
+
+@pytest.mark.parametrize("node_is_lost", [True, False])
+def test_what_an_operator_kills_on_a_drained_node_does_not_move(node_is_lost: bool) -> None:
+    one = cluster()
+    made = create(one, "db", moves=True)
+    first = task_of(one, made.key)
+    node = one.nodes[str(first.node)]
+    node.stops = lambda _: False
+    one.step(DrainNode(node=node.info.id, drained=True))  # what is there may stay
+    assert one.kill_task(first.id)
+    if node_is_lost:
+        one.lose_node(node.info.id)
+    else:
+        one.report_stopped(first)
+    one.settle()
+    assert made.key not in one.view("swarm").live
+    assert not one.view("swarm").objects(NAME)
+
+
 # Several commands in one run
 
 
@@ -204,12 +237,6 @@ def test_commands_that_come_at_once_make_a_container_each(everything: bool) -> N
     view = one.view("swarm")
     assert {task.key for task in one.live()} == keys == view.objects(CONTAINER).keys()
     assert {name.key for name in view.objects(NAME).values()} == keys
-
-
-def test_what_was_stored_by_the_version_before_is_read() -> None:
-    stored = {"name": "db", "reserved": "", "moves": True, "runs": True}
-    read = from_plain(Swarm.migrate(CONTAINER, stored, 1), Container, "a container")
-    assert read == Container(name="db", moves=True, runs=True)
 
 
 # Any history
@@ -266,8 +293,7 @@ class Histories(RuleBasedStateMachine):
         if task is not None:
             self.cluster.end_task(task, outcome=Outcome.KILLED)
             self.cluster.settle()
-            node = self.cluster.view("swarm").node(task.node)
-            assert task.key not in self.cluster.view("swarm").live or (node is not None and node.drained)
+            assert task.key not in self.cluster.view("swarm").live or stopped_by_drain(task)
 
     @rule(number=which, name=names)
     def rename(self, number: int, name: str) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -158,6 +161,7 @@ STORIES: Final[Mapping[str, Sequence[Command]]] = {
 }
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("cli", THERE)
 @pytest.mark.parametrize("story", STORIES)
 def test_the_cli_says_of_the_pool_what_it_says_of_one_engine(
@@ -167,8 +171,8 @@ def test_the_cli_says_of_the_pool_what_it_says_of_one_engine(
     for folder in folders:
         folder.mkdir()
     try:
-        of_pool = play(cli, pool.url, STORIES[story], folders[0])
-        of_engine = play(cli, engine.url, STORIES[story], folders[1])
+        with ThreadPoolExecutor() as both:
+            of_pool, of_engine = both.map(partial(play, cli), (pool.url, engine.url), repeat(STORIES[story]), folders)
     finally:
         for one in (*twin_members, engine):
             clean(one)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from twin_engines import clean
 THERE = [cli for cli in CLIS if Path(cli).exists()]
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("cli", THERE)
 @pytest.mark.parametrize("story", STORIES)
 def test_the_cli_says_of_the_pool_what_it_says_of_one_engine(
@@ -22,8 +26,8 @@ def test_the_cli_says_of_the_pool_what_it_says_of_one_engine(
     for folder in folders:
         folder.mkdir()
     try:
-        of_pool = play(cli, pool.url, STORIES[story], folders[0])
-        of_engine = play(cli, engine.url, STORIES[story], folders[1])
+        with ThreadPoolExecutor() as both:
+            of_pool, of_engine = both.map(partial(play, cli), (pool.url, engine.url), repeat(STORIES[story]), folders)
     finally:
         for one in (*twin_members, engine):
             clean(one)

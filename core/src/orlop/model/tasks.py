@@ -323,3 +323,18 @@ class Task:
 
 _WRITE_SLOT: Final = {field.name: getattr(Task, field.name).__set__ for field in attrs.fields(Task)}
 _read_slots: Final = attrgetter(*_WRITE_SLOT)
+
+
+_DRAINED: Final = "node {} is drained"
+_BEFORE_NAME, _AFTER_NAME = _DRAINED.split("{}")
+
+
+def drain_reason(node: str) -> str:
+    """Why a drain stops the tasks of the node of this name: their `desired_reason` from then on."""
+    return _DRAINED.format(node)
+
+
+def stopped_by_drain(task: Task) -> bool:
+    """Is the task stopped, or was it, because its node was drained? True also when the drain has been taken back since,
+    and false for what somebody else has stopped first."""
+    return task.desired_reason.startswith(_BEFORE_NAME) and task.desired_reason.endswith(_AFTER_NAME)

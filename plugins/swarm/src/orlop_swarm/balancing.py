@@ -48,6 +48,7 @@ class _Node:
     place: Place
     containers: dict[str, Container]
     others: int
+    images: Sequence[str]
 
     @property
     def count(self) -> int:
@@ -55,7 +56,7 @@ class _Node:
 
     @property
     def now(self) -> Place:
-        return attrs.evolve(self.place, held=Held(self.containers.values()))
+        return attrs.evolve(self.place, held=Held(self.containers.values(), self.images))
 
     def rank(self, needs: Needs) -> tuple[int, int] | None:
         """How full it would be with one more container, and of how many it would have to take care beside it."""
@@ -89,14 +90,20 @@ def plan(
     others: Mapping[str, int],
     movable: Sequence[Movable],
     filters: Sequence[Filter],
+    images: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Move]:
     """The moves, one after the other.
 
     places: nodes that may take containers; what they hold is in `containers`, by node's id. others: how many tasks a
-    node has beside them. filters: what else has to hold of a container's place.
+    node has beside them. filters: what else has to hold of a container's place. images: ids and tags, by node's id.
     """
     nodes = {
-        place.id: _Node(place, {one.id: one for one in containers.get(place.id, ())}, others.get(place.id, 0))
+        place.id: _Node(
+            place,
+            {one.id: one for one in containers.get(place.id, ())},
+            others.get(place.id, 0),
+            (images or {}).get(place.id, ()),
+        )
         for place in places
     }
     waiting = sorted((one for one in movable if one.node in nodes), key=lambda one: one.name)

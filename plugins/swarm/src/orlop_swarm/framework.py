@@ -29,6 +29,7 @@ from orlop.framework import (
     Task,
     TaskState,
     View,
+    stopped_by_drain,
 )
 from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
@@ -49,8 +50,6 @@ class Swarm(Framework):
     name = "swarm"
     config = Config
     documents: ClassVar[Mapping[str, type]] = {CONTAINER: Container, NAME: Name}
-    version = 2
-    migrations: ClassVar[Mapping[int, Mapping[str, Any]]] = {1: {CONTAINER: lambda stored: {**stored, "asked": 0}}}
 
     def __init__(self, settings: Any = None) -> None:
         super().__init__(settings if settings is not None else Config())
@@ -147,7 +146,7 @@ class Swarm(Framework):
         if task is not None and task.live:
             if container.moves and container.runs is not _runs(task, container.runs):
                 yield Put(CONTAINER, key, attrs.evolve(container, runs=not container.runs))
-        elif task is not None and container.moves and (why := _why_it_moves(view, task)):
+        elif task is not None and container.moves and (why := _why_it_moves(task)):
             failed = task.status.exit is not None and task.status.exit.outcome is Outcome.ERROR
             not_before = view.now.utc_ms + TRY_AGAIN_AFTER_MS if failed else 0
             spec = view.spec(task)
@@ -171,7 +170,7 @@ def _stays(view: View, key: str) -> bool:
     if key in view.live or (container is not None and container.asked == view.version):
         return True
     task = view.tasks.get(key)
-    return task is not None and container is not None and container.moves and bool(_why_it_moves(view, task))
+    return task is not None and container is not None and container.moves and bool(_why_it_moves(task))
 
 
 def _runs(task: Task, before: bool) -> bool:
@@ -182,17 +181,15 @@ def _runs(task: Task, before: bool) -> bool:
     return before if to_start and not task.running else task.running
 
 
-def _why_it_moves(view: View, task: Task) -> str:
+def _why_it_moves(task: Task) -> str:
     """Its node is lost, drained or too full, or it could not be made where it was to move; empty: a client has removed
-    it."""
+    it, or somebody has killed it, before anything else befell it."""
     exit_ = task.status.exit
-    if exit_ is None or task.placement is None:
+    asked_to = stopped_by_drain(task) or task.desired_reason == REBALANCED
+    if exit_ is None or task.placement is None or (task.desired_reason and not asked_to):
         return ""
-    node = view.node(task.placement.node)
-    drained = node is not None and node.drained and bool(task.desired_reason)
-    rebalanced = task.desired_reason == REBALANCED
     could_not_move = exit_.outcome is Outcome.ERROR and task.wait_ms is None
-    if exit_.outcome is Outcome.LOST or drained or rebalanced or could_not_move:
+    if exit_.outcome is Outcome.LOST or asked_to or could_not_move:
         return exit_.reason or task.desired_reason or exit_.outcome.value
     return ""
 

@@ -18,6 +18,7 @@ from orlop.framework import Candidate, Refused, Task, TaskState, View
 from orlop_swarm.balancing import Movable, Move, plan
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.engines.interface import Engine, Pool
+from orlop_swarm.hooks import container_of, labels_of
 from orlop_swarm.http.looking import Looking, named_networks
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, Balancing
@@ -64,16 +65,19 @@ class Balancer:
             raise Problem(409, f"the pool's strategy is {self._settings.strategy}: it does not want its nodes even")
         view = await self._host.view(FRAMEWORK)
         candidates = [one for one in self._host.candidates() if one.node.schedulable]
-        held: dict[str, list[Container]] = {one.node.id: [] for one in candidates}
+        held = {one.node.id: _foreign(one) for one in candidates}
+        others = {one.node.id: len(one.tasks) for one in candidates}
         for task in view.live.values():
             if task.node in held:
                 held[task.node].append(_seen(task, _said(view, task)))
+                others[task.node] -= 1
         return plan(
             [_place(one) for one in candidates if "docker" in one.node.info.runtimes],
             held,
-            {one.node.id: len(one.tasks) - len(held[one.node.id]) for one in candidates},
+            others,
             await self._movable(view),
             [one for one in filters.named(self._settings.filters) if one.name not in NOT_LOOKED_AT],
+            {one.node.id: _images(one) for one in candidates},
         )
 
     async def _movable(self, view: View) -> list[Movable]:
@@ -170,6 +174,16 @@ def _seen(task: Task, said: Wanted) -> Container:
     )
 
 
+def _foreign(candidate: Candidate) -> list[Container]:
+    return [container_of(one) for one in candidate.facts.containers.values()] if candidate.facts is not None else []
+
+
+def _images(candidate: Candidate) -> list[str]:
+    if candidate.facts is None:
+        return []
+    return [name for image in candidate.facts.images.values() for name in (image.id, *image.tags)]
+
+
 def _place(candidate: Candidate) -> Place:
     info = candidate.node.info
     total, free = info.resources.units, candidate.free.units
@@ -177,7 +191,7 @@ def _place(candidate: Candidate) -> Place:
     return Place(
         id=info.id,
         name=info.name,
-        labels={**info.attributes, "ostype": info.os},
+        labels=labels_of(candidate),
         cpus=cpus,
         mem=mem,
         used_cpus=cpus - free.get("cpus", 0),

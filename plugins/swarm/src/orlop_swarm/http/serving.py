@@ -15,6 +15,7 @@ from orlop_swarm.http.finding import Owners
 from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.overview import KernelOverview
+from orlop_swarm.http.remembering import Everywhere
 from orlop_swarm.http.services import Services
 from orlop_swarm.http.versions import Versions
 from orlop_swarm.settings import Config
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 def application(host: Host, settings: Config) -> web.Application:
     """The whole API over the cluster's nodes."""
     pool = EnginePool(host.nodes, lambda node, name: _dial(host, node, name))
-    looking = Looking()
+    images = Everywhere()
+    looking = Looking(images)
     containers = KernelContainers(host, pool, looking, settings)
     services = Services(
         pool=pool,
@@ -36,6 +38,7 @@ def application(host: Host, settings: Config) -> web.Application:
         overview=KernelOverview(host.candidates, settings, name=host.cluster_name, version=host.version),
         balancing=Balancer(host, pool, looking, settings),
         names=settings.names,
+        images=images,
     )
     return make_application(services)
 
