@@ -177,7 +177,8 @@ def _part_of_facts(candidate: Candidate, name: str) -> Any:
 
 
 def labels_of(candidate: Candidate) -> dict[str, str]:
-    """Built-in ones before the agent's attributes, and these before the engine's labels."""
+    """What constraints are compared with: built-in ones before the agent's attributes, and these before the engine's
+    labels."""
     info = candidate.node.info
     if candidate.facts is None:
         return {**info.attributes, "ostype": info.os}
