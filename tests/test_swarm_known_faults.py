@@ -210,6 +210,9 @@ def test_answers_have_the_form_that_an_engine_gives_them(clean_pool: RunningPool
     assert counted.count("api-version") == 1
     status, _, content = asked(clean_pool, "GET", f"{prefix}/nothing/like/this")
     assert (status, json.loads(content)) == (404, {"message": "page not found"})
+    status, _, content = asked(clean_pool, "GET", "/v9.99/version")
+    assert status == 400
+    assert "client version 9.99 is too new" in json.loads(content)["message"]
 
 
 def test_a_start_of_what_runs_says_so(clean_pool: RunningPool) -> None:
@@ -298,3 +301,28 @@ def test_an_engine_that_refuses_a_container_refuses_it_in_its_own_words(clean_po
 def test_cpu_shares_are_shares(clean_pool: RunningPool) -> None:
     clean_pool.run("shares", "--cpu-shares", "512")
     assert clean_pool.docker("inspect", "-f", "{{.HostConfig.CpuShares}}", "shares") == "512\n"
+
+
+def test_lists_are_filtered_by_image_age_and_port(clean_pool: RunningPool) -> None:
+    for number in range(3):
+        clean_pool.run(f"c{number}", "-p", f"1808{number}:80")
+
+    def listed(*options: str) -> list[str]:
+        return clean_pool.docker("ps", "-a", "--format", "{{.Names}}", *options).split()
+
+    assert listed("--filter", "ancestor=busybox") == ["c2", "c1", "c0"]
+    assert listed("--filter", "ancestor=nothing") == []
+    assert listed("--filter", "since=c0") == ["c2", "c1"]
+    assert listed("--filter", "before=c1") == ["c0"]
+    assert listed("--filter", "publish=18081") == ["c1"]
+    assert listed("-n", "1") == ["c2"]
+
+
+def test_a_link_can_be_removed(clean_pool: RunningPool) -> None:
+    clean_pool.run("base")
+    clean_pool.run("user", "--link", "base:other")
+    links = ("inspect", "-f", "{{json .HostConfig.Links}}", "user")
+    assert clean_pool.docker(*links) == '["/base:/user/other"]\n'
+    clean_pool.docker("rm", "--link", "/user/other")
+    assert clean_pool.docker(*links) == "null\n"
+    assert names(clean_pool) == ["base", "user"]

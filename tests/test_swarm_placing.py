@@ -65,6 +65,7 @@ def test_constraints_choose_the_node(clean_pool: RunningPool) -> None:
         ("by-regex", "rack==/^r[2-9]$/", two),
         ("by-name", f"node=={two}", two),
         ("not-name", f"node!={two}", one),
+        ("by-engine-label", f"engine=={two}", two),
     ):
         assert clean_pool.run(name, "-e", f"constraint:{expression}") == node, expression
     said = refusal(clean_pool, "-e", "constraint:storage==tape")
@@ -200,7 +201,10 @@ def test_operators_see_containers_as_tasks(clean_pool: RunningPool) -> None:
     assert node in row()
     story = orlop("explain", "web")
     assert f"state    running, wanted prepared, on {node}" in story
-    assert orlop("exec", "web", "--", "hostname").strip()
+    assert orlop("exec", "web", "--", "echo", "inside") == "inside\n"
+    clean_pool.docker("run", "--name", "speaks", "busybox", "echo", "said")
+    assert orlop("logs", "speaks") == "said\n"
+    clean_pool.docker("rm", "speaks")
     clean_pool.docker("stop", "-t", "0", "web")
     assert clean_pool.docker("ps", "-a", "--format", "{{.State}}") == "exited\n"
     clean_pool.docker("rm", "web")

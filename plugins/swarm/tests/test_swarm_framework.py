@@ -15,7 +15,7 @@ from orlop_swarm.asking import ID_LABEL, InvalidRequest, resources_of, with_labe
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Move, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 MOVES = {"Env": ["reschedule:on-node-failure", "A=b"]}
@@ -250,6 +250,24 @@ def test_a_drained_node_gives_up_what_moves() -> None:
     pool.cluster.advance(1)
     now = pool.task(task.key)
     assert (now.node != task.node, now.state) == (True, TaskState.RUNNING)
+
+
+def test_one_that_is_moved_is_made_anew_where_it_is_best_and_started_if_it_ran() -> None:
+    pool = Pool(nodes=1)
+    ran, stopped = pool.create("ran", **MOVES), pool.create("stopped", **MOVES)
+    stays, _ = pool.create("stays"), pool.create("stays too")
+    pool.cluster.start_task(ran)
+    pool.cluster.add_node("n1", cpus=2, mem="2GiB", runtimes=("docker",))
+    pool.cluster.settle()
+    for task in (ran, stopped):
+        pool.do(Move(key=task.key, task=task.id))
+        now = pool.task(task.key)
+        assert (now.node != task.node, now.id != task.id, now.name) == (True, True, task.name)
+    assert [pool.task(one.key).state for one in (ran, stopped)] == [TaskState.RUNNING, TaskState.PREPARED]
+    for key, task_id in ((stays.key, stays.id), (ran.key, ran.id), ("nobody", "")):
+        with pytest.raises(Refused):
+            pool.do(Move(key=key, task=task_id))
+    assert pool.task(stays.key).id == stays.id
 
 
 def test_one_that_cannot_be_made_again_is_tried_again() -> None:

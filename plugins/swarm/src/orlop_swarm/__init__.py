@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from orlop.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import click
+
     from orlop.framework import Framework, NodeFilter, NodeScorer
     from orlop.hookspecs import Routes
     from orlop.server.routing import Host
@@ -32,6 +34,13 @@ def routes(host: Host, settings: Any) -> Sequence[Routes]:
 
     api = application(host, settings)
     return [Routes(prefix="swarm", application=api, listen=settings.listen, tls=settings.client_certificates)]
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    from orlop_swarm.command_line import swarm
+
+    return [swarm]
 
 
 @hookimpl

@@ -21,6 +21,7 @@ from orlop.framework import (
     Desired,
     Emit,
     Framework,
+    Kill,
     Outcome,
     Put,
     Refused,
@@ -34,11 +35,13 @@ from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME, Container, Name
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Move, Order, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 #: A container that could not be made where it was to move is tried again after so long.
 TRY_AGAIN_AFTER_MS: Final = 10_000
+#: Why a container is stopped that is made anew where there is more room.
+REBALANCED: Final = "rebalanced"
 
 
 class Swarm(Framework):
@@ -61,6 +64,8 @@ class Swarm(Framework):
                     yield from self._reserve(view, command)
                 case Rename():
                     yield from self._rename(view, command)
+                case Move():
+                    yield from self._move(view, command)
         except InvalidRequest as error:
             raise Refused(error) from error
 
@@ -123,6 +128,13 @@ class Swarm(Framework):
         yield Put(NAME, order.name, Name(key=order.key))
         yield Put(CONTAINER, order.key, attrs.evolve(known, name=order.name, reserved=""))
 
+    @staticmethod
+    def _move(view: View, order: Move) -> Iterator[Action]:
+        task, container = view.live.get(order.key), view.objects(CONTAINER).get(order.key)
+        if task is None or container is None or not container.moves or task.id != order.task or task.desired_reason:
+            raise Refused("it may not move, or has moved already")
+        yield Kill(order.key, REBALANCED)
+
     def handle(self, view: View, changed: Changed) -> Iterable[Action]:
         containers = view.objects(CONTAINER)
         keys = set(containers) if changed.everything else {*changed.keys, *changed.rejected} & containers.keys()
@@ -172,14 +184,14 @@ def _runs(task: Task, before: bool) -> bool:
 
 
 def _why_it_moves(task: Task) -> str:
-    """Its node is lost or drained, or it could not be made where it was to move; empty: a client has removed it, or
-    somebody has killed it, before anything else befell it."""
+    """Its node is lost, drained or too full, or it could not be made where it was to move; empty: a client has removed
+    it, or somebody has killed it, before anything else befell it."""
     exit_ = task.status.exit
-    drained = stopped_by_drain(task)
-    if exit_ is None or task.placement is None or (task.desired_reason and not drained):
+    asked_to = stopped_by_drain(task) or task.desired_reason == REBALANCED
+    if exit_ is None or task.placement is None or (task.desired_reason and not asked_to):
         return ""
     could_not_move = exit_.outcome is Outcome.ERROR and task.wait_ms is None
-    if exit_.outcome is Outcome.LOST or drained or could_not_move:
+    if exit_.outcome is Outcome.LOST or asked_to or could_not_move:
         return exit_.reason or task.desired_reason or exit_.outcome.value
     return ""
 

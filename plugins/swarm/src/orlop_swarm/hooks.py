@@ -87,7 +87,7 @@ class Facts:
         if known is not None and _is_same_machine(known.candidate, candidate):
             labels = known.labels
         else:
-            labels = _labels(candidate)
+            labels = labels_of(candidate)
         if len(self.places) >= NODES_REMEMBERED:
             self.places.clear()
         place = self.places[node_id] = NodePlace(candidate, labels, self._overcommit)
@@ -103,7 +103,7 @@ class Facts:
             if candidate.facts is None:
                 place.held = Held(tasks)
             else:
-                foreign = (_foreign(one) for one in candidate.facts.containers.values())
+                foreign = (container_of(one) for one in candidate.facts.containers.values())
                 images = self._images(candidate.node.info.id, candidate.facts.images)
                 place.held = Held((*tasks, *foreign), images)
         return place
@@ -176,8 +176,9 @@ def _part_of_facts(candidate: Candidate, name: str) -> Any:
     return getattr(candidate.facts, name) if candidate.facts is not None else None
 
 
-def _labels(candidate: Candidate) -> dict[str, str]:
-    """Built-in ones before the agent's attributes, and these before the engine's labels."""
+def labels_of(candidate: Candidate) -> dict[str, str]:
+    """What constraints are compared with: built-in ones before the agent's attributes, and these before the engine's
+    labels."""
     info = candidate.node.info
     if candidate.facts is None:
         return {**info.attributes, "ostype": info.os}
@@ -191,7 +192,7 @@ def _labels(candidate: Candidate) -> dict[str, str]:
     return {**engine.labels, **info.attributes, **built_in}
 
 
-def _foreign(one: Any) -> Container:
+def container_of(one: Any) -> Container:
     """A container that is no task, as the filters see it."""
     return Container(
         id=one.id,

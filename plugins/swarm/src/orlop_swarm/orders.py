@@ -50,7 +50,18 @@ class Rename:
     name: str
 
 
-Order = Create | Reserve | Rename
+@attrs.frozen(kw_only=True)
+class Move:
+    """The container is to be made anew where there is the best place for it now. task: it is still this one.
+
+    Refused with a text: it may not, or it is another task by now.
+    """
+
+    key: str
+    task: str
+
+
+Order = Create | Reserve | Rename | Move
 
 
 @attrs.frozen(kw_only=True)

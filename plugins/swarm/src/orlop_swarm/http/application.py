@@ -18,7 +18,7 @@ from aiohttp import ClientConnectionResetError, hdrs, web
 from orlop.framework import NotAvailable
 from orlop_swarm.engines.client import SAFE
 from orlop_swarm.engines.interface import EngineUnavailable
-from orlop_swarm.http import builds, containers, events, images, listing, networks, system, volumes
+from orlop_swarm.http import balancing, builds, containers, events, images, listing, networks, system, volumes
 from orlop_swarm.http.exec import routes as exec_routes
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.relaying import EngineAnswer
@@ -97,6 +97,7 @@ def all_routes() -> list[web.RouteDef]:
         *networks.routes(),
         *volumes.routes(),
         *events.routes(),
+        *balancing.routes(),
     ]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import attrs
 from aiohttp import web
 
+from orlop_swarm.balancing import Move
 from orlop_swarm.engines.interface import EngineNode, Pool
 from orlop_swarm.http.placing import Builds
 from orlop_swarm.http.remembering import Everywhere
@@ -71,6 +72,23 @@ class Overview(Protocol):
         """Every node, whether its engine can be used or not."""
 
 
+class Balancing(Protocol):
+    """What `orlop swarm` asks for. listen: addresses of the Docker API. tls: whether its clients need certificates."""
+
+    @property
+    def listen(self) -> Sequence[str]: ...
+
+    @property
+    def tls(self) -> bool: ...
+
+    async def plan(self) -> Sequence[Move]:
+        """What to move so that nodes are evenly full. Raises Problem, NotAvailable."""
+
+    async def move(self, name: str) -> str:
+        """Makes a container anew; the name of its node, when it is there, and runs if it ran. Raises Problem,
+        NotAvailable."""
+
+
 class Containers(Protocol):
     """The containers that are tasks of the kernel."""
 
@@ -106,6 +124,7 @@ class Services:
     versions: Versions
     names: str = "plain"
     overview: Overview | None = None
+    balancing: Balancing | None = None
     builds: Builds = attrs.field(factory=Builds)
     images: Everywhere = attrs.field(factory=Everywhere)
 

@@ -10,6 +10,7 @@ from orlop.framework import NotAvailable
 from orlop_swarm.engines.interface import Connection, Dial, EngineUnavailable
 from orlop_swarm.engines.pool import EnginePool
 from orlop_swarm.http.application import make_application
+from orlop_swarm.http.balancing import Balancer
 from orlop_swarm.http.finding import Owners
 from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.looking import Looking
@@ -27,13 +28,15 @@ def application(host: Host, settings: Config) -> web.Application:
     """The whole API over the cluster's nodes."""
     pool = EnginePool(host.nodes, lambda node, name: _dial(host, node, name))
     images = Everywhere()
-    containers = KernelContainers(host, pool, Looking(images), settings)
+    looking = Looking(images)
+    containers = KernelContainers(host, pool, looking, settings)
     services = Services(
         pool=pool,
         owners=Owners(pool, containers),
         containers=containers,
         versions=Versions(pool),
         overview=KernelOverview(host.candidates, settings, name=host.cluster_name, version=host.version),
+        balancing=Balancer(host, pool, looking, settings),
         names=settings.names,
         images=images,
     )
