@@ -6,7 +6,7 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -35,6 +35,8 @@ MADE_WITHIN_S: Final = 3_600.0
 #: An engine has removed a container; its agent tells the kernel within so long, or something is wrong.
 GONE_WITHIN_S: Final = 10.0
 SHORT_ID: Final = 12
+#: On each container of a task, its id.
+TASK_LABEL: Final = "orlop.task"
 
 
 class KernelContainers:
@@ -240,6 +242,16 @@ class KernelContainers:
             return ()
         view = await self._host.view(FRAMEWORK)
         return list(self._on(view, down))
+
+    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
+        """See `Containers`."""
+        live = (await self._host.view(FRAMEWORK)).live
+
+        def is_old(labels: Mapping[str, str]) -> bool:
+            task = live.get(labels.get(ID_LABEL, ""))
+            return task is not None and labels.get(TASK_LABEL, task.id) != task.id
+
+        return is_old
 
     @staticmethod
     def _on(view: View, nodes: set[str]) -> Iterable[Known]:
