@@ -62,10 +62,13 @@ class KernelContainers:
             self._looking.dependencies(engines, body),
         )
         allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
-        if holders is not None:
-            allowed = [one for one in allowed if one in holders]
-        order = Create(body=body, name=name, platform=creation.platform, beside=beside)
-        if node or holders is not None:
+        home = ""
+        if holders.nodes is not None and (holders.for_good or len(holders.nodes) != 1):
+            allowed = [one for one in allowed if one in holders.nodes]
+        elif holders.nodes is not None:
+            (home,) = holders.nodes
+        order = Create(body=body, name=name, platform=creation.platform, beside=beside, home=home)
+        if node or (holders.nodes is not None and not home):
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
         try:
             return await self._make_where_it_is(order, allowed, image)
