@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -179,6 +179,9 @@ class DirectContainers:
     async def out_of_reach(self) -> list[Known]:
         down = {node.id for node in self._pool.nodes() if node.unavailable}
         return [one for one in self.remembered.values() if one.node in down]
+
+    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
+        return lambda labels: False
 
 
 def _needed(configuration: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -42,6 +42,9 @@ class NoContainers:
 
     async def out_of_reach(self) -> list[Known]:
         return []
+
+    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
+        return lambda labels: False
 
 
 @contextlib.asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 import attrs
@@ -12,7 +12,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
-from orlop_swarm.http.finding import Owners
+from orlop_swarm.http.finding import SWARM_ID, Owners
 from orlop_swarm.http.problems import NotFound, Problem
 from orlop_swarm.http.services import Known
 from orlop_swarm.http.versions import FRESH_S, RETRY_S, Spoken, Versions, common
@@ -42,6 +42,7 @@ class ScriptedEngine:
         self.node = EngineNode(id=f"id-{name}", name=name, address="10.0.0.1")
         self.held = dict(held or {})
         self.away = False
+        self.labels: dict[str, str] = {}
         self.asked: list[str] = []
         self.version = {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10", "Os": "linux"}
 
@@ -65,7 +66,8 @@ class ScriptedEngine:
             return ScriptedResponse(500, orjson.dumps({"message": message}))
         if not found:
             return ScriptedResponse(404, orjson.dumps({"message": f"No such container: {reference}"}))
-        body = {"Id": found[0], "Name": f"/{self.held[found[0]]}", "Created": "2026-11-26T03:07:20.5Z"}
+        body: dict[str, Any] = {"Id": found[0], "Name": f"/{self.held[found[0]]}", "Created": "2026-11-26T03:07:20.5Z"}
+        body["Config"] = {"Labels": self.labels}
         return ScriptedResponse(200, orjson.dumps(body))
 
     async def upgrade(self, method: str, path: str, **options: Any) -> Upgraded:
@@ -88,8 +90,14 @@ class ScriptedPool:
 
 
 class NothingKnown:
-    def __init__(self, *known: Known) -> None:
+    """old: values of the label `which` of old copies."""
+
+    def __init__(self, *known: Known, old: Collection[str] = ()) -> None:
         self._known = known
+        self._old = old
+
+    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
+        return lambda labels: labels.get("which", "") in self._old
 
     async def known(self, reference: str) -> Known | None:
         return next((one for one in self._known if reference in (one.id, one.name)), None)
@@ -175,6 +183,17 @@ async def test_a_node_that_is_down_is_not_believed_to_hold_anything() -> None:
     assert caught.value.status == 503
     alpha.held["c1" * 32] = "two"
     assert (await owners.find("two")).engine is alpha
+
+
+async def test_an_old_copy_is_not_found_and_what_may_move_is_looked_for_each_time() -> None:
+    alpha, beta = two()
+    alpha.labels = {SWARM_ID: "key", "which": "new"}
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown(old=("old",)))
+    assert (await owners.find("one")).engine is alpha
+    beta.held, beta.labels = alpha.held, {SWARM_ID: "key", "which": "new"}
+    alpha.labels = {SWARM_ID: "key", "which": "old"}
+    for reference in ("one", "a1" * 6):
+        assert (await owners.find(reference)).engine is beta
 
 
 async def test_an_engine_that_goes_away_while_it_is_asked_hides_nothing_of_the_others() -> None:

@@ -217,6 +217,16 @@ def test_one_that_moves_is_made_again_under_its_key_and_started_if_it_ran() -> N
     assert {one.details["name"] for one in entries} == {"ran", "stopped"}
 
 
+def test_one_that_moves_leaves_the_home_of_its_network() -> None:
+    pool = Pool()
+    order = Create(body={"Image": "busybox", **MOVES}, name="web", home="n1")
+    key = pool.do(order).key
+    assert pool.task(key).node == "n1"
+    pool.cluster.lose_node("n1")
+    pool.cluster.settle()
+    assert (pool.task(key).node, pool.task(key).live) == ("n0", True)
+
+
 def test_one_without_a_policy_waits_for_its_node() -> None:
     pool = Pool()
     task = pool.create("stays")

@@ -10,10 +10,11 @@ from scripted_engines import Asked, ScriptedPool, ScriptedResponse
 from test_swarm_fan_out import serving
 
 from orlop_swarm.http.kernel import KernelContainers
-from orlop_swarm.http.looking import Looking
+from orlop_swarm.http.looking import Holders, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.remembering import BELIEVED_S, Everywhere
 from orlop_swarm.http.services import SERVICES, Created, Creation
+from orlop_swarm.merging.copies import HOME_LABEL
 from orlop_swarm.orders import Create
 from orlop_swarm.settings import Config
 
@@ -111,6 +112,32 @@ async def test_what_changes_images_through_the_pool_ends_the_belief(method: str,
         images.told("x", frozenset("a"), images.changes)
         await (await client.request(method, path)).read()
         assert images.has("x", frozenset("a")) is not forgotten
+
+
+NETWORK = {"Scope": "local", "Labels": {HOME_LABEL: "a"}}
+
+
+@pytest.mark.parametrize(
+    ("networks", "volumes", "found"),
+    [
+        ({}, {}, Holders(nodes=None, for_good=False)),
+        ({"a": NETWORK, "b": NETWORK}, {}, Holders(nodes=frozenset("a"), for_good=False)),
+        ({"a": NETWORK}, {}, Holders(nodes=frozenset("a"), for_good=True)),
+        ({"a": NETWORK, "b": NETWORK}, {"a": {"Scope": "local"}}, Holders(nodes=frozenset("a"), for_good=True)),
+    ],
+    ids=["nothing", "a network with copies", "a network of one node", "a volume, too"],
+)
+async def test_only_copies_of_a_network_are_on_other_nodes(
+    networks: dict[str, Any], volumes: dict[str, Any], found: Holders
+) -> None:
+    def respond(asked: Asked) -> ScriptedResponse:
+        held = networks if asked.path.startswith("/networks") else volumes
+        there = held.get(asked.node)
+        return ScriptedResponse([there]) if there else ScriptedResponse([{"message": "not found"}], 404)
+
+    pool = ScriptedPool(dict.fromkeys("ab", respond))
+    body = {"HostConfig": {"NetworkMode": "n", "Binds": ["v:/v"]}}
+    assert await Looking().holders(pool.engines(), body) == found
 
 
 class Asking(KernelContainers):

@@ -22,7 +22,7 @@ from orlop_swarm.settings import Config
 
 ID_LABEL: Final = LABEL_PREFIX + "id"
 ROLE_LABEL: Final = LABEL_PREFIX + "role"
-#: The operator of the constraint that says where the containers are that this one depends on.
+#: The operator of the constraints that say where the containers are that this one depends on, and its network.
 BESIDE: Final = "IS"
 NANO: Final = 10**9
 USUAL_PERIOD_US: Final = 100_000
@@ -52,7 +52,7 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     return Ask(
         key,
         Spec(runtime="docker", payload=payload, resources=resources_of(host, settings)),
-        constraints=(*_among(order.nodes), *_beside(order.beside)),
+        constraints=(*_among(order.nodes), *_beside(order.beside), *_beside(order.home)),
         policies=_policies(body, moves(body)),
         role=str(labels.get(ROLE_LABEL) or settings.role),
         name=name,
@@ -118,7 +118,7 @@ def _beside(node: str) -> tuple[Constraint, ...]:
 
 def again(spec: Spec, key: str, name: str, role: str, *, runs: bool, not_before_utc_ms: int = 0) -> Ask:
     """The same container on another node, which it waits for. What it depends on may have moved, too: from now on the
-    filter `dependency` finds that."""
+    filter `dependency` finds that. Of its network there are copies on other nodes."""
     constraints = tuple(one for one in spec.constraints if one.operator != BESIDE)
     payload = {**spec.payload, "orlop_name": name, "orlop_pull": "missing"}
     return Ask(

@@ -13,7 +13,8 @@ class Create:
     """A container is to be made, now or never; the reply is a `Reserved`.
 
     body: of the create request. name: empty: one is made up. nodes: names of those that may have it; empty: any.
-    beside: the name of the node that holds what it depends on; empty: it depends on nothing.
+    beside: the name of the node that holds what it depends on; empty: it depends on nothing. home: the name of the node
+    where the containers of its network are, as long as it does not have to move; empty: any.
     pull: whether a node that lacks the image may fetch it. platform: "os/arch" of the image, or empty.
     """
 
@@ -21,6 +22,7 @@ class Create:
     name: str = ""
     nodes: tuple[str, ...] = ()
     beside: str = ""
+    home: str = ""
     pull: bool = False
     platform: str = ""
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import hdrs, web
 
+from orlop_swarm.asking import moves
 from orlop_swarm.engines.interface import EngineUnavailable, Response
 from orlop_swarm.http import relaying
 from orlop_swarm.http.finding import Held, Owner
@@ -119,7 +120,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     if taken is not None:
         raise Problem(409, conflict(taken))
     created = await services.containers.create(creation)
-    services.owners.seen(created.node, created.id, created.name)
+    if not moves(body):
+        services.owners.seen(created.node, created.id, created.name, labels=body.get("Labels"))
     services.owners.created(created.id, created.moment)
     return answer({"Id": created.id, "Warnings": list(created.warnings)}, status=201)
 
@@ -156,7 +158,8 @@ async def inspect(request: web.Request) -> web.StreamResponse:
         about=services.versions.about(node.id),
         address=services.published_on(node),
     )
-    services.owners.seen(node.id, shown["Id"], shown["Name"].removeprefix("/"))
+    labels = shown["Config"]["Labels"]
+    services.owners.seen(node.id, shown["Id"], shown["Name"].removeprefix("/"), labels=labels)
     return answer(shown)
 
 
@@ -224,7 +227,7 @@ async def rename(request: web.Request) -> web.StreamResponse:
             await asyncio.shield(services.containers.renamed(held.id, name if done else held.name))
     if done:
         services.owners.forget(held.name)
-        services.owners.seen(owner.engine.node.id, held.id, name)
+        services.owners.seen(owner.engine.node.id, held.id, name, labels=held.labels)
     return plain
 
 

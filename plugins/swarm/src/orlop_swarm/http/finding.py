@@ -48,12 +48,14 @@ class Owner:
 
 @attrs.frozen(kw_only=True)
 class Held:
-    """A container, as one engine tells it. id: whole. name: without a slash. created: as `inspect` writes it."""
+    """A container, as one engine tells it. id: whole. name: without a slash. created: as `inspect` writes it.
+    labels: all of them, Orlop's own too."""
 
     engine: Engine
     id: str
     name: str
     created: str = ""
+    labels: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class Owners:
@@ -69,8 +71,11 @@ class Owners:
         self._execs: OrderedDict[str, str] = OrderedDict()
         self._moments: OrderedDict[str, int] = OrderedDict()
 
-    def seen(self, node: str, container: str, *names: str) -> None:
-        """A container on that node. node, container: ids."""
+    def seen(self, node: str, container: str, *names: str, labels: Mapping[str, str] | None = None) -> None:
+        """A container on that node. node, container: ids. What may move is looked for each time: when its node is
+        back, there is an old copy on it."""
+        if SWARM_ID in (labels or ()):
+            return
         given = {name for name in names if name}
         self._names[container] = self._names.get(container, frozenset()) | given
         for name in (container, container[:SHORT_ID], *given):
@@ -119,7 +124,7 @@ class Owners:
     async def look(self, reference: str) -> Held:
         """Asks all engines. Raises as `find` does."""
         held = await self._asked(reference)
-        self.seen(held.engine.node.id, held.id, held.name)
+        self.seen(held.engine.node.id, held.id, held.name, labels=held.labels)
         self.created(held.id, held.created)
         return held
 
@@ -168,8 +173,9 @@ class Owners:
             node, _, plain = plain.partition("/")
             engines = [one for one in engines if node in (one.node.name, one.node.id)]
         found = await _each(engines, plain)
+        found = await self._without_old(found)
         if not found and _HEXADECIMAL.fullmatch(plain):
-            found = await _by_swarm_id(engines, plain)
+            found = await self._without_old(await _by_swarm_id(engines, plain))
         if len(found) == 1:
             return found[0]
         if found:
@@ -177,6 +183,12 @@ class Owners:
         self.forget(plain)
         await self._refuse_if_down(plain)
         raise NotFound(f"No such container: {reference}")
+
+    async def _without_old(self, found: list[Held]) -> list[Held]:
+        if not any(SWARM_ID in held.labels for held in found):
+            return found
+        is_old = await self._containers.left_behind()
+        return [held for held in found if not is_old(held.labels)]
 
     async def _refuse_if_down(self, reference: str) -> None:
         known = await self._containers.known(reference)
@@ -214,7 +226,13 @@ async def _inspected(engine: Engine, reference: str) -> Held | None:
     except EngineUnavailable:
         return None
     if status == 200:
-        return Held(engine=engine, id=body["Id"], name=body["Name"].removeprefix("/"), created=body["Created"])
+        return Held(
+            engine=engine,
+            id=body["Id"],
+            name=body["Name"].removeprefix("/"),
+            created=body["Created"],
+            labels=(body.get("Config") or {}).get("Labels") or {},
+        )
     if status != 404:
         raise Problem(status, body["message"])
     return None
@@ -247,7 +265,7 @@ async def _by_swarm_id(engines: Iterable[Engine], reference: str) -> list[Held]:
 
 def _of_row(engine: Engine, row: Mapping[str, Any]) -> Held:
     names = own_names(row.get("Names") or ())
-    return Held(engine=engine, id=row["Id"], name=names[0] if names else "")
+    return Held(engine=engine, id=row["Id"], name=names[0] if names else "", labels=row.get("Labels") or {})
 
 
 def own_names(names: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -36,6 +36,8 @@ MADE_WITHIN_S: Final = 3_600.0
 #: An engine has removed a container; its agent tells the kernel within so long, or something is wrong.
 GONE_WITHIN_S: Final = 10.0
 SHORT_ID: Final = 12
+#: On each container of a task, its id.
+TASK_LABEL: Final = "orlop.task"
 
 
 class KernelContainers:
@@ -61,12 +63,16 @@ class KernelContainers:
             self._looking.dependencies(engines, body),
         )
         allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
-        if holders is not None:
-            allowed = [one for one in allowed if one in holders]
-        if beside in allowed:
-            allowed = [beside]
-        order = Create(body=body, name=name, platform=creation.platform, beside=beside)
-        if node or holders is not None:
+        home = ""
+        if holders.nodes is not None and (holders.for_good or len(holders.nodes) != 1):
+            allowed = [one for one in allowed if one in holders.nodes]
+        elif holders.nodes is not None:
+            (home,) = holders.nodes
+        bound = next((one for one in (beside, home) if one in allowed), "")
+        if bound:
+            allowed = [bound]
+        order = Create(body=body, name=name, platform=creation.platform, beside=beside, home=home)
+        if node or (holders.nodes is not None and not home):
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
         try:
             return await self._make_where_it_is(order, allowed, image, creation.version)
@@ -255,6 +261,16 @@ class KernelContainers:
             return ()
         view = await self._host.view(FRAMEWORK)
         return list(self._on(view, down))
+
+    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
+        """See `Containers`."""
+        live = (await self._host.view(FRAMEWORK)).live
+
+        def is_old(labels: Mapping[str, str]) -> bool:
+            task = live.get(labels.get(ID_LABEL, ""))
+            return task is not None and labels.get(TASK_LABEL, task.id) != task.id
+
+        return is_old
 
     @staticmethod
     def _on(view: View, nodes: set[str]) -> Iterable[Known]:

@@ -32,10 +32,12 @@ async def containers(request: web.Request) -> web.StreamResponse:
     refused = next((one for one in answers if one is not None and one.status >= 400), None)
     if refused is not None:
         return refused
+    is_old = await services.containers.left_behind()
     lists = []
     for engine, one in zip(engines, answers, strict=True):
         if one is not None:
-            rows = orjson.loads(relaying.content(one))
+            told = orjson.loads(relaying.content(one))
+            rows = [row for row in told if not is_old(row.get("Labels") or {})]
             lists.append(Listed(node=engine.node, rows=rows, address=services.published_on(engine.node)))
     nodes = {node.id: node for node in services.pool.nodes()}
     everything = is_true(request.query.get("all", "")) or bool(_limit(request)) or "status" in filters.values

@@ -41,6 +41,15 @@ class Image:
     remembered: bool = False
 
 
+@attrs.frozen(kw_only=True)
+class Holders:
+    """nodes: the names of those where a container has to be; None: anywhere. for_good: also when it moves, for there is
+    nothing of what it needs on others."""
+
+    nodes: frozenset[str] | None
+    for_good: bool
+
+
 class Looking:
     """Asks engines. images: what need not be asked."""
 
@@ -64,8 +73,8 @@ class Looking:
         registry = all(body.get("RepoDigests") for body in having.values())
         return Image(nodes=frozenset(having if registry else _last_named(having)), registry=registry)
 
-    async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> frozenset[str] | None:
-        """Names of the nodes where its volumes and networks are at home; None: it has none that are on single nodes.
+    async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> Holders:
+        """The nodes where its volumes and networks are at home.
 
         A name that no engine knows says nothing: an engine makes the volume, or refuses the network. Where not all
         are on one node volumes count before networks, of which every node has a copy, and earlier before later ones.
@@ -74,6 +83,7 @@ class Looking:
         paths = [f"/volumes/{quote(name, safe='')}" for name in volumes]
         paths += [f"/networks/{quote(name, safe='')}" for name in networks]
         holders: frozenset[str] | None = None
+        for_good = False
         for position, answers in enumerate(await asyncio.gather(*(_each(engines, path) for path in paths))):
             having = {node: found for node, (status, found) in answers.items() if status == 200}
             if not having or any(found.get("Scope") != LOCAL for found in having.values()):
@@ -81,7 +91,8 @@ class Looking:
             home = home_of(having)
             together = home if holders is None else holders & home
             holders = together if together or position < len(volumes) else holders
-        return holders
+            for_good |= position < len(volumes) or having.keys() == home
+        return Holders(nodes=holders, for_good=for_good)
 
     async def dependencies(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> str:
         """The name of the node that has the containers it depends on; empty: there are none, or no engine has them.

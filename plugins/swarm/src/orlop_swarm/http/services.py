@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
@@ -111,6 +111,10 @@ class Containers(Protocol):
 
     async def out_of_reach(self) -> Sequence[Known]:
         """Those whose nodes cannot be used now."""
+
+    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
+        """Of the labels that an engine has of a container: has it moved away, so that this is an old copy, which its
+        node's agent has yet to remove?"""
 
 
 @attrs.frozen(kw_only=True)
