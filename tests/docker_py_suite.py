@@ -71,7 +71,7 @@ def run(address: str, folder: Path, *options: str, environment: Mapping[str, str
     command = [
         sys.executable, "-m", "pytest", "tests/integration", *ignored, "-q", "-p", "no:cacheprovider", "-c", os.devnull,
         "--rootdir", str(folder), "-o", "python_files=*_test.py", f"--timeout={TEST_TIMEOUT_S}",
-        f"--junitxml={report}", "-W", "ignore", *options,
+        f"--junitxml={report}", "-W", "ignore", "--durations=30", *options,
     ]  # fmt: skip
     done = subprocess.run(
         command,

@@ -45,11 +45,13 @@ class RunningOrlop:
         self.address = f"127.0.0.1:{free_port()}"
         self.marathon_address = f"127.0.0.1:{free_port()}"
         self.chronos_address = f"127.0.0.1:{free_port()}"
+        self.swarm_address = f"127.0.0.1:{free_port()}"
         self._environment = {
             **os.environ,
             "ORLOP_SERVER__LISTEN": self.address,
             "ORLOP_PLUGINS__MARATHON__LISTEN": self.marathon_address,
             "ORLOP_PLUGINS__CHRONOS__LISTEN": self.chronos_address,
+            "ORLOP_PLUGINS__SWARM__LISTEN": f'["{self.swarm_address}"]',
             "ORLOP_AGENT__DOCKER": docker,
             **settings,
         }

@@ -35,6 +35,7 @@ class ServerProcess:
         self.address = f"127.0.0.1:{free_port()}"
         self.marathon_address = f"127.0.0.1:{free_port()}"
         self.chronos_address = f"127.0.0.1:{free_port()}"
+        self.swarm_address = f"127.0.0.1:{free_port()}"
         self.process: subprocess.Popen[bytes] | None = None
         self._environment = {
             **os.environ,
@@ -44,6 +45,7 @@ class ServerProcess:
             "ORLOP_SERVER__LISTEN": self.address,
             "ORLOP_PLUGINS__MARATHON__LISTEN": self.marathon_address,
             "ORLOP_PLUGINS__CHRONOS__LISTEN": self.chronos_address,
+            "ORLOP_PLUGINS__SWARM__LISTEN": f'["{self.swarm_address}"]',
             **settings,
         }
 

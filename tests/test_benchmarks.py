@@ -56,3 +56,19 @@ def test_bytes_go_to_an_engine_and_come_back(tmp_path: Path) -> None:
         assert figures[f"2 MiB out of a command, {way}: median"] > 0
         assert figures[f"2 MiB into a command, {way}: over the engine alone"] > 0
         assert figures[f"GET /_ping, {way}, a new connection: median"] > 0
+
+
+def test_containers_are_made_through_the_pool_and_beside_it(tmp_path: Path) -> None:
+    if reason := engines.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Docker Engine: {reason}")
+    figures = measured("swarm", tmp_path)
+    for agent in ("agent in the server's process", "agent elsewhere"):
+        assert figures[f"create and start, {agent}: pool over engine, median of the pairs"] > 0
+        assert figures[f"2 MiB into a command, {agent}: through the pool, median"] > 0
+    assert figures["6 containers on 2 engines, 8 workers: through the pool, median"] > 0
+
+
+def test_the_pool_lists_and_makes_the_containers_of_emulated_engines(tmp_path: Path) -> None:
+    figures = measured("swarm_load", tmp_path)
+    assert figures["ps -a of 10 containers on 2 emulated engines: median"] > 0
+    assert figures["50 containers made and removed: 4 workers"] > 0

@@ -89,6 +89,7 @@ def test_wheels_work_away_from_the_checkout(wheels: dict[str, Path], tmp_path: P
         "ORLOP_SERVER__LISTEN": f"127.0.0.1:{free_port()}",
         "ORLOP_PLUGINS__MARATHON__LISTEN": f"127.0.0.1:{free_port()}",
         "ORLOP_PLUGINS__CHRONOS__LISTEN": f"127.0.0.1:{free_port()}",
+        "ORLOP_PLUGINS__SWARM__LISTEN": f'["127.0.0.1:{free_port()}"]',
         "ORLOP_AGENT__DOCKER": "unix:///nonexistent/docker.sock",
     }
     server = f"http://{settings['ORLOP_SERVER__LISTEN']}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from marathon_workload import MarathonWorkload
 from planted_faults import FAULTS, RARE_FAULTS
 
 from orlop.framework import Action, Changed, Kill, View
-from orlop.testing.simulation.plan import Operation, Shape, make_plan
+from orlop.testing.simulation.plan import SPELL_MS, Operation, Shape, make_plan
 from orlop.testing.simulation.simulation import Simulation, history, simulate
 from orlop.testing.simulation.workloads import MixedWorkload
 from orlop.testing.simulation.world import Broken
@@ -28,6 +29,8 @@ SEEDS_SEARCHED = 1_000
 PARTS = 20
 MARATHON_SEEDS = 60
 MARATHON_PARTS = 6
+FOREIGN_SEEDS = 40
+FOREIGN_PARTS = 4
 
 #: What must have made a difference in the seeds above, by the names under which it is counted.
 KINDS = (
@@ -115,6 +118,26 @@ def test_nothing_breaks_with_marathon(part: int) -> None:
     """A real framework: apps that are created, scaled, upgraded, restarted, killed and removed in all that trouble."""
     for seed in range(part, MARATHON_SEEDS, MARATHON_PARTS):
         simulate(seed, MarathonWorkload)
+
+
+@pytest.mark.parametrize("part", range(FOREIGN_PARTS))
+def test_nothing_breaks_where_others_use_the_engines(part: int) -> None:
+    """The leader knows in the end what is on each node, whatever was lost on the way."""
+    for seed in range(part, FOREIGN_SEEDS, FOREIGN_PARTS):
+        chance = random.Random(f"{seed}/foreign")
+        shape = Shape()
+        foreign = [
+            Operation(
+                chance.randrange(SPELL_MS),
+                "start_foreign",
+                (shape.node(chance), chance.choice((0, 500, 9_000)), chance.choice((300, 3_000, 15_000))),
+            )
+            for _ in range(20)
+        ]
+        plan = (*make_plan(seed, shape, MixedWorkload().operation), *foreign)
+        simulation = Simulation(seed, MixedWorkload(), tuple(sorted(plan, key=lambda one: one.at_ms)), shape)
+        simulation.run()
+        assert simulation.world.struck["a foreign container is started"]
 
 
 def test_every_kind_of_fault_strikes() -> None:

@@ -12,6 +12,7 @@ from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from orlop.framework import NotAvailable
+from orlop.model.facts import ForeignContainer, NodeFacts
 
 
 def test_the_cluster_at_a_glance() -> None:
@@ -53,6 +54,29 @@ def test_nodes_by_id_and_beginning_and_their_draining() -> None:
         assert (await read(client, "/v1/events?type=node.drained"))["events"][0]["cause"] == "operator: new disk"
         async with client.post("/v1/nodes/n0/undrain") as response:
             assert (await response.json())["node"]["drained"] is False
+
+    with_client(work, server)
+
+
+def test_foreign_containers_are_counted_beside_what_tasks_use() -> None:
+    server = make_server()
+    containers = [
+        ForeignContainer(id="a", state="running", cpus_thousandths=500, memory_bytes=2**20),
+        ForeignContainer(id="b", state="exited", cpus_thousandths=500, memory_bytes=2**20),
+    ]
+    server.cluster.set_facts("n0", NodeFacts(containers={one.id: one for one in containers}))
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        foreign, plain = (await read(client, "/v1/nodes"))["nodes"]
+        taken = {"cpus": {"amount": 0.5, "unit": "cores"}, "mem": {"amount": 2**20, "unit": "bytes"}}
+        assert foreign["foreign"] == {"containers": 2, "running": 1, "resources": taken}
+        assert foreign["resources"]["cpus"] == {"total": 4, "used": 1.0, "unit": "cores"}
+        assert plain["foreign"] is None
+        cluster = (await read(client, "/v1/cluster"))["resources"]
+        assert cluster["used"] == {"cpus": 1.5, "mem": 3 * 2**25, "disk": 0}
+        assert cluster["foreign"] == {"cpus": 0.5, "mem": 2**20}
+        metrics = await (await client.get("/metrics")).text()
+        assert 'orlop_resources_foreign{resource="cpus",unit="cores"} 0.5' in metrics
 
     with_client(work, server)
 

@@ -271,6 +271,11 @@ def test_the_server_may_be_named_behind_the_command(fake: Fake) -> None:
 # Looking
 
 
+def test_status_says_what_others_take(fake: Fake) -> None:
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"resources": CLUSTER["resources"] | {"foreign": {"mem": 2**20}}}
+    assert "mem        1.5GiB of 16GiB used, 1MiB by foreign containers" in run(fake, "status").stdout.splitlines()
+
+
 def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     fake.answers["GET", "/v1/cluster"] = CLUSTER
     lines = run(fake, "status").stdout.splitlines()
@@ -326,6 +331,12 @@ def test_nodes(fake: Fake) -> None:
     _, row = run(fake, "nodes").stdout.splitlines()
     assert re.split(" {3,}", row)[:7] == ["n-1", "alpha", "ready", "no", "1", "0.5/4", "0B/16GiB"]
     assert "rack=r1" in run(fake, "nodes", "-o", "wide").stdout
+    resources = {"cpus": {"amount": 0.5, "unit": "cores"}, "mem": {"amount": 2**29, "unit": "bytes"}}
+    used = {"containers": 3, "running": 1, "resources": resources}
+    fake.answers["GET", "/v1/nodes"] = {"nodes": [NODE | {"foreign": None}, NODE | {"foreign": used}]}
+    heading, _, row = run(fake, "nodes").stdout.splitlines()
+    assert "FOREIGN" in heading
+    assert "3 (0.5 cpus, 512MiB mem)" in row
     fake.answers["GET", "/v1/nodes"] = {"nodes": [NODE, NODE | {"unavailable": {"docker": "it does not answer"}}]}
     heading, healthy, troubled = run(fake, "nodes").stdout.splitlines()
     assert heading.endswith("UNAVAILABLE")

@@ -360,6 +360,11 @@ async def test_routes_know_the_nodes(tmp_path: Path) -> None:
         assert [node.info.name for node in one.server.host.nodes()] == ["n1", "n2"]
         assert [candidate.node for candidate in one.server.host.candidates()] == one.server.host.nodes()
         assert all(candidate.free == candidate.node.info.resources for candidate in one.server.host.candidates())
+        known = one.server.host.nodes()
+        assert one.server.host.nodes() is known, "nobody has to look at them again"
+        await one.session("n0")
+        await eventually(lambda: len(one.server.host.nodes()) == 3, "a third is known")
+        assert [node.info.name for node in one.server.host.nodes()] == ["n0", "n1", "n2"]
 
 
 @ways

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Put, Resources, View
 from orlop.kernel.events import DrainNode
+from orlop.model.facts import ForeignContainer, NodeFacts
 from orlop.testing.harness import Cluster
 
 
@@ -84,6 +85,12 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), drained=st.booleans())
     def a_node_is_drained(self, data: st.DataObject, drained: bool) -> None:
         self.cluster.step(DrainNode(node=data.draw(st.sampled_from(sorted(self.cluster.nodes))), drained=drained))
+
+    @rule(data=st.data(), cpus=st.sampled_from([0, 500, 3_000]), state=st.sampled_from(["running", "exited"]))
+    def somebody_uses_an_engine(self, data: st.DataObject, cpus: int, state: str) -> None:
+        container = ForeignContainer(id="c", state=state, cpus_thousandths=cpus)
+        name = data.draw(st.sampled_from(sorted(self.cluster.nodes)))
+        self.cluster.set_facts(name, NodeFacts(containers={"c": container}))
 
     @rule(seconds=st.floats(0.1, 100))
     def time_passes(self, seconds: float) -> None:

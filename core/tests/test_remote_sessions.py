@@ -31,12 +31,16 @@ from orlop.agent.credentials import Credentials
 from orlop.agent.remote import RemoteServers, ServerRefused, Unreachable
 from orlop.agent.session import LinkClosed
 from orlop.agent.websocket import WebSocketLink
+from orlop.model.facts import EngineFacts, ForeignContainer, Image, NodeFacts, difference, in_full
 from orlop.model.messages import (
+    FACTS,
+    Facts,
     Goodbye,
     Heartbeat,
     Refused,
     ToAgent,
     ToServer,
+    Welcome,
 )
 from orlop.processes.exposure import CannotStart
 from orlop.store.memory import MemoryStore
@@ -241,3 +245,30 @@ async def test_a_link_to_the_deaf_ends_and_so_does_whoever_waits_for_it(monkeypa
 
 def decode_message(_: bytes) -> ToServer:
     raise AssertionError("nothing is received")
+
+
+async def test_facts_reach_the_kernel_and_are_dropped_with_the_session(tmp_path: Path) -> None:
+    async with serving(tmp_path) as one:
+        servers = await one.joined("n1")
+
+        async def told(facts: NodeFacts | None) -> None:
+            await eventually(lambda: one.server.state().candidates["n1"].facts == facts, f"it knows {facts}")
+
+        first = NodeFacts(
+            engine=EngineFacts(version="1"),
+            images={"i": Image(id="i", tags=("a:1",))},
+            containers={"c": ForeignContainer(id="c", state="running", memory_bytes=5, labels={"a": "b"})},
+        )
+        second = NodeFacts(engine=first.engine, images={}, containers=first.containers)
+        link = await servers.connect()
+        link.send(hello("n1"))
+        assert FACTS in (await heard(link, Welcome)).understands
+        link.send(Facts(change=in_full(first)))
+        await told(first)
+        link.send(Facts(change=difference(first, second)))
+        await told(second)
+        link.send(hello("n1"))
+        await told(None)
+        link.send(Facts(change=difference(second, first)))
+        link.send(Facts(change=in_full(second)))
+        await told(second)

@@ -28,6 +28,8 @@ MODULES: Final = (
     "services",
     "containers",
     "engine_streams",
+    "swarm",
+    "swarm_load",
     "cron",
     "cron_load",
     "peers",

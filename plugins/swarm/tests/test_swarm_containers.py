@@ -22,10 +22,14 @@ import aiohttp
 import docker
 import pytest
 import requests
+from aiohttp import ClientConnectionResetError, web
+from aiohttp.test_utils import make_mocked_request
 from direct_engines import Host, Served, served
 from engines import Engine
 from swarm_side_by_side import CLIS
 from waiting import wait_until
+
+from orlop_swarm.http.application import edge
 
 NANOS = 10**9
 
@@ -338,6 +342,33 @@ def test_refusals_are_an_engines_own(path: str, status: int, message: str, pool:
     assert (ours.status_code, ours.text) == (theirs.status_code, theirs.text)
     assert ours.status_code == status
     assert message in ours.text
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "path", ["/v1.41/images/one//two/json?a=1%2f2", "/v1.41//containers/json", "//containers%2F%2fjson", "/x//"]
+)
+def test_a_path_with_an_empty_part_is_sent_elsewhere_as_by_an_engine(
+    method: str, path: str, pool: Served, members: list[Engine]
+) -> None:
+    def told(port: int, host: str) -> tuple[int, str | None]:
+        connection = http.client.HTTPConnection(host, port)
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.getheader("Location")
+
+    ours = told(pool.port, "127.0.0.1")
+    assert ours == told(2375, members[0].address)
+    assert ours[0] == 301
+
+
+async def test_a_client_that_goes_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async def gone(_: web.Request) -> web.StreamResponse:
+        raise ClientConnectionResetError("Cannot write to closing transport")
+
+    await edge(make_mocked_request("GET", "/containers/web/logs"), gone)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

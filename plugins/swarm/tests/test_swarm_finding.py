@@ -122,10 +122,35 @@ async def test_memory_is_bounded() -> None:
         owners.created(f"{number:064x}", "2026-11-26T03:07:20Z")
         owners.exec_seen("id-alpha", str(number))
     assert len(owners._places) == 30
+    assert len(owners._names) <= 30
     assert len(owners._moments) == 30
     assert not (await owners.find("name999")).sure
     with pytest.raises(NotFound):
         await owners.find("name1")
+
+
+async def test_a_container_is_forgotten_with_all_that_it_was_called() -> None:
+    alpha, beta = two()
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    for number, forgotten in enumerate((f"{0:064x}", "name1", f"{2:064x}"[:12], f"{3:064x}")):
+        container = f"{number:064x}"
+        owners.seen("id-alpha", container, f"name{number}")
+        owners.seen("id-alpha", container, f"other{number}")
+        owners.created(container, "2026-11-26T03:07:20Z")
+        owners.forget(forgotten)
+        assert not owners._places
+        assert not owners._names
+        assert not owners._moments
+
+
+async def test_a_name_that_another_container_has_now_is_not_forgotten() -> None:
+    alpha, beta = two()
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    owners.seen("id-alpha", "c1" * 32, "name")
+    owners.seen("id-beta", "d1" * 32, "name")
+    owners.forget("c1" * 32)
+    assert (await owners.find("name")).engine is beta
+    assert not beta.asked
 
 
 async def test_a_node_that_is_down_is_not_believed_to_hold_anything() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -343,3 +344,13 @@ def test_the_kernels_filters_stay_in_force() -> None:
     made = cluster(*(Wish(str(number), saying(PROCESS), Resources(cpus=2)) for number in range(7)), nodes=NODES)
     assert len(made.pending()) == 1
     assert {one.name for one in (*kernel_filters(), *kernel_scorers())} >= {"health", "resources", "ports"}
+
+
+def test_what_a_spec_says_is_remembered_no_longer_than_the_spec() -> None:
+    facts = hooks.Facts(Config())
+    spec = saying(DOCKER, "constraint:node==n1")
+    assert facts._read("id", spec) is facts._read("id", spec)
+    assert len(facts._specs) == 1
+    del spec
+    gc.collect()
+    assert not facts._specs

@@ -20,6 +20,7 @@ import attrs
 
 from orlop.agent import worker as decisions
 from orlop.agent.engine_service import connect_engine
+from orlop.agent.facts import FactsTelling
 from orlop.agent.probes import ProbeRunner
 from orlop.agent.records import AgentRecords, CannotSave, NodeIdentity
 from orlop.agent.runtimes.interface import (
@@ -40,11 +41,13 @@ from orlop.agent.streams import StreamEnd
 from orlop.agent.task_record import TaskRecord
 from orlop.agent.worker import Worker
 from orlop.model.clock import Now
+from orlop.model.facts import NodeFacts
 from orlop.model.messages import (
     RENEW,
     Assignment,
     Assignments,
     Epoch,
+    Facts,
     Goodbye,
     Heartbeat,
     Hello,
@@ -138,6 +141,7 @@ class Agent:
         self._runtimes = {runtime.name: runtime for runtime in runtimes}
         self._available: set[str] = set()
         self._unavailable: dict[str, str] = {}
+        self._facts = FactsTelling()
         self._worker = Worker(self._runtimes, records.tasks(), records.epoch())
         self._inbox: asyncio.Queue[decisions.Event] = asyncio.Queue()
         self._link: Link[ToServer, ToAgent] | None = None
@@ -180,6 +184,8 @@ class Agent:
 
     async def _open(self, runtime: Runtime) -> None:
         try:
+            if hasattr(runtime, "follow_facts"):
+                runtime.follow_facts(self._facts_changed)
             await runtime.open(self._runtime_event)
         except Exception as error:
             log.exception("the %s runtime cannot be opened", runtime.name)
@@ -197,6 +203,16 @@ class Agent:
         self._inbox.put_nowait(event)
         if (self._unavailable, self._available) != before and self._link is not None:
             self._hello(self._link)
+
+    def _facts_changed(self, facts: NodeFacts) -> None:
+        self._tell_facts(self._facts.changed(facts))
+
+    def _tell_facts(self, message: Facts | None) -> None:
+        if message is not None and self._link is not None:
+            try:
+                self._link.send(message)
+            except LinkClosed:
+                pass  # the next session is told all
 
     # The session
 
@@ -240,6 +256,7 @@ class Agent:
             statuses=self._worker.statuses(),
             understands=(RENEW,) if self._renew is not None else (),
         )
+        self._facts.hello()
         try:
             link.send(hello)
         except LinkClosed as error:
@@ -250,6 +267,7 @@ class Agent:
             case Welcome():
                 self._welcome(message)
                 self._inbox.put_nowait(decisions.ServerHere())
+                self._tell_facts(self._facts.welcomed(message.understands))
             case Refused():
                 log.error("the server refused this node: %s", message.reason)
                 raise LinkClosed(message.reason)

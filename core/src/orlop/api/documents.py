@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from orlop.api.interface import FrameworkStatus
 from orlop.kernel.draft import dominant_share
-from orlop.kernel.state import State
+from orlop.kernel.state import Candidate, State
 from orlop.model.asks import Explanation
 from orlop.model.clock import format_utc
 from orlop.model.documents import to_plain
@@ -164,10 +164,23 @@ def node_document(state: State, node: Node) -> Document:
         "os": info.os,
         "arch": info.arch,
         "version": info.version,
-        "resources": usage(info.resources, info.resources - candidate.free),
+        "resources": usage(info.resources, info.resources - candidate.free - candidate.foreign_use),
+        "foreign": foreign_document(candidate),
         "ports": str(info.ports),
         "free_ports": len(candidate.free_ports),
         "tasks": len(candidate.tasks),
+    }
+
+
+def foreign_document(candidate: Candidate) -> Document | None:
+    """Containers that are no tasks of this cluster, and what the live ones may take. None where nobody knows."""
+    if candidate.facts is None:
+        return None
+    containers = candidate.facts.containers.values()
+    return {
+        "containers": len(containers),
+        "running": sum(one.live for one in containers),
+        "resources": quantities(candidate.foreign_use),
     }
 
 
@@ -192,13 +205,23 @@ def used_resources(state: State) -> Resources:
         if candidate.node.state is NodeState.READY:
             used.update(dict(candidate.node.info.resources))
             used.subtract(dict(candidate.free))
+            used.subtract(dict(candidate.foreign_use))
     return Resources.of(used)
+
+
+def foreign_resources(state: State) -> Resources:
+    """What containers that are no tasks take on ready nodes."""
+    use: Counter[str] = Counter()
+    for candidate in state.candidates.values():
+        if candidate.node.state is NodeState.READY:
+            use.update(dict(candidate.foreign_use))
+    return Resources.of(use)
 
 
 def cluster_document(state: State) -> Document:
     """The state's part of `/v1/cluster`."""
-    used = used_resources(state)
-    names = sorted(state.totals.keys() | used.keys())
+    used, foreign = used_resources(state), foreign_resources(state)
+    names = sorted(state.totals.keys() | used.keys() | foreign.keys())
     nodes = list(state.nodes())
     counts = Counter(node.state for node in nodes)
     return {
@@ -217,6 +240,7 @@ def cluster_document(state: State) -> Document:
         "resources": {
             "total": {name: amount(name, state.totals.get(name)) for name in names},
             "used": {name: amount(name, used.get(name)) for name in names},
+            "foreign": {name: amount(name, units) for name, units in sorted(foreign.items())},
             "units": {name: unit(name) for name in names},
         },
         "orphans": [

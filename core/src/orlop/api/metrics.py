@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from orlop.api.documents import amount, unit, used_resources
+from orlop.api.documents import amount, foreign_resources, unit, used_resources
 from orlop.api.interface import FrameworkStatus
 from orlop.api.requests import read_query, server_of
 from orlop.api.responses import computed
@@ -84,6 +84,7 @@ class StateCollector(Collector):
         for name, text, values in (
             ("orlop_resources_total", "Of all ready nodes", self._state.totals),
             ("orlop_resources_used", "Taken by tasks on ready nodes", used),
+            ("orlop_resources_foreign", "Taken by other containers on ready nodes", foreign_resources(self._state)),
         ):
             family = GaugeMetricFamily(name, text, labels=["resource", "unit"])
             for resource in sorted(self._state.totals.keys() | used.keys()):

@@ -45,7 +45,9 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, total in resources.get("total", {}).items():
         unit = resources.get("units", {}).get(name, "")
         used = resources.get("used", {}).get(name)
-        yield name, f"{quantity(used, unit)} of {quantity(total, unit)} used"
+        foreign = resources.get("foreign", {}).get(name)
+        others = f", {quantity(foreign, unit)} by foreign containers" if foreign else ""
+        yield name, f"{quantity(used, unit)} of {quantity(total, unit)} used{others}"
     for framework in document.get("frameworks", []):
         error = f": {framework['error']}" if framework.get("error") else ""
         yield "framework", f"{framework['name']} {framework.get('state', '')}{error}"
@@ -89,10 +91,12 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
         rows = [
             node
             | {name: _usage(node["resources"].get(name)) for name in ("cpus", "mem", "disk")}
+            | {"foreign": _foreign(node.get("foreign"))}
             | {"unavailable": "; ".join(f"{name}: {why}" for name, why in node.get("unavailable", {}).items())}
             for node in document["nodes"]
         ]
         columns = ["id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports"]
+        columns += ["foreign"] if any(row["foreign"] for row in rows) else []
         columns += ["unavailable"] if any(row["unavailable"] for row in rows) else []
         wide = ("address", "os", "arch", "runtimes", "attributes", "version")
         show(output, document, rows, columns, wide=wide)
@@ -103,6 +107,14 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
 def _usage(row: Mapping[str, Any] | None) -> str:
     """`0.5/4`, `512MiB/16GiB`: used and total."""
     return f"{quantity(row['used'], row['unit'])}/{quantity(row['total'], row['unit'])}" if row else "-"
+
+
+def _foreign(row: Mapping[str, Any] | None) -> str:
+    """`3 (0.5 cpus, 512MiB mem)`: containers that are no tasks, and what they may take. Empty without any."""
+    if not row or not row["containers"]:
+        return ""
+    use = ", ".join(f"{quantity(one['amount'], one['unit'])} {name}" for name, one in row["resources"].items())
+    return f"{row['containers']} ({use})" if use else str(row["containers"])
 
 
 @click.command()

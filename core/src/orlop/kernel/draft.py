@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+import attrs
 from immutables import Map
 
 from orlop.kernel import records
@@ -26,6 +27,7 @@ from orlop.kernel.state import (
 from orlop.model.asks import Request
 from orlop.model.clock import Now
 from orlop.model.events import LogEntry
+from orlop.model.facts import NodeFacts
 from orlop.model.nodes import Node, NodeState
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
@@ -74,6 +76,14 @@ class Draft:
         self.next_sequence = state.next_sequence
         self.next_due_utc_ms = state.next_due_utc_ms
         self.draining = state.draining
+        self._facts_changed = False
+
+    def remembered(self) -> State:
+        """The base with what is kept in memory only, where nothing is to be stored. Nothing may be changed after it."""
+        if self._facts_changed:
+            candidates = self._candidates.finish()
+            return attrs.evolve(self.base, orphans=self._orphans, candidates=candidates, following=self.following)
+        return attrs.evolve(self.base, orphans=self._orphans) if self._orphans != self.base.orphans else self.base
 
     def finish(self) -> State:
         """The next state; nothing may be changed after it."""
@@ -282,7 +292,7 @@ class Draft:
         for port in ports:
             free_ports = free_ports.without(port)
         held = before.tasks.set(task.sequence, task.id)
-        after = Candidate(before.node, before.free - needs, free_ports, held)
+        after = Candidate(before.node, before.free - needs, free_ports, held, before.facts)
         self._candidates[node_id] = after
         self.taken.append(node_id)
         usage = self.usage(task.role)
@@ -352,7 +362,7 @@ class Draft:
             return
         ports = before.free_ports | (PortSet(task.placement.ports) & before.node.info.ports)
         tasks = before.tasks.delete(task.sequence)
-        self._candidates[task.placement.node] = Candidate(before.node, before.free + needs, ports, tasks)
+        self._candidates[task.placement.node] = Candidate(before.node, before.free + needs, ports, tasks, before.facts)
         self.freed_nodes[task.placement.node] = None
 
     def _refer(self, request: Request) -> None:
@@ -415,7 +425,11 @@ class Draft:
             task = self._tasks[task_id]
             used = used + self._specs[task.spec].spec.resources
             ports = ports | PortSet(task.ports)
-        self._candidates[node.id] = Candidate(node, node.info.resources - used, node.info.ports - ports, held)
+        free = node.info.resources - used
+        if known is not None:
+            free = free - known.foreign_use
+        facts = known.facts if known is not None else None
+        self._candidates[node.id] = Candidate(node, free, node.info.ports - ports, held, facts)
         if node.drain_at_utc_ms:
             self.draining = self.draining.set(node.id, node.drain_at_utc_ms)
         else:
@@ -425,6 +439,15 @@ class Draft:
         self.puts[records.NODES + node.id] = node
         self.nodes_changed = True
         self.freed_nodes[node.id] = None
+
+    def put_facts(self, node_id: str, facts: NodeFacts | None) -> None:
+        """Notes what a node's engine knows beside the tasks; None: nobody knows."""
+        known = self._candidates.get(node_id)
+        if known is None or known.facts is facts:
+            return
+        self._candidates[node_id] = known.with_facts(facts)
+        self.freed_nodes[node_id] = None
+        self._facts_changed = True
 
     def set_orphan(self, task_id: str, node_id: str | None) -> None:
         """Notes a task that runs on a node and is not of this state; None: it is gone."""

@@ -13,6 +13,7 @@ import attrs
 from orlop.kernel.state import State, StoredObject
 from orlop.model.asks import Explanation, Request
 from orlop.model.events import LogEntry
+from orlop.model.facts import NodeFacts
 from orlop.model.messages import Epoch, Hello, ToAgent
 from orlop.model.tasks import Status
 
@@ -67,6 +68,14 @@ class DrainNode:
 
 
 @attrs.frozen(kw_only=True)
+class NodeFactsChanged:
+    """What a node's engine knows beside the tasks, all of it. Nothing of it is stored: the next leader is told anew."""
+
+    node: str
+    facts: NodeFacts = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
 class KillKey:
     key: str
     reason: str = ""
@@ -106,7 +115,17 @@ class Tick:
     """Time has passed."""
 
 
-Event = AgentHello | AgentStatuses | NodeSilent | NodeLeaves | DrainNode | FrameworkActions | KillTask | Tick
+Event = (
+    AgentHello
+    | AgentStatuses
+    | NodeSilent
+    | NodeLeaves
+    | NodeFactsChanged
+    | DrainNode
+    | FrameworkActions
+    | KillTask
+    | Tick
+)
 
 
 @attrs.frozen(kw_only=True)

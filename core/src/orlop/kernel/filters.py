@@ -147,7 +147,9 @@ def _resources_check(resources: Resources) -> Check:
         free = candidate.free.units
         for name, amount in needs:
             if name not in free or free[name] < amount:
-                return f"not enough {name}"
+                foreign = candidate.foreign_use.get(name)
+                beside = foreign and free.get(name, 0) + foreign >= amount
+                return f"not enough {name} beside foreign containers" if beside else f"not enough {name}"
         return None
 
     return check

@@ -26,6 +26,7 @@ from orlop.kernel.events import (
     FrameworkActions,
     KillTask,
     Logged,
+    NodeFactsChanged,
     NodeLeaves,
     NodeSilent,
     Notify,
@@ -42,7 +43,7 @@ from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.clock import Now, format_utc
 from orlop.model.events import LogEntry, LogRecord
-from orlop.model.messages import Epoch, Hello, Received, Refused, Welcome
+from orlop.model.messages import FACTS, Epoch, Hello, Received, Refused, Welcome
 from orlop.model.nodes import Node, NodeState
 from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState, drain_reason
 
@@ -138,6 +139,8 @@ class _Batch:
                 self._silent(event)
             case NodeLeaves():
                 self._leaves(event)
+            case NodeFactsChanged():
+                self._draft.put_facts(event.node, event.facts)
             case DrainNode():
                 self._drain(event)
             case KillTask():
@@ -168,6 +171,7 @@ class _Batch:
                 self._draft.note("node.ready", node.id, name=node.info.name)
             if known is not None and known.info.runtimes != node.info.runtimes:
                 self._note_runtimes(node)
+        self._draft.put_facts(node.id, None)  # another machine may have the node's name now; all is told anew
         self._sessions[node.id] = event.session
         if known is not None and known.state is not NodeState.READY:
             self._reachable_again(node.id)
@@ -366,8 +370,7 @@ class _Batch:
         return any(self._sessions.values()) or any(self._received.values())
 
     def _unchanged(self) -> Step:
-        base = self._draft.base
-        state = attrs.evolve(base, orphans=self._draft.orphans) if self._draft.orphans != base.orphans else base
+        state = self._draft.remembered()
         return Step(state=state, puts={}, deletes=frozenset(), effects=tuple(self._effects(state)))
 
     def _reject(self) -> None:
@@ -412,7 +415,7 @@ class _Batch:
     def _to_nodes(self, state: State) -> Iterable[ToNode | Assign]:
         for node_id, session in self._sessions.items():
             if session:
-                welcome = Welcome(cluster_id=state.cluster_id, epoch=self._epoch)
+                welcome = Welcome(cluster_id=state.cluster_id, epoch=self._epoch, understands=(FACTS,))
                 yield ToNode(node=node_id, message=welcome, session=session)
         for (node_id, session), items in self._received.items():
             if items:

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import attrs
 from immutables import Map
 
+from orlop.model.facts import NodeFacts
 from orlop.model.nodes import Node
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
@@ -57,13 +58,27 @@ class FrameworkState:
 class Candidate:
     """A node as a place for tasks: what it is, what is free on it, what it holds.
 
-    free: below zero where the node shrank under its tasks. tasks: those placed here and not removed, by sequence.
+    free: beside its tasks and its foreign containers. Below zero where the node shrank under its tasks, or where
+    somebody else has taken what they need. tasks: those placed here and not removed, by sequence.
+    facts: what its engine knows beside the tasks; None until its agent has told, and without an engine. Memory only.
     """
 
     node: Node
     free: Resources
     free_ports: PortSet
     tasks: Map[int, str] = Map()
+    facts: NodeFacts | None = None
+
+    @property
+    def foreign_use(self) -> Resources:
+        """What containers take that are no tasks of this cluster, as far as that is known."""
+        return self.facts.foreign_use if self.facts is not None else NOTHING
+
+    def with_facts(self, facts: NodeFacts | None) -> Candidate:
+        """The same node, of which something else is known."""
+        use = facts.foreign_use if facts is not None else NOTHING
+        free = self.free + self.foreign_use - use
+        return Candidate(self.node, free, self.free_ports, self.tasks, facts)
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from orlop.model.facts import FactsChange
 from orlop.model.nodes import NodeInfo
 from orlop.model.tasks import Desired, Spec, Status
 
@@ -53,10 +54,14 @@ class Hello:
 
 @attrs.frozen(kw_only=True)
 class Welcome:
-    """The server's answer: whom the agent belongs to, and under which epoch it commands."""
+    """The server's answer: whom the agent belongs to, and under which epoch it commands.
+
+    understands: kinds of messages that came later than the session's version, and that the server wants to be sent.
+    """
 
     cluster_id: str
     epoch: Epoch
+    understands: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -142,12 +147,24 @@ class Heartbeat:
 
 
 @attrs.frozen(kw_only=True)
+class Facts:
+    """What the node's engine knows beside the tasks: in full after each welcome, then what has changed. Never stored.
+
+    Sent to servers that understand "facts".
+    """
+
+    change: FactsChange
+
+
+@attrs.frozen(kw_only=True)
 class Goodbye:
     """A planned stop of the agent: silence is expected for a while."""
 
 
-ToServer = Hello | Statuses | Heartbeat | Goodbye
+ToServer = Hello | Statuses | Heartbeat | Goodbye | Facts
 ToAgent = Welcome | Refused | Assignments | Received | OpenStreams | RenewCertificate
 
 #: What `Hello.understands` calls `RenewCertificate`.
 RENEW: Final = "renew"
+#: What `Welcome.understands` calls `Facts`.
+FACTS: Final = "facts"

@@ -6,7 +6,7 @@ part: `refused`, whose form never changes.
 
 The members of a message are those of its class, without those that have their default value. Members that are not
 known are passed over: a version grows only when an older reader would misunderstand. A kind of message that is new
-needs no new version either: it is sent to those only whose hello says that they understand it.
+needs no new version either: it is sent to those only whose hello, or welcome, says that they understand it.
 
 Which version is spoken is settled before the first message: the agent names those it speaks as the WebSocket's
 protocols, and the server picks the highest that both know. An agent that names none speaks the first version, and so
@@ -24,9 +24,11 @@ import orjson
 
 from orlop.model.documents import VERSION, DocumentError, from_plain, to_plain
 from orlop.model.messages import (
+    FACTS,
     RENEW,
     Assignment,
     Assignments,
+    Facts,
     Goodbye,
     Heartbeat,
     Hello,
@@ -50,6 +52,7 @@ _TO_SERVER: Final[dict[str, type]] = {
     "statuses": Statuses,
     "heartbeat": Heartbeat,
     "goodbye": Goodbye,
+    FACTS: Facts,
 }
 _TO_AGENT: Final[dict[str, type]] = {
     "welcome": Welcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,9 @@ class Host:
         self._open_engine = open_engine
         self._followers: dict[str, set[asyncio.Queue[Any]]] = {}
         self._version_waiters: set[asyncio.Event] = set()
+        #: Nodes change seldom, and every request to a pool of engines asks for them.
+        self._nodes_seen: Sequence[Node] = ()
+        self._nodes: Sequence[Node] = ()
         #: Of the commands under way.
         self._unplaced: dict[str, NotPlaced | None] = {}
 
@@ -107,8 +111,12 @@ class Host:
 
     def nodes(self) -> Sequence[Node]:
         """All nodes of the newest durable state, in the order of their names: their states, their runtimes, and why
-        one of these cannot be used. Raises NotAvailable."""
-        return sorted(self._state().nodes(), key=lambda node: (node.info.name, node.id))
+        one of these cannot be used. One and the same list until one of them has changed. Raises NotAvailable."""
+        found = list(self._state().nodes())
+        if len(found) != len(self._nodes_seen) or not all(map(operator.is_, found, self._nodes_seen)):
+            self._nodes_seen = found
+            self._nodes = sorted(found, key=lambda node: (node.info.name, node.id))
+        return self._nodes
 
     def candidates(self) -> Sequence[Candidate]:
         """The same nodes as places for tasks: what is free on them, and the tasks that they hold, of all frameworks.

@@ -10,13 +10,23 @@ from functools import partial
 
 from orlop.agent.session import Link, LinkClosed
 from orlop.kernel.assignments import assignments
-from orlop.kernel.events import AgentHello, AgentStatuses, Answer, Assign, NodeLeaves, NodeSilent, ToNode
+from orlop.kernel.events import (
+    AgentHello,
+    AgentStatuses,
+    Answer,
+    Assign,
+    NodeFactsChanged,
+    NodeLeaves,
+    NodeSilent,
+    ToNode,
+)
 from orlop.kernel.lifecycle import times_of_loss
 from orlop.model.clock import Now
-from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
+from orlop.model.messages import Facts, Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.liveness import TICK_MS, Liveness
+from orlop.server.node_facts import ToldFacts
 from orlop.server.pipeline import Failure
 from orlop.server.session_table import SUPERSEDED, SessionTable
 
@@ -38,6 +48,7 @@ class Sessions:
         self._clock = clock
         self._bridge = bridge
         self._table: SessionTable[ServerLink] = SessionTable()
+        self._facts = ToldFacts()
         self._numbers = itertools.count(1)
 
     async def serve(self, link: ServerLink) -> None:
@@ -77,12 +88,19 @@ class Sessions:
         self._liveness.heard(node, monotonic_ms)
         match message:
             case Hello():
+                self._facts.begin(node)
                 failed = self._if_it_fails(lambda: self._end(session, "the hello did not become durable"))
                 self._core.submit(AgentHello(session=session, hello=message), failed)
             case Statuses():
                 self._core.submit(AgentStatuses(session=session, node=node, statuses=message.items))
+            case Facts():
+                if (event := self._facts.told(node, message.change)) is not None:
+                    self._tell_facts(event)
             case Heartbeat():
                 pass
+
+    def _tell_facts(self, event: NodeFactsChanged) -> None:
+        self._core.submit(event, self._if_it_fails(lambda: self._facts.refused(event.node)))
 
     def _beats(self, session: str, node: str) -> None:
         if self._table.node_of(session) == node:
@@ -113,11 +131,13 @@ class Sessions:
         return True
 
     async def watch(self) -> None:
-        """Tells the kernel of silent nodes, for ever."""
+        """Tells the kernel of silent nodes, and again of what it had to forget, for ever."""
         while True:
             await asyncio.sleep(TICK_MS / 1000)
             for event in self._liveness.tick(self._clock().monotonic_ms, self._times_of_loss):
                 self._tell_silent(event)
+            for facts in self._facts.again():
+                self._tell_facts(facts)
 
     def _times_of_loss(self, node: str) -> set[int]:
         return times_of_loss(self._core.committed, node)

@@ -37,6 +37,7 @@ from orlop.kernel.events import (
     Event,
     KillTask,
     Logged,
+    NodeFactsChanged,
     NodeSilent,
     Notify,
     Published,
@@ -51,6 +52,7 @@ from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.model.events import LogEntry
+from orlop.model.facts import NodeFacts
 from orlop.model.messages import Assignment, Assignments, Epoch, Hello
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
@@ -189,6 +191,10 @@ class Cluster:
     def return_node(self, name: str) -> None:
         """The node is heard of again, with all that it still runs."""
         self._hello(self.nodes[name])
+
+    def set_facts(self, name: str, facts: NodeFacts) -> None:
+        """The node's agent tells what its engine knows beside the tasks."""
+        self.step(NodeFactsChanged(node=name, facts=facts))
 
     def command(self, framework: str, value: Any) -> Any:
         """Runs a command and returns its reply. Raises Refused, NotPlaced."""

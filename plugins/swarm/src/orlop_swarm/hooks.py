@@ -1,9 +1,10 @@
 """Placement as hooks of the kernel: the same expressions for tasks of every framework and runtime.
 
 The kernel's own filters stay in force, so health, resources and the ports of specs are looked at by them. What is left
-of classic Swarm's filters looks at the tasks of a node as its containers. Wishes (`~`) do not refuse: a node that
-satisfies all of them outweighs all others, which comes to the same as classic Swarm's two passes. A strategy weighs
-less than wishes and more than everything else: the kernel's scorers decide among equals only.
+of classic Swarm's filters looks at the tasks of a node as its containers, and at what its engine holds beside them, as
+far as agents have told of that. Wishes (`~`) do not refuse: a node that satisfies all of them outweighs all others,
+which comes to the same as classic Swarm's two passes. A strategy weighs less than wishes and more than everything else:
+the kernel's scorers decide among equals only.
 
 All nodes are looked at for each task, so each look must cost little. A candidate is another object after each change of
 its node, and the same one without: what was made of it is kept with it, here in `Facts`, which is a memory of pure
@@ -12,18 +13,19 @@ functions and no state.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 import attrs
 
-from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Task
+from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Spec, Task
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.places import HEALTHY, Container, Held, overcommitted
 from orlop_swarm.placement.strategies import Arrivals, Needs
-from orlop_swarm.placement.wanted import Wanted
+from orlop_swarm.placement.wanted import Binding, Wanted
 from orlop_swarm.settings import Config
 
 FRAMEWORK: Final = "swarm"
@@ -55,7 +57,7 @@ class NodePlace:
         self.name = info.name
         self.labels = labels
         self.health = HEALTHY  # the others are out before
-        self.count = len(candidate.tasks)
+        self.count = len(candidate.tasks) + (len(candidate.facts.containers) if candidate.facts is not None else 0)
         cpus, mem = total.get("cpus", 0), total.get("mem", 0)
         self.cpus = overcommitted(cpus, overcommit, strategies.THOUSANDTHS) if overcommit else cpus
         self.mem = overcommitted(mem, overcommit) if overcommit else mem
@@ -72,7 +74,9 @@ class Facts:
         self._last_counts = settings.repeated_constraints == "last"
         #: The latest of each node, by its id.
         self.places: dict[str, NodePlace] = {}
-        self._specs: dict[str, Wanted] = {}
+        #: By spec's id, for as long as there is the spec.
+        self._specs: dict[str, tuple[weakref.ref[Spec], Wanted]] = {}
+        self._image_names: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {}
 
     def place(self, candidate: Candidate) -> NodePlace:
         """Without what it holds, unless that is known."""
@@ -80,28 +84,43 @@ class Facts:
         known = self.places.get(node_id)
         if known is not None and known.candidate is candidate:
             return known
-        info = candidate.node.info
-        if known is not None and known.candidate.node.info is info:
+        if known is not None and _is_same_machine(known.candidate, candidate):
             labels = known.labels
         else:
-            labels = {**info.attributes, "ostype": info.os}
+            labels = _labels(candidate)
         if len(self.places) >= NODES_REMEMBERED:
             self.places.clear()
         place = self.places[node_id] = NodePlace(candidate, labels, self._overcommit)
-        if known is not None and known.candidate.tasks is candidate.tasks:
+        if known is not None and _holds_the_same(known.candidate, candidate):
             place.held = known.held
         return place
 
     def place_with_held(self, candidate: Candidate, view: PlacementView) -> NodePlace:
-        """With the tasks that are there."""
+        """With what is there: tasks, foreign containers, images."""
         place = self.place(candidate)
         if place.held is None:
-            place.held = Held(self._container(view.task(task), view) for task in candidate.tasks.values())
+            tasks = (self._container(view.task(task), view) for task in candidate.tasks.values())
+            if candidate.facts is None:
+                place.held = Held(tasks)
+            else:
+                foreign = (_foreign(one) for one in candidate.facts.containers.values())
+                images = self._images(candidate.node.info.id, candidate.facts.images)
+                place.held = Held((*tasks, *foreign), images)
         return place
+
+    def _images(self, node_id: str, images: Mapping[str, Any]) -> tuple[str, ...]:
+        """Their ids and tags. Images change seldom, and there may be many."""
+        known = self._image_names.get(node_id)
+        if known is None or known[0] is not images:
+            if len(self._image_names) >= NODES_REMEMBERED:
+                self._image_names.clear()
+            names = tuple(name for image in images.values() for name in (image.id, *image.tags))
+            known = self._image_names[node_id] = images, names
+        return known[1]
 
     def wanted(self, request: Request) -> Wanted:
         """What the ask says of its place. Raises ExpressionError."""
-        return self._read(request.spec_id, request.spec.runtime, request.spec.payload)
+        return self._read(request.spec_id, request.spec)
 
     def demands(self, request: Request) -> Wanted | None:
         """The same without wishes. None where nothing is said, or nothing that can be read: `ExpressionsFilter`."""
@@ -111,18 +130,18 @@ class Facts:
             return None
         return None if said is _NOTHING else _without_wishes(said)
 
-    def _read(self, spec_id: str, runtime: str, payload: Mapping[str, Any]) -> Wanted:
+    def _read(self, spec_id: str, spec: Spec) -> Wanted:
         known = self._specs.get(spec_id)
-        if known is None:
-            if len(self._specs) >= NODES_REMEMBERED:
-                self._specs.clear()
-            known = self._specs[spec_id] = _read_payload(runtime, payload, self._last_counts)
-        return known
+        if known is not None:
+            return known[1]
+        said = _read_payload(spec.runtime, spec.payload, self._last_counts)
+        self._specs[spec_id] = (weakref.ref(spec, lambda _: self._specs.pop(spec_id, None)), said)
+        return said
 
     def _container(self, task: Task, view: PlacementView) -> Container:
         spec = view.spec(task)
         try:
-            said = self._read(task.spec, spec.runtime, spec.payload)
+            said = self._read(task.spec, spec)
         except ExpressionError:  # it runs, whatever it said
             said = _NOTHING
         owner = {"orlop.framework": task.framework, "orlop.group": task.group, "orlop.key": task.key}
@@ -138,6 +157,49 @@ class Facts:
 
 
 _NOTHING: Final = Wanted()
+
+
+def _is_same_machine(one: Candidate, other: Candidate) -> bool:
+    return one.node.info is other.node.info and _part_of_facts(one, "engine") is _part_of_facts(other, "engine")
+
+
+def _holds_the_same(one: Candidate, other: Candidate) -> bool:
+    """Tasks, containers and images. What has not changed is the same object."""
+    if one.tasks is not other.tasks:
+        return False
+    return one.facts is other.facts or all(
+        _part_of_facts(one, part) is _part_of_facts(other, part) for part in ("containers", "images")
+    )
+
+
+def _part_of_facts(candidate: Candidate, name: str) -> Any:
+    return getattr(candidate.facts, name) if candidate.facts is not None else None
+
+
+def _labels(candidate: Candidate) -> dict[str, str]:
+    """Built-in ones before the agent's attributes, and these before the engine's labels."""
+    info = candidate.node.info
+    if candidate.facts is None:
+        return {**info.attributes, "ostype": info.os}
+    engine = candidate.facts.engine
+    built_in = {
+        "storagedriver": engine.storage_driver,
+        "kernelversion": engine.kernel_version,
+        "operatingsystem": engine.operating_system,
+        "ostype": engine.os_type or info.os,
+    }
+    return {**engine.labels, **info.attributes, **built_in}
+
+
+def _foreign(one: Any) -> Container:
+    """A container that is no task, as the filters see it."""
+    return Container(
+        id=one.id,
+        names=one.names,
+        images=(one.image,) if one.image else (),
+        labels=one.labels,
+        bindings=tuple(Binding(ip=port.address, port=str(port.number)) for port in one.host_ports),
+    )
 
 
 def _read_payload(runtime: str, payload: Mapping[str, Any], last_counts: bool) -> Wanted:
@@ -203,7 +265,10 @@ class SlotsFilter:
 
     def __init__(self, facts: Facts) -> None:
         def check(candidate: Candidate) -> str | None:
-            if filters.SLOTS_LABEL not in candidate.node.info.attributes:
+            known = candidate.facts
+            if filters.SLOTS_LABEL not in candidate.node.info.attributes and (
+                known is None or filters.SLOTS_LABEL not in known.engine.labels
+            ):
                 return None
             return None if filters.has_slots(facts.place(candidate)) else "available container slots"
 

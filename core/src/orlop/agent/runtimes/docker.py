@@ -46,6 +46,7 @@ from orlop.agent.runtimes.docker_engine import (
     pull,
 )
 from orlop.agent.runtimes.docker_exec import execute_in
+from orlop.agent.runtimes.docker_following import FactsFollower
 from orlop.agent.runtimes.docker_record import Record
 from orlop.agent.runtimes.interface import (
     Execution,
@@ -59,6 +60,7 @@ from orlop.agent.runtimes.interface import (
     Unavailable,
     UnknownTask,
 )
+from orlop.model.facts import NodeFacts
 from orlop.model.streams import CommandRequest
 from orlop.model.tasks import Exit, Outcome
 
@@ -102,7 +104,13 @@ class DockerRuntime:
         self._changes = 0
         self._sweep_set = False
         self._follower: Follower | None = None
+        self._facts: FactsFollower | None = None
+        self._tell_facts: Callable[[NodeFacts], None] | None = None
         self._report_to: Callable[[RuntimeEvent], None] = lambda _event: None
+
+    def follow_facts(self, tell: Callable[[NodeFacts], None]) -> None:
+        """See `HasFacts`."""
+        self._tell_facts = tell
 
     async def open(self, report: Callable[[RuntimeEvent], None]) -> None:
         """See `Runtime`."""
@@ -126,6 +134,10 @@ class DockerRuntime:
             on_lost=functools.partial(on_loop, self._on_lost),
         )
         self._follower.start()
+        if self._tell_facts is not None:
+            tell = functools.partial(on_loop, self._tell_facts)
+            self._facts = FactsFollower(self._context.docker, self._context.cluster_id, tell)
+            self._facts.start()
         try:
             async with asyncio.timeout(OPEN_WITHIN_S):
                 await self._first_event.wait()
@@ -134,8 +146,9 @@ class DockerRuntime:
 
     async def close(self) -> None:
         """See `Runtime`."""
-        if self._follower is not None:
-            await asyncio.to_thread(self._follower.close)
+        for follower in (self._facts, self._follower):
+            if follower is not None:
+                await asyncio.to_thread(follower.close)
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

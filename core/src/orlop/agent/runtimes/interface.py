@@ -15,6 +15,7 @@ from typing import Protocol
 
 import attrs
 
+from orlop.model.facts import NodeFacts
 from orlop.model.messages import Assignment
 from orlop.model.streams import Channel, CommandRequest
 from orlop.model.tasks import Exit
@@ -176,7 +177,8 @@ class Connection(Protocol):
 
 
 class Runtime(Protocol):
-    """See the module. One that drives a Docker Engine has `connect_engine` besides, see `HasEngine`."""
+    """See the module. One that drives a Docker Engine has `connect_engine` besides, see `HasEngine`; one that knows of
+    its node more than the tasks has `follow_facts`, see `HasFacts`."""
 
     name: str
 
@@ -219,3 +221,10 @@ class HasEngine(Protocol):
 
     async def connect_engine(self) -> Connection:
         """A connection to it. Raises ConnectionError while it is away; ValueError when it cannot be had at all."""
+
+
+class HasFacts(Protocol):
+    """What a runtime has besides that knows what else is on its node."""
+
+    def follow_facts(self, tell: Callable[[NodeFacts], None]) -> None:
+        """Before `open`: from then on `tell` is called with all facts, at first and whenever they have changed."""

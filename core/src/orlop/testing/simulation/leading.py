@@ -19,6 +19,7 @@ from orlop.kernel.events import (
     Effect,
     Event,
     Logged,
+    NodeFactsChanged,
     NodeLeaves,
     NodeSilent,
     Notify,
@@ -30,12 +31,13 @@ from orlop.kernel.events import (
 from orlop.kernel.kernel import Kernel, KernelSettings
 from orlop.kernel.lifecycle import times_of_loss
 from orlop.model.clock import Now
-from orlop.model.messages import Goodbye, Heartbeat, Hello, Refused, Statuses
+from orlop.model.messages import Facts, Goodbye, Heartbeat, Hello, Refused, Statuses
 from orlop.server import clock_watch
 from orlop.server.clock_watch import ClockWatch
 from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
+from orlop.server.node_facts import ToldFacts
 from orlop.server.pipeline import Failure, Pipeline, Submission
 from orlop.server.session_table import SUPERSEDED, SessionTable
 from orlop.server.writing import Released, Transaction, Writer
@@ -79,6 +81,7 @@ class Leading:
         self._decided = False
         self._liveness = Liveness(LIVENESS, iter(term.state.node_order), self._world.now_ms)
         self._sessions: SessionTable[End] = SessionTable()
+        self._facts = ToldFacts()
         self._frameworks = {name: _Hosted(self, make()) for name, make in server.frameworks.items()}
         self._began_ms = self._world.now_ms
         self._heard_ms: dict[str, int] = {}
@@ -255,14 +258,21 @@ class Leading:
         self._liveness.heard(node, self._world.now_ms)
         match message:
             case Hello():
+                self._facts.begin(node)
                 self.submit(
                     AgentHello(session=session, hello=message),
                     lambda failure: link.close(str(failure)) if failure is not None else None,
                 )
             case Statuses():
                 self.submit(AgentStatuses(session=session, node=node, statuses=message.items))
+            case Facts():
+                if (event := self._facts.told(node, message.change)) is not None:
+                    self._tell_facts(event)
             case Heartbeat():
                 pass
+
+    def _tell_facts(self, event: NodeFactsChanged) -> None:
+        self.submit(event, lambda failure: self._facts.refused(event.node) if failure is not None else None)
 
     def _watch_liveness(self) -> None:
         state = self.pipeline.committed
@@ -271,6 +281,8 @@ class Leading:
             self._server.observer.blamed(event, silent_ms)
             self._end_session(event)
             self.submit(event, self._telling_again(event))
+        for facts in self._facts.again():
+            self._tell_facts(facts)
         self.soon(LIVENESS_MS, self._watch_liveness)
 
     def _end_session(self, event: NodeSilent) -> None:

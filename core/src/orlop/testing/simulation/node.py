@@ -8,13 +8,16 @@ from typing import Any, Final, Protocol
 import attrs
 
 from orlop.agent import worker as decisions
+from orlop.agent.facts import FactsTelling
 from orlop.agent.runtimes.interface import Phase, RuntimeEvent, Snapshot, Unavailable
 from orlop.agent.task_record import TaskRecord
 from orlop.agent.worker import Worker
+from orlop.model.facts import ForeignContainer, NodeFacts
 from orlop.model.messages import (
     Assignment,
     Assignments,
     Epoch,
+    Facts,
     Goodbye,
     Heartbeat,
     Hello,
@@ -94,6 +97,8 @@ class SimulatedNode:
         self._hindered_ms = 0
         self._link: End | None = None
         self._timers: dict[str, int] = {}
+        self._foreign: dict[str, ForeignContainer] = {}
+        self._telling = FactsTelling()
 
     @property
     def ends(self) -> Callable[[Assignment], tuple[int, int] | None]:
@@ -124,6 +129,7 @@ class SimulatedNode:
         self.up = True
         self._is_crashed = False
         self._lives += 1
+        self._telling.hello()
         self.worker = Worker([self._runtime_name], list(self.disk.records.values()), self.disk.epoch)
         self._timers.clear()
         self._unavailable = ""
@@ -155,6 +161,7 @@ class SimulatedNode:
         self._world.strike("a machine crashes and its disk is lost" if disk_lost else "a machine crashes")
         self.runtime.crash(disk_lost)
         self._is_crashed = True
+        self._keep_foreign(lambda _: False)
         self._boots += 1
         if disk_lost:
             self._machines += 1
@@ -167,10 +174,39 @@ class SimulatedNode:
         self._hindered_ms = self._world.now_ms
         self.runtime.restart(keeps_tasks)
 
+    @property
+    def facts(self) -> NodeFacts | None:
+        """What its agent knows; None where nobody ever used its engine."""
+        return self._telling.facts
+
+    def start_foreign(self, container: ForeignContainer) -> None:
+        """Somebody starts a container on its engine."""
+        self._world.strike("a foreign container is started")
+        self._foreign[container.id] = container
+        self._look_at_engine()
+
+    def remove_foreign(self, container: str) -> None:
+        """It is removed, unless it is gone with its machine."""
+        self._keep_foreign(lambda one: one.id != container)
+
+    def _keep_foreign(self, wanted: Callable[[ForeignContainer], bool]) -> None:
+        kept = {one.id: one for one in self._foreign.values() if wanted(one)}
+        if kept != self._foreign:
+            self._foreign = kept
+            self._look_at_engine()
+
+    def _look_at_engine(self) -> None:
+        self._tell(self._telling.changed(NodeFacts(containers=self._foreign)))
+
+    def _tell(self, message: Facts | None) -> None:
+        if message is not None and self._link is not None:
+            self._link.send(message)
+
     def heal(self) -> None:
         """All is well; its clock stays wrong."""
         self.slow_disk_ms = 0
         self.runtime.heal()
+        self._keep_foreign(lambda one: not one.cpus_thousandths)
         self.start()
 
     # The session
@@ -224,6 +260,7 @@ class SimulatedNode:
             self._in_this_life(HEARTBEAT_MS, lambda: self._beat(link))
 
     def _hello(self, link: End) -> None:
+        self._telling.hello()
         info = NodeInfo(
             id=self.disk.identity,
             name=self.name,
@@ -245,6 +282,7 @@ class SimulatedNode:
                 else:
                     self._alone_ms = None
                     self._decide(decisions.ServerHere())
+                    self._tell(self._telling.welcomed(message.understands))
             case Refused():
                 self._world.note(self.name, f"refused: {message.reason}")
             case Assignments():

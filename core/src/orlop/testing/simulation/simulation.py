@@ -12,6 +12,7 @@ from orlop.framework import Framework
 from orlop.kernel.events import DrainNode, KillTask
 from orlop.kernel.invariants import check
 from orlop.kernel.state import State
+from orlop.model.facts import ForeignContainer
 from orlop.model.messages import Assignment
 from orlop.model.nodes import NodeState
 from orlop.model.resources import Resources
@@ -220,6 +221,9 @@ class Simulation:
         lost = sorted(name for name, node in found.items() if node is None or node.state is not NodeState.READY)
         if lost:
             raise Broken(f"after healing the leader does not hear of {', '.join(lost)}")
+        for node in self.nodes.values():
+            if state.candidates[node.disk.identity].facts != node.facts:
+                raise Broken(f"after healing the leader has wrong facts of {node.name}")
         self.witness.agrees(state)
         running = [(one.framework, one.key) for _, one in self.witness.running.values()]
         self.workload.check(state, running)
@@ -390,6 +394,13 @@ class Simulation:
 
     def do_restart_runtime(self, name: str, keeps_tasks: bool) -> None:
         self.nodes[name].restart_runtime(keeps_tasks)
+
+    def do_start_foreign(self, name: str, cpus_thousandths: int, for_ms: int) -> None:
+        """Somebody uses a node's engine directly, and removes what was started, or forgets it."""
+        node = self.nodes[name]
+        container = f"foreign-{self.world.number()}"
+        node.start_foreign(ForeignContainer(id=container, state="running", cpus_thousandths=cpus_thousandths))
+        self._later(for_ms, lambda: node.remove_foreign(container))
 
     def do_slow_starts(self, name: str, for_ms: int) -> None:
         for node in self._nodes(name):

@@ -13,9 +13,10 @@ from typing import Final
 from urllib.parse import unquote
 
 import attrs
-from aiohttp import hdrs, web
+from aiohttp import ClientConnectionResetError, hdrs, web
 
 from orlop.framework import NotAvailable
+from orlop_swarm.engines.client import SAFE
 from orlop_swarm.engines.interface import EngineUnavailable
 from orlop_swarm.http import builds, containers, events, images, listing, networks, system, volumes
 from orlop_swarm.http.exec import routes as exec_routes
@@ -30,9 +31,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JSON_ERRORS_FROM: Final = (1, 24)
 BODY_BYTES_MAX: Final = 16 * 2**20
 
+#: First segments of what can change which images there are.
+CHANGE_IMAGES: Final = frozenset(("images", "build", "commit"))
+
 _LOG: Final = logging.getLogger(__name__)
 _PREFIX: Final = re.compile(r"/v([0-9]+\.[0-9]+)(/.*)")
 #: An engine cleans such paths and sends its client elsewhere; nobody's name is one of these.
+_DOUBLED: Final = re.compile(r"(?:/|%2f){2,}", re.IGNORECASE)
 _CLIMBS: Final = re.compile(r"/\.{1,2}(?:/|$)")
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 
@@ -101,8 +106,11 @@ def make_application(services: Services) -> web.Application:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path
+        if _DOUBLED.search(path):
+            return moved(request, _DOUBLED.sub("/", path))
         asked = _PREFIX.fullmatch(path)
-        found = table.find(request.method, asked.group(2) if asked else path)
+        plain = asked.group(2) if asked else path
+        found = table.find(request.method, plain)
         if found is None or _CLIMBS.search(unquote(path)):
             raise Problem(404, "page not found")
         handler, parameters = found
@@ -110,7 +118,11 @@ def make_application(services: Services) -> web.Application:
         request[VERSION] = asked.group(1) if asked else spoken.maximum
         spoken.check(request[VERSION])
         request.match_info.update(parameters)
-        return await handler(request)
+        try:
+            return await handler(request)
+        finally:
+            if request.method not in SAFE and _first(plain) in CHANGE_IMAGES:
+                services.images.forget()
 
     application = web.Application(middlewares=[edge], client_max_size=BODY_BYTES_MAX)
     application[SERVICES] = services
@@ -130,9 +142,17 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         return failed(request, Problem(503, str(error)))
     except web.HTTPException as error:
         return failed(request, Problem(error.status, error.reason))
+    except ClientConnectionResetError:
+        return web.Response()  # the client has gone, and nobody reads it
     except Exception as error:  # noqa: BLE001  the last resort of a server: say that it is our fault, and go on
         _LOG.exception("%s %s failed", request.method, request.path)
         return failed(request, Problem(500, f"{type(error).__name__}: {error}"))
+
+
+def moved(request: web.Request, path: str) -> web.Response:
+    """Sends the client to this path of the pool, with the query it has asked with."""
+    query = request.rel_url.raw_query_string
+    return web.Response(status=301, headers={hdrs.LOCATION: f"{path}?{query}" if query else path})
 
 
 def failed(request: web.Request, problem: Problem) -> web.Response:

@@ -64,22 +64,30 @@ class Owners:
         self._containers = containers
         self._remembered_max = remembered_max
         self._places: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        #: Containers' ids → what they are called, so that all of it is forgotten with them.
+        self._names: dict[str, frozenset[str]] = {}
         self._execs: OrderedDict[str, str] = OrderedDict()
         self._moments: OrderedDict[str, int] = OrderedDict()
 
     def seen(self, node: str, container: str, *names: str) -> None:
         """A container on that node. node, container: ids."""
-        for name in (container, container[:SHORT_ID], *names):
-            if name:
-                self._places[name] = (node, container)
-                self._places.move_to_end(name)
+        given = {name for name in names if name}
+        self._names[container] = self._names.get(container, frozenset()) | given
+        for name in (container, container[:SHORT_ID], *given):
+            self._places[name] = (node, container)
+            self._places.move_to_end(name)
         while len(self._places) > self._remembered_max:
-            self._places.popitem(last=False)
+            self._names.pop(self._places.popitem(last=False)[0], None)
 
-    def forget(self, *names: str) -> None:
-        for name in names:
-            self._places.pop(name, None)
-            self._places.pop(name[:SHORT_ID], None)
+    def forget(self, *references: str) -> None:
+        """Whatever the containers of these ids or names are called."""
+        for reference in references:
+            place = self._places.pop(reference, None)
+            container = place[1] if place is not None else reference
+            self._moments.pop(container, None)
+            for name in (container, container[:SHORT_ID], *self._names.pop(container, ())):
+                if (other := self._places.get(name)) is not None and other[1] == container:
+                    del self._places[name]
 
     async def find(self, reference: str, *, sure: bool = False) -> Owner:
         """Where the container is. sure: an engine is to have said so just now.

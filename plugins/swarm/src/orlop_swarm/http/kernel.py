@@ -6,8 +6,8 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import attrs
@@ -16,11 +16,12 @@ from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, Tas
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.finding import told
-from orlop_swarm.http.looking import Looking
+from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
 from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
-from orlop_swarm.placement import filters, wanted
+from orlop_swarm.placement import filters, strategies, wanted
+from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
 from orlop_swarm.placement.strategies import NO_RESOURCES
 from orlop_swarm.settings import Config
@@ -49,9 +50,10 @@ class KernelContainers:
 
     async def create(self, creation: Creation) -> Created:
         """See `Containers`."""
-        node, _, name = creation.name.removeprefix("/").rpartition("/")
         engines = self._engines()
+        node, name = self._placed_name(creation.name.removeprefix("/"))
         body = creation.body
+        _refuse_unreadable(body)
         image, holders, beside = await asyncio.gather(
             self._looking.image(engines, body.get("Image")),
             self._looking.holders(engines, body),
@@ -63,6 +65,18 @@ class KernelContainers:
         order = Create(body=body, name=name, platform=creation.platform, beside=beside)
         if node or holders is not None:
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
+        try:
+            return await self._make_where_it_is(order, allowed, image)
+        except Problem as problem:
+            if not image.remembered or problem.status != 404:
+                raise
+            image = await self._looking.image(engines, body.get("Image"), anew=True)
+            if image.nodes.issuperset(allowed):
+                raise  # it is something else that is not there
+        return await self._make_where_it_is(order, allowed, image)
+
+    async def _make_where_it_is(self, order: Create, allowed: Sequence[str], image: Image) -> Created:
+        """allowed: names of the nodes that it may be on, whether they have the image or not. Raises Problem."""
         having = tuple(one for one in allowed if one in image.nodes)
         if len(having) == len(allowed):
             return await self._make(order)
@@ -76,6 +90,12 @@ class KernelContainers:
                 raise
             # The registry does not give it, say; where it is it can be had.
             return await self._make(local)
+
+    def _placed_name(self, name: str) -> tuple[str, str]:
+        """The node of `node/name`, and the name. Without a node of that name or id: an engine will refuse it."""
+        node, _, rest = name.partition("/")
+        known = any(node in (one.name, one.id) for one in self._pool.nodes())
+        return (node, rest) if rest and known else ("", name)
 
     def _engines(self) -> Sequence[Engine]:
         """Raises Problem: there are none."""
@@ -233,6 +253,18 @@ class _Taken(Exception):
     def __init__(self, conflict: Conflict) -> None:
         super().__init__(str(conflict))
         self.conflict = conflict
+
+
+def _refuse_unreadable(body: Mapping[str, Any]) -> None:
+    """Raises Problem (400): what is said of its place cannot be read."""
+    try:
+        said = wanted.read(body)
+        if said.strategy:
+            strategies.strategy(said.strategy)
+    except ExpressionError as error:
+        raise Problem(400, str(error)) from error
+    except ValueError as error:
+        raise Problem(400, f"{error}: {said.strategy}") from error
 
 
 def _made(task: Task | None, key: str) -> bool:

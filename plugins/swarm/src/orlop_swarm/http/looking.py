@@ -18,6 +18,7 @@ import attrs
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
 from orlop_swarm.http.finding import told
 from orlop_swarm.http.problems import Problem
+from orlop_swarm.http.remembering import Everywhere
 from orlop_swarm.merging.copies import home_of
 from orlop_swarm.placement import filters, wanted
 from orlop_swarm.placement.scheduler import unsatisfied
@@ -30,24 +31,33 @@ BUILT_IN: Final = frozenset(("", "default", "bridge", "host", "none", "nat"))
 
 @attrs.frozen(kw_only=True)
 class Image:
-    """nodes: names of those that have it. registry: it can be fetched by others."""
+    """nodes: names of those that have it. registry: it can be fetched by others. remembered: nobody was asked."""
 
     nodes: frozenset[str]
     registry: bool
+    remembered: bool = False
 
 
 class Looking:
-    """Asks engines."""
+    """Asks engines. images: what need not be asked."""
 
-    async def image(self, engines: Sequence[Engine], reference: Any) -> Image:
-        """Raises Problem (404, 400) in an engine's words."""
+    def __init__(self, images: Everywhere | None = None) -> None:
+        self._images = images if images is not None else Everywhere()
+
+    async def image(self, engines: Sequence[Engine], reference: Any, *, anew: bool = False) -> Image:
+        """anew: whatever was said a moment ago. Raises Problem (404, 400) in an engine's words."""
         if not isinstance(reference, str) or not reference:
             raise Problem(400, "No command specified" if reference is None else "invalid reference format")
+        changes, names = self._images.changes, frozenset(engine.node.name for engine in engines)
+        if not anew and self._images.has(reference, names):
+            return Image(nodes=names, registry=False, remembered=True)
         answers = await _each(engines, f"/images/{quote(reference, safe='/:@')}/json")
         having = {node: body for node, (status, body) in answers.items() if status == 200}
         if not having:
             status, body = min(answers.values(), key=lambda one: (one[0] != 404, one[0]))
             raise Problem(status, body["message"] if isinstance(body, dict) else f"No such image: {reference}")
+        if having.keys() == names and len({body.get("Id") for body in having.values()}) == 1:
+            self._images.told(reference, names, changes)
         return Image(nodes=frozenset(having), registry=all(body.get("RepoDigests") for body in having.values()))
 
     async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> frozenset[str] | None:

@@ -41,7 +41,7 @@ class KernelOverview:
         )
 
     def members(self) -> Sequence[Member]:
-        """Nodes with an engine. Reserved is what their tasks hold, whatever framework asked for them."""
+        """Nodes with an engine. Reserved is what tasks of all frameworks hold there, and other containers."""
         return [member for candidate in self._candidates() if (member := _member(candidate)) is not None]
 
 

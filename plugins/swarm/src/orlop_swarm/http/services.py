@@ -10,6 +10,7 @@ from aiohttp import web
 
 from orlop_swarm.engines.interface import EngineNode, Pool
 from orlop_swarm.http.placing import Builds
+from orlop_swarm.http.remembering import Everywhere
 from orlop_swarm.http.versions import Spoken, Versions
 from orlop_swarm.merging.containers import published_address
 from orlop_swarm.merging.system import About, Member
@@ -106,6 +107,7 @@ class Services:
     names: str = "plain"
     overview: Overview | None = None
     builds: Builds = attrs.field(factory=Builds)
+    images: Everywhere = attrs.field(factory=Everywhere)
 
     def published_on(self, node: EngineNode) -> str:
         """See `published_address`. Raises NotAvailable."""

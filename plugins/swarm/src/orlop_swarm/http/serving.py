@@ -14,6 +14,7 @@ from orlop_swarm.http.finding import Owners
 from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.overview import KernelOverview
+from orlop_swarm.http.remembering import Everywhere
 from orlop_swarm.http.services import Services
 from orlop_swarm.http.versions import Versions
 from orlop_swarm.settings import Config
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 def application(host: Host, settings: Config) -> web.Application:
     """The whole API over the cluster's nodes."""
     pool = EnginePool(host.nodes, lambda node, name: _dial(host, node, name))
-    containers = KernelContainers(host, pool, Looking(), settings)
+    images = Everywhere()
+    containers = KernelContainers(host, pool, Looking(images), settings)
     services = Services(
         pool=pool,
         owners=Owners(pool, containers),
@@ -33,6 +35,7 @@ def application(host: Host, settings: Config) -> web.Application:
         versions=Versions(pool),
         overview=KernelOverview(host.candidates, settings, name=host.cluster_name, version=host.version),
         names=settings.names,
+        images=images,
     )
     return make_application(services)
 

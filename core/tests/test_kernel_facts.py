@@ -1,0 +1,114 @@
+"""Facts in the kernel: what they change of a node as a place, and that nothing of them is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+import pytest
+
+from orlop.framework import Action, Ask, Framework, Process, Put, Resources, View
+from orlop.kernel.events import AgentHello, NodeFactsChanged
+from orlop.kernel.kernel import Kernel
+from orlop.model.clock import Now
+from orlop.model.facts import FactsChange, ForeignContainer, Image, NodeFacts, difference, in_full
+from orlop.model.messages import Epoch, Hello
+from orlop.server.node_facts import ToldFacts
+from orlop.testing.harness import Cluster
+
+
+@attrs.frozen
+class Wish:
+    copies: int
+
+
+class Wanted(Framework):
+    """As many copies as were commanded last."""
+
+    name = "wanted"
+    documents: Mapping[str, type] = {"wish": Wish}
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        for wish in view.objects("wish").values():
+            for number in range(wish.copies):
+                if f"copy-{number}" not in view.live:
+                    yield Ask(f"copy-{number}", run=Process("sleep 1"), needs=Resources(cpus=1, mem="1GiB"))
+
+    def command(self, view: View, command: int) -> Iterator[Action]:
+        yield Put("wish", "it", Wish(command))
+
+
+def _foreign(number: int = 1, *, cpus: int = 0, mem: int = 0, state: str = "running") -> ForeignContainer:
+    return ForeignContainer(id=f"c{number}", state=state, cpus_thousandths=cpus, memory_bytes=mem)
+
+
+def _facts(*containers: ForeignContainer) -> NodeFacts:
+    return NodeFacts(containers={one.id: one for one in containers})
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    made = Cluster(Wanted())
+    made.add_node("n1", cpus=4, mem="8GiB")
+    return made
+
+
+def test_foreign_containers_reduce_what_is_free_and_running_tasks_go_on(cluster: Cluster) -> None:
+    cluster.command("wanted", 2)
+    cluster.settle()
+    cluster.set_facts("n1", _facts(_foreign(cpus=3500, mem=2**33)))
+    candidate = cluster.state.candidates["n1"]
+    assert candidate.free == Resources.of({**candidate.free, "cpus": 500 - 2000, "mem": -2 * 2**30})
+    assert len(cluster.running()) == 2
+
+
+def test_what_does_not_fit_beside_foreign_containers_waits_says_so_and_is_placed_when_they_go(cluster: Cluster) -> None:
+    cluster.set_facts("n1", _facts(_foreign(cpus=3500)))
+    cluster.command("wanted", 1)
+    cluster.settle()
+    (waiting,) = cluster.pending()
+    assert cluster.explain(waiting).ruled_out == (("resources", "not enough cpus beside foreign containers", 1),)
+    cluster.set_facts("n1", _facts(_foreign(cpus=3500, state="exited")))
+    assert len(cluster.running()) == 1
+
+
+def test_a_node_that_is_too_small_anyway_is_not_explained_by_foreign_containers(cluster: Cluster) -> None:
+    cluster.command("wanted", 5)
+    cluster.settle()
+    cluster.set_facts("n1", _facts(_foreign(cpus=100)))
+    (waiting,) = cluster.pending()
+    assert cluster.explain(waiting).ruled_out == (("resources", "not enough cpus", 1),)
+
+
+def test_facts_are_not_stored_and_begin_anew_with_a_session(cluster: Cluster) -> None:
+    before = cluster.state
+    info = cluster.nodes["n1"].info
+    kernel, now, epoch = Kernel(), Now(before.utc_ms, 1), Epoch(1, 1)
+    told = kernel.step(before, [NodeFactsChanged(node="n1", facts=_facts(_foreign(cpus=1000)))], now, epoch)
+    assert (dict(told.puts), told.deletes, told.effects) == ({}, frozenset(), ())
+    assert told.state.version == before.version
+    assert told.state.candidates["n1"].free.get("cpus") == 3000
+    again = kernel.step(told.state, [AgentHello(session="s2", hello=Hello(node=info))], now, epoch)
+    assert again.state.candidates["n1"].facts is None
+    assert again.state.candidates["n1"].free == before.candidates["n1"].free
+
+
+def test_facts_of_a_node_that_is_not_known_are_passed_over(cluster: Cluster) -> None:
+    before = cluster.state
+    cluster.set_facts("n9", _facts(_foreign(cpus=1000)))
+    assert cluster.state is before
+
+
+def test_changes_are_applied_to_what_was_told_in_full_and_what_was_refused_is_told_again() -> None:
+    told = ToldFacts()
+    first, second = _facts(_foreign(1)), _facts(_foreign(1), _foreign(2))
+    assert told.told("n1", difference(first, second)) is None, "a change of what is not known"
+    assert told.told("n1", in_full(first)) == NodeFactsChanged(node="n1", facts=first)
+    told.refused("n1")
+    assert told.told("n1", difference(first, second)) == NodeFactsChanged(node="n1", facts=second)
+    assert told.again() == [NodeFactsChanged(node="n1", facts=second)]
+    assert told.again() == []
+    told.refused("n1")
+    told.begin("n1")
+    assert told.again() == []
+    assert told.told("n1", FactsChange(images=(Image(id="i"),))) is None

@@ -1,0 +1,158 @@
+"""docker-compose 1.29 cannot tell the pool from one engine: a project's whole life, command by command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+from engines import Engine
+from swarm_pool import RunningPool
+from swarm_side_by_side import Outcome, normalised
+from twin_engines import clean
+
+COMPOSE: Final = "docker-compose"
+COMMAND_TIMEOUT_S: Final = 100.0
+
+FILES: Final = {
+    "docker-compose.yml": """\
+version: "2.4"
+services:
+  db:
+    image: busybox
+    command: sh -c "echo db is ready; exec sleep 1000"
+    volumes: ["data:/data"]
+    networks: {back: {aliases: [database]}}
+    healthcheck: {test: "true", interval: 1s}
+  web:
+    build: web
+    command: httpd -f -h /www -p 80
+    depends_on: {db: {condition: service_healthy}}
+    networks: [front, back]
+    ports: ["80"]
+  worker:
+    image: busybox
+    command: sh -c "wget -qO- http://web/; exec sleep 1000"
+    depends_on: [web]
+    volumes_from: [db]
+    environment: {KIND: worker}
+    networks: [front]
+networks:
+  front:
+  back: {internal: true}
+volumes:
+  data:
+""",
+    "web/Dockerfile": """\
+FROM busybox
+ARG TEXT=hello
+RUN mkdir /www && echo $TEXT > /www/index.html
+""",
+}
+
+#: Each is split at spaces; `_` in a word is a space.
+STORY: Final[Sequence[str]] = (
+    "build --build-arg TEXT=built",
+    "up -d -t 0",
+    "ps",
+    "exec -T worker wget -qO- http://web/",
+    "exec -T db sh -c echo_kept>/data/file",
+    "exec -T worker cat /data/file",
+    "exec -T web ping -c 1 -W 5 -q database",
+    "logs --no-color db",
+    "logs --no-color worker",
+    "up -d -t 0 --scale worker=3",
+    "ps",
+    "top db",
+    "port web 80",
+    "up -d -t 0",
+    "restart -t 0 worker",
+    "stop -t 0 web",
+    "ps",
+    "start web",
+    "pause db",
+    "ps --services --filter status=paused",
+    "unpause db",
+    "run --rm -T db cat /data/file",
+    "run --rm -T worker env",
+    "images",
+    "kill worker",
+    "rm -f worker",
+    "exec -T worker true",
+    "logs --no-color",
+    "up -d -t 0 --force-recreate db",
+    "exec -T db cat /data/file",
+    "down -t 0",
+    "up -d -t 0 db",
+    "exec -T db cat /data/file",
+    "down -t 0 -v --rmi local",
+    "ps",
+)
+
+#: What it prints of several containers comes as they are done.
+_UNORDERED: Final = ("up ", "down ", "logs ", "restart ", "stop ")
+_VARIES: Final = (
+    (re.compile(r"<address>:\d+->80/tcp,:::\d+->80/tcp"), "<address>:<port>->80/tcp"),
+    (re.compile(r"<address>:<port>->80/tcp,:::\d+->80/tcp"), "<address>:<port>->80/tcp"),
+    (re.compile(r"(?m)^<address>:\d+$"), "<address>:<port>"),
+    (re.compile(r"(?m)^root \d+ \d+ .*(?=sleep)"), "root "),
+    (re.compile(r"time=\d+\.\d+ ms|= [\d./]+ ms"), "<while>"),
+    # A column is as wide as what it holds.
+    (re.compile(r"(?m) +$|^ +"), ""),
+)
+
+
+def play(host: str, folder: Path) -> list[Outcome]:
+    """Runs the story with this DOCKER_HOST."""
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    environment = {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": str(folder), "COMPOSE_PROJECT_NAME": "project"}
+    outcomes = []
+    for command in STORY:
+        argv = [word.replace("_", " ") for word in command.split(" ")]
+        done = subprocess.run(
+            [COMPOSE, *argv],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        output, errors = (_compared(command, text, folder) for text in (done.stdout, done.stderr))
+        outcomes.append(Outcome(command, done.returncode, output, errors))
+    return outcomes
+
+
+def _compared(command: str, text: str, folder: Path) -> str:
+    text = normalised(text, folder)
+    for pattern, stand_in in _VARIES:
+        text = pattern.sub(stand_in, text)
+    return "\n".join(sorted(text.splitlines())) if command.startswith(_UNORDERED) else text
+
+
+@pytest.mark.real
+def test_a_project_lives_on_the_pool_as_on_one_engine(
+    pool: RunningPool, twin_members: list[Engine], engine: Engine, tmp_path: Path
+) -> None:
+    if shutil.which(COMPOSE) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs {COMPOSE} (Debian: {COMPOSE})")
+    folders = [tmp_path / "pool", tmp_path / "engine"]
+    for folder in folders:
+        folder.mkdir()
+    try:
+        with ThreadPoolExecutor() as both:
+            of_pool, of_engine = both.map(play, (pool.url, engine.url), folders)
+    finally:
+        for one in (*twin_members, engine):
+            clean(one)
+    assert [str(one) for one in of_pool] == [str(one) for one in of_engine]
+    assert [one.command for one in of_engine if one.code] == ["exec -T worker true"]
