@@ -142,38 +142,6 @@ def test_a_build_fails(broken: RunningPool, kill: Callable[..., Callable[[], Non
     assert "never" not in broken.docker("images")
 
 
-@pytest.mark.parametrize("kill", [kill_engine, kill_agent])
-def test_events_go_on_with_the_others_and_find_the_one_that_is_back(
-    broken: RunningPool, kill: Callable[..., Callable[[], None]]
-) -> None:
-    first = broken.engines[0]
-    broken.docker("create", "--name", "there", *on_far(broken), "busybox", "true")
-    with going(broken, "events", "--filter", "event=create", "--format", "{{.Actor.Attributes.name}}") as (
-        client,
-        said,
-    ):
-        broken_names = iter(range(1000))
-
-        def seen() -> bool:
-            name = f"probe{next(broken_names)}"
-            broken.docker("create", "--name", name, "busybox", "true")
-            return "probe" in text(said)
-
-        wait_until(seen, "events come")
-        mend = kill(broken)
-        try:
-            broken.docker("create", "--name", "meanwhile", "-e", f"constraint:node=={first.name}", "busybox", "true")
-            wait_until(lambda: "meanwhile" in text(said), "events of the others come")
-        finally:
-            mend()
-        wait_until(broken.complete, "the pool is whole again")
-        broken.docker("create", "--name", "afterwards", *on_far(broken), "busybox", "true")
-        wait_until(lambda: "afterwards" in text(said), "events of the one that is back come")
-        assert client.poll() is None
-        told = text(said).split()
-        assert len(told) == len(set(told)), "nothing twice"
-
-
 @KILLS
 def test_creations_are_all_or_nothing(broken: RunningPool, kill: Callable[..., Callable[[], None]]) -> None:
     """Whatever becomes of each, its name is that of one container, or free."""

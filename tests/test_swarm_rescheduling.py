@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 
-import docker
 import pytest
 from engines import Engine, Lane
 from swarm_pool import RunningPool, running_pool
@@ -125,23 +123,6 @@ def test_what_has_the_policy_moves_as_it_was_and_the_rest_waits(clean: RunningPo
     assert clean.docker("exec", "stays", "echo", "inside") == "inside\n"
 
 
-def test_an_agent_that_is_away_too_long_finds_its_containers_elsewhere(clean: RunningPool) -> None:
-    """The engine goes on, and so do its containers, until the agent is back."""
-    node = clean.engines[1]
-    assert clean.run("moves", *MOVES, *on(node)) == node.name
-    assert clean.run("stays", *on(node)) == node.name
-    clean.kill_agent(node)
-    wait_rows(clean, {"moves": "Up", "stays": "Host Down"})
-    assert clean.node("moves") != node.name
-    assert held(node) == {"moves": "running", "stays": "running"}, "nobody has told them"
-    identity = clean.docker("inspect", "-f", "{{.Id}}", "moves")
-    clean.start_agent(node)
-    wait_until(clean.complete, "the node is back")
-    assert rows(clean) == {"moves": "Up", "stays": "Up"}, "right after its return"
-    wait_until(lambda: held(node) == {"stays": "running"}, "the copy is removed")
-    assert clean.docker("inspect", "-f", "{{.Id}}", "moves") == identity
-
-
 def test_an_agent_that_is_back_in_time_finds_all_as_it_was(clean: RunningPool) -> None:
     node = clean.engines[1]
     assert clean.run("moves", *MOVES, *on(node)) == node.name
@@ -167,32 +148,3 @@ def test_networks_and_links_are_there_again(clean: RunningPool) -> None:
     for called in ("db", "db-alias", "database"):
         clean.docker("exec", "web", "ping", "-c", "1", "-W", "5", called)
     assert clean.docker("network", "inspect", "-f", "{{.Labels.kept}}", "inner").strip() == "yes"
-
-
-def test_a_drained_node_gives_what_may_move_to_others_and_ends_the_rest(clean: RunningPool) -> None:
-    node = clean.engines[1]
-    assert clean.run("moves", *MOVES, *on(node), "--stop-timeout", "1") == node.name
-    assert clean.run("stays", *on(node), "--stop-timeout", "1") == node.name
-    clean.server.cli("drain", node.name, "--deadline", "1s")
-    wait_until(lambda: held(node) == {}, "the node is empty", MOVED_WITHIN_S)
-    wait_rows(clean, {"moves": "Up"})
-    assert clean.node("moves") != node.name
-    assert clean.run("new") != node.name
-    clean.server.cli("undrain", node.name)
-
-
-def test_an_engine_that_ends_its_containers_does_not_show_them_as_up(clean: RunningPool) -> None:
-    node = clean.engines[1]
-    for name in ("ended", "removed"):
-        assert clean.run(name, *on(node)) == node.name
-    node.kill()
-    wait_until(lambda: rows(clean) == {"ended": "Host Down", "removed": "Host Down"}, "the engine is missed")
-    node.start()
-    with contextlib.closing(node.client()) as client:
-        client.remove_container("removed", force=True)
-    wait_until(clean.complete, "the engine is back")
-    assert rows(clean) == {"ended": "Exited"}
-    wait_until(lambda: "removed" not in clean.server.cli("tasks"), "the kernel has let go of it")
-    assert json.loads(clean.docker("inspect", "ended"))[0]["State"]["Running"] is False
-    with clean.client() as client, pytest.raises(docker.errors.NotFound):
-        client.inspect_container("removed")
