@@ -67,6 +67,17 @@ class RunningPool:
                 start_new_session=True,
             )
 
+    def kill_agent(self, engine: Engine) -> None:
+        """kill -9 of the remote agent of this engine, which goes on."""
+        agent = self.agents[self.engines.index(engine) - 1]
+        agent.kill()
+        agent.wait()
+
+    def start_agent(self, engine: Engine) -> None:
+        """After `kill_agent`; does not wait for it."""
+        position = self.engines.index(engine)
+        self.agents[position - 1] = self._agent(position)
+
     def complete(self) -> bool:
         """Can all engines be used?"""
         try:

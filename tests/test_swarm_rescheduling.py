@@ -1,0 +1,150 @@
+"""Nodes of a real pool that die and come back: what moves, what waits, and that nothing is there twice."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from engines import Engine, Lane
+from swarm_pool import RunningPool, running_pool
+from twin_engines import twins
+from waiting import wait_until
+
+pytestmark = pytest.mark.docker
+
+MOVES = ("-e", "reschedule:on-node-failure")
+MOVES_BY_LABEL = ("-l", 'com.docker.swarm.reschedule-policies=["on-node-failure"]')
+SWARM_ID = '{{index .Config.Labels "com.docker.swarm.id"}}'
+PUT_ASIDE = "orlop.ended."
+#: A lost node is noticed after nine seconds by default; the rest is for a machine that does other things, too.
+MOVED_WITHIN_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def moving(engines: Lane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
+    """Two engines behind remote agents, and the server's own."""
+    with running_pool(twins(engines, "eta", "theta", "iota"), tmp_path_factory.mktemp("moving")) as running:
+        yield running
+
+
+@pytest.fixture
+def clean(moving: RunningPool) -> Iterator[RunningPool]:
+    """Cleared afterwards, with all engines."""
+    try:
+        yield moving
+    finally:
+        for engine in moving.engines[1:]:
+            if not engine.running:
+                revive(moving, engine)
+        wait_until(moving.complete, "all engines are back")
+        moving.clear()
+
+
+def die(pool: RunningPool, engine: Engine) -> None:
+    """The machine is gone: agent, engine, containers."""
+    pool.kill_agent(engine)
+    engine.die()
+
+
+def revive(pool: RunningPool, engine: Engine) -> None:
+    engine.revive()
+    pool.start_agent(engine)
+
+
+def on(engine: Engine) -> tuple[str, str]:
+    """At first: a wish, so that it may go elsewhere later."""
+    return "-e", f"constraint:node==~{engine.name}"
+
+
+def rows(pool: RunningPool) -> dict[str, str]:
+    """Name → status, of all containers. Fails when one is there twice."""
+    told = [
+        line.split("\t") for line in pool.docker("ps", "-a", "--format", "{{.Names}}\t{{.Status}}").splitlines() if line
+    ]
+    assert len({name for name, _ in told}) == len(told), f"twice: {told}"
+    return {name: status.split(" ")[0] if status != "Host Down" else status for name, status in told}
+
+
+def held(engine: Engine) -> dict[str, str]:
+    """Name → state, as the engine itself says, without what the agent has put aside for its output."""
+    with contextlib.closing(engine.client()) as client:
+        told = [(one["Names"][-1].removeprefix("/"), one["State"]) for one in client.containers(all=True)]
+    assert not [name for name, state in told if name.startswith(PUT_ASIDE) and state == "running"], told
+    return {name: state for name, state in told if not name.startswith(PUT_ASIDE)}
+
+
+def wait_rows(pool: RunningPool, expected: dict[str, str], deadline_s: float = MOVED_WITHIN_S) -> None:
+    seen: dict[str, str] = {}
+
+    def as_expected() -> bool:
+        nonlocal seen
+        seen = rows(pool)
+        return seen == expected
+
+    try:
+        wait_until(as_expected, f"containers are {expected}", deadline_s)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; they are {seen}; {pool.server.cli('tasks')}") from error
+
+
+def test_what_has_the_policy_moves_as_it_was_and_the_rest_waits(clean: RunningPool) -> None:
+    node = clean.engines[2]
+    moving = {"by-variable": MOVES, "by-label": MOVES_BY_LABEL}
+    for name, policy in moving.items():
+        assert clean.run(name, *policy, *on(node), "-l", f"mine={name}") == node.name
+    clean.docker("create", "--name", "created", *MOVES, *on(node), "busybox", "true")
+    assert clean.run("stays", *on(node)) == node.name
+    before = {name: clean.docker("inspect", "-f", SWARM_ID, name).strip() for name in (*moving, "created")}
+    assert all(before.values())
+
+    die(clean, node)
+    wait_rows(clean, {"by-variable": "Up", "by-label": "Up", "created": "Created", "stays": "Host Down"})
+    for name, identity in before.items():
+        assert clean.docker("inspect", "-f", SWARM_ID, name).strip() == identity
+        assert clean.node(name) != node.name
+        assert clean.docker("inspect", "-f", "{{.Name}}", identity).strip() == f"/{name}"
+    for name in moving:
+        assert clean.docker("inspect", "-f", "{{.Config.Labels.mine}}", name).strip() == name
+        assert clean.docker("exec", name, "echo", "inside") == "inside\n"
+    for command in (("logs", "stays"), ("inspect", "stays"), ("start", "stays")):
+        refusal = clean.docker(*command, code=1)
+        assert f"Container stays is on node {node.name}, which is not available" in refusal
+    taken = clean.docker("create", "--name", "stays", "busybox", code=1)
+    assert 'The container name "/stays" is already in use' in taken
+
+    node.revive()
+    assert held(node)["by-variable"] == "exited", "it has its copies still"
+    clean.start_agent(node)
+    wait_until(clean.complete, "the node is back")
+    wait_rows(clean, {"by-variable": "Up", "by-label": "Up", "created": "Created", "stays": "Exited"})
+    wait_until(lambda: held(node) == {"stays": "exited"}, f"the copies on {node.name} are removed")
+    clean.docker("start", "stays")
+    assert clean.docker("exec", "stays", "echo", "inside") == "inside\n"
+
+
+def test_an_agent_that_is_back_in_time_finds_all_as_it_was(clean: RunningPool) -> None:
+    node = clean.engines[1]
+    assert clean.run("moves", *MOVES, *on(node)) == node.name
+    identity = clean.docker("inspect", "-f", "{{.Id}}", "moves")
+    clean.kill_agent(node)
+    clean.start_agent(node)
+    wait_until(clean.complete, "the node is back")
+    assert rows(clean) == {"moves": "Up"}
+    assert clean.docker("inspect", "-f", "{{.Id}}", "moves") == identity
+
+
+def test_networks_and_links_are_there_again(clean: RunningPool) -> None:
+    node = clean.engines[2]
+    for engine in clean.engines[:2]:
+        clean.run(f"on-{engine.name}", "-e", f"constraint:node=={engine.name}")
+    clean.docker("network", "create", "--label", "kept=yes", "inner")  # at home on the node with the fewest containers
+    for name, options in (("db", ()), ("web", ("--link", "db:database"))):
+        assert clean.run(name, *MOVES, "--network", "inner", "--network-alias", f"{name}-alias", *options) == node.name
+    die(clean, node)
+    others = {f"on-{engine.name}": "Up" for engine in clean.engines[:2]}
+    wait_rows(clean, {"db": "Up", "web": "Up", **others})
+    assert clean.node("db") == clean.node("web") != node.name
+    for called in ("db", "db-alias", "database"):
+        clean.docker("exec", "web", "ping", "-c", "1", "-W", "5", called)
+    assert clean.docker("network", "inspect", "-f", "{{.Labels.kept}}", "inner").strip() == "yes"
