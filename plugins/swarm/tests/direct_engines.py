@@ -168,6 +168,12 @@ class DirectContainers:
         if container in self.remembered:
             self.remembered[container] = attrs.evolve(self.remembered[container], name=name)
 
+    async def discard(self, reference: str) -> bool:
+        found = [one for one in self.remembered.values() if reference in (one.id, one.name)]
+        for one in found:
+            del self.remembered[one.id]
+        return bool(found)
+
     async def gone(self, container: str) -> None:
         self.released.append(container)
         self.remembered.pop(container, None)

@@ -537,3 +537,22 @@ def test_creations_are_refused_as_an_engine_refuses_them(
     ours = answer(f"http://127.0.0.1:{pool.port}")
     assert {row["Id"] for row in client.containers(all=True)} == set(pool.containers.remembered)
     assert ours == answer(members[0].tcp_url.replace("tcp", "http"))
+
+
+def test_what_is_out_of_reach_can_be_given_up_by_force(client: docker.APIClient, pool: Served) -> None:
+    created_on(client, "beta", "away")
+    pool.pool.down["beta"] = "no word from it for 40 s"
+    assert said(lambda: client.remove_container("away"))[0] == 503
+    client.remove_container("away", force=True)
+    assert client.containers(all=True) == []
+    assert said(lambda: client.remove_container("away", force=True))[0] == 404
+
+
+def test_what_is_kept_for_its_output_has_been_removed(client: docker.APIClient, members: list[Engine]) -> None:
+    """An agent keeps the containers of ended tasks for a while, under names that say so."""
+    kept = "orlop.ended.1764000000.abc.1"
+    with contextlib.closing(members[0].client()) as direct:
+        direct.create_container("busybox", "true", name=kept)
+    created_on(client, "alpha", "here")
+    assert [row["Names"] for row in client.containers(all=True)] == [["/here"]]
+    assert said(lambda: client.inspect_container(kept))[0] == 404

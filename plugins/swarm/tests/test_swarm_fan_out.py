@@ -34,6 +34,9 @@ class NoContainers:
     async def renamed(self, container: str, name: str) -> None:
         raise NotImplementedError
 
+    async def discard(self, reference: str) -> bool:
+        raise NotImplementedError
+
     async def gone(self, container: str) -> None:
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ from orlop_swarm.asking import ID_LABEL, InvalidRequest, resources_of, with_labe
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Move, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Move, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 MOVES = {"Env": ["reschedule:on-node-failure", "A=b"]}
@@ -292,3 +292,24 @@ def test_one_that_cannot_be_made_again_is_tried_again() -> None:
     assert pool.task(task.key).state is TaskState.PENDING
     pool.cluster.advance(TRY_AGAIN_AFTER_MS / 1000 + 1)
     assert pool.task(task.key).state is TaskState.PREPARED
+
+
+@pytest.mark.parametrize("body", [MOVES, {}])
+def test_a_client_may_give_up_what_no_engine_can_be_told_of(body: dict[str, Any]) -> None:
+    """One that moves waits for another node then, and one that does not for its own."""
+    pool = Pool(1)
+    task = pool.create("web", **body)
+    pool.cluster.start_task(task)
+    pool.cluster.settle()
+    pool.cluster.lose_node("n0")
+    pool.cluster.settle()
+    assert pool.task(task.key).live
+    with pytest.raises(Refused):
+        pool.create("web")
+    pool.do(Discard(key=task.key))
+    assert task.key not in pool.cluster.view("swarm").live
+    assert not pool.objects(NAME)
+    pool.cluster.return_node("n0")
+    pool.cluster.settle()
+    assert not pool.cluster.view("swarm").live
+    assert pool.create("web").live

@@ -44,9 +44,11 @@ class InvariantChecks:
 
 
 def ended_at_once(state: State, actions: FrameworkActions) -> bool:
-    """Has the kernel not granted an ask: now or never, or a task that a node runs already? That is news to answer."""
+    """Has the kernel not granted an ask: now or never, or a task that a node runs already? Or was nobody there to stop
+    a task that is killed? That is news to answer."""
     own = state.framework(actions.framework)
-    return any(ask.key not in own.live for ask in actions.asks)
+    keys = [*(ask.key for ask in actions.asks), *(kill.key for kill in actions.kills)]
+    return any(key not in own.live for key in keys)
 
 
 def check_idempotent(state: State, framework: str, again: FrameworkActions) -> None:

@@ -35,13 +35,14 @@ from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME, Container, Name
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Move, Order, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Move, Order, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 #: A container that could not be made where it was to move is tried again after so long.
 TRY_AGAIN_AFTER_MS: Final = 10_000
 #: Why a container is stopped that is made anew where there is more room.
 REBALANCED: Final = "rebalanced"
+DISCARDED: Final = "removed by its client"
 
 
 class Swarm(Framework):
@@ -66,6 +67,8 @@ class Swarm(Framework):
                     yield from self._rename(view, command)
                 case Move():
                     yield from self._move(view, command)
+                case Discard():
+                    yield Kill(command.key, DISCARDED)
         except InvalidRequest as error:
             raise Refused(error) from error
 

@@ -63,7 +63,14 @@ class Move:
     task: str
 
 
-Order = Create | Reserve | Rename | Move
+@attrs.frozen(kw_only=True)
+class Discard:
+    """The container shall be no more, although its engine cannot be told so."""
+
+    key: str
+
+
+Order = Create | Reserve | Rename | Move | Discard
 
 
 @attrs.frozen(kw_only=True)

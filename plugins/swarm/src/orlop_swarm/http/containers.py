@@ -74,7 +74,9 @@ async def owner_of(request: web.Request, *, sure: bool = False) -> Owner:
     reference = request.match_info["name"]
     try:
         return await services.owners.find(reference, sure=sure)
-    except NotFound:
+    except NotFound as error:
+        if error.hidden:
+            raise
         # Each endpoint has its own words for it, and an engine knows them.
         engines = services.pool.engines()
         if not engines or "/" in reference:
@@ -185,10 +187,16 @@ async def wait(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
-    """Answered when name and resources are free again."""
+    """Answered when name and resources are free again. By force also what no engine can be told of."""
     if is_true(request.query.get("link", "")):
         return await _remove_link(request)
-    owner, response = await asked(request, "", sure=True)
+    try:
+        owner, response = await asked(request, "", sure=True)
+    except Problem as problem:
+        by_force = problem.status == 503 and is_true(request.query.get("force", ""))
+        if by_force and await request.app[SERVICES].containers.discard(request.match_info["name"].removeprefix("/")):
+            return web.Response(status=204)
+        raise
     plain = await relaying.whole(response)
     if plain.status < 300:
         await _gone(request, owner)

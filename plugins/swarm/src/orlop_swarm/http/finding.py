@@ -20,6 +20,7 @@ import orjson
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.problems import NotFound, Problem
 from orlop_swarm.http.services import Containers
+from orlop_swarm.merging.containers import is_kept
 from orlop_swarm.merging.listing import nanoseconds
 
 REMEMBERED_MAX: Final = 100_000
@@ -172,8 +173,8 @@ class Owners:
         if "/" in plain:
             node, _, plain = plain.partition("/")
             engines = [one for one in engines if node in (one.node.name, one.node.id)]
-        found = await _each(engines, plain)
-        found = await self._without_old(found)
+        everywhere = await _each(engines, plain)
+        found = await self._without_old(everywhere)
         if not found and _HEXADECIMAL.fullmatch(plain):
             found = await self._without_old(await _by_swarm_id(engines, plain))
         if len(found) == 1:
@@ -182,9 +183,10 @@ class Owners:
             return _meant(reference, plain, found)
         self.forget(plain)
         await self._refuse_if_down(plain)
-        raise NotFound(f"No such container: {reference}")
+        raise NotFound(f"No such container: {reference}", hidden=bool(everywhere))
 
     async def _without_old(self, found: list[Held]) -> list[Held]:
+        found = [held for held in found if not is_kept(held.name)]
         if not any(SWARM_ID in held.labels for held in found):
             return found
         is_old = await self._containers.left_behind()
@@ -195,6 +197,8 @@ class Owners:
         if known is None:
             return
         node = next((one for one in self._pool.nodes() if one.id == known.node), None)
+        if not known.node:
+            raise Problem(503, f"Container {reference} waits for a node on which it can be")
         if node is None:
             raise Problem(503, f"Container {reference} is on node {known.node}, which is gone")
         if node.unavailable:

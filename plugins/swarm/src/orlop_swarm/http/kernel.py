@@ -20,7 +20,7 @@ from orlop_swarm.http.finding import told
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
-from orlop_swarm.orders import Conflict, Create, Order, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Order, Rename, Reserve, Reserved
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
@@ -243,16 +243,24 @@ class KernelContainers:
         self._keys = {task.status.external_id: key for key, task in view.live.items() if task.status.external_id}
         return self._keys.get(container)
 
+    async def discard(self, reference: str) -> bool:
+        """See `Containers`."""
+        view = await self._host.view(FRAMEWORK)
+        task = _meant(reference, view)
+        if task is None or (task.node is not None and not self._is_down(task)):
+            return False
+        await self._command(Discard(key=task.key))
+        try:
+            await self._ended(task.key)
+        except NotAvailable:
+            raise Problem(503, f"Container {reference} is removed when its node is back, or is given up") from None
+        return True
+
     async def known(self, reference: str) -> Known | None:
         """See `Containers`."""
         view = await self._host.view(FRAMEWORK)
-        for task in view.live.values():
-            one = _known(task, view)
-            if reference in (one.name, one.id, one.labels.get(ID_LABEL)) or (
-                len(reference) >= 3 and one.id.startswith(reference)
-            ):
-                return one
-        return None
+        task = _meant(reference, view)
+        return _known(task, view) if task is not None else None
 
     async def out_of_reach(self) -> Sequence[Known]:
         """See `Containers`."""
@@ -293,6 +301,16 @@ def _refuse_unreadable(body: Mapping[str, Any]) -> None:
         raise Problem(400, str(error)) from error
     except ValueError as error:
         raise Problem(400, f"{error}: {said.strategy}") from error
+
+
+def _meant(reference: str, view: View) -> Task | None:
+    for task in view.live.values():
+        one = _known(task, view)
+        if reference in (one.name, one.id, one.labels.get(ID_LABEL)) or (
+            len(reference) >= 3 and one.id.startswith(reference)
+        ):
+            return task
+    return None
 
 
 def _made(task: Task | None, key: str) -> bool:

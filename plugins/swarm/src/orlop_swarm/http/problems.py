@@ -19,10 +19,11 @@ class Problem(Exception):
 
 
 class NotFound(Problem):
-    """No engine has it."""
+    """No engine has it. hidden: one has, and clients are not to see it."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, hidden: bool = False) -> None:
         super().__init__(404, message)
+        self.hidden = hidden
 
 
 def answer(value: object, *, status: int = 200) -> web.Response:

@@ -106,6 +106,12 @@ class Containers(Protocol):
         """The engine has removed it: returns when its name and its resources are free again. Containers that the
         kernel does not know are gone at once."""
 
+    async def discard(self, reference: str) -> bool:
+        """One whose node cannot be used, or that waits for a node, is to be no more. False: there is none such.
+
+        Returns when its name is free again. Raises Problem: its node has to be back first.
+        """
+
     async def known(self, reference: str) -> Known | None:
         """By id, a prefix of it, or name; of those that the kernel knows."""
 

@@ -11,6 +11,8 @@ from orlop_swarm.engines.interface import EngineNode
 
 #: Labels of Orlop's own, which say which task a container is.
 OWN_LABELS: Final = "orlop."
+#: What the names of containers begin with that an agent keeps for the output of tasks that are no more.
+KEPT_NAMES: Final = "orlop.ended."
 #: A port that is published on these is reached at the node's address.
 EVERYWHERE: Final = frozenset(("", "0.0.0.0", "::"))  # noqa: S104 - nothing is bound to them
 
@@ -45,6 +47,11 @@ class About:
     cpus: int = 0
     memory: int = 0
     labels: Sequence[str] = ()
+
+
+def is_kept(name: str) -> bool:
+    """Is the container of this name, without a slash, only kept for its output? To clients it has been removed."""
+    return name.startswith(KEPT_NAMES)
 
 
 def own_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:
