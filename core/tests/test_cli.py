@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from orlop.cli import output, stories
 from orlop.cli.client import Client
+from orlop.cli.cluster import shown_state
 from orlop.cli.failures import Failure, Unreachable
 from orlop.cli.main import _MODULES, _OWN, cli
 
@@ -606,3 +607,17 @@ def test_a_plugins_command_is_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the plugin exits_on_import is broken: SystemExit: 3" in run(None, "exits_on_import", code=1).stderr
     assert 'there is no command "behav"' in run(None, "behav", code=2).stderr
     sys.modules.pop("well_behaved", None)
+
+
+@pytest.mark.parametrize(
+    ("task", "shown"),
+    [
+        ({"state": "running", "unreachable": False, "outcome": None}, "running"),
+        ({"state": "running", "unreachable": True, "outcome": None}, "unreachable"),
+        ({"state": "prepared", "unreachable": False, "outcome": None}, "prepared"),
+        ({"state": "prepared", "unreachable": False, "outcome": "failed"}, "stopped"),
+        ({"state": "removed", "unreachable": False, "outcome": "failed"}, "removed"),
+    ],
+)
+def test_a_state_is_shown_as_people_call_it(task: dict[str, Any], shown: str) -> None:
+    assert shown_state(task) == shown

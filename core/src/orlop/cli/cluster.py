@@ -145,6 +145,7 @@ def tasks(
         rows = [
             task
             | {
+                "state": shown_state(task),
                 "node": task.get("node_name") or task.get("node"),
                 "age": age(task.get("started") or task.get("created")),
             }
@@ -155,6 +156,13 @@ def tasks(
         show(output, document, rows, columns, wide=("group", "key", "role", "runtime", "desired", "message"))
 
     repeated(watch, once)
+
+
+def shown_state(task: Mapping[str, Any]) -> str:
+    """In a table. What is prepared again after a run is what its users call stopped."""
+    if task.get("unreachable"):
+        return "unreachable"
+    return "stopped" if task["state"] == "prepared" and task.get("outcome") else str(task["state"])
 
 
 @click.command()
