@@ -25,14 +25,18 @@ PIECE_BYTES: Final = 65_536
 async def hand_on_upgrade(
     request: web.Request, target: URL, headers: CIMultiDict[str], context: ssl.SSLContext | None = None
 ) -> web.StreamResponse | None:
-    """Connects the client with `target`; an empty response when both are done. None: the target was not reached."""
+    """Connects the client with `target`; an empty response when both are done. None: the target was not reached.
+
+    A body comes before what follows the answer's head, as that of Docker's `exec` does. Raises Problem (413, 503).
+    """
+    body = await _body(request)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reader, writer = await _connect(target, context)
     except (OSError, TimeoutError):
         return None
     try:
-        writer.write(_head(request, target, headers))
+        writer.write(_head(request, target, headers, body) + body)
         async with asyncio.timeout(HEAD_TIMEOUT_S):
             head = await reader.readuntil(b"\r\n\r\n")
     except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
@@ -54,9 +58,23 @@ async def _connect(target: URL, context: ssl.SSLContext | None) -> tuple[asyncio
     return await asyncio.open_connection(target.host, target.port, limit=HEAD_BYTES_MAX)
 
 
-def _head(request: web.Request, target: URL, headers: CIMultiDict[str]) -> bytes:
+async def _body(request: web.Request) -> bytes:
+    body = b""
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > BODY_BYTES_MAX:
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request to upgrade takes {BODY_BYTES_MAX} bytes at most"
+            )
+    return body
+
+
+def _head(request: web.Request, target: URL, headers: CIMultiDict[str], body: bytes) -> bytes:
     lines = [f"{request.method} {target.raw_path_qs} HTTP/1.1", f"Host: {target.authority}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    framing = (hdrs.CONTENT_LENGTH.lower(), hdrs.TRANSFER_ENCODING.lower())
+    lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() not in framing]
+    if body or hdrs.CONTENT_LENGTH in request.headers:
+        lines.append(f"{hdrs.CONTENT_LENGTH}: {len(body)}")
     lines += [f"Upgrade: {request.headers[hdrs.UPGRADE]}", "Connection: Upgrade"]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 
@@ -98,6 +116,8 @@ async def _join(request: web.Request, head: bytes, reader: asyncio.StreamReader,
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     client_writer = asyncio.StreamWriter(transport, protocol, client_reader, loop)
+    if early := bytes(getattr(former, "_message_tail", b"")):  # what came together with the request
+        client_reader.feed_data(early)
     transport.resume_reading()
     client_writer.write(head)
     try:
