@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
@@ -38,6 +39,16 @@ async def copy(name: str, source: Engine, targets: Sequence[Engine], version: st
     return [(target.node.name, reason) for target, reason in zip(targets, outcomes, strict=True) if reason]
 
 
+def _messages(content: Any) -> Sequence[Mapping[str, Any]]:
+    """Of an answer in lines of JSON; one line alone has been read already."""
+    if isinstance(content, Mapping):
+        return [content]
+    lines = Lines()
+    with contextlib.suppress(ValueError):
+        return [*lines.feed(str(content or "").encode()), *lines.end()]
+    return ()
+
+
 async def _load(target: Engine, copied: Copied, version: str) -> str:
     """Why the engine has not got it; empty when it has."""
     try:
@@ -49,14 +60,12 @@ async def _load(target: Engine, copied: Copied, version: str) -> str:
             body=copied.read_by(target.node.id),
             version=version,
         )
-        with contextlib.suppress(ValueError):
-            lines = Lines()
-            told = await answer_of(target, response)
-            if not told.good:
-                return str(told.content)
-            for message in told.content if isinstance(told.content, list) else lines.feed(str(told.content).encode()):
-                if "error" in message:
-                    return str(message["error"])
+        told = await answer_of(target, response)
+        if not told.good:
+            return str(told.content)
+        for message in _messages(told.content):
+            if "error" in message:
+                return str(message["error"])
     except (EngineUnavailable, OSError) as error:
         return str(error)
     finally:
