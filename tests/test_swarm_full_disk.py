@@ -24,18 +24,17 @@ NO_ROOM = "no space left on device"
 
 @pytest.fixture(scope="module")
 def small(engines: Lane) -> Iterator[Engine]:
-    """An engine with so small a disk, and the same image as the other one."""
+    """An engine with so small a disk. It is done with when the module is, and keeps its address until the session is."""
     one = Engine(engines, "small", f"{engines.subnet}.{10 + len(engines.engines)}", ())
+    engines.engines.append(one)
     data = one.folder / "data"
     data.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(data)], check=True)
     try:
         one.start()
-        engines.engines.append(one)
         yield one
         one.clear()
         one.stop()
-        engines.engines.remove(one)
     finally:
         one.kill()
         subprocess.run(["umount", "--lazy", str(data)], check=True)
