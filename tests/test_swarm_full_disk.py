@@ -24,7 +24,7 @@ NO_ROOM = "no space left on device"
 
 @pytest.fixture(scope="module")
 def small(engines: Lane) -> Iterator[Engine]:
-    """An engine with so small a disk. It is done with when the module is, and keeps its address until the session is."""
+    """An engine with so small a disk. When the module is done with it, it keeps its address."""
     one = Engine(engines, "small", f"{engines.subnet}.{10 + len(engines.engines)}", ())
     engines.engines.append(one)
     data = one.folder / "data"
