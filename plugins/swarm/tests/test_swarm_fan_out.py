@@ -206,6 +206,8 @@ async def test_an_image_in_use_on_one_node_is_removed_nowhere() -> None:
 
 async def test_a_network_that_one_engine_refuses_is_made_nowhere() -> None:
     def making(asked: Asked) -> ScriptedResponse:
+        if asked.path == "/containers/json":
+            return ScriptedResponse([[]])
         if asked.method == "POST":
             return ScriptedResponse([{"Id": "n1", "Warning": ""}], 201)
         return ScriptedResponse([{"Id": "n1", "Name": "n", "Scope": "local"}] if asked.method == "GET" else [], 200)
@@ -219,6 +221,8 @@ async def test_a_network_that_one_engine_refuses_is_made_nowhere() -> None:
 
 async def test_the_first_engine_being_away_does_not_keep_a_network_or_volume_from_the_others() -> None:
     def making(asked: Asked) -> ScriptedResponse:
+        if asked.path == "/containers/json":
+            return ScriptedResponse([[]])
         if asked.path == "/volumes/create":
             return ScriptedResponse([{"Name": "v", "Labels": None}], 201)
         if asked.method == "POST":
@@ -234,6 +238,8 @@ async def test_the_first_engine_being_away_does_not_keep_a_network_or_volume_fro
 
 async def test_a_network_that_spans_nodes_is_made_once() -> None:
     def making(asked: Asked) -> ScriptedResponse:
+        if asked.path == "/containers/json":
+            return ScriptedResponse([[]])
         if asked.method == "POST":
             return ScriptedResponse([{"Id": "o1", "Warning": ""}], 201)
         return ScriptedResponse([{"Id": "o1", "Name": "o", "Scope": "swarm"}])
@@ -247,6 +253,8 @@ async def test_a_network_that_spans_nodes_is_made_once() -> None:
 
 async def test_without_a_driver_a_network_is_a_bridge_and_its_copies_share_a_label() -> None:
     def making(asked: Asked) -> ScriptedResponse:
+        if asked.path == "/containers/json":
+            return ScriptedResponse([[]])
         if asked.method == "POST":
             return ScriptedResponse([{"Id": f"n{asked.node}", "Warning": ""}], 201)
         return ScriptedResponse([{"Id": f"n{asked.node}", "Name": "n", "Scope": "local"}])

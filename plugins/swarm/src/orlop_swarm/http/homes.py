@@ -16,6 +16,7 @@ from aiohttp import web
 from orlop_swarm.engines.interface import Engine
 from orlop_swarm.http.asking import ask_each
 from orlop_swarm.merging.answers import good
+from orlop_swarm.merging.containers import is_kept_row
 from orlop_swarm.merging.copies import HOME_LABEL
 
 PROJECT_LABEL: Final = "com.docker.compose.project"
@@ -29,8 +30,8 @@ async def home_for(request: web.Request, usable: Sequence[Engine], body: Mapping
     project = labels.get(PROJECT_LABEL) if isinstance(labels, Mapping) else None
     if project and (home := await _home_of_project(request, usable, str(project))) is not None:
         return home
-    told = await ask_each(request, usable, "/info")
-    counts = {part.node_id: (part.content.get("Containers", 0), part.node) for part in good(told)}
+    told = await ask_each(request, usable, "/containers/json", query="all=1")
+    counts = {part.node_id: (sum(not is_kept_row(row) for row in part.content), part.node) for part in good(told)}
     there = [engine for engine in usable if engine.node.id in counts]
     return min(there, key=lambda engine: counts[engine.node.id], default=usable[0])
 

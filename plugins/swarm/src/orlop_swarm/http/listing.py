@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,7 +11,7 @@ from aiohttp import web
 from orlop_swarm.http import relaying
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, is_true
-from orlop_swarm.merging.containers import is_kept
+from orlop_swarm.merging.containers import is_kept_row
 from orlop_swarm.merging.filters import BadFilters, Filters
 from orlop_swarm.merging.listing import Boundary, Listed, doubtful, listing, lost_rows
 
@@ -39,7 +38,7 @@ async def containers(request: web.Request) -> web.StreamResponse:
     for engine, one in zip(engines, answers, strict=True):
         if one is not None:
             told = orjson.loads(relaying.content(one))
-            rows = [row for row in told if not is_old(row.get("Labels") or {}) and not _is_kept(row)]
+            rows = [row for row in told if not is_old(row.get("Labels") or {}) and not is_kept_row(row)]
             lists.append(Listed(node=engine.node, rows=rows, address=services.published_on(engine.node)))
     nodes = {node.id: node for node in services.pool.nodes()}
     everything = is_true(request.query.get("all", "")) or bool(_limit(request)) or "status" in filters.values
@@ -50,10 +49,6 @@ async def containers(request: web.Request) -> web.StreamResponse:
     moments = await services.owners.moments(unclear)
     rows = listing(lists, lost, names=services.names, limit=limit, before=before, since=since, moments=moments)
     return answer(rows)
-
-
-def _is_kept(row: Mapping[str, Any]) -> bool:
-    return any(is_kept(name.removeprefix("/")) for name in row.get("Names") or ())
 
 
 async def _refused_by_one(request: web.Request, error: BadFilters) -> web.StreamResponse:

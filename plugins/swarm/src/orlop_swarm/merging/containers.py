@@ -54,6 +54,11 @@ def is_kept(name: str) -> bool:
     return name.startswith(KEPT_NAMES)
 
 
+def is_kept_row(row: Mapping[str, Any]) -> bool:
+    """The same of a row of an engine's list."""
+    return any(is_kept(name.removeprefix("/")) for name in row.get("Names") or ())
+
+
 def own_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:
     """The labels that clients gave."""
     if labels is None:
