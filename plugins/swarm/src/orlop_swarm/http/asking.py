@@ -18,7 +18,7 @@ from orlop_swarm.engines.interface import Engine, EngineUnavailable, Response
 from orlop_swarm.http import relaying
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import SERVICES, VERSION
-from orlop_swarm.merging.answers import Answer, Refusal, good, refusal
+from orlop_swarm.merging.answers import Answer, Document, Refusal, good, pruned, refusal
 from orlop_swarm.merging.filters import BadFilters, Filters
 
 #: How long an engine may take to list what it has.
@@ -155,6 +155,15 @@ def refuse_unless_any(answers: Iterable[Answer]) -> None:
     told = list(answers)
     if not good(told):
         refuse(refusal(told))
+
+
+async def prune_each(request: web.Request, path: str, member: str) -> Document:
+    """What the engines that a filter `node=` chooses have removed. member: the answer's list of it. Raises Problem."""
+    filters = filters_of(request)
+    query = query_of(request, filters=filters.without(["node"]))
+    told = await ask_each(request, chosen(request, filters), path, method="POST", query=query, within_s=WORK_WITHIN_S)
+    refuse_unless_any(told)
+    return pruned(told, member)
 
 
 async def first_that_can(request: web.Request, path: str, *, body: bytes | None = None) -> web.StreamResponse:

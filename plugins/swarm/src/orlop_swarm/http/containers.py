@@ -115,7 +115,6 @@ async def create(request: web.Request) -> web.StreamResponse:
         body=body,
         name=request.query.get("name", "").removeprefix("/"),
         platform=request.query.get("platform", ""),
-        authorization=request.headers.get("X-Registry-Auth", ""),
         version=request[VERSION],
     )
     taken = await services.owners.named(creation.name.rpartition("/")[2]) if creation.name else None

@@ -21,6 +21,7 @@ from orlop_swarm.http.asking import (
     engines,
     filters_of,
     first_that_can,
+    prune_each,
     query_of,
     refuse,
     refuse_unless_any,
@@ -30,7 +31,7 @@ from orlop_swarm.http.copying import copy, path_of
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging import images as merging
-from orlop_swarm.merging.answers import Answer, good, nobody_has_it, pruned, refusal
+from orlop_swarm.merging.answers import Answer, good, nobody_has_it, refusal
 from orlop_swarm.merging.filters import Filters
 from orlop_swarm.merging.progress import Lines, Message, encoded
 
@@ -144,13 +145,7 @@ async def removed(request: web.Request) -> web.StreamResponse:
 
 async def prune(request: web.Request) -> web.StreamResponse:
     """POST /images/prune."""
-    filters = filters_of(request)
-    query = query_of(request, filters=filters.without(["node"]))
-    told = await ask_each(
-        request, chosen(request, filters), "/images/prune", method="POST", query=query, within_s=WORK_WITHIN_S
-    )
-    refuse_unless_any(told)
-    return answer(pruned(told, "ImagesDeleted"))
+    return answer(await prune_each(request, "/images/prune", "ImagesDeleted"))
 
 
 async def search(request: web.Request) -> web.StreamResponse:

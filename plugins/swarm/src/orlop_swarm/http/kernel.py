@@ -35,7 +35,6 @@ FRAMEWORK: Final = "swarm"
 MADE_WITHIN_S: Final = 3_600.0
 #: An engine has removed a container; its agent tells the kernel within so long, or something is wrong.
 GONE_WITHIN_S: Final = 10.0
-SHORT_ID: Final = 12
 #: On each container of a task, its id.
 TASK_LABEL: Final = "orlop.task"
 
@@ -135,32 +134,31 @@ class KernelContainers:
     async def _reserved(self, order: Create) -> Reserved:
         """Raises Problem, NotAvailable."""
         try:
-            return await self._command(order)
-        except _Taken as taken:
-            # Its engine may have removed it a moment ago.
-            await self._until_gone(taken.conflict)
+            reply: Reserved = await self._with_name(order)
         except NotPlaced as error:
             raise Problem(500, self._unplaced(order, error)) from error
-        try:
-            return await self._command(order)
-        except _Taken as taken:
-            raise Problem(409, str(taken.conflict)) from None
-        except NotPlaced as error:
-            raise Problem(500, self._unplaced(order, error)) from error
+        return reply
 
-    async def _command(self, order: Order) -> Reserved:
-        """Raises _Taken, NotPlaced, Problem (400), NotAvailable."""
+    async def _with_name(self, order: Create | Reserve) -> Any:
+        """Of an order that takes a name: its holder's engine may have removed it a moment ago. Raises as `_command`."""
         try:
-            reply: Reserved = await self._host.command(FRAMEWORK, order)
+            return await self._command(order)
+        except _Taken as taken:
+            await self._until_gone(taken.conflict)
+        return await self._command(order)
+
+    async def _command(self, order: Order) -> Any:
+        """Raises NotPlaced, Problem (400; `_Taken`), NotAvailable."""
+        try:
+            return await self._host.command(FRAMEWORK, order)
         except Refused as refused:
             if isinstance(refused.reason, Conflict):
                 raise _Taken(refused.reason) from refused
             status = 400 if isinstance(refused.reason, InvalidRequest) else 500
             raise Problem(status, str(refused.reason)) from refused
-        return reply
 
     async def _until_gone(self, conflict: Conflict) -> None:
-        """Raises Problem (409): it is there."""
+        """Raises Problem (`_Taken`): it is there."""
         for engine in self._pool.engines():
             try:
                 status, _ = await told(
@@ -169,11 +167,11 @@ class KernelContainers:
             except EngineUnavailable:
                 continue
             if status != 404:
-                raise Problem(409, str(conflict))
+                raise _Taken(conflict)
         view = await self._host.view(FRAMEWORK)
         task = view.live.get(conflict.key)
         if task is not None and self._is_down(task):
-            raise Problem(409, str(conflict))
+            raise _Taken(conflict)
         await self._ended(conflict.key)
 
     def _is_down(self, task: Task) -> bool:
@@ -197,22 +195,12 @@ class KernelContainers:
     async def reserve(self, container: str, name: str) -> None:
         """See `Containers`."""
         if (key := await self._key(container)) is not None:
-            try:
-                await self._command(Reserve(key=key, name=name))
-            except _Taken as taken:
-                await self._until_gone(taken.conflict)
-                try:
-                    await self._command(Reserve(key=key, name=name))
-                except _Taken as again:
-                    raise Problem(409, str(again.conflict)) from None
+            await self._with_name(Reserve(key=key, name=name))
 
     async def renamed(self, container: str, name: str) -> None:
         """See `Containers`."""
         if (key := await self._key(container)) is not None:
-            try:
-                await self._command(Rename(key=key, name=name))
-            except _Taken as taken:
-                raise Problem(409, str(taken.conflict)) from None
+            await self._command(Rename(key=key, name=name))
 
     async def gone(self, container: str) -> None:
         """See `Containers`."""
@@ -285,9 +273,11 @@ class KernelContainers:
         return (_known(task, view) for task in view.live.values() if task.node in nodes and task.status.external_id)
 
 
-class _Taken(Exception):
+class _Taken(Problem):
+    """A name is another container's."""
+
     def __init__(self, conflict: Conflict) -> None:
-        super().__init__(str(conflict))
+        super().__init__(409, str(conflict))
         self.conflict = conflict
 
 

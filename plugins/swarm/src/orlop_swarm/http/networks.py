@@ -20,7 +20,7 @@ from orlop_swarm.http.asking import (
     engines,
     filters_of,
     of_node,
-    query_of,
+    prune_each,
     refuse,
     refuse_unless_any,
 )
@@ -28,7 +28,7 @@ from orlop_swarm.http.homes import home_for
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging import copies
-from orlop_swarm.merging.answers import Answer, Document, good, nobody_has_it, pruned, refusal
+from orlop_swarm.merging.answers import Answer, Document, good, nobody_has_it, refusal
 from orlop_swarm.merging.copies import Ambiguous, Shown
 from orlop_swarm.merging.filters import Filters
 
@@ -83,12 +83,7 @@ async def inspected(request: web.Request) -> web.StreamResponse:
     one = await find(request, request.match_info["id"])
     told = await _on_copies(request, one, query=request.rel_url.raw_query_string)
     refuse(nobody_has_it(told))
-    (merged, *_) = copies.grouped([_as_list(part) for part in good(told)], lambda _: ("", ""))
-    return answer(copies.network(merged))
-
-
-def _as_list(part: Answer) -> Answer:
-    return Answer(node=part.node, node_id=part.node_id, content=[part.content])
+    return answer(copies.network(copies.of_one(told)))
 
 
 async def in_use_on(request: web.Request, one: Shown) -> frozenset[str]:
@@ -223,13 +218,7 @@ def _only(one: Shown, nodes: Iterable[str]) -> Shown:
 
 async def prune(request: web.Request) -> web.StreamResponse:
     """POST /networks/prune. What is used on another node stays on all of them."""
-    filters = filters_of(request)
-    query = query_of(request, filters=filters.without(["node"]))
-    told = await ask_each(
-        request, chosen(request, filters), "/networks/prune", method="POST", query=query, within_s=WORK_WITHIN_S
-    )
-    refuse_unless_any(told)
-    merged = pruned(told, "NetworksDeleted")
+    merged = await prune_each(request, "/networks/prune", "NetworksDeleted")
     if merged["NetworksDeleted"]:
         told = await _networks(request, engines(request))
         left = {one.name for one in copies.grouped(told, copies.of_network)}

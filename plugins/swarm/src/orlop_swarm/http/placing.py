@@ -14,6 +14,7 @@ from typing import Any, Final
 import attrs
 
 from orlop_swarm.engines.interface import Engine
+from orlop_swarm.merging.system import labels_of
 from orlop_swarm.placement import filters, wanted
 from orlop_swarm.placement.places import Container, Held, Place
 from orlop_swarm.placement.scheduler import schedule
@@ -69,13 +70,6 @@ def place_of(
 ) -> Place:
     """A node as its engine tells of it: `info`, and its lists of containers and images."""
     node = engine.node
-    labels = dict(label.partition("=")[::2] for label in info.get("Labels") or ())
-    made = {
-        "storagedriver": info.get("Driver", ""),
-        "kernelversion": info.get("KernelVersion", ""),
-        "operatingsystem": info.get("OperatingSystem", ""),
-        "ostype": info.get("OSType", ""),
-    }
     held = Held(
         (
             Container(
@@ -88,7 +82,7 @@ def place_of(
         ),
         [name for image in images for name in (image["Id"], *(image.get("RepoTags") or ()))],
     )
-    return Place(id=node.id, name=node.name, labels={**labels, **made, **node.attributes}, held=held)
+    return Place(id=node.id, name=node.name, labels=labels_of(info, node.attributes), held=held)
 
 
 @attrs.define

@@ -42,12 +42,11 @@ class Known:
 @attrs.frozen(kw_only=True)
 class Creation:
     """What a client wants created. body: the request's JSON, whole. name: as asked for, may be `node/name`; empty:
-    one is made up. platform: `os/arch`, or empty. authorization: of a registry, the header as it came."""
+    one is made up. platform: `os/arch`, or empty."""
 
     body: Mapping[str, Any]
     name: str = ""
     platform: str = ""
-    authorization: str = ""
     version: str = ""
 
 

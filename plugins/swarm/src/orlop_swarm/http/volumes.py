@@ -18,7 +18,7 @@ from orlop_swarm.http.asking import (
     engines,
     filters_of,
     of_node,
-    query_of,
+    prune_each,
     refuse,
     refuse_unless_any,
 )
@@ -26,7 +26,7 @@ from orlop_swarm.http.homes import home_for
 from orlop_swarm.http.networks import USED, json_body, unused_only
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.merging import copies
-from orlop_swarm.merging.answers import Answer, good, in_order, nobody_has_it, pruned, refusal
+from orlop_swarm.merging.answers import Answer, good, in_order, nobody_has_it, refusal
 
 #: The driver of engines themselves.
 LOCAL: Final = "local"
@@ -71,9 +71,7 @@ async def inspected(request: web.Request) -> web.StreamResponse:
     asked, name = _meant(request, reference)
     told = await ask_each(request, asked, _path(name))
     _refuse_unknown(told, reference)
-    found = [Answer(node=part.node, node_id=part.node_id, content=[part.content]) for part in good(told)]
-    (one, *_) = copies.grouped(found, copies.of_volume)
-    return answer(copies.volume(one))
+    return answer(copies.volume(copies.of_one(told)))
 
 
 def _refuse_unknown(told: Sequence[Answer], reference: str) -> None:
@@ -101,9 +99,7 @@ async def created(request: web.Request) -> web.StreamResponse:
     refuse_unless_any(told)
     # One that is away makes it when a container needs it.
     refuse(refusal(part for part in told if part.status != 503))
-    found = [Answer(node=part.node, node_id=part.node_id, content=[part.content]) for part in good(told)]
-    (one, *_) = copies.grouped(found, copies.of_volume)
-    return answer(copies.volume(one), status=201)
+    return answer(copies.volume(copies.of_one(told)), status=201)
 
 
 async def removed(request: web.Request) -> web.StreamResponse:
@@ -127,13 +123,7 @@ async def removed(request: web.Request) -> web.StreamResponse:
 
 async def prune(request: web.Request) -> web.StreamResponse:
     """POST /volumes/prune. What is still used on another node is not told as deleted: it is there."""
-    filters = filters_of(request)
-    query = query_of(request, filters=filters.without(["node"]))
-    told = await ask_each(
-        request, chosen(request, filters), "/volumes/prune", method="POST", query=query, within_s=WORK_WITHIN_S
-    )
-    refuse_unless_any(told)
-    merged = pruned(told, "VolumesDeleted")
+    merged = await prune_each(request, "/volumes/prune", "VolumesDeleted")
     if merged["VolumesDeleted"]:
         left = await _volumes(request, engines(request), "")
         names = {one.name for one in copies.grouped(left, copies.of_volume, "Volumes")}

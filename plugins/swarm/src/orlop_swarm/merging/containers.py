@@ -8,9 +8,8 @@ from typing import Any, Final, Protocol
 import attrs
 
 from orlop_swarm.engines.interface import EngineNode
+from orlop_swarm.merging.answers import visible
 
-#: Labels of Orlop's own, which say which task a container is.
-OWN_LABELS: Final = "orlop."
 #: What the names of containers begin with that an agent keeps for the output of tasks that are no more.
 KEPT_NAMES: Final = "orlop.ended."
 #: A port that is published on these is reached at the node's address.
@@ -59,13 +58,6 @@ def is_kept_row(row: Mapping[str, Any]) -> bool:
     return any(is_kept(name.removeprefix("/")) for name in row.get("Names") or ())
 
 
-def own_labels(labels: Mapping[str, str] | None) -> dict[str, str] | None:
-    """The labels that clients gave."""
-    if labels is None:
-        return None
-    return {name: value for name, value in labels.items() if not name.startswith(OWN_LABELS)}
-
-
 def published_address(node: EngineNode, nodes: int) -> str:
     """What stands for "all addresses" of published ports: with several nodes a client needs to know which one's, and
     with one that is elsewhere, too. Empty: nothing does. nodes: how many there are."""
@@ -88,7 +80,7 @@ def shown_inspection(body: Mapping[str, Any], *, node: EngineNode, about: About,
     """An engine's `inspect`, with the object `Node` that classic Swarm adds. address: see `published_address`."""
     shown = dict(body)
     if isinstance(configured := body.get("Config"), dict):
-        shown["Config"] = {**configured, "Labels": own_labels(configured.get("Labels"))}
+        shown["Config"] = {**configured, "Labels": visible(configured.get("Labels"))}
     if address and isinstance(network := body.get("NetworkSettings"), dict):
         shown["NetworkSettings"] = {**network, "Ports": _bindings(network.get("Ports"), address)}
     shown["Node"] = {

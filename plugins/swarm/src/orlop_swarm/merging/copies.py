@@ -86,8 +86,17 @@ def grouped(answers: Iterable[Answer], belongs: Belongs, member: str = "") -> li
             kind, value = belongs(document)
             number = seen[kind, value] = seen.get((kind, value), -1) + 1
             groups.setdefault((kind, value, number), []).append(Copy(answer.node, answer.node_id, document))
-    shown = [Shown(tuple(sorted(copies, key=_not_at_home))) for copies in groups.values()]
+    shown = [_shown(copies) for copies in groups.values()]
     return sorted(shown, key=lambda one: (one.name, str(one.first.get("Created", "")), str(one.first.get("Id", ""))))
+
+
+def of_one(answers: Iterable[Answer]) -> Shown:
+    """Answers that each hold one engine's copy of the same thing; at least one of them is good."""
+    return _shown([Copy(answer.node, answer.node_id, answer.content) for answer in good(answers)])
+
+
+def _shown(copies: Iterable[Copy]) -> Shown:
+    return Shown(tuple(sorted(copies, key=_not_at_home)))
 
 
 def _not_at_home(copy: Copy) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 
 from orlop_swarm.engines.interface import EngineNode
-from orlop_swarm.merging.containers import Remembered, own_labels, shown_ports
+from orlop_swarm.merging.answers import visible
+from orlop_swarm.merging.containers import Remembered, shown_ports
 from orlop_swarm.merging.filters import Filters, found_in
 
 Row = dict[str, Any]
@@ -119,7 +120,7 @@ def _is_since(node: EngineNode, row: Row, boundary: Boundary | None, moments: Ma
 def shown_row(row: Row, node: str, address: str) -> Row:
     """node: to be put in front of the names; empty: they stay. address: as of `Listed`."""
     shown = dict(row)
-    shown["Labels"] = own_labels(row.get("Labels"))
+    shown["Labels"] = visible(row.get("Labels"))
     if node:
         shown["Names"] = [f"/{node}{name}" for name in row.get("Names") or ()]
     if address and row.get("Ports"):

@@ -187,7 +187,7 @@ def _rows_of(member: Member, engine: Mapping[str, Any] | None) -> list[list[str]
         ["Containers", f"{total} ({', '.join(parts)})" if engine is not None else str(total)],
         ["Reserved CPUs", f"{cpus_text(member.reserved_cpus)} / {cpus_text(cpus)}"],
         ["Reserved Memory", f"{bytes_text(member.reserved_mem)} / {bytes_text(mem)}"],
-        ["Labels", ", ".join(_labels(member, told))],
+        ["Labels", ", ".join(f"{name}={value}" for name, value in sorted(labels_of(told, member.attributes).items()))],
     ]
     if member.unavailable:
         rows.append(["Error", member.unavailable])
@@ -197,18 +197,17 @@ def _rows_of(member: Member, engine: Mapping[str, Any] | None) -> list[list[str]
     return [rows[0], *([f"  └ {name}", value] for name, value in rows[1:])]
 
 
-def _labels(member: Member, engine: Mapping[str, Any]) -> list[str]:
-    """Attributes, the engine's own labels, and those that classic Swarm makes of the engine."""
-    labels = dict(label.partition("=")[::2] for label in engine.get("Labels") or ())
+def labels_of(info: Mapping[str, Any], attributes: Mapping[str, str]) -> dict[str, str]:
+    """Of a node: the engine's own labels, those that classic Swarm makes of its `info`, the operator's attributes; the
+    later ones win."""
+    labels = dict(label.partition("=")[::2] for label in info.get("Labels") or ())
     made = {
-        "storagedriver": engine.get("Driver", ""),
-        "kernelversion": engine.get("KernelVersion", ""),
-        "operatingsystem": engine.get("OperatingSystem", ""),
-        "ostype": engine.get("OSType", ""),
+        "storagedriver": info.get("Driver", ""),
+        "kernelversion": info.get("KernelVersion", ""),
+        "operatingsystem": info.get("OperatingSystem", ""),
+        "ostype": info.get("OSType", ""),
     }
-    labels.update({name: value for name, value in made.items() if value})
-    labels.update(member.attributes)
-    return [f"{name}={labels[name]}" for name in sorted(labels)]
+    return {**labels, **{name: value for name, value in made.items() if value}, **attributes}
 
 
 def cpus_text(thousandths: int) -> str:
