@@ -32,6 +32,8 @@ from waiting import wait_until
 from orlop_swarm.http.application import edge
 
 NANOS = 10**9
+#: An engine's number of a stream.
+STDOUT = 1
 
 
 @pytest.fixture
@@ -486,6 +488,15 @@ def test_sizes_and_measures(client: docker.APIClient) -> None:
     assert [line[-1] for line in client.top("web")["Processes"]] == ["sleep 1000", "sleep 100"]
 
 
+def framed(received: bytes) -> Iterator[tuple[int, bytes]]:
+    """Output in frames, (stream, bytes): where a program's lines are cut is chance."""
+    while received:
+        stream, size = struct.unpack("!BxxxL", received[:8])
+        yield stream, received[8 : 8 + size]
+        assert len(received) >= 8 + size, "the last frame is whole"
+        received = received[8 + size :]
+
+
 def test_the_input_and_output_of_a_command_are_a_connection(client: docker.APIClient) -> None:
     created_on(client, "beta", "web")
     client.start("web")
@@ -500,7 +511,9 @@ def test_the_input_and_output_of_a_command_are_a_connection(client: docker.APICl
         received += piece
     attached.close()
     connection.close()
-    assert received.split() == [b"\x01\x00\x00\x00\x00\x00\x00\x085000000", b"\x01\x00\x00\x00\x00\x00\x00\x04end"]
+    frames = list(framed(received))
+    assert {stream for stream, _ in frames} == {STDOUT}
+    assert b"".join(data for _, data in frames) == b"5000000\nend\n"
     assert client.exec_inspect(command)["ExitCode"] == 0
 
 
