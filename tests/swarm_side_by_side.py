@@ -10,12 +10,16 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 CLIS: Final = ("/usr/bin/docker", "/usr/local/bin/docker")
+THERE: Final = [cli for cli in CLIS if Path(cli).exists()]
 COMMAND_TIMEOUT_S: Final = 60.0
 
 #: An engine lists these in any order.
@@ -257,3 +261,13 @@ def play(cli: str, host: str, story: Sequence[Command], folder: Path) -> list[Ou
             output = "".join(sorted(output.splitlines(keepends=True)))
         outcomes.append(Outcome(words, done.returncode, output, errors))
     return outcomes
+
+
+def play_on_both(cli: str, hosts: Sequence[str], story: Sequence[Command], folder: Path) -> list[list[str]]:
+    """What is said by each of the hosts, normalised; at the same time, each in a folder of its own."""
+    folders = [folder / str(number) for number, _ in enumerate(hosts)]
+    for own in folders:
+        own.mkdir()
+    with ThreadPoolExecutor() as both:
+        told = both.map(partial(play, cli), hosts, repeat(story), folders)
+        return [[str(one) for one in outcomes] for outcomes in told]

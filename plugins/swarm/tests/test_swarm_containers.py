@@ -26,7 +26,7 @@ from aiohttp import ClientConnectionResetError, web
 from aiohttp.test_utils import make_mocked_request
 from direct_engines import Host, Served, served
 from engines import Engine
-from swarm_side_by_side import CLIS
+from swarm_side_by_side import THERE
 from waiting import wait_until
 
 from orlop_swarm.http.application import edge
@@ -421,7 +421,7 @@ def test_many_at_once_do_not_get_in_each_others_way(client: docker.APIClient, po
     assert client.containers(all=True) == []
 
 
-@pytest.mark.parametrize("cli", [cli for cli in CLIS if Path(cli).exists()])
+@pytest.mark.parametrize("cli", THERE)
 def test_a_terminal_works_as_on_one_engine(cli: str, pool: Served, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))

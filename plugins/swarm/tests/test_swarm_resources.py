@@ -17,10 +17,10 @@ import docker
 import pytest
 from direct_engines import Host, Served, served
 from engines import Engine, Lane, busybox_archive
+from swarm_side_by_side import THERE
 from twin_engines import clean, tags_of, twins
 from waiting import wait_until
 
-CLIS = [cli for cli in ("/usr/bin/docker", "/usr/local/bin/docker") if Path(cli).exists()]
 NETWORKS_OF_EVERY_ENGINE = {"bridge", "host", "none"}
 
 
@@ -114,7 +114,7 @@ def test_images_are_saved_together_where_one_engine_has_them_all(
 ) -> None:
     for node in ("gamma", "delta"):
         direct[node].tag("busybox:latest", f"of-{node}", "1")
-    command = [CLIS[0], "-H", pool.url, "save", "-o", str(tmp_path / "both.tar")]
+    command = [THERE[0], "-H", pool.url, "save", "-o", str(tmp_path / "both.tar")]
     alone = subprocess.run([*command, "of-gamma:1", "busybox:latest"], capture_output=True, text=True, check=False)
     assert alone.returncode == 0, alone.stderr
     both = subprocess.run([*command, "of-gamma:1", "of-delta:1"], capture_output=True, text=True, check=False)
@@ -188,7 +188,7 @@ def test_a_build_that_fits_nowhere_says_why(client: docker.APIClient) -> None:
         build(client, "FROM busybox", buildargs={"constraint:node": "nobody"})
 
 
-@pytest.mark.parametrize("cli", CLIS)
+@pytest.mark.parametrize("cli", THERE)
 def test_a_failed_build_leaves_no_container_behind(cli: str, pool: Served, client: docker.APIClient) -> None:
     command = [cli, "-H", pool.url, "build", "-"]
     done = subprocess.run(
@@ -397,7 +397,7 @@ def test_events_of_all_nodes_come_in_one_stream(pool: Served, client: docker.API
     assert [event["Actor"]["Attributes"]["name"] for event in past] == ["on-gamma", "on-delta"]
 
 
-@pytest.mark.parametrize("cli", CLIS)
+@pytest.mark.parametrize("cli", THERE)
 def test_the_cli_shows_past_events_of_all_nodes_by_time(cli: str, pool: Served, client: docker.APIClient) -> None:
     for name in ("delta/one", "gamma/two", "delta/three"):
         client.create_container("busybox", "true", name=name)
@@ -448,7 +448,7 @@ def test_info_and_version_and_df_speak_for_the_pool(
     assert usage["LayersSize"] == sum(one.df()["LayersSize"] for one in direct.values())
 
 
-@pytest.mark.parametrize("cli", CLIS)
+@pytest.mark.parametrize("cli", THERE)
 def test_the_cli_prints_the_pools_rows(cli: str, pool: Served) -> None:
     shown = subprocess.run([cli, "-H", pool.url, "info"], capture_output=True, text=True, check=True).stdout
     for row in ("Nodes: 2", "Status: Healthy", "Reserved CPUs: 0 / ", "Role: primary", "└ Labels: engine=delta"):

@@ -5,19 +5,14 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Final
 
 import pytest
 from engines import Engine, busybox_archive
 from swarm_pool import RunningPool
-from swarm_side_by_side import CLIS, Command, play
+from swarm_side_by_side import THERE, Command, play_on_both
 from twin_engines import clean
-
-THERE = [cli for cli in CLIS if Path(cli).exists()]
 
 
 def _context(dockerfile: bytes) -> bytes:
@@ -167,13 +162,9 @@ STORIES: Final[Mapping[str, Sequence[Command]]] = {
 def test_the_cli_says_of_the_pool_what_it_says_of_one_engine(
     cli: str, story: str, pool: RunningPool, twin_members: list[Engine], engine: Engine, tmp_path: Path
 ) -> None:
-    folders = [tmp_path / "pool", tmp_path / "engine"]
-    for folder in folders:
-        folder.mkdir()
     try:
-        with ThreadPoolExecutor() as both:
-            of_pool, of_engine = both.map(partial(play, cli), (pool.url, engine.url), repeat(STORIES[story]), folders)
+        of_pool, of_engine = play_on_both(cli, (pool.url, engine.url), STORIES[story], tmp_path)
     finally:
         for one in (*twin_members, engine):
             clean(one)
-    assert [str(one) for one in of_pool] == [str(one) for one in of_engine]
+    assert of_pool == of_engine
