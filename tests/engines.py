@@ -138,7 +138,7 @@ class Lane:
 
     def engine(self, name: str, *options: str) -> Engine:
         """A new engine, running, with `busybox:latest`. `options` go to dockerd."""
-        started = Engine(self, name, f"{self.subnet}.{10 + len(self.engines)}", options)
+        started = Engine(self, name, 10 + len(self.engines), options)
         self.engines.append(started)
         started.start()
         started.load_busybox()
@@ -212,17 +212,18 @@ def _kill_all(pids: Callable[[], list[int]]) -> None:
 class Engine:
     """One real Docker Engine.
 
+    name: its host's; another engine of the session may have it too, so folders and networks go by number as well.
     url: of its Unix socket. tcp_url: the same API on the bridge. address: where published ports are reached.
     """
 
-    def __init__(self, lane: Lane, name: str, address: str, options: tuple[str, ...]) -> None:
+    def __init__(self, lane: Lane, name: str, number: int, options: tuple[str, ...]) -> None:
         self.name = name
-        self.address = address
-        self.folder = lane.folder / name
+        self.address = f"{lane.subnet}.{number}"
+        self.folder = lane.folder / f"{number}-{name}"
         self.url = f"unix://{self.folder}/docker.sock"
-        self.tcp_url = f"tcp://{address}:2375"
+        self.tcp_url = f"tcp://{self.address}:2375"
         self._lane = lane
-        self._namespace = f"{lane.name}-{name}"
+        self._namespace = f"{lane.name}-{number}-{name}"
         self._options = options
         self._daemon: subprocess.Popen[bytes] | None = None
         for folder in ("run/lock", "run/docker", "etc"):
