@@ -18,7 +18,7 @@ from engines import Engine
 from serving import Serving, eventually, serving
 
 from orlop.agent.runtimes.docker_connection import connect_directly
-from orlop.server.engine_connections import EngineConnection
+from orlop.agent.runtimes.interface import Connection
 
 DIRECT: Final = "engine alone"
 LOCAL: Final = "agent in the server's process"
@@ -87,7 +87,7 @@ class Ways:
         self.agent = agent
         self.remote = remote
 
-    async def open(self, way: str) -> EngineConnection:
+    async def open(self, way: str) -> Connection:
         """Raises NotAvailable, ConnectionError."""
         if way == DIRECT:
             return await connect_directly(self.engine.url)
@@ -114,7 +114,7 @@ def request(method: str, path: str, body: Any = None, *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + data
 
 
-async def head(connection: EngineConnection) -> tuple[bytes, bytes]:
+async def head(connection: Connection) -> tuple[bytes, bytes]:
     """An answer's head, and what came with it already."""
     received = b""
     while b"\r\n\r\n" not in received:
@@ -125,7 +125,7 @@ async def head(connection: EngineConnection) -> tuple[bytes, bytes]:
     return first, rest
 
 
-async def call(connection: EngineConnection, method: str, path: str, body: Any = None) -> Any:
+async def call(connection: Connection, method: str, path: str, body: Any = None) -> Any:
     """The document that the engine answers with; the connection can be used again."""
     await connection.write(request(method, path, body))
     first, rest = await head(connection)
@@ -146,7 +146,7 @@ def _chunks(body: bytes) -> Iterator[bytes]:
         body = head_and_rest[2][size + 2 :]
 
 
-async def execute(connection: EngineConnection, container: str, *words: str) -> bytes:
+async def execute(connection: Connection, container: str, *words: str) -> bytes:
     """Starts a command with its input and output on this connection. Returns what it said already."""
     body = {"Cmd": words, "AttachStdin": True, "AttachStdout": True, "AttachStderr": True}
     made = await call(connection, "POST", f"/containers/{container}/exec", body)
@@ -158,14 +158,14 @@ async def execute(connection: EngineConnection, container: str, *words: str) -> 
     return rest
 
 
-async def give(connection: EngineConnection, data: bytes) -> None:
+async def give(connection: Connection, data: bytes) -> None:
     """All of it, and its end."""
     for start in range(0, len(data), CHUNK_BYTES):
         await connection.write(data[start : start + CHUNK_BYTES])
     await connection.write_eof()
 
 
-async def read_all(connection: EngineConnection, received: bytes = b"") -> bytes:
+async def read_all(connection: Connection, received: bytes = b"") -> bytes:
     """Up to the end."""
     pieces = [received]
     while data := await connection.read():
@@ -184,7 +184,7 @@ def without_heads(output: bytes) -> bytes:
     return b"".join(pieces)
 
 
-async def piped(connection: EngineConnection, container: str, data: bytes, *words: str) -> bytes:
+async def piped(connection: Connection, container: str, data: bytes, *words: str) -> bytes:
     """What a command makes of its input."""
     received = await execute(connection, container, *words)
     giving = asyncio.create_task(give(connection, data))

@@ -15,8 +15,8 @@ from engines import Engine
 from serving import eventually
 
 from orlop.agent.runtimes.docker_connection import connect_directly
+from orlop.agent.runtimes.interface import Connection
 from orlop.framework import NotAvailable
-from orlop.server.engine_connections import EngineConnection
 
 pytestmark = pytest.mark.real
 WITHIN_S = 60.0
@@ -127,7 +127,7 @@ async def test_a_client_that_goes_in_the_middle_leaves_nothing(
             await eventually(lambda pid=pid, count=count: sockets(pid) < count + SOME, "the sockets are closed")
 
 
-async def give_forever(connection: EngineConnection, given: list[int]) -> None:
+async def give_forever(connection: Connection, given: list[int]) -> None:
     while True:
         await connection.write(bytes(PIECE_BYTES))
         given.append(PIECE_BYTES)
@@ -165,7 +165,7 @@ async def answers_again(found: Ways, way: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def drop_all(connection: EngineConnection) -> None:
+async def drop_all(connection: Connection) -> None:
     while await connection.read():
         continue
 

@@ -19,11 +19,11 @@ from orlop.agent import engine_service
 from orlop.agent.remote import RemoteServers
 from orlop.agent.runtimes.docker_connection import DirectConnection, connect_directly
 from orlop.agent.runtimes.docker_engine import EngineLost
+from orlop.agent.runtimes.interface import Connection
 from orlop.agent.stream_service import serve_stream
 from orlop.framework import NotAvailable
 from orlop.model import streams
 from orlop.model.messages import OpenStreams
-from orlop.server.engine_connections import EngineConnection
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 NODE = "n1"
@@ -113,7 +113,7 @@ class Node:
         self.served: set[Any] = set()
         self.agent: asyncio.Task[None] | None = None
 
-    async def open(self) -> EngineConnection:
+    async def open(self) -> Connection:
         return await self.server.host.open_engine(NODE)
 
     async def nothing_left(self) -> None:
@@ -149,7 +149,7 @@ async def node(folder: Path, talk: Talk = echo, *, auth: bool = True, way: str =
             await engine.die()
 
 
-async def read_all(connection: EngineConnection) -> bytes:
+async def read_all(connection: Connection) -> bytes:
     received = bytearray()
     while data := await connection.read():
         assert len(data) <= 256 * 1024
@@ -157,7 +157,7 @@ async def read_all(connection: EngineConnection) -> bytes:
     return bytes(received)
 
 
-async def said_back(connection: EngineConnection, data: bytes) -> bytes:
+async def said_back(connection: Connection, data: bytes) -> bytes:
     """All that comes back for it, after its end too."""
 
     async def give() -> None:

@@ -7,21 +7,21 @@ from typing import Any
 
 import orjson
 import pytest
+from engine_facts import facts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.agent.facts import FactsTelling
-from orlop.agent.runtimes.docker_container import CLUSTER_LABEL, TASK_LABEL
 from orlop.agent.runtimes.docker_facts import (
     BYTES_MAX,
     CONTAINERS_MAX,
     IMAGES_MAX,
     LABELS_CHARACTERS_MAX,
     engine_of,
-    facts_of,
     foreign_of,
     image_of,
 )
+from orlop.docker_containers import CLUSTER_LABEL, TASK_LABEL
 from orlop.model.documents import from_plain, to_plain
 from orlop.model.facts import (
     EngineFacts,

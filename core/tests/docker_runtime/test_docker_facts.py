@@ -5,19 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from engine_facts import listed_facts
 from engines import Engine
 
-from orlop.agent.runtimes.docker_container import CLUSTER_LABEL, TASK_LABEL
-from orlop.agent.runtimes.docker_facts import facts_of
-from orlop.model.facts import FactsChange, HostPort, Image, NodeFacts, applied, difference
+from orlop.docker_containers import CLUSTER_LABEL, TASK_LABEL
+from orlop.model.facts import FactsChange, HostPort, Image, applied, difference
 from orlop.model.resources import Resources
 
 pytestmark = [pytest.mark.docker, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
-
-
-def _facts(client: Any) -> NodeFacts:
-    containers = [client.inspect_container(item["Id"]) for item in client.containers(all=True)]
-    return facts_of(client.info(), client.images(), containers, "c1")
 
 
 def _create(client: Any, name: str, labels: dict[str, str], **host: Any) -> str:
@@ -30,7 +25,7 @@ def _create(client: Any, name: str, labels: dict[str, str], **host: Any) -> str:
 
 
 def test_what_was_started_by_hand_is_seen(engine: Engine, client: Any) -> None:
-    before = _facts(client)
+    before = listed_facts(client, "c1")
     _create(client, "ours", {CLUSTER_LABEL: "c1", TASK_LABEL: "t1"}, mem_limit="128m")
     theirs = _create(
         client,
@@ -40,29 +35,29 @@ def test_what_was_started_by_hand_is_seen(engine: Engine, client: Any) -> None:
         nano_cpus=500_000_000,
         port_bindings={80: 18080, 81: ("127.0.0.1",)},
     )
-    created = _facts(client)
+    created = listed_facts(client, "c1")
     change = difference(before, created)
     assert [one.id for one in change.containers] == [theirs]
     assert change.containers[0].host_ports == (HostPort(number=18080),)
     assert created.foreign_use == before.foreign_use
 
     client.start(theirs)
-    found = _facts(client).containers[theirs]
+    found = listed_facts(client, "c1").containers[theirs]
     assert (found.names, found.image, found.labels["tier"]) == (("theirs",), "busybox", "front")
-    assert _facts(client).foreign_use == Resources.of({"mem": 64 * 2**20, "cpus": 500})
+    assert listed_facts(client, "c1").foreign_use == Resources.of({"mem": 64 * 2**20, "cpus": 500})
     given = int(client.port(theirs, 81)[0]["HostPort"])
     assert set(found.host_ports) == {HostPort(number=18080), HostPort(number=given, address="127.0.0.1")}
 
     client.remove_container(theirs, force=True)
-    assert difference(created, _facts(client)) == FactsChange(containers_gone=(theirs,))
+    assert difference(created, listed_facts(client, "c1")) == FactsChange(containers_gone=(theirs,))
 
 
 def test_a_tag_is_a_change_of_one_image(client: Any) -> None:
-    before = _facts(client)
+    before = listed_facts(client, "c1")
     busybox = client.inspect_image("busybox")["Id"]
     client.tag("busybox", "facts-of-it", "1")
     try:
-        after = _facts(client)
+        after = listed_facts(client, "c1")
         change = difference(before, after)
         tags = tuple(sorted({*before.images[busybox].tags, "facts-of-it:1"}))
         assert change == FactsChange(images=(Image(id=busybox, tags=tags),))
@@ -70,11 +65,11 @@ def test_a_tag_is_a_change_of_one_image(client: Any) -> None:
         assert applied(before, change) == after
     finally:
         client.remove_image("facts-of-it:1")
-    assert _facts(client) == before
+    assert listed_facts(client, "c1") == before
 
 
 def test_an_engine_tells_of_itself(client: Any) -> None:
-    told, info = _facts(client).engine, client.info()
+    told, info = listed_facts(client, "c1").engine, client.info()
     assert told.version == client.version()["Version"]
     assert told.os_type == "linux"
     assert (told.storage_driver, told.kernel_version) == (info["Driver"], info["KernelVersion"])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from docker_driver import launch, opened
+from engine_facts import listed_facts
 from engines import Engine
 
 from orlop.agent.runtimes import docker_following
 from orlop.agent.runtimes.docker import DockerRuntime
-from orlop.agent.runtimes.docker_facts import facts_of
 from orlop.agent.runtimes.interface import Phase, RuntimeContext
 from orlop.model.facts import NodeFacts
 from orlop.model.resources import Resources
@@ -52,11 +52,6 @@ async def following(context: RuntimeContext) -> AsyncIterator[Told]:
         yield told
     finally:
         await runtime.close()
-
-
-def _listed(client: Any, cluster: str) -> NodeFacts:
-    containers = [client.inspect_container(item["Id"]) for item in client.containers(all=True)]
-    return facts_of(client.info(), client.images(), containers, cluster)
 
 
 async def _create(client: Any, name: str) -> str:
@@ -106,7 +101,7 @@ async def test_images_that_are_tagged_untagged_and_committed_are_seen(context: R
         for image in ("followed:1", "committed:1"):
             await asyncio.to_thread(client.remove_image, image)
         facts = await told.until(lambda facts: not {"followed:1", "committed:1"} & tags(facts))
-        assert facts == _listed(client, "c1")
+        assert facts == listed_facts(client, "c1")
 
 
 async def test_tasks_are_no_facts_and_make_no_news(context: RuntimeContext, client: Any) -> None:

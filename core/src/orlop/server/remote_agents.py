@@ -14,6 +14,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+from orlop.agent.runtimes.interface import Connection
 from orlop.agent.session import Link
 from orlop.agent.streams import StreamClosed, StreamEnd, frames
 from orlop.framework import NotAvailable, Task
@@ -28,7 +29,7 @@ from orlop.security.authority import Authorities, Authority
 from orlop.security.tokens import InvalidToken, Purpose, StoredToken, Token, make_token, parse_token
 from orlop.server import admission
 from orlop.server.admission import CreateToken, ExpelNode, NoteAccess, RedeemToken, RevokeToken
-from orlop.server.engine_connections import EngineConnection, TunnelledConnection
+from orlop.server.engine_connections import TunnelledConnection
 from orlop.server.renewals import Renewals
 from orlop.server.rotation import HurryRotation, NoteCertificate, RotateAuthority, Rotation, StoredAuthority
 from orlop.server.streams import Refused, Streams
@@ -70,7 +71,7 @@ class RemoteAgents:
         self.authorities: Authorities | None = None
         self.make_authority: Callable[[], Awaitable[StoredAuthority]] | None = None
         self.streams = Streams()
-        self.local_engines: dict[str, Callable[[], Awaitable[EngineConnection]]] = {}
+        self.local_engines: dict[str, Callable[[], Awaitable[Connection]]] = {}
         self.renewals = Renewals()
         self.language = wire.LANGUAGE
         self._state = state
@@ -283,7 +284,7 @@ class RemoteAgents:
         except StreamClosed as error:
             raise NotAvailable(f"the node's connection broke off: {error}") from error
 
-    async def open_engine(self, node_id: str) -> EngineConnection:
+    async def open_engine(self, node_id: str) -> Connection:
         """A connection to a node's engine. Raises NotAvailable with the reason."""
         if (connect := self.local_engines.get(node_id)) is not None:
             try:

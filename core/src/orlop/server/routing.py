@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from orlop.agent.runtimes.interface import Connection
 from orlop.framework import Candidate, Explanation, Node, NotAvailable, NotPlaced, Task, View
 from orlop.kernel.events import Published, Unplaced
 from orlop.kernel.state import State
 from orlop.model.clock import Now
-from orlop.server.engine_connections import EngineConnection
 from orlop.server.event_log import cut_off
 from orlop.server.framework_host import FrameworkHost
 
@@ -37,7 +37,7 @@ class Host:
         state: Callable[[], State],
         explainer: Callable[[State, Task], Explanation],
         clock: Callable[[], Now],
-        open_engine: Callable[[str], Awaitable[EngineConnection]],
+        open_engine: Callable[[str], Awaitable[Connection]],
     ) -> None:
         self.cluster_name = cluster_name
         self.address = address
@@ -126,7 +126,7 @@ class Host:
         state = self._state()
         return [state.candidate(node.id) for node in self.nodes()]
 
-    async def open_engine(self, node_id: str) -> EngineConnection:
+    async def open_engine(self, node_id: str) -> Connection:
         """A connection to the node's Docker Engine: bytes as they are, each direction ended by itself; to be closed.
 
         Raises NotAvailable with the reason.

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from orlop.docker_containers import cpus_limit
 from orlop.framework import Ask, Constraint, Desired, PartitionPolicy, Policies, Resources, Spec
 from orlop_swarm.orders import Create
 from orlop_swarm.placement import wanted
@@ -24,8 +25,6 @@ ID_LABEL: Final = LABEL_PREFIX + "id"
 ROLE_LABEL: Final = LABEL_PREFIX + "role"
 #: The operator of the constraints that say where the containers are that this one depends on, and its network.
 BESIDE: Final = "IS"
-NANO: Final = 10**9
-USUAL_PERIOD_US: Final = 100_000
 USUAL_STOP_S: Final = 10
 
 
@@ -88,11 +87,9 @@ def resources_of(host: Mapping[str, Any], settings: Config) -> Resources:
     mem = _number("HostConfig.Memory", host.get("Memory"))
     if settings.cpu_units == "shares":
         cpus = 1000 * _number("HostConfig.CpuShares", host.get("CpuShares"))
-    elif nano := _number("HostConfig.NanoCpus", host.get("NanoCpus")):
-        cpus = -(-nano * 1000 // NANO)
     else:
-        quota = max(_number("HostConfig.CpuQuota", host.get("CpuQuota")), 0)
-        cpus = -(-quota * 1000 // (_number("HostConfig.CpuPeriod", host.get("CpuPeriod")) or USUAL_PERIOD_US))
+        limits = (_number(f"HostConfig.{name}", host.get(name)) for name in ("NanoCpus", "CpuQuota", "CpuPeriod"))
+        cpus = cpus_limit(*limits)
     return Resources.of({name: amount for name, amount in (("cpus", cpus), ("mem", max(mem, 0))) if amount})
 
 

@@ -29,28 +29,24 @@ from typing import Any, Final
 
 import attrs
 
-from orlop.agent.fetching import CannotFetch, Fetching
 from orlop.agent.runtimes import docker_container as container_json
 from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access, kept_since
 from orlop.agent.runtimes.docker_connection import DirectConnection, connect_directly
-from orlop.agent.runtimes.docker_container import Creation, Identity
+from orlop.agent.runtimes.docker_container import Identity
 from orlop.agent.runtimes.docker_engine import (
     BACKOFF_FIRST_S,
-    BACKOFF_LAST_S,
-    START_THREADS,
     EngineLost,
     EngineRefused,
     Follower,
     engine_errors,
-    pull,
 )
 from orlop.agent.runtimes.docker_exec import execute_in
 from orlop.agent.runtimes.docker_following import FactsFollower
 from orlop.agent.runtimes.docker_record import Record
+from orlop.agent.runtimes.docker_starting import NEVER_STARTED, WAITING_FOR_ENGINE, Starting
 from orlop.agent.runtimes.interface import (
     Execution,
-    InvalidPayload,
     Launch,
     Phase,
     Report,
@@ -66,25 +62,13 @@ from orlop.model.tasks import Exit, Outcome
 
 _log = logging.getLogger(__name__)
 
-#: A container that is just being removed holds its name for a moment.
-NAME_FREE_WITHIN_S: Final = 30.0
-NAME_POLL_S: Final = 0.1
 #: The node does not wait longer for an engine before it begins its other work.
 OPEN_WITHIN_S: Final = 5.0
 KEEP_AFTER_S: Final = 0.5
 SWEEP_AFTER_S: Final = 1.0
-_NEVER_STARTED: Final = "killed before it was started"
 _ALIVE: Final = frozenset({Phase.PREPARING, Phase.PREPARED, Phase.STARTING, Phase.RUNNING})
 _TOLD_AGAIN: Final = frozenset({Phase.PREPARED, Phase.RUNNING, Phase.ENDED})
 _EVENTS: Final = frozenset({"start", "die", "destroy"})
-
-
-class _Abandoned(Exception):
-    """The start was called off before the engine was asked to start the container."""
-
-
-class _NameTaken(Exception):
-    """The name is, or soon will be, free again."""
 
 
 class DockerRuntime:
@@ -95,11 +79,9 @@ class DockerRuntime:
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
         self._engine = Access(context)
-        self._fetching = Fetching(context)
+        self._starting = Starting(context, self._engine, self._report)
         self._records: dict[str, Record] = {}
-        self._pulls: dict[str, asyncio.Future[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(START_THREADS)
         self._first_event = asyncio.Event()
         self._changes = 0
         self._sweep_set = False
@@ -183,7 +165,7 @@ class DockerRuntime:
             if task in seen:
                 continue
             if record.starting:
-                reports.append(record.last or self._preparing(record, "waiting for the Docker Engine"))
+                reports.append(record.last or record.saying(Phase.PREPARING, message=WAITING_FOR_ENGINE))
             elif record.last is not None and record.changed > mark:
                 reports.append(record.last)  # it came after the listing was asked for
             else:
@@ -207,7 +189,7 @@ class DockerRuntime:
         self._engine.connected.clear()
         if not self._engine.lost.is_set():
             self._engine.lost.set()
-            self._pulls.clear()
+            self._starting.engine_lost()
             self._engine.pools.renew_pull()
         if reason != self._engine.unavailable:
             self._engine.unavailable = reason
@@ -290,184 +272,7 @@ class DockerRuntime:
             self._report_to(record.last)
             return
         record.starting = True
-        self._spawn(self._start(record, launch))
-
-    async def _start(self, record: Record, launch: Launch) -> None:
-        async with record.lock:
-            ended: Exit | None = None
-            refusal = ""
-            try:
-                creation = container_json.creation_of(launch, self._context)
-                if creation.artefacts:
-                    await self._fetch(record, creation)
-                await self._start_until_known(record, creation)
-            except (InvalidPayload, CannotFetch, EngineRefused) as error:
-                ended = Exit(outcome=Outcome.ERROR, reason=str(error))
-                if isinstance(error, EngineRefused) and error.status and launch.assignment.spec.policies.keep_ended:
-                    refusal = str(error.status)
-            except _Abandoned:
-                ended = Exit(outcome=Outcome.KILLED, reason=_NEVER_STARTED)
-            finally:
-                record.starting = False
-            if ended is not None:
-                self._emit(record, Phase.ENDED, exit=ended, message=refusal)
-
-    async def _fetch(self, record: Record, creation: Creation) -> None:
-        """Its artefacts. Raises CannotFetch, _Abandoned."""
-        progress = functools.partial(self._emit_message, record)
-        try:
-            into = await asyncio.to_thread(docker_sandbox.begin, creation.sandbox)
-            if into is not None:
-                await self._unless_abandoned(record, self._fetching.fetch(creation.artefacts, into, None, progress))
-                await asyncio.to_thread(docker_sandbox.finish, creation.sandbox)
-        except OSError as error:
-            raise CannotFetch(f"this node cannot prepare the task: {error}") from error
-
-    async def _start_until_known(self, record: Record, creation: Creation) -> None:
-        backoff_s = BACKOFF_FIRST_S
-        asked = False
-        while True:
-            try:
-                if not self._engine.connected.is_set():
-                    self._emit(record, Phase.PREPARING, message="waiting for the Docker Engine")
-                await self._unless_abandoned(record, self._engine.connected.wait(), asked=asked)
-                if record.abandoned.is_set():
-                    await self._engine.discard(creation.name, record.identity)
-                    raise _Abandoned
-                asked = True
-                await self._start_once(record, creation)
-                return
-            except EngineLost as error:
-                _log.info("starting %s: %s", record.task, error)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
-
-    async def _start_once(self, record: Record, creation: Creation) -> None:
-        to_pull, pulled = creation.pull == "always", creation.pull == "never"
-        deadline = time.monotonic() + NAME_FREE_WITHIN_S
-        while True:
-            if to_pull:
-                await self._pull(record, creation.image)
-                to_pull, pulled = False, True
-            try:
-                # What is created is started before the next one is created: the engine is fastest with a mixture.
-                async with self._slots:
-                    await self._create_and_start(record, creation)
-                return
-            except EngineRefused as error:
-                if not error.no_image or pulled:
-                    raise
-                to_pull = True
-            except _NameTaken as taken:
-                if time.monotonic() > deadline:
-                    raise EngineRefused(str(taken)) from taken
-                await asyncio.sleep(NAME_POLL_S)
-
-    async def _create_and_start(self, record: Record, creation: Creation) -> None:
-        """Raises EngineRefused, EngineLost, _NameTaken, _Abandoned."""
-        made = await self._create_or_adopt(record, creation)
-        if made is None:
-            return
-        container, warnings = made
-        record.container = container
-        if record.abandoned.is_set():
-            await self._engine.discard(container, record.identity)
-            raise _Abandoned
-        if creation.prepared_only:
-            self._emit(record, Phase.PREPARED, external_id=container, message="\n".join(warnings))
-            return
-        self._emit(record, Phase.STARTING, external_id=container)
-        record.undisturbed = creation.stays_ended and not creation.kept
-        try:
-            await self._engine.call(self._engine.pools.start, "start", container)
-        except EngineRefused as error:
-            if creation.kept:
-                exit_ = Exit(outcome=Outcome.FAILED, reason=str(error))
-                self._emit(record, Phase.ENDED, exit=exit_, external_id=container, remains=True)
-                return
-            await self._engine.discard(container, record.identity)
-            raise
-        if not creation.own_network:
-            self._emit(record, Phase.RUNNING)
-
-    async def _create_or_adopt(self, record: Record, creation: Creation) -> tuple[str, list[str]] | None:
-        """The id of a container that is to be started, and the engine's warnings; None when an adopted one has been
-        reported."""
-        create = ("create_container_from_config", creation.body, creation.name, creation.platform or None)
-        try:
-            made: dict[str, Any] = await self._engine.call(self._engine.pools.start, *create)
-            return str(made["Id"]), made.get("Warnings") or []
-        except EngineRefused as error:
-            if error.status != 409:
-                raise
-            adopted = await self._adopt(record, creation.name, str(error) if creation.kept else "")
-            return (adopted, []) if adopted is not None else None
-
-    async def _adopt(self, record: Record, name: str, refusal: str) -> str | None:
-        """As `_create_or_adopt`. refusal: the engine's, if it is to be passed on when the name is not this task's."""
-        try:
-            inspected = await self._engine.call(self._engine.pools.start, "inspect_container", name)
-        except EngineRefused as error:
-            raise _NameTaken(f"the name {name} is not free") from error
-        there = container_json.identity_of(inspected["Config"].get("Labels"), self._context)
-        if there is None or there.task != record.task:
-            if refusal:
-                raise EngineRefused(refusal, 409)
-            raise EngineRefused(f"the name {name} is taken by a container that is not of this task")
-        seen = container_json.report_of(inspected, there)
-        if seen is None:
-            raise _NameTaken(f"the name {name} is not free")
-        if there == record.identity:
-            record.container = inspected["Id"]
-            if seen.phase is Phase.PREPARING:
-                return record.container
-            self._report(record, seen)
-            return None
-        if seen.phase is Phase.RUNNING:
-            raise EngineRefused(f"incarnation {there.incarnation} of this task still runs in {name}")
-        await self._engine.keep(inspected["Id"], there)
-        raise _NameTaken(f"the name {name} is not free")
-
-    async def _pull(self, record: Record, image: str) -> None:
-        """Tasks that want the same image wait for one pull. Raises EngineRefused, EngineLost, _Abandoned."""
-        self._emit(record, Phase.PREPARING, message=f"pulling {image}")
-        pulling = self._pulls.get(image)
-        if pulling is None:
-            loop = asyncio.get_running_loop()
-
-            def progress(message: str) -> None:
-                loop.call_soon_threadsafe(self._on_progress, record, message)
-
-            pulling = loop.run_in_executor(self._engine.pools.pull, pull, self._engine.client, image, progress)
-            self._pulls[image] = pulling
-            pulling.add_done_callback(lambda done: self._pulled(image, done))
-        await self._unless_abandoned(record, self._engine.unless_lost(pulling))
-
-    def _pulled(self, image: str, done: asyncio.Future[None]) -> None:
-        if self._pulls.get(image) is done:
-            del self._pulls[image]
-        if not done.cancelled():
-            done.exception()  # seen by those who still wait, if any
-
-    def _on_progress(self, record: Record, message: str) -> None:
-        if record.starting and record.phase is Phase.PREPARING:
-            self._emit(record, Phase.PREPARING, message=message)
-
-    async def _unless_abandoned(self, record: Record, waited: Any, *, asked: bool = False) -> None:
-        """Waits; raises _Abandoned when the start is called off first.
-
-        asked: the engine may have acted already, so that being called off has to wait for it.
-        """
-        wait = asyncio.ensure_future(waited)
-        off = asyncio.ensure_future(record.abandoned.wait())
-        try:
-            await asyncio.wait((wait,) if asked else (wait, off), return_when=asyncio.FIRST_COMPLETED)
-            if not wait.done():
-                raise _Abandoned
-            await wait
-        finally:
-            wait.cancel()
-            off.cancel()
+        self._spawn(self._starting.start(record, launch))
 
     # What is asked of a task that exists
 
@@ -513,7 +318,7 @@ class DockerRuntime:
             return
         if record.phase in (Phase.PREPARING, Phase.PREPARED):  # never started
             await self._engine.discard(record.container, record.identity)
-            self._emit(record, Phase.ENDED, exit=Exit(outcome=Outcome.KILLED, reason=_NEVER_STARTED))
+            self._emit(record, Phase.ENDED, exit=Exit(outcome=Outcome.KILLED, reason=NEVER_STARTED))
             return
         record.killed = record.killed or signal_name == "SIGKILL"
         try:
@@ -598,15 +403,8 @@ class DockerRuntime:
         self._records[identity.task] = made
         return made
 
-    def _preparing(self, record: Record, message: str) -> Report:
-        return Report(task=record.task, incarnation=record.incarnation, phase=Phase.PREPARING, message=message)
-
-    def _emit_message(self, record: Record, message: str) -> None:
-        self._emit(record, Phase.PREPARING, message=message)
-
     def _emit(self, record: Record, phase: Phase, **members: Any) -> None:
-        members.setdefault("external_id", record.container)
-        self._report(record, Report(task=record.task, incarnation=record.incarnation, phase=phase, **members))
+        self._report(record, record.saying(phase, **members))
 
     def _report(self, record: Record, report: Report) -> None:
         if report != record.last:

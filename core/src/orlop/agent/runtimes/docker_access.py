@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -28,6 +29,7 @@ from orlop.agent.runtimes.docker_engine import (
 )
 from orlop.agent.runtimes.interface import RuntimeContext, UnknownTask
 from orlop.agent.runtimes.outputs import STREAMS, Excerpt, Outputs, excerpt_of
+from orlop.docker_containers import KEPT_NAMES, NODE_LABEL, TASK_LABEL
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class Access:
 
     async def sweep(self) -> None:
         """Removes containers that are kept for too long. Raises EngineLost."""
-        filters = {"label": [self._node_label], "name": r"orlop\.ended\."}
+        filters = {"label": [self._node_label], "name": re.escape(KEPT_NAMES)}
         listing = await self.call(self.pools.control, "containers", all=True, filters=filters)
         await self.remove_surplus(listing)
 
@@ -175,7 +177,7 @@ class Access:
         """The id of the task's last container, kept ones included. Raises EngineLost, UnknownTask."""
         if not self.connected.is_set():
             raise EngineLost(self.unavailable)
-        filters = {"label": [self._node_label, f"{container_json.TASK_LABEL}={task}"]}
+        filters = {"label": [self._node_label, f"{TASK_LABEL}={task}"]}
         listing = await self.call(self.pools.control, "containers", all=True, filters=filters)
         ours = [
             (identity.incarnation, item["Created"], item["Id"])
@@ -188,7 +190,7 @@ class Access:
 
     @property
     def _node_label(self) -> str:
-        return f"{container_json.NODE_LABEL}={self._context.node_id}"
+        return f"{NODE_LABEL}={self._context.node_id}"
 
 
 def kept_since(item: Mapping[str, Any]) -> int | None:

@@ -17,10 +17,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from orlop.agent.runtimes.docker_engine import CONNECT_TIMEOUT_S, EngineLost
+from orlop.agent.runtimes.interface import READ_BYTES_MAX
 
 DEFAULT_PORT: Final = 2375
-#: The most that one read gives.
-READ_BYTES_MAX: Final = 256 * 1024
 _PING: Final = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n"
 
 

@@ -18,13 +18,9 @@ import attrs
 from orlop.agent.artefacts import Artefact, parse_artefacts
 from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, Report, RuntimeContext
+from orlop.docker_containers import CLUSTER_LABEL, INCARNATION_LABEL, KEPT_NAMES, NODE_LABEL, TASK_LABEL
 from orlop.model.messages import Assignment
 from orlop.model.tasks import Desired, Exit, Outcome
-
-CLUSTER_LABEL: Final = "orlop.cluster"
-NODE_LABEL: Final = "orlop.node"
-TASK_LABEL: Final = "orlop.task"
-INCARNATION_LABEL: Final = "orlop.incarnation"
 
 #: The engine refuses less: "Minimum memory limit allowed is 6MB".
 SMALLEST_MEMORY_BYTES: Final = 6 * 2**20
@@ -43,7 +39,7 @@ KEPT_AGE_MAX_S: Final = 24 * 3600
 
 REMOVED_BY_OTHERS: Final = Exit(outcome=Outcome.LOST, reason="its container was removed by someone else")
 
-_KEPT_NAME: Final = re.compile(r"^/?orlop\.ended\.(\d+)\.")
+_KEPT_NAME: Final = re.compile(rf"^/?{re.escape(KEPT_NAMES)}(\d+)\.")
 
 
 def container_name(task: str) -> str:
@@ -51,7 +47,7 @@ def container_name(task: str) -> str:
 
 
 def kept_name(task: str, incarnation: int, utc_s: int) -> str:
-    return f"orlop.ended.{utc_s}.{task}.{incarnation}"
+    return f"{KEPT_NAMES}{utc_s}.{task}.{incarnation}"
 
 
 def kept_since(name: str) -> int | None:
@@ -128,12 +124,14 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     platform = body.pop("orlop_platform", "")
     variables = _variable_labels(launch, body.pop("orlop_labels", ()))
     artefacts = parse_artefacts("payload.orlop_artefacts", body.pop("orlop_artefacts", None))
-    if not exact:
-        body["Env"] = _environment(launch, body.get("Env"))
     body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
     host = _mapping("payload.HostConfig", body.get("HostConfig"))
     if not exact:
+        body["Env"] = _environment(launch, body.get("Env"))
         body["HostConfig"] = host
+        _limit(host, launch.assignment)
+        _publish(body, host, launch.assignment)
+        _bound_output(host, context.log_bytes_max)
     sandbox = docker_sandbox.path_of(launch.directory, launch.assignment.incarnation)
     if artefacts:
         docker_sandbox.bind(host, sandbox)
@@ -141,13 +139,6 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         body["Env"] = list(body.get("Env") or ())
         if not any(item.startswith(f"{docker_sandbox.VARIABLE}=") for item in body["Env"]):
             body["Env"].append(f"{docker_sandbox.VARIABLE}={docker_sandbox.SANDBOX}")
-    if not exact:
-        _limit(host, launch.assignment)
-        _publish(body, host, launch.assignment)
-    # The command line's client sends {"Type": ""} for the engine's default.
-    if not exact and not _mapping("payload.HostConfig.LogConfig", host.get("LogConfig")).get("Type"):
-        bounds = {"max-size": str(context.log_bytes_max), "max-file": str(LOG_FILES)}
-        host["LogConfig"] = {"Type": "json-file", "Config": bounds}
     return Creation(
         name=name,
         image=image,
@@ -209,6 +200,13 @@ def _limit(host: dict[str, Any], assignment: Assignment) -> None:
         host["Memory"] = max(memory, SMALLEST_MEMORY_BYTES)
     if (cpus := resources.get("cpus")) and not host.get("CpuShares"):
         host["CpuShares"] = max(cpus * 1024 // 1000, FEWEST_CPU_SHARES)
+
+
+def _bound_output(host: dict[str, Any], bytes_max: int) -> None:
+    """Where the engine keeps it in files. The command line's client sends {"Type": ""} for the engine's default."""
+    if not _mapping("payload.HostConfig.LogConfig", host.get("LogConfig")).get("Type"):
+        bounds = {"max-size": str(bytes_max), "max-file": str(LOG_FILES)}
+        host["LogConfig"] = {"Type": "json-file", "Config": bounds}
 
 
 def _publish(body: dict[str, Any], host: dict[str, Any], assignment: Assignment) -> None:

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from orlop.agent.runtimes.daemon_threads import DaemonThreads
-from orlop.agent.runtimes.docker_container import NODE_LABEL, one_line
+from orlop.agent.runtimes.docker_container import one_line
+from orlop.docker_containers import NODE_LABEL
 
 REQUEST_TIMEOUT_S: Final = 120
 LIST_TIMEOUT_S: Final = 30

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from orlop.agent.runtimes.docker_container import CLUSTER_LABEL, TASK_LABEL
+from orlop.docker_containers import CLUSTER_LABEL, TASK_LABEL, cpus_limit
 from orlop.model.documents import to_plain
 from orlop.model.facts import EngineFacts, ForeignContainer, HostPort, Image, NodeFacts
 
@@ -25,18 +25,8 @@ LABELS_CHARACTERS_MAX: Final = 8192
 
 _T = TypeVar("_T", Image, ForeignContainer)
 
-_NANO_CPUS_PER_THOUSANDTH: Final = 10**6
-_DEFAULT_CPU_PERIOD_US: Final = 100_000
 _ALL_ADDRESSES: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104
 _NAMELESS: Final = frozenset({"<none>:<none>", "<none>@<none>"})
-
-
-def facts_of(
-    info: Mapping[str, Any], images: Iterable[Mapping[str, Any]], containers: Iterable[Mapping[str, Any]], cluster: str
-) -> NodeFacts:
-    """All facts, from `/info`, the items of `/images/json`, and an inspection of each container."""
-    foreign = [found for item in containers if (found := foreign_of(item, cluster)) is not None]
-    return bounded(engine_of(info), map(image_of, images), foreign)
 
 
 def bounded(engine: EngineFacts, images: Iterable[Image], containers: Iterable[ForeignContainer]) -> NodeFacts:
@@ -102,20 +92,11 @@ def foreign_of(inspected: Mapping[str, Any], cluster: str) -> ForeignContainer |
         labels=_bounded(labels),
         state=(inspected.get("State") or {}).get("Status") or "",
         memory_bytes=max(host.get("Memory") or 0, 0),
-        cpus_thousandths=_cpus_thousandths(host),
+        cpus_thousandths=cpus_limit(*(host.get(name) or 0 for name in ("NanoCpus", "CpuQuota", "CpuPeriod"))),
         host_ports=_host_ports(
             host.get("PortBindings") or {}, (inspected.get("NetworkSettings") or {}).get("Ports") or {}
         ),
     )
-
-
-def _cpus_thousandths(host: Mapping[str, Any]) -> int:
-    """Rounded up. `--cpus` and a quota exclude each other: the engine refuses both at once."""
-    nano = host.get("NanoCpus") or 0
-    if nano > 0:
-        return -(-nano // _NANO_CPUS_PER_THOUSANDTH)
-    quota = host.get("CpuQuota") or 0
-    return -(-quota * 1000 // (host.get("CpuPeriod") or _DEFAULT_CPU_PERIOD_US)) if quota > 0 else 0
 
 
 def _host_ports(*bindings: Mapping[str, Any]) -> tuple[HostPort, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -45,6 +45,11 @@ class Record:
     @property
     def identity(self) -> Identity:
         return Identity(self.task, self.incarnation)
+
+    def saying(self, phase: Phase, **members: Any) -> Report:
+        """A report of this task in its container."""
+        members.setdefault("external_id", self.container)
+        return Report(task=self.task, incarnation=self.incarnation, phase=phase, **members)
 
     def note(self, action: str, attributes: Mapping[str, str]) -> None:
         """Of an event, at once: what its later ones mean."""

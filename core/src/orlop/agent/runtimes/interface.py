@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
@@ -160,20 +160,25 @@ class Execution(Protocol):
         """Lets go of it; what still runs of it is ended, where that is possible."""
 
 
+#: The most that one read of a connection gives.
+READ_BYTES_MAX: Final = 256 * 1024
+
+
 class Connection(Protocol):
-    """Bytes to and from an engine; each direction ends by itself. Errors are ConnectionErrors with the reason."""
+    """Bytes to and from an engine; each direction ends by itself (half-close). Errors say the reason."""
 
     async def read(self) -> bytes:
-        """What has come; empty at the end of this direction."""
+        """What has come, at most READ_BYTES_MAX; empty at the end of this direction. Raises ConnectionError, also when
+        the engine or its agent went away."""
 
     async def write(self, data: bytes) -> None:
-        """Returns when there is room for more."""
+        """Returns when there is room for more. Raises ConnectionError."""
 
     async def write_eof(self) -> None:
-        """No more will be written; reading goes on."""
+        """No more will be written; reading goes on. Raises ConnectionError."""
 
     async def close(self) -> None:
-        """Ends both directions at once. Never raises."""
+        """Ends both directions at once, whoever still reads or writes. Never raises."""
 
 
 class Runtime(Protocol):

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import attrs
 
+from orlop.docker_containers import TASK_LABEL
 from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
@@ -35,8 +36,6 @@ FRAMEWORK: Final = "swarm"
 MADE_WITHIN_S: Final = 3_600.0
 #: An engine has removed a container; its agent tells the kernel within so long, or something is wrong.
 GONE_WITHIN_S: Final = 10.0
-#: On each container of a task, its id.
-TASK_LABEL: Final = "orlop.task"
 
 
 class KernelContainers:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import attrs
 
-#: Labels, and attributes of events, that the pool keeps for itself.
-OURS: Final = "orlop."
+from orlop.docker_containers import LABELS
+
 #: In what an engine says of a registry that it cannot reach: one and the same for our purposes.
 _SOURCE_PORT: Final = re.compile(r":[0-9]+(?=->)")
 
@@ -84,9 +84,9 @@ def nobody_has_it(answers: Iterable[Answer]) -> Refusal | None:
 
 def visible(labels: Any) -> Any:
     """Labels without the pool's own; anything else as it is."""
-    if not isinstance(labels, dict) or not any(name.startswith(OURS) for name in labels):
+    if not isinstance(labels, dict) or not any(name.startswith(LABELS) for name in labels):
         return labels
-    return {name: value for name, value in labels.items() if not name.startswith(OURS)}
+    return {name: value for name, value in labels.items() if not name.startswith(LABELS)}
 
 
 def without_our_labels(document: Document) -> Document:

@@ -7,11 +7,10 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from orlop.docker_containers import KEPT_NAMES
 from orlop_swarm.engines.interface import EngineNode
 from orlop_swarm.merging.answers import visible
 
-#: What the names of containers begin with that an agent keeps for the output of tasks that are no more.
-KEPT_NAMES: Final = "orlop.ended."
 #: A port that is published on these is reached at the node's address.
 EVERYWHERE: Final = frozenset(("", "0.0.0.0", "::"))  # noqa: S104 - nothing is bound to them
 
@@ -110,13 +109,3 @@ def _shown(bound: Sequence[Mapping[str, Any]] | None, address: str) -> list[dict
         if binding not in shown:
             shown.append(binding)
     return shown
-
-
-def pruned(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What several engines have removed."""
-    deleted: list[str] = []
-    reclaimed = 0
-    for one in answers:
-        deleted += one.get("ContainersDeleted") or ()
-        reclaimed += one.get("SpaceReclaimed", 0)
-    return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}

@@ -15,14 +15,15 @@ from typing import Final
 
 import attrs
 
-from orlop_swarm.merging.answers import OURS, Answer, Document, good, visible, without_our_labels
+from orlop.docker_containers import LABELS
+from orlop_swarm.merging.answers import Answer, Document, good, visible, without_our_labels
 
 #: On all copies of one network, the same made-up value.
-NETWORK_LABEL: Final = f"{OURS}network"
+NETWORK_LABEL: Final = f"{LABELS}network"
 #: On all copies of one network: the name of the node where its containers are placed.
-HOME_LABEL: Final = f"{OURS}home"
+HOME_LABEL: Final = f"{LABELS}home"
 #: On those whose addresses the client has chosen, so that all copies have them.
-ADDRESSES_LABEL: Final = f"{OURS}addresses"
+ADDRESSES_LABEL: Final = f"{LABELS}addresses"
 CHOSEN: Final = "chosen"
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import orjson
 
+from orlop.docker_containers import LABELS
 from orlop_swarm.engines.interface import EngineNode
-from orlop_swarm.merging.answers import OURS
 
 Event = dict[str, Any]
 
@@ -55,7 +55,7 @@ def in_time(parts: Mapping[str, Iterable[Event]]) -> list[tuple[str, Event]]:
 def of_node(event: Event, node: EngineNode) -> Event:
     """The event as clients see it: it says where it was, and not what the pool keeps for itself."""
     actor = event.get("Actor") or {}
-    attributes = {name: value for name, value in (actor.get("Attributes") or {}).items() if not name.startswith(OURS)}
+    attributes = {name: value for name, value in (actor.get("Attributes") or {}).items() if not name.startswith(LABELS)}
     attributes.update({"node.name": node.name, "node.id": node.id, "node.ip": node.address, "node.addr": node.address})
     legacy = {"Name": node.name, "Id": node.id, "Addr": node.address, "Ip": node.address}
     return {**event, "Actor": {**actor, "Attributes": attributes}, "node": legacy}
