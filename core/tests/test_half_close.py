@@ -22,10 +22,11 @@ from yarl import URL
 
 from orlop.agent.websocket import cut_connection
 from orlop.api import half_close
-from orlop.api.half_close import EndsByItself, accept_tls, open_tls_connection
+from orlop.api.half_close import accept_tls, open_tls_connection
 from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
 from orlop.api.upgrading import hand_on_upgrade
+from orlop.hijacking import EndsByItself
 
 LARGE = bytes(range(256)) * 4096 * 20
 WITHIN_S = 30.0

@@ -18,12 +18,12 @@ import attrs
 import orjson
 from aiohttp import web
 from certificates import Certificates
+from direct_connections import dial_directly
 from running import free_port
 
 from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
 from orlop_swarm.engines.client import EngineClient, HttpResponse
-from orlop_swarm.engines.direct import dial_directly
 from orlop_swarm.engines.interface import Connection, EngineNode, EngineUnavailable
 from orlop_swarm.http import Services, make_application
 from orlop_swarm.http.finding import Owners, told

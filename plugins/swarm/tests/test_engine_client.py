@@ -8,11 +8,11 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from direct_connections import dial_directly
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop_swarm.engines.client import IDLE_MAX, EngineClient
-from orlop_swarm.engines.direct import dial_directly
 from orlop_swarm.engines.exchange import BrokenAnswer, End, Exchange, Head, UpgradingAnswer, upgrading_request
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable
 

@@ -12,7 +12,6 @@ from orlop_swarm.engines.interface import EngineNode
 from orlop_swarm.http.services import Known
 from orlop_swarm.merging.containers import (
     About,
-    pruned,
     published_address,
     shown_inspection,
 )
@@ -237,13 +236,3 @@ def test_containers_out_of_reach_are_told_to_be_on_a_host_that_is_down() -> None
     assert second["State"] == "running"
     assert second["Labels"] == {"tier": "front"}
     assert second["Names"] == ["/web"]
-
-
-def test_what_engines_have_pruned_is_added_up() -> None:
-    answers = [
-        {"ContainersDeleted": ["a"], "SpaceReclaimed": 1},
-        {"ContainersDeleted": None, "SpaceReclaimed": 0},
-        {"ContainersDeleted": ["b"], "SpaceReclaimed": 2},
-    ]
-    assert pruned(answers) == {"ContainersDeleted": ["a", "b"], "SpaceReclaimed": 3}
-    assert pruned(answers[1:2]) == {"ContainersDeleted": None, "SpaceReclaimed": 0}

@@ -18,6 +18,8 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
+from orlop.hijacking import EndsByItself
+
 SHUTDOWN_WITHIN_S: Final = 3.0
 #: What is decrypted in one step; a TLS record has at most 16 KiB.
 PIECE_BYTES: Final = 65_536
@@ -265,14 +267,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
 class _Nobody(asyncio.Protocol):
     """Above a connection that was lost."""
-
-
-class EndsByItself(asyncio.StreamReaderProtocol):
-    """asyncio's protocol of streams, which over TLS takes one direction's end for both's."""
-
-    def eof_received(self) -> bool:
-        super().eof_received()
-        return True
 
 
 async def accept_tls(

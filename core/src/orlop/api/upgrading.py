@@ -12,8 +12,9 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
-from orlop.api.half_close import EndsByItself, open_tls_connection
+from orlop.api.half_close import open_tls_connection
 from orlop.api.problems import Problem
+from orlop.hijacking import taken_over
 
 CONNECT_TIMEOUT_S: Final = 3.0
 HEAD_TIMEOUT_S: Final = 30.0
@@ -104,28 +105,14 @@ async def _refused(head: bytes, reader: asyncio.StreamReader, writer: asyncio.St
 
 async def _join(request: web.Request, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Takes the client's connection from aiohttp, and moves bytes until both directions have ended."""
-    transport = request.transport
-    if transport is None:
-        writer.close()
-        return
-    loop = asyncio.get_running_loop()
-    former = transport.get_protocol()
-    transport.pause_reading()
-    client_reader = asyncio.StreamReader(limit=PIECE_BYTES)
-    protocol = EndsByItself(client_reader)
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-    client_writer = asyncio.StreamWriter(transport, protocol, client_reader, loop)
-    if early := bytes(getattr(former, "_message_tail", b"")):  # what came together with the request
-        client_reader.feed_data(early)
-    transport.resume_reading()
-    client_writer.write(head)
     try:
-        await asyncio.gather(_pump(client_reader, writer), _pump(reader, client_writer))
+        async with taken_over(request, PIECE_BYTES) as (client_reader, client_writer):
+            client_writer.write(head)
+            await asyncio.gather(_pump(client_reader, writer), _pump(reader, client_writer))
+    except ConnectionResetError:  # the client is gone, and nobody is to be answered
+        pass
     finally:
         writer.close()
-        client_writer.close()
-        former.connection_lost(None)  # aiohttp counts its connections
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Response
 from orlop_swarm.http import relaying
-from orlop_swarm.http.asking import answer_of, refuse
+from orlop_swarm.http.calling import answer_of, refuse
 from orlop_swarm.http.services import VERSION
 from orlop_swarm.merging.answers import Answer, refusal
 from orlop_swarm.merging.progress import Lines, Message, Progress, encoded

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine
 from orlop_swarm.http import networks, relaying
-from orlop_swarm.http.asking import ask_each, engines, query_of
+from orlop_swarm.http.calling import ask_each, engines, query_of
 from orlop_swarm.http.networks import id_on
 from orlop_swarm.http.placing import having_any, place_of, split
 from orlop_swarm.http.problems import Problem

@@ -13,10 +13,11 @@ from aiohttp import hdrs, web
 from orlop_swarm.asking import moves
 from orlop_swarm.engines.interface import EngineUnavailable, Response
 from orlop_swarm.http import relaying
+from orlop_swarm.http.calling import prune_each
 from orlop_swarm.http.finding import Held, Owner
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION, Creation, is_true
-from orlop_swarm.merging.containers import pruned, shown_inspection
+from orlop_swarm.merging.containers import shown_inspection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -253,13 +254,9 @@ def conflict(taken: Held) -> str:
 
 
 async def prune(request: web.Request) -> web.StreamResponse:
-    """On all engines; what one of them refuses, all of them do."""
+    """On all engines that its filters choose."""
     services = request.app[SERVICES]
-    answers = await relaying.ask_all(request, services.pool.engines(), "/containers/prune")
-    refused = next((one for one in answers if one.status >= 400), None)
-    if refused is not None and all(one.status >= 400 for one in answers):
-        return refused
-    total = pruned([orjson.loads(relaying.content(one)) for one in answers if one.status < 400])
+    total = await prune_each(request, "/containers/prune", "ContainersDeleted")
     for container in total["ContainersDeleted"] or ():
         services.owners.forget(container)
         await services.containers.gone(container)

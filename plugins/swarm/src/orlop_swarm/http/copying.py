@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
-from orlop_swarm.http.asking import answer_of
 from orlop_swarm.http.broadcasting import Copied
+from orlop_swarm.http.calling import answer_of
 from orlop_swarm.merging.progress import Lines
 
 

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Response
 from orlop_swarm.http import relaying
-from orlop_swarm.http.asking import answer_of, chosen, engines, filters_of, query_of
+from orlop_swarm.http.calling import answer_of, chosen, engines, filters_of, query_of
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import VERSION
 from orlop_swarm.merging.answers import Answer

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine
-from orlop_swarm.http.asking import ask_each
+from orlop_swarm.http.calling import ask_each
 from orlop_swarm.merging.answers import good
 from orlop_swarm.merging.containers import is_kept_row
 from orlop_swarm.merging.copies import HOME_LABEL

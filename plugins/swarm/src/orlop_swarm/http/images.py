@@ -14,7 +14,8 @@ from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
 from orlop_swarm.http import relaying
-from orlop_swarm.http.asking import (
+from orlop_swarm.http.broadcasting import Broadcast, stream, upload
+from orlop_swarm.http.calling import (
     WORK_WITHIN_S,
     ask_each,
     chosen,
@@ -26,7 +27,6 @@ from orlop_swarm.http.asking import (
     refuse,
     refuse_unless_any,
 )
-from orlop_swarm.http.broadcasting import Broadcast, stream, upload
 from orlop_swarm.http.copying import copy, path_of
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION

@@ -210,12 +210,6 @@ async def ask_each(
     return await asyncio.gather(*(one(*pair) for pair in zip(engines, queries, strict=True)))
 
 
-async def ask_all(request: web.Request, engines: Sequence[Engine], path: str) -> list[web.Response]:
-    """The short answers of those engines that can be reached, to the client's own query."""
-    answers = await ask_each(request, engines, path, [request.rel_url.raw_query_string] * len(engines))
-    return [one for one in answers if one is not None]
-
-
 async def upgrade(request: web.Request, engine: Engine, path: str) -> web.StreamResponse:
     """The client's connection becomes one to the engine, unless the engine refuses. Raises EngineUnavailable."""
     upgraded = await engine.upgrade(

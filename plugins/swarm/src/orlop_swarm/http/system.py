@@ -9,7 +9,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from orlop_swarm.http import relaying
-from orlop_swarm.http.asking import (
+from orlop_swarm.http.calling import (
     WORK_WITHIN_S,
     ask_each,
     engines,

@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine
-from orlop_swarm.http.asking import (
+from orlop_swarm.http.calling import (
     WORK_WITHIN_S,
     ask_each,
     chosen,
