@@ -118,7 +118,13 @@ def play(host: str, folder: Path) -> list[Outcome]:
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
-    environment = {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": str(folder), "COMPOSE_PROJECT_NAME": "project"}
+    environment = {
+        **os.environ,
+        "DOCKER_HOST": host,
+        "DOCKER_CONFIG": str(folder),
+        "COMPOSE_PROJECT_NAME": "project",
+        "COLUMNS": "250",  # its tables are cut to a terminal's width, wherever that is in a port
+    }
     outcomes = []
     for command in STORY:
         argv = [word.replace("_", " ") for word in command.split(" ")]
