@@ -11,6 +11,7 @@ from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any, Final
 
+import docker
 import pytest
 from engines import Engine, Lane
 from newer_engine import CLI
@@ -123,6 +124,21 @@ def test_each_version_that_is_spoken_is_answered_by_both(pool: RunningPool) -> N
             assert shown["State"]["Running"]
         for path in ("/images/json", "/networks", "/volumes", "/system/df"):
             asked(pool.url, prefix + path)
+
+
+@pytest.mark.parametrize("version", ["1.24", "1.39", "1.41"])
+def test_what_a_client_of_a_version_creates_is_what_its_engine_makes_of_it(version: str, pool: RunningPool) -> None:
+    """What is not said has another default in each version."""
+    for engine in pool.engines:
+        made = []
+        for url, more in ((pool.url, {"Env": [f"constraint:node=={engine.name}"]}), (engine.tcp_url, {})):
+            with contextlib.closing(docker.APIClient(base_url=url, version=version)) as client:
+                body = {"Image": "busybox", "Cmd": ["true"], "MacAddress": "02:42:ac:11:00:05", **more}
+                created = client.create_container_from_config(body)
+                shown = client.inspect_container(created["Id"])
+            made.append((shown["HostConfig"], shown["Config"].get("MacAddress"), created["Warnings"]))
+        engine.clear()
+        assert made[0] == made[1], engine.name
 
 
 @pytest.mark.parametrize("story", PLAYED)
