@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.real, pytest.mark.docker]
 OLD_CLI: Final = "/usr/bin/docker"
 DOCKERFILE: Final = b"FROM busybox\nLABEL made=here\nRUN echo built >/built\nCMD cat /built\n"
 #: What the two versions do in code of their own.
-PLAYED: Final = ("the life of a container", "commands in a container", "attach", "output", "files")
+PLAYED: Final = ("the life of a container", "commands in a container", "output", "files")
 
 
 def on(engine: Engine) -> tuple[str, str]:
