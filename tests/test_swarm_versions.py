@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from running import container_app
 from swarm_pool import RunningPool, running_pool
 from swarm_side_by_side import STORIES, play
 from test_swarm_rescheduling import die, held, revive, wait_rows
-from twin_engines import clean, share
+from twin_engines import share
 from waiting import wait_until
 
 from orlop_swarm.http.versions import number
@@ -27,6 +29,7 @@ from orlop_swarm.http.versions import number
 pytestmark = [pytest.mark.real, pytest.mark.docker]
 
 OLD_CLI: Final = "/usr/bin/docker"
+ENDS_AT_ONCE: Final = ("--stop-timeout", "0")
 DOCKERFILE: Final = b"FROM busybox\nLABEL made=here\nRUN echo built >/built\nCMD cat /built\n"
 #: What the two versions do in code of their own.
 PLAYED: Final = ("the life of a container", "commands in a container", "output", "files")
@@ -34,6 +37,16 @@ PLAYED: Final = ("the life of a container", "commands in a container", "output",
 
 def on(engine: Engine) -> tuple[str, str]:
     return "-e", f"constraint:node=={engine.name}"
+
+
+@contextlib.contextmanager
+def drained(pool: RunningPool, engine: Engine) -> Iterator[None]:
+    """What may move has left the engine's node, or is about to; nothing new goes there meanwhile."""
+    pool.server.cli("drain", engine.name, "--deadline", "0s")
+    try:
+        yield
+    finally:
+        pool.server.cli("undrain", engine.name)
 
 
 def build(pool: RunningPool, tag: str, engine: Engine) -> None:
@@ -73,8 +86,6 @@ def pool(mixed: RunningPool) -> Iterator[RunningPool]:
     try:
         yield mixed
     finally:
-        for engine in mixed.engines:
-            mixed.server.cli("undrain", engine.name)
         if not mixed.engines[1].running:
             revive(mixed, mixed.engines[1])
         wait_until(mixed.complete, "all engines are back")
@@ -141,22 +152,21 @@ def test_what_a_client_of_a_version_creates_is_what_its_engine_makes_of_it(versi
         assert made[0] == made[1], engine.name
 
 
-@pytest.mark.parametrize("story", PLAYED)
 @pytest.mark.parametrize(("position", "cli"), [(0, str(CLI)), (1, OLD_CLI)])
 def test_the_pool_says_what_its_engine_says(
-    position: int, cli: str, story: str, pool: RunningPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    position: int, cli: str, pool: RunningPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each with the other's client, in the version that the pool speaks."""
     monkeypatch.setenv("DOCKER_API_VERSION", asked(pool.url, "/version")["ApiVersion"])
     engine, other = pool.engines[position], pool.engines[1 - position]
-    pool.server.cli("drain", other.name, "--deadline", "0s")
-    said = []
-    for url in (pool.url, engine.url):
-        folder = tmp_path / str(len(said))
-        folder.mkdir()
-        said.append([str(one) for one in play(cli, url, STORIES[story], folder)])
-        clean(engine)
-    assert said[0] == said[1]
+    said: dict[str, list[str]] = {pool.url: [], engine.url: []}
+    with drained(pool, other):
+        for (url, told_by), story in itertools.product(said.items(), PLAYED):
+            folder = tmp_path / str(len(told_by)) / url.partition(":")[0]
+            folder.mkdir(parents=True)
+            told_by += [str(one) for one in play(cli, url, STORIES[story], folder)]
+            engine.clear()
+    assert said[pool.url] == said[engine.url]
 
 
 def test_images_travel_both_ways(pool: RunningPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +213,7 @@ def test_networks_volumes_and_events_are_those_of_both(pool: RunningPool) -> Non
     assert [name for name in listed["network"] if name.startswith("net-")] == [f"net-{name}" for name in both]
     assert listed["volume"] == [f"vol-{name}" for name in both]
     started = pool.docker(
-        "events", "--since", "10m", "--until", "0s", "--filter", "event=start", "--format",
+        "events", "--since", "10m", "--until", f"{time.time():.9f}", "--filter", "event=start", "--format",
         '{{index .Actor.Attributes "name"}} {{index .Actor.Attributes "node.name"}}',
     ).splitlines()  # fmt: skip
     assert {f"{kind}-{name} {name}" for kind in ("db", "web") for name in both} <= set(started)
@@ -224,15 +234,16 @@ def test_marathons_containers_run_on_both(pool: RunningPool) -> None:
 
 def test_what_moves_moves_from_one_version_to_the_other_and_back(pool: RunningPool) -> None:
     old, new = pool.engines
-    assert pool.run("moves", "-e", "reschedule:on-node-failure", "-e", f"constraint:node==~{new.name}") == new.name
+    moves = ("-e", "reschedule:on-node-failure", "-e", f"constraint:node==~{new.name}")
+    assert pool.run("moves", *moves, *ENDS_AT_ONCE) == new.name
     die(pool, new)
     wait_rows(pool, {"moves": "Up"})
     assert pool.node("moves") == old.name
     revive(pool, new)
     wait_until(pool.complete, "the node is back")
-    pool.server.cli("drain", old.name, "--deadline", "0s")
-    wait_until(lambda: held(new).get("moves") == "running", "it is there again")
-    wait_rows(pool, {"moves": "Up"})
+    with drained(pool, old):
+        wait_until(lambda: held(new).get("moves") == "running", "it is there again")
+        wait_rows(pool, {"moves": "Up"})
     assert pool.node("moves") == new.name
     assert pool.docker("exec", "moves", "echo", "inside") == "inside\n"
 
@@ -272,7 +283,7 @@ def test_engines_without_a_common_version_make_a_pool(apart: RunningPool) -> Non
 
 def test_an_engine_becomes_a_newer_one(apart: RunningPool, newer_programs: Path) -> None:
     engine, other = apart.engines
-    apart.run("stays", *on(engine), "--restart", "always")
+    apart.run("stays", *on(engine), "--restart", "always", *ENDS_AT_ONCE)
     apart.docker("run", "--name", "ended", *on(engine), "busybox", "echo", "said")
     kept = apart.docker("inspect", "-f", "{{.Id}}", "stays", "ended")
     engine.stop()
