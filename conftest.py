@@ -15,7 +15,7 @@ settings.load_profile("orlop")
 for folder in ("tests", "plugins/chronos/tests", "plugins/marathon/tests", "plugins/swarm/tests"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
-pytest_plugins = ["pytester", "engines", "etcd_members", "file_server", "hosts", "swarm_pool"]
+pytest_plugins = ["pytester", "engines", "etcd_members", "file_server", "hosts", "newer_engine", "swarm_pool"]
 
 
 @pytest.hookimpl(tryfirst=True)

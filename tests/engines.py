@@ -23,7 +23,7 @@ import signal
 import socket
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -136,9 +136,10 @@ class Lane:
     def _forward_rule(self) -> tuple[str, ...]:
         return ("-i", self.name, "-o", self.name, "-j", "ACCEPT")
 
-    def engine(self, name: str, *options: str) -> Engine:
-        """A new engine, running, with `busybox:latest`. `options` go to dockerd."""
+    def engine(self, name: str, *options: str, programs: Path | None = None) -> Engine:
+        """A new engine, running, with `busybox:latest`. `options` go to dockerd. programs: see `Engine`."""
         started = Engine(self, name, 10 + len(self.engines), options)
+        started.programs = programs
         self.engines.append(started)
         started.start()
         started.load_busybox()
@@ -214,10 +215,15 @@ class Engine:
 
     name: its host's; another engine of the session may have it too, so folders and networks go by number as well.
     url: of its Unix socket. tcp_url: the same API on the bridge. address: where published ports are reached.
+    programs: the root of an unpacked Docker Engine; None: the installed one. variables: dockerd's. settings: its
+    `daemon.json`. A change of these counts from the next start on.
     """
 
     def __init__(self, lane: Lane, name: str, number: int, options: tuple[str, ...]) -> None:
         self.name = name
+        self.programs: Path | None = None
+        self.variables: Mapping[str, str] = {}
+        self.settings: Mapping[str, Any] = {}
         self.address = f"{lane.subnet}.{number}"
         self.folder = lane.folder / f"{number}-{name}"
         self.url = f"unix://{self.folder}/docker.sock"
@@ -258,6 +264,7 @@ class Engine:
         """Returns when it answers."""
         assert self._daemon is None, "it runs already"
         folder = str(self.folder)
+        (self.folder / "etc/daemon.json").write_text(json.dumps(self.settings))
         # fmt: off
         command = [
             "nsenter", f"--net=/run/netns/{self._namespace}",
@@ -270,8 +277,15 @@ class Engine:
         ]
         # fmt: on
         with (self.folder / "dockerd.log").open("ab") as log:
-            self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._daemon = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment()
+            )
         wait_until(self._answers, f"the Docker Engine {self.name} to answer; {self.folder}/dockerd.log")
+
+    def _environment(self) -> dict[str, str]:
+        """dockerd, its containerd and its shims find each other on the PATH."""
+        own = [str(self.programs / folder) for folder in ("usr/sbin", "usr/bin")] if self.programs is not None else []
+        return {**os.environ, "PATH": os.pathsep.join([*own, os.environ["PATH"]]), **self.variables}
 
     def _answers(self) -> bool:
         assert self._daemon is not None

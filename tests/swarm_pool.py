@@ -15,7 +15,7 @@ import pytest
 import requests
 from engines import Engine, Lane
 from running import DEADLINE_S, RunningOrlop, free_port, wait_until
-from twin_engines import twins
+from twin_engines import tags_of, twins
 
 #: What nodes of the session's pool say of themselves, in turn.
 ATTRIBUTES: Final = ('{ storage = "ssd", rack = "r1" }', '{ storage = "disk", rack = "r2" }')
@@ -92,10 +92,12 @@ class RunningPool:
         with contextlib.closing(docker.APIClient(base_url=self.url, version="auto", timeout=60)) as client:
             yield client
 
-    def docker(self, *words: str, code: int | None = 0, given: bytes = b"", deadline_s: float = 60.0) -> str:
+    def docker(
+        self, *words: str, code: int | None = 0, given: bytes = b"", deadline_s: float = 60.0, cli: str = "docker"
+    ) -> str:
         """What the `docker` program says, on both of its outputs. code: what it has to end with; None: anything."""
         done = subprocess.run(
-            ["docker", "-H", self.url, *words], input=given, capture_output=True, timeout=deadline_s, check=False
+            [cli, "-H", self.url, *words], input=given, capture_output=True, timeout=deadline_s, check=False
         )
         told = (done.stdout + done.stderr).decode()
         assert code is None or done.returncode == code, f"docker {' '.join(words)}: {done.returncode}, {told}"
@@ -118,10 +120,9 @@ class RunningPool:
             client.prune_networks()
             for volume in client.volumes()["Volumes"] or ():
                 client.remove_volume(volume["Name"], force=True)
-            for image in client.images():
-                for tag in image["RepoTags"] or ():
-                    if tag not in ("busybox:latest", "<none>:<none>"):
-                        client.remove_image(tag, force=True)
+            for tag in tags_of(client):
+                if tag != "busybox:latest":
+                    client.remove_image(tag, force=True)
             client.prune_images({"dangling": True})
 
     def close(self) -> None:

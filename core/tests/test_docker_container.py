@@ -155,6 +155,8 @@ def test_the_log_is_bounded_unless_the_payload_has_its_own() -> None:
         ({"HostConfig": {"PortBindings": 1}}, "payload.HostConfig.PortBindings"),
         ({"ExposedPorts": 1}, "payload.ExposedPorts"),
         ({"orlop_pull": True}, "payload.orlop_pull"),
+        ({"orlop_api_version": 1.41}, "payload.orlop_api_version"),
+        ({"orlop_api_version": "1.41/x"}, "payload.orlop_api_version"),
     ],
 )
 def test_bad_payloads_are_named(payload: dict[str, Any], path: str) -> None:

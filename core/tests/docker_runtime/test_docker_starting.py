@@ -35,6 +35,17 @@ async def test_starting_again_adopts(context: RuntimeContext, client: Any) -> No
         assert len(client.containers(all=True)) == 1
 
 
+async def test_a_body_is_meant_in_a_version_of_the_api(context: RuntimeContext, client: Any) -> None:
+    """Before 1.40 a container's shared memory could be shared unless it was said otherwise."""
+    expected = {"": "private", "1.40": "private", "1.39": "shareable", "1.1": "shareable", "99.1": "private"}
+    async with opened(context) as driver:
+        for version, mode in expected.items():
+            one = launch(context, payload={"orlop_api_version": version})
+            await driver.runtime.start(one)
+            container = (await driver.phase(one.task, Phase.RUNNING)).external_id
+            assert client.inspect_container(container)["HostConfig"]["IpcMode"] == mode, version
+
+
 async def test_a_second_runtime_adopts_what_it_finds(context: RuntimeContext, client: Any) -> None:
     async with opened(context) as driver:
         runs, ends = launch(context), launch(context, ["sh", "-c", "exit 4"])

@@ -61,6 +61,8 @@ Script = Callable[[Asked], ScriptedResponse]
 
 
 class ScriptedEngine:
+    oldest = newest = ""
+
     def __init__(self, node: EngineNode, script: Script, asked: list[Asked]) -> None:
         self.node = node
         self._script = script

@@ -212,7 +212,7 @@ async def test_what_changes_nothing_is_asked_again_and_nothing_else() -> None:
         assert len(seen) == 2
 
 
-async def test_versions_are_lowered_to_what_the_engine_knows() -> None:
+async def test_versions_are_brought_to_what_the_engine_knows() -> None:
     heads: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -223,8 +223,12 @@ async def test_versions_are_lowered_to_what_the_engine_knows() -> None:
     async with scripted(script) as (client, _):
         for version in ("1.99", "1.99", "1.30", ""):
             await text_of(client, version=version, query="a=b%20c")
+        assert client.newest == "1.41"
+        for client.oldest in ("1.4", "1.40", "1.44"):
+            await text_of(client, version="1.30")
     targets = [head.split(b" ")[1].decode() for head in heads]
-    assert targets == ["/v1.99/x?a=b%20c", "/v1.41/x?a=b%20c", "/v1.30/x?a=b%20c", "/x?a=b%20c"]
+    assert targets[:4] == ["/v1.99/x?a=b%20c", "/v1.41/x?a=b%20c", "/v1.30/x?a=b%20c", "/x?a=b%20c"]
+    assert targets[4:] == ["/v1.30/x", "/v1.40/x", "/v1.41/x"]
 
 
 async def test_a_body_of_unknown_length_streams_both_ways_at_once() -> None:

@@ -42,6 +42,7 @@ class ScriptedEngine:
         self.node = EngineNode(id=f"id-{name}", name=name, address="10.0.0.1")
         self.held = dict(held or {})
         self.away = False
+        self.oldest = self.newest = ""
         self.labels: dict[str, str] = {}
         self.asked: list[str] = []
         self.version = {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10", "Os": "linux"}
@@ -266,6 +267,20 @@ async def test_versions_are_asked_for_beside_the_requests_that_need_them() -> No
         await asyncio.sleep(0)
     assert (await versions.spoken()).maximum == "1.44"
     assert alpha.asked.count("/version") == 2
+
+
+async def test_an_engine_that_has_been_replaced_by_another_version_is_asked_at_once() -> None:
+    alpha, beta = two()
+    versions = Versions(ScriptedPool(alpha, beta), clock=lambda: 0.0)
+    await versions.spoken()
+    assert beta.oldest == "1.12"
+    beta.version |= {"ApiVersion": "1.54", "MinAPIVersion": "1.40"}
+    assert (await versions.spoken()).minimum == "1.12", "nobody has heard of it"
+    beta.newest = "1.54"
+    for _ in range(2):
+        assert (await versions.spoken()).minimum == "1.40"
+        assert beta.oldest == "1.40"
+        assert [engine.asked.count("/version") for engine in (alpha, beta)] == [1, 2]
 
 
 async def test_an_engine_that_does_not_say_its_version_does_not_hold_up_the_others() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 from scripted_engines import Asked, ScriptedPool, ScriptedResponse
@@ -20,10 +20,17 @@ from orlop_swarm.settings import Config
 
 
 class Images:
-    """Of scripted engines: node → reference → id. pool: of these engines. named: node → when its images got names."""
+    """Of scripted engines: node → reference → id. pool: of these engines. named: node → when its images got names.
+    more: node → further members of its images."""
 
-    def __init__(self, held: Mapping[str, Mapping[str, str]], named: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        held: Mapping[str, Mapping[str, str]],
+        named: Mapping[str, str] | None = None,
+        more: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.named = named or {}
+        self.more = more or {}
         self.held = {node: dict(images) for node, images in held.items()}
         self.pool = ScriptedPool(dict.fromkeys(held, self._answer))
 
@@ -34,7 +41,7 @@ class Images:
         if reference in self.held[asked.node]:
             metadata = {"LastTagTime": self.named[asked.node]} if asked.node in self.named else {}
             image = {"Id": self.held[asked.node][reference], "RepoDigests": [], "Metadata": metadata}
-            return ScriptedResponse([image])
+            return ScriptedResponse([{**image, **self.more.get(asked.node, {})}])
         return ScriptedResponse([{"message": f"No such image: {reference}"}], 404)
 
     async def look(self, looking: Looking, reference: str = "x", *, anew: bool = False) -> tuple[set[str], int]:
@@ -76,6 +83,57 @@ async def test_a_name_means_the_image_that_has_got_it_last(of_b: str, meant: set
     named = {"a": "2026-11-26T10:00:00Z", "b": of_b, "c": "2020-01-01T00:00:00Z"}
     engines = Images({"a": {"x": "1"}, "b": {"x": "2"}, "c": {"x": "2"}}, named)
     assert await engines.look(Looking()) == (meant, 3)
+
+
+#: As an engine tells of an image, and as one with containerd's store tells of the same image.
+CLASSIC: Final = {
+    "Created": "2026-11-26T10:00:00.5Z",
+    "Os": "linux",
+    "Architecture": "amd64",
+    "Config": {"Hostname": "", "Cmd": ["sh"], "Env": None, "Labels": None, "ExposedPorts": None},
+    "RootFS": {"Type": "layers", "Layers": ["sha256:a", "sha256:b"]},
+}
+CONTAINERD: Final = {
+    **CLASSIC,
+    "Config": {"Cmd": ["sh"], "Env": [], "Labels": {}},
+    "RepoDigests": ["x@2"],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "meant"),
+    [
+        ({}, {"a", "b"}),
+        ({"Created": "2026-11-26T10:00:00.6Z"}, {"b"}),
+        ({"RootFS": {"Layers": ["sha256:a"]}}, {"b"}),
+        ({"Config": {"Cmd": ["true"]}}, {"b"}),
+        ({"Architecture": "arm64"}, {"b"}),
+        ({"RootFS": {}}, {"b"}),
+    ],
+)
+async def test_an_image_is_the_same_by_what_it_is_made_of(changes: Mapping[str, Any], meant: set[str]) -> None:
+    named = {"a": "2026-11-26T10:00:00Z", "b": "2026-11-26T11:00:00Z"}
+    engines = Images({"a": {"x": "1"}, "b": {"x": "2"}}, named, {"a": CLASSIC, "b": {**CONTAINERD, **changes}})
+    looking = Looking()
+    assert await engines.look(looking) == (meant, 2)
+    assert await engines.look(looking) == (meant, 0 if meant == {"a", "b"} else 2)
+
+
+@pytest.mark.parametrize(
+    ("more", "registry"),
+    [
+        ({}, False),
+        ({"RepoDigests": ["x@3"]}, True),
+        ({"RepoDigests": ["x@1"]}, False),
+        ({"RepoDigests": ["x@1", "y@3"]}, True),
+        ({"RepoDigests": ["x@1"], "Identity": {"Build": [{"Ref": "r"}]}}, False),
+        ({"RepoDigests": ["x@1"], "Identity": {"Pull": [{"Repository": "docker.io/library/x"}]}}, True),
+    ],
+)
+async def test_what_was_built_here_is_in_no_registry(more: Mapping[str, Any], registry: bool) -> None:
+    engines = Images({"a": {"x": "1"}}, more={"a": more})
+    image = await Looking().image(engines.pool.engines(), "x")
+    assert image.registry is registry
 
 
 async def test_a_node_that_has_come_is_asked() -> None:

@@ -11,13 +11,18 @@ from engines import Engine, Lane
 def twins(lane: Lane, *names: str) -> list[Engine]:
     """New engines with the first one's busybox."""
     made = [lane.engine(name) for name in names]
-    with contextlib.closing(made[0].client()) as first:
-        archive = b"".join(first.get_image("busybox:latest"))
-    for one in made[1:]:
+    share(*made)
+    return made
+
+
+def share(first: Engine, *others: Engine) -> None:
+    """The others get the first one's busybox instead of their own."""
+    with contextlib.closing(first.client()) as client:
+        archive = b"".join(client.get_image("busybox:latest"))
+    for one in others:
         with contextlib.closing(one.client()) as client:
             client.remove_image("busybox:latest", force=True)
             client.load_image(archive)
-    return made
 
 
 def clean(engine: Engine) -> None:

@@ -47,6 +47,8 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     payload = {**body, "orlop_name": name, "orlop_exact": True, "orlop_pull": "missing" if order.pull else "never"}
     if order.platform:
         payload["orlop_platform"] = order.platform
+    if order.version:
+        payload["orlop_api_version"] = order.version
     labels = _object("Labels", body.get("Labels"))
     return Ask(
         key,

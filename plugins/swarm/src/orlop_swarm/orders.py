@@ -15,7 +15,8 @@ class Create:
     body: of the create request. name: empty: one is made up. nodes: names of those that may have it; empty: any.
     beside: the name of the node that holds what it depends on; empty: it depends on nothing. home: the name of the node
     where the containers of its network are, as long as it does not have to move; empty: any.
-    pull: whether a node that lacks the image may fetch it. platform: "os/arch" of the image, or empty.
+    pull: whether a node that lacks the image may fetch it. platform: "os/arch" of the image, or empty. version: of the
+    API, that the body is meant in; empty: an engine's own.
     """
 
     body: Mapping[str, Any]
@@ -25,6 +26,7 @@ class Create:
     home: str = ""
     pull: bool = False
     platform: str = ""
+    version: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -39,6 +39,7 @@ KEPT_AGE_MAX_S: Final = 24 * 3600
 
 REMOVED_BY_OTHERS: Final = Exit(outcome=Outcome.LOST, reason="its container was removed by someone else")
 
+_VERSION: Final = re.compile(r"([0-9]{1,9}\.[0-9]{1,9})?")
 _KEPT_NAME: Final = re.compile(rf"^/?{re.escape(KEPT_NAMES)}(\d+)\.")
 
 
@@ -89,7 +90,8 @@ class Creation:
     """A container to create. body: of POST /containers/create. pull: "always", "missing" (when there is no such image)
     or "never".
 
-    platform: "os/arch" of the image; empty: the engine's own. prepared_only: it is not started.
+    platform: "os/arch" of the image; empty: the engine's own. version: of the Engine API that the body is meant in;
+    empty: any. prepared_only: it is not started.
     kept: its ends are not its task's (`Policies.keep_ended`).
     artefacts, sandbox: what is to be fetched before, and where to. own_network: it has addresses of its own.
     stays_ended: the engine neither restarts nor removes it when it ends.
@@ -100,6 +102,7 @@ class Creation:
     body: Mapping[str, Any]
     pull: str
     platform: str = ""
+    version: str = ""
     prepared_only: bool = False
     kept: bool = False
     artefacts: tuple[Artefact, ...] = ()
@@ -122,6 +125,9 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         raise InvalidPayload(f"payload.Image: expected the name of an image, got {image!r}")
     exact = body.pop("orlop_exact", False)
     platform = body.pop("orlop_platform", "")
+    version = body.pop("orlop_api_version", "")
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise InvalidPayload(f'payload.orlop_api_version: expected a version like "1.41", got {version!r}')
     variables = _variable_labels(launch, body.pop("orlop_labels", ()))
     artefacts = parse_artefacts("payload.orlop_artefacts", body.pop("orlop_artefacts", None))
     body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
@@ -145,6 +151,7 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         body=body,
         pull=pull,
         platform=str(platform),
+        version=version,
         prepared_only=launch.assignment.desired is Desired.PREPARED,
         kept=launch.assignment.spec.policies.keep_ended,
         artefacts=artefacts,

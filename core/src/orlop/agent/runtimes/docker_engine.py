@@ -157,6 +157,23 @@ def connect(url: str, timeout_s: float, version: str = "auto") -> Any:
     return client
 
 
+def create(client: Any, body: Mapping[str, Any], name: str, platform: str, version: str) -> dict[str, Any]:
+    """POST /containers/create; the answer. version: of the API that the body is meant in, brought to the nearest that
+    the engine knows; empty: the client's own. Raises as docker-py."""
+    if not version or _number(version) > _number(client.api_version):
+        version = client.api_version
+    elif client.oldest_api_version and _number(version) < _number(client.oldest_api_version):
+        version = client.oldest_api_version
+    query = {"name": name, **({"platform": platform} if platform else {})}
+    address = f"{client.base_url}/v{version}/containers/create"
+    made: dict[str, Any] = client._result(client._post_json(address, data=dict(body), params=query), True)
+    return made
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
 def _keep_connections(client: Any) -> None:
     """docker-py has connections for each URL apart, so that hardly one is used twice."""
     adapter = client._custom_adapter
@@ -221,6 +238,8 @@ class Follower:
         """Why it ended, once it was connected. Raises EngineLost, EngineRefused before that."""
         version = client.api_version
         working = connect(self._url, REQUEST_TIMEOUT_S, version)
+        with engine_errors():
+            working.oldest_api_version = client.version(api_version=False).get("MinAPIVersion")
         with contextlib.closing(working), _Pulse(connect(self._url, PING_TIMEOUT_S, version)) as pulse:
             try:
                 with engine_errors():

@@ -20,6 +20,7 @@ from orlop.agent.runtimes.docker_engine import (
     START_THREADS,
     EngineLost,
     EngineRefused,
+    create,
     pull,
 )
 from orlop.agent.runtimes.docker_record import Record
@@ -160,9 +161,9 @@ class Starting:
     async def _create_or_adopt(self, record: Record, creation: Creation) -> tuple[str, list[str]] | None:
         """The id of a container that is to be started, and the engine's warnings; None when an adopted one has been
         reported."""
-        create = ("create_container_from_config", creation.body, creation.name, creation.platform or None)
+        asked = (self._engine.client, creation.body, creation.name, creation.platform, creation.version)
         try:
-            made: dict[str, Any] = await self._engine.call(self._engine.pools.start, *create)
+            made = await self._engine.in_thread(self._engine.pools.start, create, *asked)
             return str(made["Id"]), made.get("Warnings") or []
         except EngineRefused as error:
             if error.status != 409:

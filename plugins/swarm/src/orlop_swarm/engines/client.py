@@ -119,8 +119,8 @@ class EngineClient:
         self._dial = dial
         self._idle: deque[_Link] = deque()
         self._closed = False
-        #: The newest version of the API that the engine says it knows.
-        self._newest: tuple[int, int] | None = None
+        self.oldest = ""
+        self.newest = ""
 
     def unavailable(self, reason: object) -> EngineUnavailable:
         """What is raised for it."""
@@ -270,17 +270,21 @@ class EngineClient:
             raise self.unavailable(error) from error
 
     def _target(self, path: str, query: str, version: str) -> str:
-        prefix = f"/v{self._lowered(version)}" if version else ""
+        prefix = f"/v{self._nearest(version)}" if version else ""
         return f"{prefix}{path}?{query}" if query else f"{prefix}{path}"
 
-    def _lowered(self, version: str) -> str:
-        if self._newest is not None and (wanted := _number(version)) is not None and wanted > self._newest:
-            return f"{self._newest[0]}.{self._newest[1]}"
-        return version
+    def _nearest(self, version: str) -> str:
+        wanted, oldest, newest = map(_number, (version, self.oldest, self.newest))
+        if wanted is None:
+            return version
+        if oldest is not None and wanted < oldest:
+            version, wanted = self.oldest, oldest
+        return self.newest if newest is not None and wanted > newest else version
 
     def _learn(self, head: Head) -> None:
-        if (said := head.headers.get("Api-Version")) is not None and (number := _number(said)) is not None:
-            self._newest = number
+        said = head.headers.get("Api-Version", "")
+        if _number(said) is not None:
+            self.newest = said
 
 
 class _Handed:

@@ -92,9 +92,15 @@ class EngineNode:
 
 class Engine(Protocol):
     """One node's engine. Paths are without the version's prefix, and quoted; it adds the prefix of a version that
-    client and engine both know."""
+    client and engine both know, or else of the engine's nearest.
+
+    oldest: the version of the API that it knows from, as somebody has found out and written here. newest: up to which,
+    as its last answer said. Both are empty until then.
+    """
 
     node: EngineNode
+    oldest: str
+    newest: str
 
     async def request(
         self,
@@ -107,7 +113,7 @@ class Engine(Protocol):
         version: str = "",
     ) -> Response:
         """query: encoded, without "?". headers: beside Host and those of the framing. version: of the API, the
-        client's ("1.41"), lowered to the engine's own where that is less; empty: the engine's own.
+        client's ("1.41"), brought to the nearest that the engine knows; empty: the engine's own.
 
         Raises EngineUnavailable.
         """

@@ -69,7 +69,9 @@ class KernelContainers:
         bound = next((one for one in (beside, home) if one in allowed), "")
         if bound:
             allowed = [bound]
-        order = Create(body=body, name=name, platform=creation.platform, beside=beside, home=home)
+        order = Create(
+            body=body, name=name, platform=creation.platform, version=creation.version, beside=beside, home=home
+        )
         if node or (holders.nodes is not None and not home):
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
         try:

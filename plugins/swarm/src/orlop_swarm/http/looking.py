@@ -2,8 +2,11 @@
 
 An image that came from a registry may be fetched by any node; one that was built or loaded is only where it is, and is
 copied when the container is bound to other nodes. What no engine has is refused as one engine refuses it, and clients
-pull then. A volume or a network of a name is one and the same for its users, as on one engine, so they go where it is,
-unless it spans nodes. So do those that share another container's network or volumes, or are linked with it.
+pull then. Engines that keep images in different ways (`overlay2`, or containerd's store) call one and the same by ids
+of their own; so what an image is made of counts, too.
+
+A volume or a network of a name is one and the same for its users, as on one engine, so they go where it is, unless it
+spans nodes. So do those that share another container's network or volumes, or are linked with it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,11 @@ from orlop_swarm.placement.scheduler import unsatisfied
 LOCAL: Final = "local"
 #: As engines write that an image has not got a name.
 _NEVER: Final = "0001-01-01T00:00:00Z"
+#: Members of an image's configuration that engines show alike, however they keep images.
+_CONFIGURED: Final = (
+    "Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "OnBuild", "Shell", "StopSignal", "User",
+    "Volumes", "WorkingDir",
+)  # fmt: skip
 #: Networks that every engine has of its own.
 BUILT_IN: Final = frozenset(("", "default", "bridge", "host", "none", "nat"))
 
@@ -68,9 +76,10 @@ class Looking:
         if not having:
             status, body = min(answers.values(), key=lambda one: (one[0] != 404, one[0]))
             raise Problem(status, body["message"] if isinstance(body, dict) else f"No such image: {reference}")
-        if having.keys() == names and len({body.get("Id") for body in having.values()}) == 1:
+        one = next(iter(having.values()))
+        if having.keys() == names and all(_same(body, one) for body in having.values()):
             self._images.told(reference, names, changes)
-        registry = all(body.get("RepoDigests") for body in having.values())
+        registry = all(map(_from_registry, having.values()))
         return Image(nodes=frozenset(having if registry else _last_named(having)), registry=registry)
 
     async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> Holders:
@@ -113,8 +122,32 @@ def _last_named(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Of the nodes with an image of one name, those with the one that has got it last. One engine gives a name that it
     builds anew to the new image alone; here a copy of the former one may be left on another node."""
     last = max(map(_named_at, images.values()))
-    meant = {image["Id"] for image in images.values() if _named_at(image) == last}
-    return [node for node, image in images.items() if image["Id"] in meant]
+    meant = [image for image in images.values() if _named_at(image) == last]
+    return [node for node, image in images.items() if any(_same(image, one) for one in meant)]
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if one["Id"] == other["Id"]:
+        return True
+    made_of = _made_of(one)
+    return made_of is not None and made_of == _made_of(other)
+
+
+def _made_of(image: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """What is the same wherever the image was copied to. None: the engine does not tell its layers."""
+    layers, configured = (image.get("RootFS") or {}).get("Layers"), image.get("Config") or {}
+    if not layers:
+        return None
+    platform = [image.get(member) or "" for member in ("Os", "Architecture", "Variant")]
+    return image.get("Created"), platform, layers, [configured.get(member) or None for member in _CONFIGURED]
+
+
+def _from_registry(image: Mapping[str, Any]) -> bool:
+    """Is there a registry that has it? containerd's store gives everything a digest, which is the image's id there;
+    newer engines say where they have pulled it from."""
+    if (image.get("Identity") or {}).get("Pull"):
+        return True
+    return any(str(digest).rpartition("@")[2] != image["Id"] for digest in image.get("RepoDigests") or ())
 
 
 def _named_at(image: Mapping[str, Any]) -> datetime.datetime:

@@ -101,12 +101,21 @@ class Versions:
         self._ask_at: dict[str, float] = {}
         self._said: dict[str, Spoken] = {}
         self._about: dict[str, About] = {}
+        #: Up to which version each engine spoke when it was asked.
+        self._heard: dict[str, str] = {}
         self._asking: set[asyncio.Task[None]] = set()
 
     async def spoken(self) -> Spoken:
-        """What the usable engines have in common. Raises orlop.framework.NotAvailable."""
+        """What the usable engines have in common. Raises orlop.framework.NotAvailable.
+
+        An engine that answers as another version than the one that was asked has been replaced, and is asked at once.
+        """
         engines = self._pool.engines()
         now = self._clock()
+        for engine in engines:
+            if self._heard.get(engine.node.id, engine.newest) != engine.newest:
+                self._said.pop(engine.node.id, None)
+                self._ask_at.pop(engine.node.id, None)
         due = [engine for engine in engines if self._ask_at.get(engine.node.id, now) <= now]
         unknown = [engine for engine in due if engine.node.id not in self._said]
         for engine in due:
@@ -131,11 +140,13 @@ class Versions:
                     _told(engine, "/version"), _told(engine, "/info"), _pinged(engine)
                 )
             self._said[node] = spoken_by(version, ping)
+            engine.oldest = self._said[node].minimum
             self._about[node] = About(cpus=info["NCPU"], memory=info["MemTotal"], labels=info["Labels"] or ())
         except (EngineUnavailable, TimeoutError, ValueError, KeyError):
             self._ask_at[node] = self._clock() + RETRY_S
         else:
             self._ask_at[node] = self._clock() + FRESH_S
+        self._heard[node] = engine.newest
 
 
 async def _told(engine: Engine, path: str) -> Any:
