@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import attrs
 import orjson
 import pytest
 from engine_facts import facts_of
@@ -34,9 +35,11 @@ from orlop.model.facts import (
     difference,
     in_full,
 )
-from orlop.model.messages import FACTS, Facts
+from orlop.model.messages import FACTS, Facts, Hello
+from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources
-from orlop.model.wire import MESSAGE_BYTES_MAX
+from orlop.model.tasks import Status, TaskState
+from orlop.model.wire import LANGUAGE, MESSAGE_BYTES_MAX, decode_to_server
 
 _IDS = st.sampled_from(["a", "b", "c", "d"])
 _TEXTS = st.sampled_from(["", "x", "y"])
@@ -217,20 +220,43 @@ def test_all_facts_of_a_node_fit_into_a_message() -> None:
     assert BYTES_MAX < size < MESSAGE_BYTES_MAX
 
 
-def test_facts_are_told_in_full_after_each_welcome_and_then_by_changes() -> None:
+def test_facts_are_told_in_full_with_each_hello_and_then_by_changes() -> None:
     telling, first = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
     second = NodeFacts(images={**first.images, "b": Image(id="b")})
-    assert telling.welcomed([FACTS]) is None, "nothing is known yet"
+    assert telling.hello() is None, "nothing is known yet"
+    assert telling.welcomed([FACTS], known=False) is None
     assert telling.changed(first) == Facts(change=in_full(first))
     assert telling.changed(first) is None
     assert telling.changed(second) == Facts(change=difference(first, second))
+    assert telling.hello() == in_full(second)
+    assert telling.changed(first) is None, "it is told after the welcome"
+    assert telling.welcomed([FACTS], known=True) == Facts(change=difference(second, first))
     telling.hello()
-    assert telling.changed(first) is None, "it is told with the welcome"
-    assert telling.welcomed([FACTS]) == Facts(change=in_full(first))
+    assert telling.welcomed([FACTS], known=True) is None, "all was said"
+
+
+def test_a_server_that_has_not_got_those_of_the_hello_is_told_all_of_them() -> None:
+    telling, facts = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
+    telling.changed(facts)
+    telling.hello()
+    assert telling.welcomed([FACTS], known=False) == Facts(change=in_full(facts))
+
+
+def test_a_hello_that_is_too_large_goes_without_facts() -> None:
+    facts = in_full(NodeFacts(images={"a": Image(id="a")}))
+    node = NodeInfo(id="n1", name="n1", address="n1", resources=Resources())
+    status = Status(task="t", state=TaskState.RUNNING, sequence=1, message="m" * 2**20)
+    largest = Hello(node=node, statuses=(status,) * 31, facts=facts)
+    (data,) = LANGUAGE.dialect(1).encode_in_pieces(largest)
+    assert decode_to_server(data) == largest
+    larger = Hello(node=node, statuses=(status,) * 32, facts=facts)
+    (data,) = LANGUAGE.dialect(1).encode_in_pieces(larger)
+    assert decode_to_server(data) == attrs.evolve(larger, facts=None)
 
 
 def test_a_server_that_does_not_ask_for_facts_is_told_none() -> None:
     telling, facts = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
     assert telling.changed(facts) is None
-    assert telling.welcomed(["song"]) is None
+    telling.hello()
+    assert telling.welcomed(["song"], known=False) is None
     assert telling.changed(NodeFacts()) is None

@@ -8,11 +8,11 @@ import attrs
 import pytest
 
 from orlop.framework import Action, Ask, Framework, Process, Put, Resources, View
-from orlop.kernel.events import AgentHello, NodeFactsChanged
+from orlop.kernel.events import AgentHello, NodeFactsChanged, ToNode
 from orlop.kernel.kernel import Kernel
 from orlop.model.clock import Now
 from orlop.model.facts import FactsChange, ForeignContainer, Image, NodeFacts, difference, in_full
-from orlop.model.messages import Epoch, Hello
+from orlop.model.messages import Epoch, Hello, Welcome
 from orlop.server.node_facts import ToldFacts
 from orlop.testing.harness import Cluster
 
@@ -93,6 +93,34 @@ def test_facts_are_not_stored_and_begin_anew_with_a_session(cluster: Cluster) ->
     assert again.state.candidates["n1"].free == before.candidates["n1"].free
 
 
+def test_facts_come_with_the_hello_and_the_welcome_says_so(cluster: Cluster) -> None:
+    before, hello = cluster.state, Hello(node=cluster.nodes["n1"].info)
+    kernel, now, epoch = Kernel(), Now(before.utc_ms, 1), Epoch(1, 1)
+    for facts in (_facts(_foreign(cpus=1000)), None):
+        step = kernel.step(before, [AgentHello(session="s2", hello=hello, facts=facts)], now, epoch)
+        (welcome,) = [
+            one.message for one in step.effects if isinstance(one, ToNode) and isinstance(one.message, Welcome)
+        ]
+        assert step.state.candidates["n1"].facts == facts
+        assert welcome.facts is (facts is not None)
+
+
+def test_nothing_is_placed_on_a_node_before_its_agent_has_found_the_new_server(cluster: Cluster) -> None:
+    """It is not known then what others run there."""
+    cluster.nodes["n1"].connected = False
+    cluster.restart()
+    cluster.command("wanted", 1)
+    cluster.settle()
+    (waiting,) = cluster.pending()
+    assert cluster.explain(waiting).ruled_out == (("health", "its agent has not found this server yet", 1),)
+    hello = AgentHello(session="s", hello=Hello(node=cluster.nodes["n1"].info), facts=_facts(_foreign(cpus=3500)))
+    cluster.step(hello)
+    assert cluster.explain(waiting).ruled_out == (("resources", "not enough cpus beside foreign containers", 1),)
+    cluster.return_node("n1")
+    cluster.settle()
+    assert len(cluster.running()) == 1
+
+
 def test_facts_of_a_node_that_is_not_known_are_passed_over(cluster: Cluster) -> None:
     before = cluster.state
     cluster.set_facts("n9", _facts(_foreign(cpus=1000)))
@@ -109,6 +137,9 @@ def test_changes_are_applied_to_what_was_told_in_full_and_what_was_refused_is_to
     assert told.again() == [NodeFactsChanged(node="n1", facts=second)]
     assert told.again() == []
     told.refused("n1")
-    told.begin("n1")
+    assert told.begin("n1", None) is None
     assert told.again() == []
     assert told.told("n1", FactsChange(images=(Image(id="i"),))) is None
+    assert told.begin("n1", FactsChange(images=(Image(id="i"),))) is None, "a hello tells all or nothing"
+    assert told.begin("n1", in_full(second)) == second
+    assert told.told("n1", difference(second, first)) == NodeFactsChanged(node="n1", facts=first)

@@ -24,7 +24,10 @@ CHECKS_REMEMBERED: Final = 1_000
 
 
 class HealthFilter:
-    """Only nodes that are ready, not being drained, and whose agent has not been stopped."""
+    """Only nodes that are ready, not being drained, and whose agent has not been stopped.
+
+    And whose agent has said hello to this server: what is stored does not tell what others run there.
+    """
 
     name = "health"
 
@@ -38,6 +41,8 @@ def _unhealthy(candidate: Candidate) -> str | None:
         return f"node is {node.state.value}"
     if node.away:
         return "its agent was stopped"
+    if not candidate.heard:
+        return "its agent has not found this server yet"
     return "node is drained" if node.drained else None
 
 

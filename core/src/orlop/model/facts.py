@@ -1,7 +1,7 @@
 """Facts: what a node's container engine knows beyond the tasks of this cluster.
 
 Its images, what it says of itself, and the containers that somebody else started on it. Facts are never stored: an
-agent tells them in full when its session starts, and what changed from then on. `difference` makes such a change of
+agent tells them in full with its hello, and what changed from then on. `difference` makes such a change of
 two states and `applied` brings the older one to the newer; a full change makes do without an older one.
 """
 
