@@ -569,3 +569,5 @@ def test_what_is_kept_for_its_output_has_been_removed(client: docker.APIClient, 
     created_on(client, "alpha", "here")
     assert [row["Names"] for row in client.containers(all=True)] == [["/here"]]
     assert said(lambda: client.inspect_container(kept))[0] == 404
+    assert [client.info()[f"Containers{state}"] for state in ("", "Running", "Stopped")] == [1, 0, 1]
+    assert [one["Names"] for one in client.df()["Containers"]] == [["/here"]]
