@@ -1,4 +1,4 @@
-"""What is known of containers without their engines: which one is meant, what it is called."""
+"""What is known of containers without their engines: which one is meant, what it is called, how it is shown."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from orlop.kernel.events import AgentStatuses
 from orlop_swarm.asking import ID_LABEL
 from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.problems import Problem
+from orlop_swarm.merging.remembered import NEVER, inspection
 from orlop_swarm.orders import Rename, Reserve
 
 
@@ -51,6 +52,36 @@ def test_one_is_meant_by_its_name_its_swarm_id_its_id_and_prefixes() -> None:
         assert found(pool, reference) is None
     labelled = made(pool, "own", "e" * 64, Labels={ID_LABEL: "mine"})
     assert found(pool, "mine") == labelled.key
+
+
+def test_an_inspection_without_the_engine_tells_what_was_asked_for_and_how_it_was_last_seen() -> None:
+    pool = Pool(1)
+    task = pool.create(
+        "web",
+        Cmd=["sleep", "7"],
+        Entrypoint="/entry",
+        Hostname="as asked",
+        Env=["A=b", "constraint:node==n0"],
+        HostConfig={"Memory": 64},
+        NetworkingConfig={"EndpointsConfig": {"net": {"Aliases": ["w"]}}},
+    )
+    pool.cluster.start_task(task)
+    pool.cluster.stop_task(pool.task(task.key), code=3)
+    view = pool.cluster.view("swarm")
+    one = attrs.evolve(known(pool.task(task.key), view), id="ab" * 32)
+    shown = inspection(one, "it burns")
+    assert (shown["Id"], shown["Name"], shown["Path"], shown["Args"]) == ("ab" * 32, "/web", "/entry", ["sleep", "7"])
+    assert (shown["Config"]["Image"], shown["Config"]["Env"]) == ("busybox", ["A=b"])
+    assert (shown["Config"]["Tty"], shown["Config"]["Hostname"]) == (False, "as asked"), "clients look at these"
+    assert not shown["Config"].keys() & {"HostConfig", "NetworkingConfig", "orlop_name"}
+    assert shown["HostConfig"] == {"Memory": 64}
+    assert shown["NetworkSettings"]["Networks"] == {"net": {"Aliases": ["w"]}}
+    state = shown["State"]
+    assert (state["Status"], state["Running"], state["ExitCode"]) == ("exited", False, 3)
+    assert (state["StartedAt"], state["Error"]) == (NEVER, "Host Down: it burns")
+    shown = inspection(attrs.evolve(one, state="running", since_ms=1_764_000_000_250), "it burns")
+    assert (shown["State"]["Running"], shown["State"]["StartedAt"]) == (True, "2025-11-24T16:00:00.250Z")
+    assert inspection(attrs.evolve(one, body={}), "it burns")["Path"] == ""
 
 
 def test_a_prefix_of_several_is_refused() -> None:

@@ -18,6 +18,7 @@ from orlop_swarm.http.finding import Held, Owner
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION, Creation, is_true
 from orlop_swarm.merging.containers import shown_inspection
+from orlop_swarm.merging.remembered import inspection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -148,8 +149,14 @@ async def _refused_by_one(request: web.Request) -> web.StreamResponse:
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:
+    """Of a node that is down as far as the kernel knows: clients inspect whatever a list has."""
     services = request.app[SERVICES]
-    owner, response = await asked(request, "/json")
+    try:
+        owner, response = await asked(request, "/json")
+    except Problem as problem:
+        if problem.status != 503 or (shown := await _remembered(request)) is None:
+            raise
+        return answer(shown)
     plain = await relaying.whole(response)
     if plain.status != 200:
         return plain
@@ -163,6 +170,18 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     labels = shown["Config"]["Labels"]
     services.owners.seen(node.id, shown["Id"], shown["Name"].removeprefix("/"), labels=labels)
     return answer(shown)
+
+
+async def _remembered(request: web.Request) -> dict[str, Any] | None:
+    """None when it is on no node that is down."""
+    services = request.app[SERVICES]
+    reference = request.match_info["name"].removeprefix("/")
+    known = await services.containers.known(reference.rpartition("/")[2])
+    node = next((one for one in services.pool.nodes() if known is not None and one.id == known.node), None)
+    if known is None or node is None or not node.unavailable:
+        return None
+    about = services.versions.about(node.id)
+    return shown_inspection(inspection(known, node.unavailable), node=node, about=about, address="")
 
 
 async def attach(request: web.Request) -> web.StreamResponse:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Set
 from typing import Final
 
-from orlop.framework import Task, View
+from orlop.framework import Exit, Task, View
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Known
@@ -34,7 +34,17 @@ def known(task: Task, view: View) -> Known:
         created=task.created_utc_ms // 1000,
         state="running" if task.running else "exited" if task.status.incarnation > 1 else "created",
         labels=payload.get("Labels") or {},
+        body=payload,
+        exit_code=_exit_code(task.status.exit),
+        since_ms=task.status.at_utc_ms,
     )
+
+
+def _exit_code(exit_: Exit | None) -> int:
+    """As engines tell it."""
+    if exit_ is None:
+        return 0
+    return 128 + exit_.signal if exit_.signal is not None else exit_.code or 0
 
 
 def meant(reference: str, view: View) -> Task | None:

@@ -25,7 +25,8 @@ class Known:
     """A container as the kernel knows it, whether its node can be reached or not.
 
     node: the node's id. name: without a slash. created: Unix time in seconds. state: an engine's word for how it was
-    last seen ("running").
+    last seen ("running"). body: of the request that it was created by. exit_code: 0, too, where there is none.
+    since_ms: Unix time of its last start or end, by its node's clock; 0: not known.
     """
 
     id: str
@@ -37,6 +38,9 @@ class Known:
     created: int = 0
     state: str = ""
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    body: Mapping[str, Any] = attrs.field(factory=dict)
+    exit_code: int = 0
+    since_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)
