@@ -40,6 +40,12 @@ class NoContainers:
     async def gone(self, container: str) -> None:
         raise NotImplementedError
 
+    async def key(self, container: str) -> str | None:
+        raise NotImplementedError
+
+    async def removed(self, container: str, key: str) -> None:
+        raise NotImplementedError
+
     async def known(self, reference: str) -> Known | None:
         return None
 

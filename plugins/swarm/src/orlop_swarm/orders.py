@@ -70,7 +70,15 @@ class Discard:
     key: str
 
 
-Order = Create | Reserve | Rename | Move | Discard
+@attrs.frozen(kw_only=True)
+class Removed:
+    """A client has had the container removed from its engine: it is not made again, or no more, whatever befalls its
+    node meanwhile."""
+
+    key: str
+
+
+Order = Create | Reserve | Rename | Move | Discard | Removed
 
 
 @attrs.frozen(kw_only=True)

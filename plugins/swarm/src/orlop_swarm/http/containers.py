@@ -209,16 +209,20 @@ async def remove(request: web.Request) -> web.StreamResponse:
     """Answered when name and resources are free again. By force also what no engine can be told of."""
     if is_true(request.query.get("link", "")):
         return await _remove_link(request)
+    containers = request.app[SERVICES].containers
     try:
-        owner, response = await asked(request, "", sure=True)
+        owner = await owner_of(request, sure=True)
+        key = await containers.key(owner.id) if owner.id else None
+        plain = await relaying.whole(await _answer_of(request, owner, ""))
     except Problem as problem:
         by_force = problem.status == 503 and is_true(request.query.get("force", ""))
-        if by_force and await request.app[SERVICES].containers.discard(request.match_info["name"].removeprefix("/")):
+        if by_force and await containers.discard(request.match_info["name"].removeprefix("/")):
             return web.Response(status=204)
         raise
-    plain = await relaying.whole(response)
     if plain.status < 300:
-        await _gone(request, owner)
+        request.app[SERVICES].owners.forget(owner.id, owner.reference)
+        if key is not None:
+            await containers.removed(owner.id, key)
     return plain
 
 

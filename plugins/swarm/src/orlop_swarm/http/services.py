@@ -109,6 +109,12 @@ class Containers(Protocol):
         """The engine has removed it: returns when its name and its resources are free again. Containers that the
         kernel does not know are gone at once."""
 
+    async def key(self, container: str) -> str | None:
+        """What the kernel knows it by, whatever engine it is on; None: nothing."""
+
+    async def removed(self, container: str, key: str) -> None:
+        """As `gone`, of what a client has had removed: it is not made again elsewhere either. key: of before that."""
+
     async def discard(self, reference: str) -> bool:
         """One whose node cannot be used, or that waits for a node, is to be no more. False: there is none such.
 
