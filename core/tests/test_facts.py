@@ -37,6 +37,7 @@ from orlop.model.facts import (
 )
 from orlop.model.messages import FACTS, Facts, Hello
 from orlop.model.nodes import NodeInfo
+from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
 from orlop.model.tasks import Status, TaskState
 from orlop.model.wire import LANGUAGE, MESSAGE_BYTES_MAX, decode_to_server
@@ -61,7 +62,7 @@ _FACTS = st.builds(
             id=st.just(key),
             state=_STATES,
             memory_bytes=st.integers(0, 3),
-            host_ports=st.just((HostPort(number=80),)),
+            host_ports=st.sampled_from([(), (HostPort(number=80),), (HostPort(number=81, protocol="udp"),)]),
         ),
     ),
 )
@@ -82,6 +83,7 @@ def test_facts_by_changes_equal_the_facts_in_full_whatever_was_known(states: lis
         told = applied(told, difference(before, after))
     assert told == states[-1]
     assert told.foreign_use == states[-1].foreign_use
+    assert told.foreign_ports == states[-1].foreign_ports
 
 
 @given(_FACTS, _FACTS)
@@ -101,11 +103,18 @@ def test_a_change_carries_only_what_changed() -> None:
 def test_only_live_foreign_containers_use_something() -> None:
     states = ("running", "paused", "restarting", "created", "exited", "dead")
     containers = [
-        ForeignContainer(id=str(n), state=state, memory_bytes=10**n, cpus_thousandths=2 * 10**n)
+        ForeignContainer(
+            id=str(n),
+            state=state,
+            memory_bytes=10**n,
+            cpus_thousandths=2 * 10**n,
+            host_ports=(HostPort(number=n + 1),),
+        )
         for n, state in enumerate(states)
     ]
     facts = NodeFacts(containers={one.id: one for one in containers})
     assert facts.foreign_use == Resources.of({"mem": 111, "cpus": 222})
+    assert facts.foreign_ports == PortSet([1, 2, 3])
 
 
 def _inspected(**changes: Any) -> dict[str, Any]:

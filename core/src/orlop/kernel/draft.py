@@ -288,11 +288,11 @@ class Draft:
         """Puts a pending task on a node; the caller takes it out of the waiting."""
         before = self._candidates[node_id]
         needs = self._specs[task.spec].spec.resources
-        free_ports = before.free_ports
+        unheld = before.unheld_ports
         for port in ports:
-            free_ports = free_ports.without(port)
+            unheld = unheld.without(port)
         held = before.tasks.set(task.sequence, task.id)
-        after = Candidate(before.node, before.free - needs, free_ports, held, before.facts, before.heard)
+        after = Candidate(before.node, before.free - needs, unheld, held, before.facts, before.heard)
         self._candidates[node_id] = after
         self.taken.append(node_id)
         usage = self.usage(task.role)
@@ -360,7 +360,7 @@ class Draft:
         before = self._candidates.get(task.placement.node)
         if before is None or task.sequence not in before.tasks:
             return
-        ports = before.free_ports | (PortSet(task.placement.ports) & before.node.info.ports)
+        ports = before.unheld_ports | (PortSet(task.placement.ports) & before.node.info.ports)
         tasks = before.tasks.delete(task.sequence)
         after = Candidate(before.node, before.free + needs, ports, tasks, before.facts, before.heard)
         self._candidates[task.placement.node] = after

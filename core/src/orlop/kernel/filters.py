@@ -179,10 +179,16 @@ def _ports_check(numbers: tuple[int | None, ...]) -> Check:
         free = candidate.free_ports
         for number in fixed:
             if number not in free:
-                return f"port {number} is {'taken' if number in candidate.node.info.ports else 'not offered'}"
+                return f"port {number} is {_why_not(candidate, number)}"
         return None if len(free) >= count else "not enough ports"
 
     return check
+
+
+def _why_not(candidate: Candidate, port: int) -> str:
+    if port in candidate.unheld_ports:
+        return "taken by a foreign container"
+    return "taken" if port in candidate.node.info.ports else "not offered"
 
 
 class SpreadScorer:
