@@ -178,11 +178,11 @@ class DirectContainers:
         self.released.append(container)
         self.remembered.pop(container, None)
 
-    async def key(self, container: str) -> str | None:
-        return container
+    async def removing(self, container: str) -> bool:
+        return False
 
-    async def removed(self, container: str, key: str) -> None:
-        await self.gone(container)
+    async def not_removed(self, container: str) -> None:
+        raise NotImplementedError
 
     async def known(self, reference: str) -> Known | None:
         found = (one for one in self.remembered.values() if one.name == reference or one.id.startswith(reference))

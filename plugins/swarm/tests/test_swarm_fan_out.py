@@ -40,10 +40,10 @@ class NoContainers:
     async def gone(self, container: str) -> None:
         raise NotImplementedError
 
-    async def key(self, container: str) -> str | None:
+    async def removing(self, container: str) -> bool:
         raise NotImplementedError
 
-    async def removed(self, container: str, key: str) -> None:
+    async def not_removed(self, container: str) -> None:
         raise NotImplementedError
 
     async def known(self, reference: str) -> Known | None:

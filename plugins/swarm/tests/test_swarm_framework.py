@@ -15,7 +15,7 @@ from orlop_swarm.asking import ID_LABEL, InvalidRequest, resources_of, with_labe
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Discard, Move, Removed, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Keep, Move, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 MOVES = {"Env": ["reschedule:on-node-failure", "A=b"]}
@@ -262,9 +262,9 @@ def test_a_drained_node_gives_up_what_moves() -> None:
     assert (now.node != task.node, now.state) == (True, TaskState.RUNNING)
 
 
-@pytest.mark.parametrize("told_first", [True, False])
-def test_what_a_client_removes_while_its_node_is_drained_stays_removed(told_first: bool) -> None:
-    """Whether its node tells of the end before the removal is known, so that it is made again, or after it."""
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_client_removes_while_its_node_is_drained_stays_removed(refused: bool) -> None:
+    """Unless its engine does not remove it."""
     pool = Pool()
     task = pool.create("gone", **MOVES)
     pool.cluster.start_task(task)
@@ -273,18 +273,15 @@ def test_what_a_client_removes_while_its_node_is_drained_stays_removed(told_firs
     pool.cluster.step(DrainNode(node=task.node or "", drained=True, within_ms=0))
     pool.cluster.settle()
     assert stopped_by_drain(pool.task(task.key))
-    if told_first:
-        pool.cluster.end_task(pool.task(task.key), outcome=Outcome.KILLED)
-        pool.cluster.settle()
-        assert pool.task(task.key).id != task.id, "it is made again"
-    pool.do(Removed(key=task.key))
-    if not told_first:
-        pool.cluster.end_task(pool.task(task.key), outcome=Outcome.KILLED)
-        pool.cluster.settle()
-    assert task.key not in pool.cluster.view("swarm").live
-    assert not pool.objects(CONTAINER)
-    assert not pool.objects(NAME)
-    assert pool.create("gone").live
+    pool.do(Keep(key=task.key, moves=False))
+    with pytest.raises(Refused):
+        pool.create("gone")
+    if refused:
+        pool.do(Keep(key=task.key, moves=True))
+    pool.cluster.end_task(pool.task(task.key), outcome=Outcome.KILLED)
+    pool.cluster.settle()
+    assert (task.key in pool.cluster.view("swarm").live) is refused
+    assert bool(pool.objects(CONTAINER)) is bool(pool.objects(NAME)) is refused
 
 
 def test_one_that_is_moved_is_made_anew_where_it_is_best_and_started_if_it_ran() -> None:

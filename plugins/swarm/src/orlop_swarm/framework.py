@@ -35,7 +35,7 @@ from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME, Container, Name
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Discard, Move, Order, Removed, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Keep, Move, Order, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 #: A container that could not be made where it was to move is tried again after so long.
@@ -69,8 +69,8 @@ class Swarm(Framework):
                     yield from self._move(view, command)
                 case Discard():
                     yield Kill(command.key, DISCARDED)
-                case Removed():
-                    yield from self._removed(view, command)
+                case Keep():
+                    yield from self._keep(view, command)
         except InvalidRequest as error:
             raise Refused(error) from error
 
@@ -141,11 +141,10 @@ class Swarm(Framework):
         yield Kill(order.key, REBALANCED)
 
     @staticmethod
-    def _removed(view: View, order: Removed) -> Iterator[Action]:
+    def _keep(view: View, order: Keep) -> Iterator[Action]:
         known = view.objects(CONTAINER).get(order.key)
         if known is not None:
-            yield from _forget(view, order.key, known)
-            yield Kill(order.key, DISCARDED)
+            yield Put(CONTAINER, order.key, attrs.evolve(known, moves=order.moves))
 
     def handle(self, view: View, changed: Changed) -> Iterable[Action]:
         containers = view.objects(CONTAINER)
@@ -167,7 +166,9 @@ class Swarm(Framework):
             yield asking.again(spec, key, container.name, task.role, runs=container.runs, not_before_utc_ms=not_before)
             yield Emit("rescheduled", key, {"name": container.name, "reason": why})
         else:
-            yield from _forget(view, key, container)
+            for name in {container.name, container.reserved} - {""}:
+                yield from _release(view, name, key)
+            yield Delete(CONTAINER, key)
 
 
 def _made_key(view: View, name: str, attempt: int) -> str:
@@ -204,12 +205,6 @@ def _why_it_moves(task: Task) -> str:
     if exit_.outcome is Outcome.LOST or asked_to or could_not_move:
         return exit_.reason or task.desired_reason or exit_.outcome.value
     return ""
-
-
-def _forget(view: View, key: str, container: Container) -> Iterator[Action]:
-    for name in {container.name, container.reserved} - {""}:
-        yield from _release(view, name, key)
-    yield Delete(CONTAINER, key)
 
 
 def _release(view: View, name: str, key: str) -> Iterator[Action]:

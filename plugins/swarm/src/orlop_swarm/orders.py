@@ -71,14 +71,14 @@ class Discard:
 
 
 @attrs.frozen(kw_only=True)
-class Removed:
-    """A client has had the container removed from its engine: it is not made again, or no more, whatever befalls its
-    node meanwhile."""
+class Keep:
+    """Whether the container is made again elsewhere when its node fails: not while a client has it removed."""
 
     key: str
+    moves: bool
 
 
-Order = Create | Reserve | Rename | Move | Discard | Removed
+Order = Create | Reserve | Rename | Move | Discard | Keep
 
 
 @attrs.frozen(kw_only=True)

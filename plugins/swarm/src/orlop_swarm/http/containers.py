@@ -212,17 +212,27 @@ async def remove(request: web.Request) -> web.StreamResponse:
     containers = request.app[SERVICES].containers
     try:
         owner = await owner_of(request, sure=True)
-        key = await containers.key(owner.id) if owner.id else None
-        plain = await relaying.whole(await _answer_of(request, owner, ""))
+        plain = await _removed(request, owner)
     except Problem as problem:
         by_force = problem.status == 503 and is_true(request.query.get("force", ""))
         if by_force and await containers.discard(request.match_info["name"].removeprefix("/")):
             return web.Response(status=204)
         raise
     if plain.status < 300:
-        request.app[SERVICES].owners.forget(owner.id, owner.reference)
-        if key is not None:
-            await containers.removed(owner.id, key)
+        await _gone(request, owner)
+    return plain
+
+
+async def _removed(request: web.Request, owner: Owner) -> web.Response:
+    """By its engine. Should its node be drained meanwhile, its end is not taken for that of a container that moves."""
+    containers = request.app[SERVICES].containers
+    moved, done = bool(owner.id) and await containers.removing(owner.id), False
+    try:
+        plain = await relaying.whole(await _answer_of(request, owner, ""))
+        done = plain.status < 300
+    finally:
+        if moved and not done:
+            await asyncio.shield(containers.not_removed(owner.id))
     return plain
 
 

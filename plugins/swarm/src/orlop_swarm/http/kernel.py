@@ -23,7 +23,7 @@ from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
-from orlop_swarm.orders import Conflict, Create, Discard, Order, Removed, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Keep, Order, Rename, Reserve, Reserved
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
@@ -198,27 +198,35 @@ class KernelContainers:
 
     async def reserve(self, container: str, name: str) -> None:
         """See `Containers`."""
-        if (key := await self.key(container)) is not None:
+        if (key := await self._key(container)) is not None:
             await self._with_name(Reserve(key=key, name=name))
 
     async def renamed(self, container: str, name: str) -> None:
         """See `Containers`."""
-        if (key := await self.key(container)) is not None:
+        if (key := await self._key(container)) is not None:
             await self._command(Rename(key=key, name=name))
 
     async def gone(self, container: str) -> None:
         """See `Containers`."""
-        if (key := await self.key(container)) is not None:
+        if (key := await self._key(container)) is not None:
             await self._ended(key)
             self._keys.pop(container, None)
 
-    async def removed(self, container: str, key: str) -> None:
+    async def removing(self, container: str) -> bool:
         """See `Containers`."""
+        key = await self._key(container)
+        if key is None:
+            return False
         document = (await self._host.view(FRAMEWORK)).objects(CONTAINER).get(key)
-        if document is not None and document.moves:
-            await self._command(Removed(key=key))
-        await self._ended(key)
-        self._keys.pop(container, None)
+        moves = document is not None and document.moves
+        if moves:
+            await self._command(Keep(key=key, moves=False))
+        return moves
+
+    async def not_removed(self, container: str) -> None:
+        """See `Containers`."""
+        if (key := await self._key(container)) is not None:
+            await self._command(Keep(key=key, moves=True))
 
     async def _ended(self, key: str) -> None:
         view = await self._host.view(FRAMEWORK)
@@ -234,8 +242,8 @@ class KernelContainers:
         except TimeoutError:
             raise NotAvailable(f"the node of container {task.name} has not told that it is gone") from None
 
-    async def key(self, container: str) -> str | None:
-        """See `Containers`."""
+    async def _key(self, container: str) -> str | None:
+        """Of a container by its whole id; None: it is not the kernel's."""
         known = self._keys.get(container)
         view = await self._host.view(FRAMEWORK)
         if known is not None and known in view.live:

@@ -109,11 +109,12 @@ class Containers(Protocol):
         """The engine has removed it: returns when its name and its resources are free again. Containers that the
         kernel does not know are gone at once."""
 
-    async def key(self, container: str) -> str | None:
-        """What the kernel knows it by, whatever engine it is on; None: nothing."""
+    async def removing(self, container: str) -> bool:
+        """Before its engine removes it for a client: from now on it is not made again elsewhere, whatever befalls its
+        node. Was it to be until now?"""
 
-    async def removed(self, container: str, key: str) -> None:
-        """As `gone`, of what a client has had removed: it is not made again elsewhere either. key: of before that."""
+    async def not_removed(self, container: str) -> None:
+        """After `removing` has said yes: it is to be made again elsewhere, as before."""
 
     async def discard(self, reference: str) -> bool:
         """One whose node cannot be used, or that waits for a node, is to be no more. False: there is none such.
