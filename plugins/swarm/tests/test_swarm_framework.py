@@ -191,6 +191,14 @@ def test_cpus_are_what_the_engine_limits(host: dict[str, int], units: str, cpus:
     assert resources_of(host, Config(cpu_units=units)).units.get("cpus", 0) == cpus
 
 
+@pytest.mark.parametrize("units", ["engine", "shares"])
+def test_shares_that_are_cpus_are_scaled_by_the_node(units: str) -> None:
+    pool = Pool(settings=Config(cpu_units=units))
+    task = pool.create("web", HostConfig={"CpuShares": 1})
+    payload = pool.cluster.view("swarm").spec(task).payload
+    assert (payload["HostConfig"], payload.get("orlop_shares_are_cpus", False)) == ({"CpuShares": 1}, units == "shares")
+
+
 # When nodes fail
 
 

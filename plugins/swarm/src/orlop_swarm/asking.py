@@ -47,6 +47,8 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     payload = {**body, "orlop_name": name, "orlop_exact": True, "orlop_pull": "missing" if order.pull else "never"}
     if order.platform:
         payload["orlop_platform"] = order.platform
+    if settings.cpu_units == "shares":
+        payload["orlop_shares_are_cpus"] = True
     labels = _object("Labels", body.get("Labels"))
     return Ask(
         key,

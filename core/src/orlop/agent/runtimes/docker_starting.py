@@ -160,7 +160,11 @@ class Starting:
     async def _create_or_adopt(self, record: Record, creation: Creation) -> tuple[str, list[str]] | None:
         """The id of a container that is to be started, and the engine's warnings; None when an adopted one has been
         reported."""
-        create = ("create_container_from_config", creation.body, creation.name, creation.platform or None)
+        body = creation.body
+        if creation.shares_are_cpus:
+            about = await self._engine.call(self._engine.pools.start, "info")
+            body = container_json.scaled_shares(body, about["NCPU"])
+        create = ("create_container_from_config", body, creation.name, creation.platform or None)
         try:
             made: dict[str, Any] = await self._engine.call(self._engine.pools.start, *create)
             return str(made["Id"]), made.get("Warnings") or []
