@@ -68,9 +68,6 @@ def test_what_others_run_takes_room_until_it_stops(orlop: RunningOrlop, engine: 
     wait_until(lambda: orlop.app("/own")["tasksRunning"] == 1, "it runs")
     theirs = start_by_hand(engine, "theirs", mem_limit="768m")
     seen(orlop, 1, 1, 768 * MIB)
-    orlop.kill()
-    orlop.start()
-    seen(orlop, 1, 1, 768 * MIB)
     orlop.put(process_app("/large", 1, mem=512))
 
     def explained() -> str:
@@ -84,6 +81,9 @@ def test_what_others_run_takes_room_until_it_stops(orlop: RunningOrlop, engine: 
 
     wait_until(lambda: "not enough mem beside foreign containers" in explained(), "it waits, and says for what")
     assert orlop.app("/own")["tasksRunning"] == 1, "what runs goes on"
+    orlop.kill()
+    orlop.start()
+    seen(orlop, 1, 1, 768 * MIB)
     assert orlop.app("/large")["tasksRunning"] == 0
     with closing(engine.client()) as client:
         client.kill(theirs)

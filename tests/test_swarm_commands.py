@@ -98,6 +98,20 @@ def task_state(pool: RunningPool, name: str) -> str:
     return next((str(task["state"]) for task in tasks if task["name"] == name), "")
 
 
+def test_what_is_removed_while_its_node_is_drained_stays_removed(clean_pool: RunningPool) -> None:
+    """Its program does not heed the signal to end: so it is still there while the drain waits for it."""
+    first, second = (engine.name for engine in clean_pool.engines[:2])
+    clean_pool.run("web", "-e", f"constraint:node==~{second}", "-e", "reschedule:on-node-failure")
+    clean_pool.run("other", "-e", f"constraint:node==~{second}", "-e", "reschedule:on-node-failure")
+    try:
+        clean_pool.server.cli("drain", second, "--deadline", "0s")
+        clean_pool.docker("rm", "-f", "web")
+        wait_until(lambda: clean_pool.node("other") == first, "the other one has moved")
+        assert clean_pool.docker("ps", "-a", "--format", "{{.Names}}").split() == ["other"]
+    finally:
+        clean_pool.server.cli("undrain", second)
+
+
 def test_what_a_drain_cannot_move_is_explained(clean_pool: RunningPool) -> None:
     first, second = (engine.name for engine in clean_pool.engines)
     clean_pool.run("pinned", *MOVES, "-e", f"constraint:node=={second}")

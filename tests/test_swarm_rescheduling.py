@@ -107,9 +107,10 @@ def test_what_has_the_policy_moves_as_it_was_and_the_rest_waits(clean: RunningPo
     for name in moving:
         assert clean.docker("inspect", "-f", "{{.Config.Labels.mine}}", name).strip() == name
         assert clean.docker("exec", name, "echo", "inside") == "inside\n"
-    for command in (("logs", "stays"), ("inspect", "stays"), ("start", "stays")):
+    assert clean.docker("inspect", "-f", "{{.State.Error}}", "stays").startswith("Host Down: the node is ")
+    for command in (("logs", "stays"), ("start", "stays")):
         refusal = clean.docker(*command, code=1)
-        assert f"Container stays is on node {node.name}, which is not available" in refusal
+        assert f"is on node {node.name}, which is not available" in refusal
     taken = clean.docker("create", "--name", "stays", "busybox", code=1)
     assert 'The container name "/stays" is already in use' in taken
 

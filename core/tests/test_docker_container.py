@@ -22,6 +22,7 @@ from orlop.agent.runtimes.docker_container import (
     kept_name,
     kept_since,
     report_of,
+    scaled_shares,
     surplus,
 )
 from orlop.agent.runtimes.docker_record import Record
@@ -271,3 +272,19 @@ def test_the_oldest_go_first_until_few_and_young_remain(since: list[int]) -> Non
     assert all(now - moment <= KEPT_AGE_MAX_S for moment in left)
     assert all(moment <= min(left, default=now) for moment in (ages[container] for container in removed))
     assert len(left) == min(KEPT_COUNT_MAX, sum(now - moment <= KEPT_AGE_MAX_S for moment in since))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "engine_cpus", "shares"), [(1, 1, 1024), (1, 2, 512), (2, 3, 683), (3, 3, 1024), (1, 0, 1)]
+)
+def test_shares_that_are_cpus_are_the_part_of_an_engine(cpus: int, engine_cpus: int, shares: int) -> None:
+    """As classic Swarm told them: rounded up."""
+    payload = {"Image": "i", "HostConfig": {"CpuShares": cpus, "Memory": 7}, "orlop_shares_are_cpus": True}
+    creation = creation_of(launch({**payload, "orlop_exact": True}), CONTEXT)
+    assert creation.shares_are_cpus
+    assert "orlop_shares_are_cpus" not in creation.body
+    assert scaled_shares(creation.body, engine_cpus)["HostConfig"] == {"CpuShares": shares, "Memory": 7}
+
+
+def test_a_body_without_shares_has_none_when_they_are_scaled() -> None:
+    assert scaled_shares({"Image": "i"}, 4) == {"Image": "i", "HostConfig": {}}

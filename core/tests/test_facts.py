@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import attrs
 import orjson
 import pytest
 from engine_facts import facts_of
@@ -34,9 +35,12 @@ from orlop.model.facts import (
     difference,
     in_full,
 )
-from orlop.model.messages import FACTS, Facts
+from orlop.model.messages import FACTS, Facts, Hello
+from orlop.model.nodes import NodeInfo
+from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
-from orlop.model.wire import MESSAGE_BYTES_MAX
+from orlop.model.tasks import Status, TaskState
+from orlop.model.wire import LANGUAGE, MESSAGE_BYTES_MAX, decode_to_server
 
 _IDS = st.sampled_from(["a", "b", "c", "d"])
 _TEXTS = st.sampled_from(["", "x", "y"])
@@ -58,7 +62,7 @@ _FACTS = st.builds(
             id=st.just(key),
             state=_STATES,
             memory_bytes=st.integers(0, 3),
-            host_ports=st.just((HostPort(number=80),)),
+            host_ports=st.sampled_from([(), (HostPort(number=80),), (HostPort(number=81, protocol="udp"),)]),
         ),
     ),
 )
@@ -79,6 +83,7 @@ def test_facts_by_changes_equal_the_facts_in_full_whatever_was_known(states: lis
         told = applied(told, difference(before, after))
     assert told == states[-1]
     assert told.foreign_use == states[-1].foreign_use
+    assert told.foreign_ports == states[-1].foreign_ports
 
 
 @given(_FACTS, _FACTS)
@@ -98,11 +103,18 @@ def test_a_change_carries_only_what_changed() -> None:
 def test_only_live_foreign_containers_use_something() -> None:
     states = ("running", "paused", "restarting", "created", "exited", "dead")
     containers = [
-        ForeignContainer(id=str(n), state=state, memory_bytes=10**n, cpus_thousandths=2 * 10**n)
+        ForeignContainer(
+            id=str(n),
+            state=state,
+            memory_bytes=10**n,
+            cpus_thousandths=2 * 10**n,
+            host_ports=(HostPort(number=n + 1),),
+        )
         for n, state in enumerate(states)
     ]
     facts = NodeFacts(containers={one.id: one for one in containers})
     assert facts.foreign_use == Resources.of({"mem": 111, "cpus": 222})
+    assert facts.foreign_ports == PortSet([1, 2, 3])
 
 
 def _inspected(**changes: Any) -> dict[str, Any]:
@@ -217,20 +229,43 @@ def test_all_facts_of_a_node_fit_into_a_message() -> None:
     assert BYTES_MAX < size < MESSAGE_BYTES_MAX
 
 
-def test_facts_are_told_in_full_after_each_welcome_and_then_by_changes() -> None:
+def test_facts_are_told_in_full_with_each_hello_and_then_by_changes() -> None:
     telling, first = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
     second = NodeFacts(images={**first.images, "b": Image(id="b")})
-    assert telling.welcomed([FACTS]) is None, "nothing is known yet"
+    assert telling.hello() is None, "nothing is known yet"
+    assert telling.welcomed([FACTS], known=False) is None
     assert telling.changed(first) == Facts(change=in_full(first))
     assert telling.changed(first) is None
     assert telling.changed(second) == Facts(change=difference(first, second))
+    assert telling.hello() == in_full(second)
+    assert telling.changed(first) is None, "it is told after the welcome"
+    assert telling.welcomed([FACTS], known=True) == Facts(change=difference(second, first))
     telling.hello()
-    assert telling.changed(first) is None, "it is told with the welcome"
-    assert telling.welcomed([FACTS]) == Facts(change=in_full(first))
+    assert telling.welcomed([FACTS], known=True) is None, "all was said"
+
+
+def test_a_server_that_has_not_got_those_of_the_hello_is_told_all_of_them() -> None:
+    telling, facts = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
+    telling.changed(facts)
+    telling.hello()
+    assert telling.welcomed([FACTS], known=False) == Facts(change=in_full(facts))
+
+
+def test_a_hello_that_is_too_large_goes_without_facts() -> None:
+    facts = in_full(NodeFacts(images={"a": Image(id="a")}))
+    node = NodeInfo(id="n1", name="n1", address="n1", resources=Resources())
+    status = Status(task="t", state=TaskState.RUNNING, sequence=1, message="m" * 2**20)
+    largest = Hello(node=node, statuses=(status,) * 31, facts=facts)
+    (data,) = LANGUAGE.dialect(1).encode_in_pieces(largest)
+    assert decode_to_server(data) == largest
+    larger = Hello(node=node, statuses=(status,) * 32, facts=facts)
+    (data,) = LANGUAGE.dialect(1).encode_in_pieces(larger)
+    assert decode_to_server(data) == attrs.evolve(larger, facts=None)
 
 
 def test_a_server_that_does_not_ask_for_facts_is_told_none() -> None:
     telling, facts = FactsTelling(), NodeFacts(images={"a": Image(id="a")})
     assert telling.changed(facts) is None
-    assert telling.welcomed(["song"]) is None
+    telling.hello()
+    assert telling.welcomed(["song"], known=False) is None
     assert telling.changed(NodeFacts()) is None

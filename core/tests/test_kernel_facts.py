@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 import attrs
 import pytest
 
-from orlop.framework import Action, Ask, Framework, Process, Put, Resources, View
-from orlop.kernel.events import AgentHello, NodeFactsChanged
+from orlop.framework import Action, Ask, Framework, PortRequest, Process, Put, Resources, View
+from orlop.kernel.events import AgentHello, NodeFactsChanged, ToNode
 from orlop.kernel.kernel import Kernel
 from orlop.model.clock import Now
-from orlop.model.facts import FactsChange, ForeignContainer, Image, NodeFacts, difference, in_full
-from orlop.model.messages import Epoch, Hello
+from orlop.model.facts import FactsChange, ForeignContainer, HostPort, Image, NodeFacts, difference, in_full
+from orlop.model.messages import Epoch, Hello, Welcome
 from orlop.server.node_facts import ToldFacts
 from orlop.testing.harness import Cluster
 
@@ -36,6 +36,28 @@ class Wanted(Framework):
 
     def command(self, view: View, command: int) -> Iterator[Action]:
         yield Put("wish", "it", Wish(command))
+
+
+@attrs.frozen
+class Ports:
+    wanted: tuple[str | int, ...]
+
+
+class Serving(Framework):
+    """Tasks with one port each: those that were commanded last, by number or "any"."""
+
+    name = "serving"
+    documents: Mapping[str, type] = {"ports": Ports}
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        for ports in view.objects("ports").values():
+            for position, port in enumerate(ports.wanted):
+                if f"one-{position}" not in view.live:
+                    number = port if isinstance(port, int) else None
+                    yield Ask(f"one-{position}", run=Process("sleep 1"), ports=(PortRequest(number=number),))
+
+    def command(self, view: View, command: tuple[str | int, ...]) -> Iterator[Action]:
+        yield Put("ports", "it", Ports(command))
 
 
 def _foreign(number: int = 1, *, cpus: int = 0, mem: int = 0, state: str = "running") -> ForeignContainer:
@@ -93,6 +115,34 @@ def test_facts_are_not_stored_and_begin_anew_with_a_session(cluster: Cluster) ->
     assert again.state.candidates["n1"].free == before.candidates["n1"].free
 
 
+def test_facts_come_with_the_hello_and_the_welcome_says_so(cluster: Cluster) -> None:
+    before, hello = cluster.state, Hello(node=cluster.nodes["n1"].info)
+    kernel, now, epoch = Kernel(), Now(before.utc_ms, 1), Epoch(1, 1)
+    for facts in (_facts(_foreign(cpus=1000)), None):
+        step = kernel.step(before, [AgentHello(session="s2", hello=hello, facts=facts)], now, epoch)
+        (welcome,) = [
+            one.message for one in step.effects if isinstance(one, ToNode) and isinstance(one.message, Welcome)
+        ]
+        assert step.state.candidates["n1"].facts == facts
+        assert welcome.facts is (facts is not None)
+
+
+def test_nothing_is_placed_on_a_node_before_its_agent_has_found_the_new_server(cluster: Cluster) -> None:
+    """It is not known then what others run there."""
+    cluster.nodes["n1"].connected = False
+    cluster.restart()
+    cluster.command("wanted", 1)
+    cluster.settle()
+    (waiting,) = cluster.pending()
+    assert cluster.explain(waiting).ruled_out == (("health", "its agent has not found this server yet", 1),)
+    hello = AgentHello(session="s", hello=Hello(node=cluster.nodes["n1"].info), facts=_facts(_foreign(cpus=3500)))
+    cluster.step(hello)
+    assert cluster.explain(waiting).ruled_out == (("resources", "not enough cpus beside foreign containers", 1),)
+    cluster.return_node("n1")
+    cluster.settle()
+    assert len(cluster.running()) == 1
+
+
 def test_facts_of_a_node_that_is_not_known_are_passed_over(cluster: Cluster) -> None:
     before = cluster.state
     cluster.set_facts("n9", _facts(_foreign(cpus=1000)))
@@ -109,6 +159,39 @@ def test_changes_are_applied_to_what_was_told_in_full_and_what_was_refused_is_to
     assert told.again() == [NodeFactsChanged(node="n1", facts=second)]
     assert told.again() == []
     told.refused("n1")
-    told.begin("n1")
+    assert told.begin("n1", None) is None
     assert told.again() == []
     assert told.told("n1", FactsChange(images=(Image(id="i"),))) is None
+    assert told.begin("n1", FactsChange(images=(Image(id="i"),))) is None, "a hello tells all or nothing"
+    assert told.begin("n1", in_full(second)) == second
+    assert told.told("n1", difference(second, first)) == NodeFactsChanged(node="n1", facts=first)
+
+
+def test_ports_that_foreign_containers_publish_are_given_to_no_task() -> None:
+    made = Cluster(Serving())
+    made.add_node("n1", ports="31000-31003")
+    foreign = attrs.evolve(_foreign(), host_ports=(HostPort(number=31001), HostPort(number=9, protocol="udp")))
+    made.set_facts("n1", _facts(foreign))
+    made.command("serving", ("any", "any", "any", 31001))
+    made.settle()
+    assert {port for task in made.running() for port in task.ports} == {31000, 31002, 31003}
+    (waiting,) = made.pending()
+    assert made.explain(waiting).ruled_out == (("ports", "port 31001 is taken by a foreign container", 1),)
+    made.set_facts("n1", _facts(attrs.evolve(foreign, state="exited")))
+    made.settle()
+    assert {port for task in made.running() for port in task.ports} == {31000, 31001, 31002, 31003}
+
+
+def test_a_port_that_a_task_and_a_foreign_container_have_had_is_free_when_both_have_gone() -> None:
+    made = Cluster(Serving())
+    made.add_node("n1", ports="31000-31000")
+    made.command("serving", ("any",))
+    made.settle()
+    foreign = attrs.evolve(_foreign(), host_ports=(HostPort(number=31000, address="127.0.0.1"),))
+    made.set_facts("n1", _facts(foreign))
+    made.command("serving", ())
+    made.kill_task(made.running()[0].id)
+    made.settle()
+    assert len(made.state.candidates["n1"].free_ports) == 0
+    made.set_facts("n1", _facts())
+    assert len(made.state.candidates["n1"].free_ports) == 1

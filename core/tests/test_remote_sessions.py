@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 import pytest
 from aiohttp import WSMsgType, web
 from running import free_port
@@ -272,3 +273,7 @@ async def test_facts_reach_the_kernel_and_are_dropped_with_the_session(tmp_path:
         link.send(Facts(change=difference(second, first)))
         link.send(Facts(change=in_full(second)))
         await told(second)
+        link.send(attrs.evolve(hello("n1"), facts=in_full(first)))
+        while not (await heard(link, Welcome)).facts:
+            pass
+        assert one.server.state().candidates["n1"].facts == first, "before it is welcome"

@@ -89,12 +89,13 @@ def Process(  # noqa: N802  (reads as a value where it is used)
 def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802
     """A spec for the `docker` runtime. `create_body`: members of the Engine API's create request, as they are.
 
-    Seven more are ours: `orlop_pull` ("always", "missing" or "never"); `orlop_name`, the container's name, which is
+    Eight more are ours: `orlop_pull` ("always", "missing" or "never"); `orlop_name`, the container's name, which is
     `orlop-` and the task's id otherwise; `orlop_platform`, "os/arch" of the image; `orlop_api_version`, in which the
     body is meant; `orlop_exact`: nothing but labels is added to the body, neither limits nor variables; `orlop_labels`,
-    names of the task's variables (see `Ask.environment`) that its container shall have as labels too; and
-    `orlop_artefacts`, as those of a `Process`, fetched into a folder that the container has at `/mnt/mesos/sandbox`,
-    named by its variable `MESOS_SANDBOX`.
+    names of the task's variables (see `Ask.environment`) that its container shall have as labels too;
+    `orlop_shares_are_cpus`: `HostConfig.CpuShares` says how many cpus, and the engine is told that part of 1024 shares
+    for all of its own; and `orlop_artefacts`, as those of a `Process`, fetched into a folder that the container has at
+    `/mnt/mesos/sandbox`, named by its variable `MESOS_SANDBOX`.
     """
     return Spec(runtime="docker", payload={"Image": image, **create_body})
 

@@ -63,6 +63,11 @@ async def _create(client: Any, name: str) -> str:
     return identifier
 
 
+async def test_the_node_is_not_open_before_its_first_hello_can_tell_of_them(context: RuntimeContext) -> None:
+    async with following(context) as told:
+        assert told.all, "its containers are known"
+
+
 async def test_what_is_done_by_hand_is_seen(context: RuntimeContext, client: Any) -> None:
     async with following(context) as told:
         await told.until(lambda facts: facts.images)

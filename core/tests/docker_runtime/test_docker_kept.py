@@ -42,6 +42,15 @@ async def test_it_is_made_with_its_own_name_and_not_started(context: RuntimeCont
         assert len(client.containers(all=True)) == 1
 
 
+async def test_shares_that_are_cpus_are_told_as_the_part_of_its_engine(context: RuntimeContext, client: Any) -> None:
+    async with opened(context) as driver:
+        one = kept(context, "web", HostConfig={"CpuShares": 1, "Memory": 2**24}, orlop_shares_are_cpus=True)
+        await driver.runtime.start(one)
+        await driver.phase(one.task, Phase.PREPARED)
+        host = client.inspect_container("web")["HostConfig"]
+        assert (host["CpuShares"], host["Memory"]) == (-(-1024 // client.info()["NCPU"]), 2**24)
+
+
 async def test_whoever_starts_stops_renames_and_removes_it_is_heard(context: RuntimeContext, client: Any) -> None:
     async with opened(context) as driver:
         one = kept(context, "played_with")

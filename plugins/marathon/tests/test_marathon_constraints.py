@@ -63,7 +63,7 @@ def task(on: str | None, version: str = "v1", state: TaskState = TaskState.RUNNI
 
 
 def candidate(name: str, nodes: dict[str, Node] = NODES) -> Candidate:
-    return Candidate(node=nodes[name], free=Resources(), free_ports=PortSet())
+    return Candidate(node=nodes[name], free=Resources(), unheld_ports=PortSet())
 
 
 def request(*constraints: Constraint) -> Request:

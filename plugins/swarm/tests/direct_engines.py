@@ -178,6 +178,12 @@ class DirectContainers:
         self.released.append(container)
         self.remembered.pop(container, None)
 
+    async def removing(self, container: str) -> bool:
+        return False
+
+    async def not_removed(self, container: str) -> None:
+        raise NotImplementedError
+
     async def known(self, reference: str) -> Known | None:
         found = (one for one in self.remembered.values() if one.name == reference or one.id.startswith(reference))
         return next(found, None)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 import docker
 import pytest
 import requests
@@ -204,7 +205,7 @@ def test_a_node_that_is_down_is_named(client: docker.APIClient, pool: Served) ->
     created_on(client, "alpha", "here")
     pool.pool.down["beta"] = "no word from it for 40 s"
     text = "which is not available: no word from it for 40 s"
-    for call in (client.inspect_container, client.start, client.remove_container, client.exec_create):
+    for call in (client.logs, client.start, client.remove_container, client.exec_create):
         arguments = ("away", "true") if call == client.exec_create else ("away",)
         assert said(lambda call=call, arguments=arguments: call(*arguments)) == (
             503,
@@ -217,6 +218,13 @@ def test_a_node_that_is_down_is_named(client: docker.APIClient, pool: Served) ->
     assert rows["/here"]["Status"] == "Created"
     assert [row["Names"][0] for row in client.containers(all=True, filters={"label": "tier=back"})] == ["/away"]
     assert client.containers() == []
+    pool.containers.remembered[away] = attrs.evolve(pool.containers.remembered[away], body={"Cmd": ["sleep", "7"]})
+    shown = client.inspect_container("away")
+    assert (shown["Id"], shown["Name"], shown["Path"], shown["Node"]["Name"]) == (away, "/away", "sleep", "beta")
+    assert shown["State"]["Error"] == "Host Down: no word from it for 40 s"
+    with contextlib.closing(docker.DockerClient(pool.url, version="auto")) as whole:
+        listed = {one.name: (one.status, one.labels) for one in whole.containers.list(all=True)}
+    assert listed["away"] == ("running", {"tier": "back"})
     pool.pool.down.clear()
     assert client.inspect_container("away")["Id"] == away
 
@@ -574,3 +582,5 @@ def test_what_is_kept_for_its_output_has_been_removed(client: docker.APIClient, 
     created_on(client, "alpha", "here")
     assert [row["Names"] for row in client.containers(all=True)] == [["/here"]]
     assert said(lambda: client.inspect_container(kept))[0] == 404
+    assert [client.info()[f"Containers{state}"] for state in ("", "Running", "Stopped")] == [1, 0, 1]
+    assert [one["Names"] for one in client.df()["Containers"]] == [["/here"]]

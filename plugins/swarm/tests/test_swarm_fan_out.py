@@ -40,6 +40,12 @@ class NoContainers:
     async def gone(self, container: str) -> None:
         raise NotImplementedError
 
+    async def removing(self, container: str) -> bool:
+        raise NotImplementedError
+
+    async def not_removed(self, container: str) -> None:
+        raise NotImplementedError
+
     async def known(self, reference: str) -> Known | None:
         return None
 

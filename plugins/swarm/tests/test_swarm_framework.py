@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orlop.framework import Desired, NotPlaced, Outcome, Refused, Task, TaskState
+from orlop.framework import Desired, NotPlaced, Outcome, Refused, Task, TaskState, stopped_by_drain
 from orlop.kernel.events import DrainNode
 from orlop.testing.harness import Cluster
 from orlop_swarm import hooks
@@ -15,7 +15,7 @@ from orlop_swarm.asking import ID_LABEL, InvalidRequest, resources_of, with_labe
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Discard, Move, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Keep, Move, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 MOVES = {"Env": ["reschedule:on-node-failure", "A=b"]}
@@ -191,6 +191,14 @@ def test_cpus_are_what_the_engine_limits(host: dict[str, int], units: str, cpus:
     assert resources_of(host, Config(cpu_units=units)).units.get("cpus", 0) == cpus
 
 
+@pytest.mark.parametrize("units", ["engine", "shares"])
+def test_shares_that_are_cpus_are_scaled_by_the_node(units: str) -> None:
+    pool = Pool(settings=Config(cpu_units=units))
+    task = pool.create("web", HostConfig={"CpuShares": 1})
+    payload = pool.cluster.view("swarm").spec(task).payload
+    assert (payload["HostConfig"], payload.get("orlop_shares_are_cpus", False)) == ({"CpuShares": 1}, units == "shares")
+
+
 # When nodes fail
 
 
@@ -260,6 +268,28 @@ def test_a_drained_node_gives_up_what_moves() -> None:
     pool.cluster.advance(1)
     now = pool.task(task.key)
     assert (now.node != task.node, now.state) == (True, TaskState.RUNNING)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_client_removes_while_its_node_is_drained_stays_removed(refused: bool) -> None:
+    """Unless its engine does not remove it."""
+    pool = Pool()
+    task = pool.create("gone", **MOVES)
+    pool.cluster.start_task(task)
+    pool.cluster.settle()
+    pool.cluster.nodes[task.node or ""].stops = lambda _: False
+    pool.cluster.step(DrainNode(node=task.node or "", drained=True, within_ms=0))
+    pool.cluster.settle()
+    assert stopped_by_drain(pool.task(task.key))
+    pool.do(Keep(key=task.key, moves=False))
+    with pytest.raises(Refused):
+        pool.create("gone")
+    if refused:
+        pool.do(Keep(key=task.key, moves=True))
+    pool.cluster.end_task(pool.task(task.key), outcome=Outcome.KILLED)
+    pool.cluster.settle()
+    assert (task.key in pool.cluster.view("swarm").live) is refused
+    assert bool(pool.objects(CONTAINER)) is bool(pool.objects(NAME)) is refused
 
 
 def test_one_that_is_moved_is_made_anew_where_it_is_best_and_started_if_it_ran() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orlop.framework import Action, Ask, Docker, Framework, Process, Resources, Spec, View
+from orlop.framework import Action, Ask, Docker, Framework, PortRequest, Process, Resources, Spec, View
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.testing.harness import Cluster
 from orlop_swarm import hooks
@@ -170,6 +170,22 @@ def test_what_waits_is_explained(said: str, row: tuple[str, str, int]) -> None:
     made = cluster(Wish("a", saying(DOCKER, said)), nodes=NODES)
     (waiting,) = made.pending()
     assert made.explain(waiting).ruled_out == (row,)
+
+
+def test_ports_of_the_kernel_and_published_ones_keep_out_of_each_others_way() -> None:
+    bound = {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "31005"}]}}}
+    fixed = attrs.evolve(saying(PROCESS), ports=(PortRequest(number=31005),))
+    given = attrs.evolve(saying(PROCESS), ports=(PortRequest(),))
+    made = cluster(Wish("published", saying(DOCKER, **bound)), Wish("fixed", fixed), nodes={"n1": {}, "n2": {}})
+    assert len(set(where(made).values())) == 2
+    made = cluster(Wish("given", given), nodes={"n1": {}, "n2": {}})
+    (task,) = made.running()
+    bound["HostConfig"]["PortBindings"]["80/tcp"][0]["HostPort"] = str(task.ports[0])
+    wishes = [Wish("given", given), *(Wish(f"published-{number}", saying(DOCKER, **bound)) for number in range(2))]
+    made = cluster(*wishes, nodes={"n1": {}, "n2": {}})
+    (waiting,) = made.pending()
+    assert ("port", f"port {task.ports[0]} (Bridge mode)", 2) in made.explain(waiting).ruled_out
+    assert len({where(made)["given"], where(made)["published-0"]}) == 2
 
 
 def test_ports_and_slots_and_dependencies() -> None:

@@ -283,6 +283,21 @@ def test_disk_usage_adds_sizes_up_and_lists_things_once() -> None:
     assert merged["Containers"] == [{"Id": "ca", "Created": 1, "Labels": {}}, {"Id": "cb", "Created": 1, "Labels": {}}]
 
 
+def test_what_is_kept_for_its_output_is_not_counted() -> None:
+    kept = {"Id": "k", "Created": 1, "Names": ["/orlop.ended.1764000000.abc.1"], "ImageID": "sha256:1"}
+    held = {"Id": "c", "Created": 2, "Names": ["/c"], "ImageID": "sha256:1"}
+    parts = [told("a", engine_info("a")), told("b", engine_info("b")), told("c", "it hangs", 503)]
+    lists = [told("a", [kept]), told("b", []), told("c", "it hangs", 503)]
+    merged = system.info(system.without_kept(parts, lists), [Member(id="id-a", name="a")], ABOUT)
+    members = ("Containers", "ContainersRunning", "ContainersStopped")
+    assert [merged[member] for member in members] == [5, 4, 1]
+    assert ["  └ Containers", "2 (2 Running, 0 Paused, 0 Stopped)"] in merged["SystemStatus"]
+    usage = {"Images": [image("sha256:1", "x:1", Containers=2)], "Containers": [kept, held], "Volumes": None}
+    used = system.disk_usage([told("a", usage)])
+    assert [one["Id"] for one in used["Containers"]] == ["c"]
+    assert [one["Containers"] for one in used["Images"]] == [1]
+
+
 def event(nanos: int, action: str = "start", **attributes: str) -> dict[str, Any]:
     return {"Action": action, "timeNano": nanos, "Actor": {"ID": "c", "Attributes": attributes}}
 

@@ -14,7 +14,7 @@ def candidate(name: str, state: NodeState = NodeState.READY, **info: object) -> 
     total = Resources(cpus=4, mem="8GiB")
     said = NodeInfo(id=f"id-{name}", name=name, address="10.0.0.1", resources=total, **info)  # type: ignore[arg-type]
     free = total - Resources(cpus=1, mem="20MiB")
-    return Candidate(node=Node(info=said, state=state), free=free, free_ports=PortSet())
+    return Candidate(node=Node(info=said, state=state), free=free, unheld_ports=PortSet())
 
 
 def test_reserved_is_what_the_tasks_of_all_frameworks_hold() -> None:

@@ -255,8 +255,8 @@ class Agent:
             cluster_id=self._identity.cluster_id,
             statuses=self._worker.statuses(),
             understands=(RENEW,) if self._renew is not None else (),
+            facts=self._facts.hello(),
         )
-        self._facts.hello()
         try:
             link.send(hello)
         except LinkClosed as error:
@@ -267,7 +267,7 @@ class Agent:
             case Welcome():
                 self._welcome(message)
                 self._inbox.put_nowait(decisions.ServerHere())
-                self._tell_facts(self._facts.welcomed(message.understands))
+                self._tell_facts(self._facts.welcomed(message.understands, known=message.facts))
             case Refused():
                 log.error("the server refused this node: %s", message.reason)
                 raise LinkClosed(message.reason)

@@ -1,14 +1,15 @@
 """What of a node's facts its session is told, and when. Pure; the agent's shell and the simulated node ask it.
 
-Servers that do not say that they understand facts are told none. After each welcome the facts are told in full, from
-then on what has changed.
+They come with each hello, so that nothing is placed on the node by a server that does not know them; from then on what
+has changed is told. A server that does not say that it understands facts is told no more. One that has not got those of
+the hello, for it is of an earlier version or the hello was too large with them, is told them in full after the welcome.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from orlop.model.facts import NodeFacts, difference, in_full
+from orlop.model.facts import FactsChange, NodeFacts, difference, in_full
 from orlop.model.messages import FACTS, Facts
 
 
@@ -17,16 +18,18 @@ class FactsTelling:
 
     def __init__(self) -> None:
         self.facts: NodeFacts | None = None
+        self._said: NodeFacts | None = None
         self._told: NodeFacts | None = None
         self._wanted = False
 
-    def hello(self) -> None:
-        """Hello is said: until it is answered, nothing more is told."""
-        self._told, self._wanted = None, False
+    def hello(self) -> FactsChange | None:
+        """What the hello says of them: until it is answered, nothing more is told."""
+        self._said, self._told, self._wanted = self.facts, None, False
+        return in_full(self.facts) if self.facts is not None else None
 
-    def welcomed(self, understands: Collection[str]) -> Facts | None:
-        """What is to be told after a welcome."""
-        self._told, self._wanted = None, FACTS in understands
+    def welcomed(self, understands: Collection[str], *, known: bool) -> Facts | None:
+        """What is to be told after a welcome. known: those of the hello are."""
+        self._told, self._wanted = self._said if known else None, FACTS in understands
         return self._next()
 
     def changed(self, facts: NodeFacts) -> Facts | None:

@@ -288,11 +288,11 @@ class Draft:
         """Puts a pending task on a node; the caller takes it out of the waiting."""
         before = self._candidates[node_id]
         needs = self._specs[task.spec].spec.resources
-        free_ports = before.free_ports
+        unheld = before.unheld_ports
         for port in ports:
-            free_ports = free_ports.without(port)
+            unheld = unheld.without(port)
         held = before.tasks.set(task.sequence, task.id)
-        after = Candidate(before.node, before.free - needs, free_ports, held, before.facts)
+        after = Candidate(before.node, before.free - needs, unheld, held, before.facts, before.heard)
         self._candidates[node_id] = after
         self.taken.append(node_id)
         usage = self.usage(task.role)
@@ -360,9 +360,10 @@ class Draft:
         before = self._candidates.get(task.placement.node)
         if before is None or task.sequence not in before.tasks:
             return
-        ports = before.free_ports | (PortSet(task.placement.ports) & before.node.info.ports)
+        ports = before.unheld_ports | (PortSet(task.placement.ports) & before.node.info.ports)
         tasks = before.tasks.delete(task.sequence)
-        self._candidates[task.placement.node] = Candidate(before.node, before.free + needs, ports, tasks, before.facts)
+        after = Candidate(before.node, before.free + needs, ports, tasks, before.facts, before.heard)
+        self._candidates[task.placement.node] = after
         self.freed_nodes[task.placement.node] = None
 
     def _refer(self, request: Request) -> None:
@@ -428,8 +429,8 @@ class Draft:
         free = node.info.resources - used
         if known is not None:
             free = free - known.foreign_use
-        facts = known.facts if known is not None else None
-        self._candidates[node.id] = Candidate(node, free, node.info.ports - ports, held, facts)
+        facts, heard = (known.facts, known.heard) if known is not None else (None, False)
+        self._candidates[node.id] = Candidate(node, free, node.info.ports - ports, held, facts, heard)
         if node.drain_at_utc_ms:
             self.draining = self.draining.set(node.id, node.drain_at_utc_ms)
         else:
@@ -440,12 +441,12 @@ class Draft:
         self.nodes_changed = True
         self.freed_nodes[node.id] = None
 
-    def put_facts(self, node_id: str, facts: NodeFacts | None) -> None:
-        """Notes what a node's engine knows beside the tasks; None: nobody knows."""
+    def put_facts(self, node_id: str, facts: NodeFacts | None, *, hello: bool = False) -> None:
+        """Notes what a node's engine knows beside the tasks; None: nobody knows. hello: they came with one."""
         known = self._candidates.get(node_id)
-        if known is None or known.facts is facts:
+        if known is None or (known.facts is facts and known.heard >= hello):
             return
-        self._candidates[node_id] = known.with_facts(facts)
+        self._candidates[node_id] = known.with_facts(facts, heard=known.heard or hello)
         self.freed_nodes[node_id] = None
         self._facts_changed = True
 

@@ -20,10 +20,14 @@ from orlop.model.tasks import Status
 
 @attrs.frozen(kw_only=True)
 class AgentHello:
-    """A session began. session: the shell's name for it; answers go to this session only."""
+    """A session began. session: the shell's name for it; answers go to this session only.
+
+    facts: those that came with the hello, None without.
+    """
 
     session: str
     hello: Hello
+    facts: NodeFacts | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)

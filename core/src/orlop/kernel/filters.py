@@ -24,7 +24,10 @@ CHECKS_REMEMBERED: Final = 1_000
 
 
 class HealthFilter:
-    """Only nodes that are ready, not being drained, and whose agent has not been stopped."""
+    """Only nodes that are ready, not being drained, and whose agent has not been stopped.
+
+    And whose agent has said hello to this server: what is stored does not tell what others run there.
+    """
 
     name = "health"
 
@@ -38,6 +41,8 @@ def _unhealthy(candidate: Candidate) -> str | None:
         return f"node is {node.state.value}"
     if node.away:
         return "its agent was stopped"
+    if not candidate.heard:
+        return "its agent has not found this server yet"
     return "node is drained" if node.drained else None
 
 
@@ -174,10 +179,16 @@ def _ports_check(numbers: tuple[int | None, ...]) -> Check:
         free = candidate.free_ports
         for number in fixed:
             if number not in free:
-                return f"port {number} is {'taken' if number in candidate.node.info.ports else 'not offered'}"
+                return f"port {number} is {_why_not(candidate, number)}"
         return None if len(free) >= count else "not enough ports"
 
     return check
+
+
+def _why_not(candidate: Candidate, port: int) -> str:
+    if port in candidate.unheld_ports:
+        return "taken by a foreign container"
+    return "taken" if port in candidate.node.info.ports else "not offered"
 
 
 class SpreadScorer:

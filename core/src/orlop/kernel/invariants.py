@@ -79,7 +79,7 @@ def _check_candidate(state: State, node_id: str) -> None:
     found = state.candidates[node_id]
     held = [state.tasks[task_id] for task_id in found.tasks.values()]
     specs = {task.spec: state.spec_of(task) for task in held}
-    expected = loading.make_candidate(found.node, held, specs).with_facts(found.facts)
+    expected = loading.make_candidate(found.node, held, specs).with_facts(found.facts, heard=found.heard)
     if found != expected:
         raise InvariantBroken(f"node {node_id} is {found}, and should be {expected}")
 
@@ -124,7 +124,10 @@ def _check_indexes(state: State) -> None:
     documents.append((records.META_KEY, loading.encode(meta)))
     made = loading.load(documents, loading.read_object_plainly)
     assert made is not None
-    known = {node_id: one.with_facts(state.candidates[node_id].facts) for node_id, one in made.candidates.items()}
+    known = {
+        node_id: one.with_facts(state.candidates[node_id].facts, heard=state.candidates[node_id].heard)
+        for node_id, one in made.candidates.items()
+    }
     made = attrs.evolve(made, candidates=Map(known))
     for name in (
         "node_order",

@@ -119,6 +119,7 @@ class _Batch:
         self._epoch = epoch
         self._draft = Draft(state, self._now)
         self._sessions: dict[str, str] = {}
+        self._told: dict[str, bool] = {}
         self._received: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
         self._answers: list[Answer] = []
         self._unplaced: list[Unplaced] = []
@@ -171,8 +172,10 @@ class _Batch:
                 self._draft.note("node.ready", node.id, name=node.info.name)
             if known is not None and known.info.runtimes != node.info.runtimes:
                 self._note_runtimes(node)
-        self._draft.put_facts(node.id, None)  # another machine may have the node's name now; all is told anew
+        # Whatever was known of it is void: another machine may have the node's name now.
+        self._draft.put_facts(node.id, event.facts, hello=True)
         self._sessions[node.id] = event.session
+        self._told[node.id] = event.facts is not None
         if known is not None and known.state is not NodeState.READY:
             self._reachable_again(node.id)
         self._reported(event.session, node.id, hello)
@@ -412,11 +415,13 @@ class _Batch:
         if due := state.due_utc_ms:
             yield TickAt(utc_ms=due)
 
+    def _welcome(self, state: State, node_id: str) -> Welcome:
+        return Welcome(cluster_id=state.cluster_id, epoch=self._epoch, understands=(FACTS,), facts=self._told[node_id])
+
     def _to_nodes(self, state: State) -> Iterable[ToNode | Assign]:
         for node_id, session in self._sessions.items():
             if session:
-                welcome = Welcome(cluster_id=state.cluster_id, epoch=self._epoch, understands=(FACTS,))
-                yield ToNode(node=node_id, message=welcome, session=session)
+                yield ToNode(node=node_id, message=self._welcome(state, node_id), session=session)
         for (node_id, session), items in self._received.items():
             if items:
                 yield ToNode(node=node_id, message=Received(items=tuple(items)), session=session)

@@ -59,26 +59,35 @@ class Candidate:
     """A node as a place for tasks: what it is, what is free on it, what it holds.
 
     free: beside its tasks and its foreign containers. Below zero where the node shrank under its tasks, or where
-    somebody else has taken what they need. tasks: those placed here and not removed, by sequence.
+    somebody else has taken what they need. unheld_ports: of its ranges, those that no task holds.
+    tasks: those placed here and not removed, by sequence.
+    heard: has its agent said hello to this server? Before, nobody knows what else is on it now. Memory only.
     facts: what its engine knows beside the tasks; None until its agent has told, and without an engine. Memory only.
     """
 
     node: Node
     free: Resources
-    free_ports: PortSet
+    unheld_ports: PortSet
     tasks: Map[int, str] = Map()
     facts: NodeFacts | None = None
+    heard: bool = False
 
     @property
     def foreign_use(self) -> Resources:
         """What containers take that are no tasks of this cluster, as far as that is known."""
         return self.facts.foreign_use if self.facts is not None else NOTHING
 
-    def with_facts(self, facts: NodeFacts | None) -> Candidate:
+    @property
+    def free_ports(self) -> PortSet:
+        """Of its ranges, those that no task holds, and no foreign container."""
+        taken = self.facts.foreign_ports if self.facts is not None else None
+        return self.unheld_ports - taken if taken else self.unheld_ports
+
+    def with_facts(self, facts: NodeFacts | None, *, heard: bool) -> Candidate:
         """The same node, of which something else is known."""
         use = facts.foreign_use if facts is not None else NOTHING
         free = self.free + self.foreign_use - use
-        return Candidate(self.node, free, self.free_ports, self.tasks, facts)
+        return Candidate(self.node, free, self.unheld_ports, self.tasks, facts, heard)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,7 @@
 """Facts: what a node's container engine knows beyond the tasks of this cluster.
 
 Its images, what it says of itself, and the containers that somebody else started on it. Facts are never stored: an
-agent tells them in full when its session starts, and what changed from then on. `difference` makes such a change of
+agent tells them in full with its hello, and what changed from then on. `difference` makes such a change of
 two states and `applied` brings the older one to the newer; a full change makes do without an older one.
 """
 
@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import attrs
 from immutables import Map
 
+from orlop.model.ports import HIGHEST_PORT, PortSet
 from orlop.model.resources import Resources
 
 _T = TypeVar("_T")
@@ -92,16 +93,28 @@ class NodeFacts:
     """All facts of one node; images and containers by their ids.
 
     foreign_use: what the live foreign containers may take of the node, as far as they have limits.
+    foreign_ports: of the node, that they publish, whatever the protocol and address.
     """
 
     engine: EngineFacts = EngineFacts()
     images: Map[str, Image] = attrs.field(factory=Map, converter=_images)
     containers: Map[str, ForeignContainer] = attrs.field(factory=Map, converter=_containers)
     foreign_use: Resources = attrs.field(eq=False)
+    foreign_ports: PortSet = attrs.field(eq=False)
 
     @foreign_use.default
     def _all_use(self) -> Resources:
         return _use(self.containers.values())
+
+    @foreign_ports.default
+    def _all_ports(self) -> PortSet:
+        return _ports(self.containers.values())
+
+
+def _ports(containers: Iterable[ForeignContainer]) -> PortSet:
+    return PortSet(
+        port.number for one in containers if one.live for port in one.host_ports if port.number <= HIGHEST_PORT
+    )
 
 
 def _use(containers: Iterable[ForeignContainer]) -> Resources:
@@ -155,17 +168,22 @@ def difference(old: NodeFacts, new: NodeFacts) -> FactsChange:
 
 
 def applied(facts: NodeFacts, change: FactsChange) -> NodeFacts:
-    """`facts` after `change`. Applying a change twice is applying it once. Costs what the change is large."""
+    """`facts` after `change`. Applying a change twice is applying it once.
+
+    Costs what the change is large, but where a container that publishes ports is concerned: then all are looked at.
+    """
     base = NodeFacts() if change.full else facts
     changed = {one.id: one for one in change.containers}
-    replaced = (base.containers.get(key) for key in {*changed, *change.containers_gone})
+    replaced = [one for key in {*changed, *change.containers_gone} if (one := base.containers.get(key)) is not None]
     containers = _applied(base.containers, changed, change.containers_gone)
-    arrived = (one for key, one in changed.items() if key in containers)
+    arrived = [one for key, one in changed.items() if key in containers]
+    publishing = any(one.host_ports for one in (*replaced, *arrived))
     return NodeFacts(
         engine=change.engine if change.engine is not None else base.engine,
         images=_applied(base.images, {image.id: image for image in change.images}, change.images_gone),
         containers=containers,
-        foreign_use=base.foreign_use - _use(one for one in replaced if one is not None) + _use(arrived),
+        foreign_use=base.foreign_use - _use(replaced) + _use(arrived),
+        foreign_ports=_ports(containers.values()) if publishing else base.foreign_ports,
     )
 
 

@@ -43,6 +43,8 @@ class Hello:
 
     cluster_id: what the agent is bound to; empty on its first contact.
     statuses: of every task that the node has a record of.
+    facts: what the node's engine knows beside the tasks, in full; None where nothing is known, where it would make the
+    message too large, and from agents of earlier versions.
     understands: kinds of messages that came later than the session's version, and that this agent wants to be sent.
     """
 
@@ -50,6 +52,7 @@ class Hello:
     cluster_id: str = ""
     statuses: tuple[Status, ...] = ()
     understands: tuple[str, ...] = ()
+    facts: FactsChange | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -57,11 +60,13 @@ class Welcome:
     """The server's answer: whom the agent belongs to, and under which epoch it commands.
 
     understands: kinds of messages that came later than the session's version, and that the server wants to be sent.
+    facts: those of the hello are known. Otherwise they are to be told in full.
     """
 
     cluster_id: str
     epoch: Epoch
     understands: tuple[str, ...] = ()
+    facts: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -148,7 +153,7 @@ class Heartbeat:
 
 @attrs.frozen(kw_only=True)
 class Facts:
-    """What the node's engine knows beside the tasks: in full after each welcome, then what has changed. Never stored.
+    """What has changed of what the node's engine knows beside the tasks, or all of it. Never stored.
 
     Sent to servers that understand "facts".
     """

@@ -115,8 +115,13 @@ class Dialect:
         return message
 
     def encode_in_pieces(self, message: ToServer | ToAgent, bytes_max: int = PIECE_BYTES) -> Iterator[bytes]:
-        """The bytes of a message, or, of many assignments, those of several that mean the same in this order."""
+        """The bytes of a message, or, of many assignments, those of several that mean the same in this order.
+
+        A hello that is too large with its facts goes without them: they are told after the welcome.
+        """
         whole = self.encode(message)
+        if isinstance(message, Hello) and message.facts is not None and len(whole) > MESSAGE_BYTES_MAX:
+            whole = self.encode(attrs.evolve(message, facts=None))
         if isinstance(message, Assignments) and len(whole) > bytes_max:
             yield from map(self.encode, _pieces(message, bytes_max))
         else:

@@ -17,10 +17,11 @@ class ToldFacts:
         self._facts: dict[str, NodeFacts] = {}
         self._refused: set[str] = set()
 
-    def begin(self, node: str) -> None:
-        """It begins anew: what it tells next is all it has."""
+    def begin(self, node: str, change: FactsChange | None) -> NodeFacts | None:
+        """It begins anew, with what its hello says of them: all that is known then, None for nothing."""
         self._facts.pop(node, None)
         self._refused.discard(node)
+        return known.facts if change is not None and (known := self.told(node, change)) is not None else None
 
     def told(self, node: str, change: FactsChange) -> NodeFactsChanged | None:
         """For the kernel. None for a change of what was never told."""

@@ -88,9 +88,9 @@ class Sessions:
         self._liveness.heard(node, monotonic_ms)
         match message:
             case Hello():
-                self._facts.begin(node)
+                facts = self._facts.begin(node, message.facts)
                 failed = self._if_it_fails(lambda: self._end(session, "the hello did not become durable"))
-                self._core.submit(AgentHello(session=session, hello=message), failed)
+                self._core.submit(AgentHello(session=session, hello=message, facts=facts), failed)
             case Statuses():
                 self._core.submit(AgentStatuses(session=session, node=node, statuses=message.items))
             case Facts():

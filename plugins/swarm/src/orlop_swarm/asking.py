@@ -49,6 +49,8 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
         payload["orlop_platform"] = order.platform
     if order.version:
         payload["orlop_api_version"] = order.version
+    if settings.cpu_units == "shares":
+        payload["orlop_shares_are_cpus"] = True
     labels = _object("Labels", body.get("Labels"))
     return Ask(
         key,

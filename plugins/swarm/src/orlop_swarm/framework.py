@@ -35,7 +35,7 @@ from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME, Container, Name
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Discard, Move, Order, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Keep, Move, Order, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 #: A container that could not be made where it was to move is tried again after so long.
@@ -69,6 +69,8 @@ class Swarm(Framework):
                     yield from self._move(view, command)
                 case Discard():
                     yield Kill(command.key, DISCARDED)
+                case Keep():
+                    yield from self._keep(view, command)
         except InvalidRequest as error:
             raise Refused(error) from error
 
@@ -137,6 +139,12 @@ class Swarm(Framework):
         if task is None or container is None or not container.moves or task.id != order.task or task.desired_reason:
             raise Refused("it may not move, or has moved already")
         yield Kill(order.key, REBALANCED)
+
+    @staticmethod
+    def _keep(view: View, order: Keep) -> Iterator[Action]:
+        known = view.objects(CONTAINER).get(order.key)
+        if known is not None:
+            yield Put(CONTAINER, order.key, attrs.evolve(known, moves=order.moves))
 
     def handle(self, view: View, changed: Changed) -> Iterable[Action]:
         containers = view.objects(CONTAINER)

@@ -14,7 +14,7 @@ functions and no state.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -150,13 +150,23 @@ class Facts:
             names=(task.name,),
             images=(said.image,) if said.image else (),
             labels={**said.labels, **task.labels, **owner},
-            bindings=said.bindings,
+            bindings=(*said.bindings, *_on_all_addresses(task.ports)),
             host_network=said.host_network,
             exposed=said.exposed,
         )
 
 
 _NOTHING: Final = Wanted()
+
+
+def _on_all_addresses(ports: Iterable[int]) -> tuple[Binding, ...]:
+    return tuple(Binding(ip="", port=str(port)) for port in ports)
+
+
+def _with_ports(demands: Wanted, spec: Spec) -> Wanted:
+    """With those that the kernel is asked for by their numbers: a container may publish them that asked an engine."""
+    fixed = _on_all_addresses(port.number for port in spec.ports if port.number is not None)
+    return attrs.evolve(demands, bindings=(*demands.bindings, *fixed)) if fixed else demands
 
 
 def _is_same_machine(one: Candidate, other: Candidate) -> bool:
@@ -291,6 +301,8 @@ class ContainersFilter:
         if self.name == "dependency" and request.framework == FRAMEWORK and request.wait_ms == 0:
             return None  # the Docker API has found what it depends on, which may be called by its engine's ids, too
         demands = self._facts.demands(request)
+        if self.name == "port" and request.spec.ports:
+            demands = _with_ports(demands or _NOTHING, request.spec)
         test = self._filter.check(demands, soft=False) if demands is not None else None
         if demands is None or test is None:
             return None

@@ -72,7 +72,15 @@ class Discard:
     key: str
 
 
-Order = Create | Reserve | Rename | Move | Discard
+@attrs.frozen(kw_only=True)
+class Keep:
+    """Whether the container is made again elsewhere when its node fails: not while a client has it removed."""
+
+    key: str
+    moves: bool
+
+
+Order = Create | Reserve | Rename | Move | Discard | Keep
 
 
 @attrs.frozen(kw_only=True)

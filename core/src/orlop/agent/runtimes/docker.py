@@ -83,6 +83,7 @@ class DockerRuntime:
         self._records: dict[str, Record] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._first_event = asyncio.Event()
+        self._first_facts = asyncio.Event()
         self._changes = 0
         self._sweep_set = False
         self._follower: Follower | None = None
@@ -117,14 +118,17 @@ class DockerRuntime:
         )
         self._follower.start()
         if self._tell_facts is not None:
-            tell = functools.partial(on_loop, self._tell_facts)
+            tell = functools.partial(on_loop, self._on_facts)
             self._facts = FactsFollower(self._context.docker, self._context.cluster_id, tell)
             self._facts.start()
         try:
             async with asyncio.timeout(OPEN_WITHIN_S):
                 await self._first_event.wait()
+                if self._facts is not None and self._engine.connected.is_set():
+                    await self._first_facts.wait()  # the node's first hello shall tell of them
         except TimeoutError:
-            self._on_lost(f"the Docker Engine at {self._context.docker} has not answered yet")
+            if not self._first_event.is_set():
+                self._on_lost(f"the Docker Engine at {self._context.docker} has not answered yet")
 
     async def close(self) -> None:
         """See `Runtime`."""
@@ -136,6 +140,11 @@ class DockerRuntime:
         await asyncio.gather(*self._background, return_exceptions=True)
         self._engine.connected.clear()
         self._engine.pools.close()
+
+    def _on_facts(self, facts: NodeFacts) -> None:
+        self._first_facts.set()
+        if self._tell_facts is not None:
+            self._tell_facts(facts)
 
     # The engine comes and goes
 

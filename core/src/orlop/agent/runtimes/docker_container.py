@@ -95,6 +95,7 @@ class Creation:
     kept: its ends are not its task's (`Policies.keep_ended`).
     artefacts, sandbox: what is to be fetched before, and where to. own_network: it has addresses of its own.
     stays_ended: the engine neither restarts nor removes it when it ends.
+    shares_are_cpus: see `scaled_shares`.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Creation:
     sandbox: Path = Path()
     own_network: bool = True
     stays_ended: bool = False
+    shares_are_cpus: bool = False
 
 
 def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
@@ -128,6 +130,7 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     version = body.pop("orlop_api_version", "")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise InvalidPayload(f'payload.orlop_api_version: expected a version like "1.41", got {version!r}')
+    shares_are_cpus = bool(body.pop("orlop_shares_are_cpus", False))
     variables = _variable_labels(launch, body.pop("orlop_labels", ()))
     artefacts = parse_artefacts("payload.orlop_artefacts", body.pop("orlop_artefacts", None))
     body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
@@ -158,7 +161,16 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         sandbox=sandbox,
         own_network=host.get("NetworkMode") not in ("host", "none"),
         stays_ended=_stays_ended(host),
+        shares_are_cpus=shares_are_cpus,
     )
+
+
+def scaled_shares(body: Mapping[str, Any], engine_cpus: int) -> dict[str, Any]:
+    """A create body whose `CpuShares` are cpus, as its engine shall have it: all its cpus together are 1024 shares."""
+    host = _mapping("payload.HostConfig", body.get("HostConfig"))
+    if (cpus := host.get("CpuShares")) and engine_cpus > 0:
+        host["CpuShares"] = max(-(-cpus * 1024 // engine_cpus), FEWEST_CPU_SHARES)
+    return {**body, "HostConfig": host}
 
 
 def _stays_ended(host: Mapping[str, Any]) -> bool:

@@ -161,7 +161,11 @@ class Starting:
     async def _create_or_adopt(self, record: Record, creation: Creation) -> tuple[str, list[str]] | None:
         """The id of a container that is to be started, and the engine's warnings; None when an adopted one has been
         reported."""
-        asked = (self._engine.client, creation.body, creation.name, creation.platform, creation.version)
+        body = creation.body
+        if creation.shares_are_cpus:
+            about = await self._engine.call(self._engine.pools.start, "info")
+            body = container_json.scaled_shares(body, about["NCPU"])
+        asked = (self._engine.client, body, creation.name, creation.platform, creation.version)
         try:
             made = await self._engine.in_thread(self._engine.pools.start, create, *asked)
             return str(made["Id"]), made.get("Warnings") or []

@@ -258,9 +258,9 @@ class Leading:
         self._liveness.heard(node, self._world.now_ms)
         match message:
             case Hello():
-                self._facts.begin(node)
+                facts = self._facts.begin(node, message.facts)
                 self.submit(
-                    AgentHello(session=session, hello=message),
+                    AgentHello(session=session, hello=message, facts=facts),
                     lambda failure: link.close(str(failure)) if failure is not None else None,
                 )
             case Statuses():

@@ -260,7 +260,6 @@ class SimulatedNode:
             self._in_this_life(HEARTBEAT_MS, lambda: self._beat(link))
 
     def _hello(self, link: End) -> None:
-        self._telling.hello()
         info = NodeInfo(
             id=self.disk.identity,
             name=self.name,
@@ -271,7 +270,8 @@ class SimulatedNode:
             unavailable={self._runtime_name: self._unavailable} if self._unavailable else {},
             boot_id=str(self._boots),
         )
-        link.send(Hello(node=info, cluster_id=self.disk.cluster_id, statuses=self.worker.statuses()))
+        facts, statuses = self._telling.hello(), self.worker.statuses()
+        link.send(Hello(node=info, cluster_id=self.disk.cluster_id, statuses=statuses, facts=facts))
 
     def _take(self, message: Any) -> None:
         match message:
@@ -282,7 +282,7 @@ class SimulatedNode:
                 else:
                     self._alone_ms = None
                     self._decide(decisions.ServerHere())
-                    self._tell(self._telling.welcomed(message.understands))
+                    self._tell(self._telling.welcomed(message.understands, known=message.facts))
             case Refused():
                 self._world.note(self.name, f"refused: {message.reason}")
             case Assignments():

@@ -18,6 +18,7 @@ from orlop_swarm.http.finding import Held, Owner
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION, Creation, is_true
 from orlop_swarm.merging.containers import shown_inspection
+from orlop_swarm.merging.remembered import inspection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -148,8 +149,14 @@ async def _refused_by_one(request: web.Request) -> web.StreamResponse:
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:
+    """Of a node that is down as far as the kernel knows: clients inspect whatever a list has."""
     services = request.app[SERVICES]
-    owner, response = await asked(request, "/json")
+    try:
+        owner, response = await asked(request, "/json")
+    except Problem as problem:
+        if problem.status != 503 or (shown := await _remembered(request)) is None:
+            raise
+        return answer(shown)
     plain = await relaying.whole(response)
     if plain.status != 200:
         return plain
@@ -163,6 +170,18 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     labels = shown["Config"]["Labels"]
     services.owners.seen(node.id, shown["Id"], shown["Name"].removeprefix("/"), labels=labels)
     return answer(shown)
+
+
+async def _remembered(request: web.Request) -> dict[str, Any] | None:
+    """None when it is on no node that is down."""
+    services = request.app[SERVICES]
+    reference = request.match_info["name"].removeprefix("/")
+    known = await services.containers.known(reference.rpartition("/")[2])
+    node = next((one for one in services.pool.nodes() if known is not None and one.id == known.node), None)
+    if known is None or node is None or not node.unavailable:
+        return None
+    about = services.versions.about(node.id)
+    return shown_inspection(inspection(known, node.unavailable), node=node, about=about, address="")
 
 
 async def attach(request: web.Request) -> web.StreamResponse:
@@ -190,16 +209,30 @@ async def remove(request: web.Request) -> web.StreamResponse:
     """Answered when name and resources are free again. By force also what no engine can be told of."""
     if is_true(request.query.get("link", "")):
         return await _remove_link(request)
+    containers = request.app[SERVICES].containers
     try:
-        owner, response = await asked(request, "", sure=True)
+        owner = await owner_of(request, sure=True)
+        plain = await _removed(request, owner)
     except Problem as problem:
         by_force = problem.status == 503 and is_true(request.query.get("force", ""))
-        if by_force and await request.app[SERVICES].containers.discard(request.match_info["name"].removeprefix("/")):
+        if by_force and await containers.discard(request.match_info["name"].removeprefix("/")):
             return web.Response(status=204)
         raise
-    plain = await relaying.whole(response)
     if plain.status < 300:
         await _gone(request, owner)
+    return plain
+
+
+async def _removed(request: web.Request, owner: Owner) -> web.Response:
+    """By its engine. Should its node be drained meanwhile, its end is not taken for that of a container that moves."""
+    containers = request.app[SERVICES].containers
+    moved, done = bool(owner.id) and await containers.removing(owner.id), False
+    try:
+        plain = await relaying.whole(await _answer_of(request, owner, ""))
+        done = plain.status < 300
+    finally:
+        if moved and not done:
+            await asyncio.shield(containers.not_removed(owner.id))
     return plain
 
 

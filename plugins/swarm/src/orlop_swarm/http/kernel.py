@@ -6,22 +6,24 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import attrs
 
 from orlop.docker_containers import TASK_LABEL
-from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
+from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
+from orlop_swarm.documents import CONTAINER
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http import copying
 from orlop_swarm.http.finding import told
+from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known
-from orlop_swarm.orders import Conflict, Create, Discard, Order, Rename, Reserve, Reserved
+from orlop_swarm.orders import Conflict, Create, Discard, Keep, Order, Rename, Reserve, Reserved
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
@@ -212,6 +214,22 @@ class KernelContainers:
             await self._ended(key)
             self._keys.pop(container, None)
 
+    async def removing(self, container: str) -> bool:
+        """See `Containers`."""
+        key = await self._key(container)
+        if key is None:
+            return False
+        document = (await self._host.view(FRAMEWORK)).objects(CONTAINER).get(key)
+        moves = document is not None and document.moves
+        if moves:
+            await self._command(Keep(key=key, moves=False))
+        return moves
+
+    async def not_removed(self, container: str) -> None:
+        """See `Containers`."""
+        if (key := await self._key(container)) is not None:
+            await self._command(Keep(key=key, moves=True))
+
     async def _ended(self, key: str) -> None:
         view = await self._host.view(FRAMEWORK)
         task = view.live.get(key)
@@ -238,7 +256,7 @@ class KernelContainers:
     async def discard(self, reference: str) -> bool:
         """See `Containers`."""
         view = await self._host.view(FRAMEWORK)
-        task = _meant(reference, view)
+        task = meant(reference, view)
         if task is None or (task.node is not None and not self._is_down(task)):
             return False
         await self._command(Discard(key=task.key))
@@ -251,8 +269,8 @@ class KernelContainers:
     async def known(self, reference: str) -> Known | None:
         """See `Containers`."""
         view = await self._host.view(FRAMEWORK)
-        task = _meant(reference, view)
-        return _known(task, view) if task is not None else None
+        task = meant(reference, view)
+        return known(task, view) if task is not None else None
 
     async def out_of_reach(self) -> Sequence[Known]:
         """See `Containers`."""
@@ -260,7 +278,7 @@ class KernelContainers:
         if not down:
             return ()
         view = await self._host.view(FRAMEWORK)
-        return list(self._on(view, down))
+        return list(on_nodes(down, view))
 
     async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
         """See `Containers`."""
@@ -271,10 +289,6 @@ class KernelContainers:
             return task is not None and labels.get(TASK_LABEL, task.id) != task.id
 
         return is_old
-
-    @staticmethod
-    def _on(view: View, nodes: set[str]) -> Iterable[Known]:
-        return (_known(task, view) for task in view.live.values() if task.node in nodes and task.status.external_id)
 
 
 class _Taken(Problem):
@@ -297,16 +311,6 @@ def _refuse_unreadable(body: Mapping[str, Any]) -> None:
         raise Problem(400, f"{error}: {said.strategy}") from error
 
 
-def _meant(reference: str, view: View) -> Task | None:
-    for task in view.live.values():
-        one = _known(task, view)
-        if reference in (one.name, one.id, one.labels.get(ID_LABEL)) or (
-            len(reference) >= 3 and one.id.startswith(reference)
-        ):
-            return task
-    return None
-
-
 def _made(task: Task | None, key: str) -> bool:
     if task is None or task.key != key:
         return False
@@ -322,22 +326,3 @@ def _failed(task: Task | None) -> Problem:
     if exit_.outcome is Outcome.ERROR and status.isdecimal():
         return Problem(int(status), exit_.reason)
     return Problem(500, exit_.reason or exit_.outcome.value)
-
-
-def _known(task: Task, view: View) -> Known:
-    payload = view.spec(task).payload
-    command = payload.get("Cmd") or ()
-    entrypoint = payload.get("Entrypoint") or ()
-    words = [*([entrypoint] if isinstance(entrypoint, str) else entrypoint)]
-    words += [command] if isinstance(command, str) else command
-    state = "running" if task.running else "exited" if task.status.incarnation > 1 else "created"
-    return Known(
-        id=task.status.external_id,
-        name=str(payload.get("orlop_name") or task.name),
-        node=task.node or "",
-        image=str(payload.get("Image", "")),
-        command=" ".join(map(str, words)),
-        created=task.created_utc_ms // 1000,
-        state=state,
-        labels=payload.get("Labels") or {},
-    )

@@ -25,7 +25,8 @@ class Known:
     """A container as the kernel knows it, whether its node can be reached or not.
 
     node: the node's id. name: without a slash. created: Unix time in seconds. state: an engine's word for how it was
-    last seen ("running").
+    last seen ("running"). body: of the request that it was created by. exit_code: 0, too, where there is none.
+    since_ms: Unix time of its last start or end, by its node's clock; 0: not known.
     """
 
     id: str
@@ -37,6 +38,9 @@ class Known:
     created: int = 0
     state: str = ""
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    body: Mapping[str, Any] = attrs.field(factory=dict)
+    exit_code: int = 0
+    since_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +108,13 @@ class Containers(Protocol):
     async def gone(self, container: str) -> None:
         """The engine has removed it: returns when its name and its resources are free again. Containers that the
         kernel does not know are gone at once."""
+
+    async def removing(self, container: str) -> bool:
+        """Before its engine removes it for a client: from now on it is not made again elsewhere, whatever befalls its
+        node. Was it to be until now?"""
+
+    async def not_removed(self, container: str) -> None:
+        """After `removing` has said yes: it is to be made again elsewhere, as before."""
 
     async def discard(self, reference: str) -> bool:
         """One whose node cannot be used, or that waits for a node, is to be no more. False: there is none such.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from orlop_swarm.engines.pool import EnginePool
 from orlop_swarm.http.application import make_application
 from orlop_swarm.http.balancing import Balancer
 from orlop_swarm.http.finding import Owners
+from orlop_swarm.http.keeping import NetworkKeeper
 from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.overview import KernelOverview
@@ -40,7 +42,14 @@ def application(host: Host, settings: Config) -> web.Application:
         names=settings.names,
         images=images,
     )
-    return make_application(services)
+    made = make_application(services)
+    made.cleanup_ctx.append(NetworkKeeper(pool, lambda: _heard(host)).live)
+    return made
+
+
+def _heard(host: Host) -> Set[str]:
+    """Ids of the nodes whose agents have found this server. Raises NotAvailable."""
+    return {candidate.node.id for candidate in host.candidates() if candidate.heard}
 
 
 def _dial(host: Host, node: str, name: str) -> Dial:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+import orjson
 from aiohttp import web
 
+from orlop.docker_containers import KEPT_NAMES
 from orlop_swarm.http import relaying
 from orlop_swarm.http.calling import (
     WORK_WITHIN_S,
@@ -29,6 +32,8 @@ NO_SWARM_MODE: Final = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
     "and try again."
 )
+#: Of a list of containers: those that are only kept for their output.
+KEPT: Final = urlencode({"all": 1, "filters": orjson.dumps({"name": [re.escape(KEPT_NAMES)]}).decode()})
 SWARM_MODE: Final = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 
 
@@ -36,10 +41,12 @@ async def info(request: web.Request) -> web.StreamResponse:
     """GET /info."""
     services = request.app[SERVICES]
     usable = services.pool.engines()
-    told, images = await asyncio.gather(
-        ask_each(request, usable, "/info"), ask_each(request, usable, "/images/json", query="all=1")
+    told, images, kept = await asyncio.gather(
+        ask_each(request, usable, "/info"),
+        ask_each(request, usable, "/images/json", query="all=1"),
+        ask_each(request, usable, "/containers/json", query=KEPT),
     )
-    merged = merging.info(told, members(request), about(request))
+    merged = merging.info(merging.without_kept(told, kept), members(request), about(request))
     return answer({**merged, "Images": len(merging_images.listed(images))})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import attrs
 
 from orlop_swarm.merging import copies, images
 from orlop_swarm.merging.answers import Answer, Document, good, in_order, without_our_labels
+from orlop_swarm.merging.containers import is_kept_row
 
 SUMS: Final = (
     "Containers",
@@ -71,6 +73,21 @@ class About:
     strategy: str = "spread"
     filters: Sequence[str] = ()
     primary: str = ""
+
+
+def without_kept(answers: Iterable[Answer], kept: Iterable[Answer]) -> list[Answer]:
+    """Answers of `GET /info`, without the containers that are only kept for their output: these have ended.
+
+    kept: the engines' lists of them.
+    """
+    counts = {part.node_id: sum(map(is_kept_row, part.content)) for part in good(kept)}
+    return [_fewer(answer, counts.get(answer.node_id, 0)) if answer.good else answer for answer in answers]
+
+
+def _fewer(answer: Answer, ended: int) -> Answer:
+    members = ("Containers", "ContainersStopped")
+    less = {member: max(0, (answer.content.get(member) or 0) - ended) for member in members}
+    return attrs.evolve(answer, content={**answer.content, **less})
 
 
 def info(answers: Iterable[Answer], members: Sequence[Member], about: About) -> Document:
@@ -241,8 +258,11 @@ def version(answers: Iterable[Answer], about: About, minimum: str, maximum: str)
 
 
 def disk_usage(answers: Iterable[Answer]) -> Document:
-    """`GET /system/df`. An image that is on two nodes takes the room twice, and is listed once."""
-    replies = good(answers)
+    """`GET /system/df`. An image that is on two nodes takes the room twice, and is listed once.
+
+    What is only kept for its output takes its room, but is no container any more.
+    """
+    replies = [_used(answer) for answer in good(answers)]
     if not replies:
         return {}
     merged: Document = dict(replies[0].content)
@@ -257,6 +277,23 @@ def disk_usage(answers: Iterable[Answer]) -> Document:
     cache = [answer.content.get("BuildCache") for answer in replies]
     merged["BuildCache"] = _joined(cache)
     return merged
+
+
+def _used(answer: Answer) -> Answer:
+    rows = answer.content.get("Containers") or ()
+    kept = Counter(row.get("ImageID") for row in rows if is_kept_row(row))
+    if not kept:
+        return answer
+    used = {
+        "Containers": [row for row in rows if not is_kept_row(row)],
+        "Images": [_less_used(image, kept[image["Id"]]) for image in answer.content.get("Images") or ()],
+    }
+    return attrs.evolve(answer, content={**answer.content, **used})
+
+
+def _less_used(image: Document, by: int) -> Document:
+    count = image.get("Containers", -1)
+    return {**image, "Containers": count - by} if by and count >= by else image
 
 
 def _part(answer: Answer, member: str) -> Answer:

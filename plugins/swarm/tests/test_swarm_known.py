@@ -1,0 +1,99 @@
+"""What is known of containers without their engines: which one is meant, what it is called, how it is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from test_swarm_framework import Pool
+
+from orlop.framework import Task
+from orlop.kernel.events import AgentStatuses
+from orlop_swarm.asking import ID_LABEL
+from orlop_swarm.http.known import known, meant, on_nodes
+from orlop_swarm.http.problems import Problem
+from orlop_swarm.merging.remembered import NEVER, inspection
+from orlop_swarm.orders import Rename, Reserve
+
+
+def made(pool: Pool, name: str, container: str, **body: Any) -> Task:
+    """A container that its engine calls by this id."""
+    task = pool.create(name, **body)
+    status = attrs.evolve(task.status, external_id=container, sequence=task.status.sequence + 1)
+    pool.cluster.step(AgentStatuses(session=f"session-{task.node}", node=task.node or "", statuses=(status,)))
+    return pool.task(task.key)
+
+
+def found(pool: Pool, reference: str) -> str | None:
+    """The key of what is meant."""
+    task = meant(reference, pool.cluster.view("swarm"))
+    return task.key if task is not None else None
+
+
+def test_a_renamed_container_is_found_and_listed_by_its_new_name() -> None:
+    pool = Pool()
+    task = made(pool, "old", "ab" * 32)
+    pool.do(Reserve(key=task.key, name="new"))
+    pool.do(Rename(key=task.key, name="new"))
+    view = pool.cluster.view("swarm")
+    assert (found(pool, "new"), found(pool, "old")) == (task.key, None)
+    assert known(task, view).name == "new"
+    assert [one.name for one in on_nodes({task.node or ""}, view)] == ["new"]
+
+
+def test_one_is_meant_by_its_name_its_swarm_id_its_id_and_prefixes() -> None:
+    pool = Pool()
+    task, other = made(pool, "web", "abc0" + "1" * 60), made(pool, "abc", "abc0" + "2" * 60)
+    for reference in ("web", task.key, task.key[:20], "abc0" + "1" * 60, "abc01"):
+        assert found(pool, reference) == task.key
+    assert found(pool, "abc") == other.key, "a name goes before a prefix"
+    for reference in ("ab", "nobody", "/web", "abc03"):
+        assert found(pool, reference) is None
+    labelled = made(pool, "own", "e" * 64, Labels={ID_LABEL: "mine"})
+    assert found(pool, "mine") == labelled.key
+
+
+def test_an_inspection_without_the_engine_tells_what_was_asked_for_and_how_it_was_last_seen() -> None:
+    pool = Pool(1)
+    task = pool.create(
+        "web",
+        Cmd=["sleep", "7"],
+        Entrypoint="/entry",
+        Hostname="as asked",
+        Env=["A=b", "constraint:node==n0"],
+        HostConfig={"Memory": 64},
+        NetworkingConfig={"EndpointsConfig": {"net": {"Aliases": ["w"]}}},
+    )
+    pool.cluster.start_task(task)
+    pool.cluster.stop_task(pool.task(task.key), code=3)
+    view = pool.cluster.view("swarm")
+    one = attrs.evolve(known(pool.task(task.key), view), id="ab" * 32)
+    shown = inspection(one, "it burns")
+    assert (shown["Id"], shown["Name"], shown["Path"], shown["Args"]) == ("ab" * 32, "/web", "/entry", ["sleep", "7"])
+    assert (shown["Config"]["Image"], shown["Config"]["Env"]) == ("busybox", ["A=b"])
+    assert (shown["Config"]["Tty"], shown["Config"]["Hostname"]) == (False, "as asked"), "clients look at these"
+    assert not shown["Config"].keys() & {"HostConfig", "NetworkingConfig", "orlop_name"}
+    assert shown["HostConfig"] == {"Memory": 64}
+    assert shown["NetworkSettings"]["Networks"] == {"net": {"Aliases": ["w"]}}
+    state = shown["State"]
+    assert (state["Status"], state["Running"], state["ExitCode"]) == ("exited", False, 3)
+    assert (state["StartedAt"], state["Error"]) == (NEVER, "Host Down: it burns")
+    shown = inspection(attrs.evolve(one, state="running", since_ms=1_764_000_000_250), "it burns")
+    assert (shown["State"]["Running"], shown["State"]["StartedAt"]) == (True, "2025-11-24T16:00:00.250Z")
+    assert inspection(attrs.evolve(one, body={}), "it burns")["Path"] == ""
+
+
+def test_a_prefix_of_several_is_refused() -> None:
+    pool = Pool()
+    made(pool, "one", "abc0" + "1" * 60)
+    made(pool, "two", "abc0" + "2" * 60)
+    with pytest.raises(Problem, match="Multiple IDs found with provided prefix: abc0") as caught:
+        found(pool, "abc0")
+    assert caught.value.status == 400
+
+
+def test_what_is_not_made_yet_is_listed_nowhere() -> None:
+    pool = Pool(1)
+    pool.create("web")
+    assert list(on_nodes({"n0"}, pool.cluster.view("swarm"))) == []
