@@ -14,11 +14,15 @@ from typing import Any, Final
 import pytest
 from aiohttp import web
 from certificates import Certificates
+from multidict import CIMultiDict
+from running import free_port
 from waiting import eventually
+from yarl import URL
 
 from orlop import hijacking
 from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
+from orlop.api.upgrading import hand_on_upgrade
 from orlop.hijacking import taken_over
 
 WITHIN_S: Final = 30.0
@@ -26,6 +30,7 @@ LIMIT_BYTES: Final = 65_536
 REQUEST: Final = (
     b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
 )
+HEAD: Final = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 WAYS: Final = ("tcp", "unix", "tls")
 RESET: Final = struct.pack("ii", 1, 0)
 
@@ -44,7 +49,7 @@ class Taken:
     async def _take(self, request: web.Request) -> web.StreamResponse:
         try:
             async with taken_over(request, LIMIT_BYTES) as (reader, writer):
-                writer.write(b"!")
+                writer.write(HEAD)
                 await self._work(reader, writer)
         except OSError as error:
             self.ended.set_result(type(error).__name__)
@@ -63,14 +68,48 @@ class Taken:
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             self.port = runner.addresses[-1][1]
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._tls_port = free.getsockname()[1]
-            context = self._certificates.server()
-            await TlsSite(runner, "127.0.0.1", self._tls_port, lambda: context).start()
+            self._tls_port = free_port()
+            await TlsSite(runner, "127.0.0.1", self._tls_port, self._certificates.server).start()
             yield self
         finally:
             await runner.cleanup()
+
+    @contextlib.asynccontextmanager
+    async def behind_a_standby(self) -> AsyncIterator[Callable[[], socket.socket]]:
+        """What makes a client's end, taken over, at a server that hands it on to this one; both with TLS; blocks."""
+        target = URL(f"https://localhost:{self._tls_port}/")
+
+        async def hand_on(request: web.Request) -> web.StreamResponse:
+            answer = await hand_on_upgrade(request, target, CIMultiDict(), self._certificates.client())
+            assert answer is not None, "it is reached"
+            return answer
+
+        application = web.Application()
+        application.add_routes([web.post("/", hand_on)])
+        runner = OperatorRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        port = free_port()
+        await TlsSite(runner, "127.0.0.1", port, self._certificates.server).start()
+
+        def connect() -> socket.socket:
+            return self._greeted(self._with_tls(socket.create_connection(("127.0.0.1", port), WITHIN_S)))
+
+        try:
+            yield connect
+        finally:
+            await runner.cleanup()
+
+    def _with_tls(self, raw: socket.socket) -> ssl.SSLSocket:
+        context = self._certificates.client()
+        return context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False)
+
+    @staticmethod
+    def _greeted(client: socket.socket) -> socket.socket:
+        client.sendall(REQUEST)
+        said = b""
+        while not said.endswith(HEAD):
+            said += client.recv(1)
+        return client
 
     def connect(self, way: str) -> socket.socket:
         """A client's end that has been taken over; blocks."""
@@ -79,11 +118,7 @@ class Taken:
             made.connect(str(self._path))
         else:
             made = socket.create_connection(("127.0.0.1", self.port if way == "tcp" else self._tls_port), WITHIN_S)
-        if way == "tls":
-            made = self._certificates.client().wrap_socket(made, server_hostname="localhost")
-        made.sendall(REQUEST)
-        assert made.recv(1) == b"!"
-        return made
+        return self._greeted(self._with_tls(made) if way == "tls" else made)
 
 
 @pytest.fixture
@@ -130,6 +165,32 @@ async def test_a_client_that_vanishes_is_noticed(tmp_path: Path, looks: list[Any
         vanish(client)
         async with asyncio.timeout(WITHIN_S):
             assert await taken.ended == "ConnectionResetError"
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["input not taken", "quiet"])
+async def test_a_standbys_client_that_vanishes_is_noticed_by_the_leader(
+    tmp_path: Path, looks: list[Any], full: bool
+) -> None:
+    async with Taken(tmp_path, nothing).running() as taken, taken.behind_a_standby() as connect:
+        client = await asyncio.to_thread(connect)
+        if full:
+            await asyncio.to_thread(fill, client)
+        vanish(client)
+        async with asyncio.timeout(WITHIN_S):
+            assert await taken.ended == "ConnectionResetError"
+
+
+async def test_a_leader_that_breaks_off_is_no_end_for_a_standbys_client(tmp_path: Path) -> None:
+    async def break_off(reader: Reader, writer: Writer) -> None:
+        await reader.readexactly(1)
+        writer.transport.abort()
+
+    async with Taken(tmp_path, break_off).running() as taken, taken.behind_a_standby() as connect:
+        client = await asyncio.to_thread(connect)
+        client.sendall(b"x")
+        with pytest.raises(ssl.SSLEOFError):
+            await asyncio.to_thread(client.recv, 1)
+        client.close()
 
 
 @pytest.mark.parametrize("way", WAYS)
