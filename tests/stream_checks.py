@@ -249,4 +249,5 @@ def are_not_mixed_up(opened: Sequence[Session]) -> None:
     """Each gives back what it alone was given."""
     words = [b"word-%d" % number for number in range(len(opened))]
     with ThreadPoolExecutor(OPENED_AT_ONCE) as workers:
-        assert list(workers.map(Session.says, opened, words)) == words
+        said = list(workers.map(Session.says, opened, words))
+    assert said == words, {word: one for word, one in zip(words, said, strict=True) if one != word}
