@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -37,7 +38,10 @@ def container_app(app_id: str, instances: int, **members: Any) -> dict[str, Any]
 
 
 class RunningOrlop:
-    """One `orlop up`. `start`, `kill` and `stop` may be called again and again on the same data folder."""
+    """One `orlop up`. `start`, `kill` and `stop` may be called again and again on the same data folder.
+
+    With ORLOP_SERVER__AUTH="on" it is spoken to as its administrator.
+    """
 
     def __init__(self, folder: Path, docker: str = "unix:///nonexistent/docker.sock", **settings: str) -> None:
         self.data = folder / "data"
@@ -56,15 +60,29 @@ class RunningOrlop:
             **settings,
         }
         self._folder = folder
+        self._secure = settings.get("ORLOP_SERVER__AUTH") == "on"
+        self._scheme = "https" if self._secure else "http"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}"
+        return f"{self._scheme}://{self.address}"
 
     @property
     def marathon(self) -> str:
-        return f"http://{self.marathon_address}"
+        return f"{self._scheme}://{self.marathon_address}"
+
+    @property
+    def _admin(self) -> str:
+        return (self.data / "admin.token").read_text().strip()
+
+    def _open(self, request: urllib.request.Request, within_s: float) -> Any:
+        """The answer. Raises OSError, also for what is no success."""
+        if not self._secure:
+            return urllib.request.urlopen(request, timeout=within_s)
+        request.add_header("Authorization", f"Bearer {self._admin}")
+        context = ssl.create_default_context(cafile=str(self.data / "ca.pem"))
+        return urllib.request.urlopen(request, timeout=within_s, context=context)
 
     def start(self, *options: str) -> None:
         """Starts it and waits until both APIs answer."""
@@ -87,7 +105,7 @@ class RunningOrlop:
         assert self.process is not None
         assert self.process.poll() is None, f"orlop up ended: {self._tail()}"
         try:
-            urllib.request.urlopen(f"{self.marathon}/ping", timeout=5).close()
+            self._open(urllib.request.Request(f"{self.marathon}/ping"), 5).close()
         except OSError:
             return False
         return bool(self.get(f"{self.url}/v1/nodes")["nodes"])
@@ -127,7 +145,7 @@ class RunningOrlop:
         return processes_with_environment(f"MESOS_SANDBOX={self.data}")
 
     def get(self, url: str) -> Any:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with self._open(urllib.request.Request(url), 30) as answer:
             return json.load(answer)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
@@ -135,7 +153,7 @@ class RunningOrlop:
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.marathon + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with self._open(request, 60) as answer:
             return json.load(answer)
 
     def put(self, app: dict[str, Any]) -> None:
@@ -159,18 +177,31 @@ class RunningOrlop:
         """Until no deployment is under way."""
         wait_until(lambda: not self.call("GET", "/v2/deployments"), f"deployments end; {self._tail()}", deadline_s)
 
+    def _as_administrator(self) -> dict[str, str]:
+        """Variables of the command line."""
+        return {"ORLOP_TOKEN": self._admin, "ORLOP_CA": str(self.data / "ca.pem")} if self._secure else {}
+
     def cli(self, *arguments: str, code: int = 0) -> str:
         """Output of an `orlop` command against this server, which must end with this exit code."""
         done = subprocess.run(
             [sys.executable, "-m", "orlop", "--server", self.url, *arguments],
             capture_output=True,
             text=True,
-            env=self._environment,
+            env=self._environment | self._as_administrator(),
             timeout=120,
             check=False,
         )
         assert done.returncode == code, f"{arguments}: {done.returncode}, {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
+
+
+def sockets(pid: int) -> int:
+    """How many a process has."""
+    count = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(entry).startswith("socket:")
+    return count
 
 
 def processes_naming(text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Final
 import docker
 import pytest
 import requests
+from certificates import Certificates
 from engines import Engine, Lane
 from running import DEADLINE_S, RunningOrlop, free_port, wait_until
+from stream_checks import Entrance
 from twin_engines import tags_of, twins
 
 #: What nodes of the session's pool say of themselves, in turn.
@@ -22,19 +25,32 @@ ATTRIBUTES: Final = ('{ storage = "ssd", rack = "r1" }', '{ storage = "disk", ra
 
 
 class RunningPool:
-    """Real processes over real engines. url: DOCKER_HOST. settings: variables of all agents and the server."""
+    """Real processes over real engines. url: DOCKER_HOST. settings: variables of all agents and the server.
 
-    def __init__(self, engines: Sequence[Engine], folder: Path, **settings: str) -> None:
+    certificates: the cluster asks for authentication, so that agents come over TLS; and so do Docker's clients, with
+    one of these, unless they use the Unix socket, which is the `url` then.
+    """
+
+    def __init__(
+        self, engines: Sequence[Engine], folder: Path, certificates: Certificates | None = None, **settings: str
+    ) -> None:
         self.engines = engines
         self.folder = folder
-        port = free_port()
-        self.url = f"tcp://127.0.0.1:{port}"
+        address = f"127.0.0.1:{free_port()}"
+        self.url = f"tcp://{address}" if certificates is None else f"unix://{folder}/docker.sock"
+        self.entrances = {"tcp" if certificates is None else "tls": Entrance(f"tcp://{address}", certificates)}
         self._settings = settings
+        self._secure = certificates is not None
+        listening = [address]
+        if certificates is not None:
+            self.entrances["unix"] = Entrance(self.url)
+            listening.append(self.url)
         self.server = RunningOrlop(
             folder,
             engines[0].url,
             ORLOP_AGENT__NAME=engines[0].name,
-            ORLOP_PLUGINS__SWARM__LISTEN=f'["127.0.0.1:{port}"]',
+            ORLOP_PLUGINS__SWARM__LISTEN=json.dumps(listening),
+            **_asking_for(certificates),
             **self._of(0),
         )
         self.agents: list[subprocess.Popen[bytes]] = []
@@ -52,6 +68,8 @@ class RunningPool:
     def _agent(self, position: int) -> subprocess.Popen[bytes]:
         engine = self.engines[position]
         command = [sys.executable, "-m", "orlop", "agent", "--join", self.server.url]
+        if self._secure:
+            command += ["--token", self.server.cli("token", "create").strip()]
         with (self.folder / f"{engine.name}.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--data", str(self.folder / engine.name), "--verbose"],
@@ -133,9 +151,24 @@ class RunningPool:
         self.server.close()
 
 
+def _asking_for(certificates: Certificates | None) -> Mapping[str, str]:
+    """The server's variables."""
+    if certificates is None:
+        return {}
+    return {
+        "ORLOP_SERVER__AUTH": "on",
+        "ORLOP_PLUGINS__SWARM__TLS_CERT": str(certificates.server_cert),
+        "ORLOP_PLUGINS__SWARM__TLS_KEY": str(certificates.server_key),
+        "ORLOP_PLUGINS__SWARM__TLS_CA": str(certificates.authority),
+    }
+
+
 @contextlib.contextmanager
-def running_pool(engines: Sequence[Engine], folder: Path, **settings: str) -> Iterator[RunningPool]:
-    pool = RunningPool(engines, folder, **settings)
+def running_pool(
+    engines: Sequence[Engine], folder: Path, certificates: Certificates | None = None, **settings: str
+) -> Iterator[RunningPool]:
+    """See `RunningPool`."""
+    pool = RunningPool(engines, folder, certificates, **settings)
     try:
         pool.start()
         yield pool

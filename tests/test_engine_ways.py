@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from engine_ways import DIRECT, LOCAL, REMOTE, Ways, call, execute, piped, read_all, request, ways
 from engines import Engine
+from running import sockets
 from serving import eventually
 
 from orlop.agent.runtimes.docker_connection import connect_directly
@@ -41,15 +42,6 @@ async def running(folder: Path, engine: Engine) -> AsyncIterator[tuple[Ways, str
             if not engine.running:
                 engine.start()
             engine.clear()
-
-
-def sockets(pid: int) -> int:
-    """How many a process has."""
-    count = 0
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            count += os.readlink(entry).startswith("socket:")
-    return count
 
 
 async def test_what_goes_in_comes_out_of_each_way(engine: Engine, tmp_path: Path) -> None:

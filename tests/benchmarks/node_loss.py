@@ -1,5 +1,6 @@
 """A host dies; how long until all that ran on it runs elsewhere? Orlop beside SwarmKit, with the defaults of both, on
-the same three hosts, in turns.
+the same three hosts, in turns. In Orlop's turns containers of the Docker API that want to be moved lose the same host
+as an app's tasks, which shows what is theirs beside the kernel's finding out.
 
 Each host is a real Docker Engine in a network of its own, a worker of the Swarm and a node of Orlop; SwarmKit's manager
 is the engine of the first, and Orlop's server a process beside them. The last host dies as one does whose power fails:
@@ -10,6 +11,7 @@ that as many containers run there as are wanted in all.
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import sys
 import time
@@ -21,6 +23,7 @@ from engines import Engine, Lane, missing
 from hosts import Host, Process, RemoteCluster
 from running import wait_until
 
+from .docker_pool import Client, share_image
 from .figures import Figure
 from .services import DEADLINE_S
 
@@ -92,12 +95,14 @@ class _Hosts:
 
 
 class Orlop:
-    """A server, and an agent in the network of each engine."""
+    """A server, and an agent in the network of each engine. docker: the address of its Docker API."""
 
-    label = "orlop.task"
+    label = "bench=app"
 
     def __init__(self, lane: Lane, engines: list[Engine]) -> None:
-        self.cluster = RemoteCluster(_Hosts(lane))  # type: ignore[arg-type]  # all that it needs of `Hosts`
+        self.docker = f"unix://{lane.folder}/pool.sock"
+        listening = {"ORLOP_PLUGINS__SWARM__LISTEN": json.dumps([self.docker])}
+        self.cluster = RemoteCluster(_Hosts(lane), **listening)  # type: ignore[arg-type]  # all that it needs of `Hosts`
         self.cluster.start_server()
         for engine in engines:
             environment = {"ORLOP_AGENT__NAME": engine.name, "ORLOP_AGENT__DOCKER": engine.url}
@@ -110,7 +115,8 @@ class Orlop:
         return len([one for one in nodes if one["state"] == "ready" and "docker" in one["runtimes"]]) == HOSTS
 
     def deploy(self) -> None:
-        members = {"cpus": 0.001, "mem": 16, "container": {"type": "DOCKER", "docker": {"image": IMAGE}}}
+        docker = {"image": IMAGE, "parameters": [{"key": "label", "value": self.label}]}
+        members = {"cpus": 0.001, "mem": 16, "container": {"type": "DOCKER", "docker": docker}}
         app = {"id": "/bench", "cmd": COMMAND, "instances": TASKS, "constraints": [["hostname", "GROUP_BY"]]}
         self.cluster.call("POST", "/v2/apps", app | members, base=self.cluster.marathon)
 
@@ -121,13 +127,43 @@ class Orlop:
         self.cluster.close()
 
 
+class PoolOfOrlop:
+    """Containers of the Docker API of the same cluster."""
+
+    label = "bench=pool"
+
+    def __init__(self, orlop: Orlop) -> None:
+        self._orlop = orlop
+        self._made: list[str] = []
+
+    def ready(self) -> bool:
+        return self._orlop.ready()
+
+    def deploy(self) -> None:
+        key, _, value = self.label.partition("=")
+        labels = {key: value, "com.docker.swarm.reschedule-policies": '["on-node-failure"]'}
+        with contextlib.closing(Client(self._orlop.docker)) as client:
+            for number in range(TASKS):
+                body = {"Image": IMAGE, "Cmd": ["sh", "-c", COMMAND], "Labels": labels}
+                client.call("POST", f"/containers/create?name=bench-{number}", body)
+                self._made.append(f"bench-{number}")
+                client.call("POST", f"/containers/bench-{number}/start")
+
+    def remove(self) -> None:
+        with contextlib.closing(Client(self._orlop.docker)) as client:
+            while self._made:
+                client.remove(self._made.pop())
+
+
 class Datacenter:
     """The hosts, and both of what runs on them."""
 
     def __init__(self, lane: Lane) -> None:
         self.engines = [lane.engine(f"host{number}") for number in range(HOSTS)]
+        share_image(self.engines[0], self.engines[1:])
         self._clients = [engine.client() for engine in self.engines]
         self.orlop = Orlop(lane, self.engines)
+        self.pool = PoolOfOrlop(self.orlop)
         self.swarm = SwarmKit(self.engines)
         self.wait_ready()
 
@@ -139,26 +175,33 @@ class Datacenter:
         """How many containers with this label run on each."""
         return [len(client.containers(filters={"label": label})) for client in self._clients[engines]]
 
-    def seconds_until_elsewhere(self, of: Orchestrator) -> float:
-        """From the death of the last host on. All is as before afterwards."""
-        name = type(of).__name__
-        of.deploy()
+    def seconds_until_elsewhere(self, *several: Orchestrator) -> list[float]:
+        """From the death of the last host on, for each of them. All is as before afterwards."""
         share = TASKS // HOSTS
-        wait_until(lambda: self.running(of.label) == [share] * HOSTS, f"{name}: all run, evenly spread", DEADLINE_S)
+        for one in several:
+            one.deploy()
+            spread = f"{type(one).__name__}: all run, evenly spread"
+            wait_until(lambda one=one: self.running(one.label) == [share] * HOSTS, spread, DEADLINE_S)
         *_, victim = self.engines
         began = time.perf_counter()
         victim.die()
         others = slice(HOSTS - 1)
-        while sum(self.running(of.label, others)) < TASKS:
-            assert time.perf_counter() - began < DEADLINE_S, f"{name}: not all run elsewhere within {DEADLINE_S:g} s"
+        took_s: dict[Orchestrator, float] = {}
+        while len(took_s) < len(several):
+            for one in several:
+                if one not in took_s and sum(self.running(one.label, others)) >= TASKS:
+                    took_s[one] = time.perf_counter() - began
+            assert time.perf_counter() - began < DEADLINE_S, f"not all run elsewhere within {DEADLINE_S:g} s: {took_s}"
             time.sleep(POLL_S)
-        took_s = time.perf_counter() - began
         victim.revive()
-        of.remove()
+        for one in several:
+            one.remove()
         self.orlop.cluster.agents[victim.name].start()
-        wait_until(lambda: not sum(self.running(of.label)), f"{name}: all are removed", DEADLINE_S)
+        for one in several:
+            removed = f"{type(one).__name__}: all are removed"
+            wait_until(lambda one=one: not sum(self.running(one.label)), removed, DEADLINE_S)
         self.wait_ready()
-        return took_s
+        return [took_s[one] for one in several]
 
     def close(self) -> None:
         for client in self._clients:
@@ -187,12 +230,19 @@ def three_hosts() -> Iterator[Datacenter]:
 def run() -> Iterator[Figure]:
     """All figures of this module."""
     mine: list[float] = []
+    pools: list[float] = []
     theirs: list[float] = []
+
+    def own(hosts: Datacenter) -> None:
+        app_s, pool_s = hosts.seconds_until_elsewhere(hosts.orlop, hosts.pool)
+        mine.append(app_s)
+        pools.append(pool_s)
+
     with three_hosts() as hosts:
         for attempt in range(ROUNDS):
             turns: list[Callable[[], None]] = [
-                lambda: mine.append(hosts.seconds_until_elsewhere(hosts.orlop)),
-                lambda: theirs.append(hosts.seconds_until_elsewhere(hosts.swarm)),
+                lambda: own(hosts),
+                lambda: theirs.extend(hosts.seconds_until_elsewhere(hosts.swarm)),
             ]
             for measure in turns if attempt % 2 == 0 else reversed(turns):
                 measure()
@@ -203,3 +253,8 @@ def run() -> Iterator[Figure]:
     yield Figure(f"{name}: SwarmKit, the fastest of {ROUNDS}", min(theirs), "s")
     ratio = statistics.median(own / peer for own, peer in zip(mine, theirs, strict=True))
     yield Figure(f"{name}: Orlop over SwarmKit, median of the rounds", ratio, "x")
+    moved = f"{name} of the Docker API that want to be moved, beside those"
+    yield Figure(f"{moved}: all run elsewhere, median", statistics.median(pools), "s")
+    yield Figure(f"{moved}: the slowest of {ROUNDS}", max(pools), "s", at_most=WITHIN_S)
+    later = statistics.median(pool - app for pool, app in zip(pools, mine, strict=True))
+    yield Figure(f"{moved}: later than the app's tasks, median of the rounds", later, "s")

@@ -21,6 +21,8 @@ from certificates import Certificates
 from direct_connections import dial_directly
 from running import free_port
 
+from orlop.api.guard import Handler
+from orlop.api.listening import guard_of_listener
 from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
 from orlop_swarm.engines.client import EngineClient, HttpResponse
@@ -205,6 +207,12 @@ def _needed(configuration: Mapping[str, Any]) -> Iterator[str]:
         yield mode.partition(":")[2]
 
 
+@web.middleware
+async def _anybody(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Those on plain TCP."""
+    return await handler(request)
+
+
 class Served:
     """The pool's API on TCP and a Unix socket, on an event loop in a thread of its own. url: for Docker clients.
 
@@ -238,7 +246,9 @@ class Served:
             versions=Versions(self.pool),
             **self._options,
         )
-        self._runner = OperatorRunner(make_application(services), handler_cancellation=True, shutdown_timeout=0.1)
+        application = make_application(services)
+        application.middlewares.append(guard_of_listener(_anybody))
+        self._runner = OperatorRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         if self._certificates is not None:
             port = free_port()

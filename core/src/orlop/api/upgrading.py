@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import struct
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -21,6 +24,7 @@ HEAD_TIMEOUT_S: Final = 30.0
 HEAD_BYTES_MAX: Final = 65_536
 BODY_BYTES_MAX: Final = 2**20
 PIECE_BYTES: Final = 65_536
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 async def hand_on_upgrade(
@@ -108,20 +112,40 @@ async def _join(request: web.Request, head: bytes, reader: asyncio.StreamReader,
     try:
         async with taken_over(request, PIECE_BYTES) as (client_reader, client_writer):
             client_writer.write(head)
-            await asyncio.gather(_pump(client_reader, writer), _pump(reader, client_writer))
+            there = _pump(client_reader, writer, lambda: _reset(writer))
+            await asyncio.gather(there, _pump(reader, client_writer, client_writer.transport.abort))
     except ConnectionResetError:  # the client is gone, and nobody is to be answered
-        pass
+        _reset(writer)
     finally:
         writer.close()
 
 
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """One direction, its end included."""
-    with contextlib.suppress(OSError):
-        while piece := await source.read(PIECE_BYTES):
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, cut: Callable[[], None]) -> None:
+    """One direction, its end included. cut: what is done when the source breaks off, which is no end."""
+    while True:
+        try:
+            piece = await source.read(PIECE_BYTES)
+        except OSError:
+            cut()
+            return
+        if not piece:
+            break
+        try:
             target.write(piece)
             await target.drain()
+        except OSError:  # it takes no more, but may have something to say
+            return
+    with contextlib.suppress(OSError):
         if target.can_write_eof():
             target.write_eof()
         else:
             target.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """The other end is to see that this is not the end of one direction alone."""
+    raw = writer.get_extra_info("socket")
+    if raw is not None:
+        with contextlib.suppress(OSError):  # it has ended already
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
