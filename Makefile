@@ -21,8 +21,10 @@ system:
 up: setup
 	$(BIN)/orlop up --data $(DATA)
 
+# Tests wait for real parts more often than they compute, so several files run side by side; WORKERS: how many.
+WORKERS ?= 2
 test: setup system
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=30
 
 lint: setup
 	$(BIN)/ruff check .

@@ -156,7 +156,9 @@ def test_a_backup_of_a_later_version_is_refused_by_both_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"", b"x", gzip.compress(b""), gzip.compress(b"[]\n"), gzip.compress(b'{"v":1}\n')]
+    "rubbish",
+    [b"", b"x", gzip.compress(b""), gzip.compress(b"[]\n"), gzip.compress(b'{"v":1}\n')],
+    ids=["nothing", "a letter", "no rows", "a list", "only a version"],
 )
 def test_rubbish_is_no_backup(rubbish: bytes) -> None:
     with pytest.raises(BackupError):

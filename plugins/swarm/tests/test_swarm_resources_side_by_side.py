@@ -156,15 +156,24 @@ STORIES: Final[Mapping[str, Sequence[Command]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def alike(twin_members: list[Engine], engine: Engine) -> list[Engine]:
+    """All engines, with busybox alone, whatever tests before have left."""
+    engines = [*twin_members, engine]
+    for one in engines:
+        clean(one)
+    return engines
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("cli", THERE)
 @pytest.mark.parametrize("story", STORIES)
 def test_the_cli_says_of_the_pool_what_it_says_of_one_engine(
-    cli: str, story: str, pool: RunningPool, twin_members: list[Engine], engine: Engine, tmp_path: Path
+    cli: str, story: str, pool: RunningPool, alike: list[Engine], engine: Engine, tmp_path: Path
 ) -> None:
     try:
         of_pool, of_engine = play_on_both(cli, (pool.url, engine.url), STORIES[story], tmp_path)
     finally:
-        for one in (*twin_members, engine):
+        for one in alike:
             clean(one)
     assert of_pool == of_engine

@@ -98,16 +98,7 @@ class WebSocketStream:
         """See `StreamEnd`."""
         if self._ended:
             return None
-        if self._early is None:
-            self._early = asyncio.get_running_loop().create_task(self._socket.receive())
-        # shielded, so that being cancelled loses no frame
-        try:
-            frame = await asyncio.shield(self._early)
-        except asyncio.CancelledError:
-            if self._early is None:  # closed by somebody else meanwhile
-                raise StreamClosed("the stream was closed") from None
-            raise
-        self._early = None
+        frame = await (self._socket.receive() if self._early is None else self._what_came_early(self._early))
         if frame.type is WSMsgType.BINARY:
             self._ended = not frame.data
             return frame.data or None
@@ -116,6 +107,17 @@ class WebSocketStream:
             raise StreamClosed("expected binary messages, got a text")
         said = str(frame.data) if frame.type is WSMsgType.ERROR else frame.extra
         raise StreamClosed(said if isinstance(said, str) and said else "the other end is gone")
+
+    async def _what_came_early(self, early: asyncio.Task[WSMessage]) -> WSMessage:
+        """Being cancelled loses no frame: here it is shielded, and else aiohttp takes none before it gives it."""
+        try:
+            frame = await asyncio.shield(early)
+        except asyncio.CancelledError:
+            if self._early is None:  # closed by somebody else meanwhile
+                raise StreamClosed("the stream was closed") from None
+            raise
+        self._early = None
+        return frame
 
     async def gone(self) -> None:
         """See `StreamEnd`."""

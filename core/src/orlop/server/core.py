@@ -1,7 +1,7 @@
 """The shell of the commit pipeline: a kernel thread that decides, a writer thread that writes.
 
 `submit` may be called from any thread. Effects are handed to `release` and outcomes to each submission's `done`, both
-on the writer thread; they only enqueue.
+on the writer thread; `decided` is called on the kernel's, after each step. They only enqueue.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Core:
         clock: Callable[[], Now],
         release: Callable[[Iterable[Effect]], None],
         failed: Callable[[Exception], None],
+        decided: Callable[[], None] = lambda: None,
     ) -> None:
         self.kernel = kernel
         self._store = store
@@ -54,6 +55,7 @@ class Core:
         self._clock = clock
         self._release = release
         self._failed = failed
+        self._decided = decided
         self._events: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._next: Submission | None = None
         self._gate = threading.Lock()
@@ -70,6 +72,11 @@ class Core:
     def committed(self) -> State:
         """The newest durable state."""
         return self._pipeline.committed
+
+    @property
+    def head(self) -> State:
+        """The newest state of all; the store may still refuse it."""
+        return self._pipeline.head
 
     @property
     def read_only_reason(self) -> str:
@@ -117,6 +124,7 @@ class Core:
             if submissions:
                 self._decide(submissions)
                 self._write_wanted.set()
+                self._decided()
         self._write_wanted.set()
 
     def _close_when_done(self) -> bool:

@@ -108,6 +108,7 @@ class Leadership:
             read_clock,
             self._release,
             lambda error: parts.bridge.call(lambda: failed(error)),
+            self._decided,
         )
         self._timers = TimerService(loop, read_clock)
         self._housekeeping = Housekeeping()
@@ -150,7 +151,7 @@ class Leadership:
         for framework in self._frameworks.values():
             framework.start()
         self._core.submit(Tick())
-        self._parts.host.lead(self._frameworks)
+        self._parts.host.lead(self._frameworks, lambda: self._core.head)
         for work in (self._sessions.watch(), self._check_hangs(), self._keep_house()):
             task = asyncio.get_running_loop().create_task(work)
             self._background.add(task)
@@ -217,6 +218,11 @@ class Leadership:
     def refusal(self) -> str:
         """Why new work is refused; empty when it is not."""
         return self._housekeeping.refusal
+
+    def _decided(self) -> None:
+        """On the kernel's thread, after each step."""
+        if self._parts.host.awaits_decisions:
+            self._bridge.call(self._parts.host.decided)
 
     # Effects: called on the writer thread, after the commit
 

@@ -48,7 +48,9 @@ class Host:
         self._clock = clock
         self._open_engine = open_engine
         self._followers: dict[str, set[asyncio.Queue[Any]]] = {}
+        self._decided_state: Callable[[], State] | None = None
         self._version_waiters: set[asyncio.Event] = set()
+        self._decision_waiters: set[asyncio.Event] = set()
         #: Nodes change seldom, and every request to a pool of engines asks for them.
         self._nodes_seen: Sequence[Node] = ()
         self._nodes: Sequence[Node] = ()
@@ -89,25 +91,39 @@ class Host:
 
     async def view(self, framework: str) -> View:
         """The framework's view of the newest durable state. Raises NotAvailable."""
+        return self._view(framework)
+
+    def _view(self, framework: str, *, durable: bool = True) -> View:
         if self._frameworks is not None:
             self._host(framework)
-        return View(self._state(), framework, self._clock(), "", self._explainer)
+        state = self._state() if durable or self._decided_state is None else self._decided_state()
+        return View(state, framework, self._clock(), "", self._explainer)
 
     async def wait_for(
-        self, framework: str, name: str, condition: Callable[[Task | None], bool], timeout_s: float
+        self,
+        framework: str,
+        name: str,
+        condition: Callable[[Task | None], bool],
+        timeout_s: float,
+        *,
+        durable: bool = True,
     ) -> Task | None:
-        """The task of this external name, once `condition` holds of it. Raises TimeoutError, NotAvailable."""
+        """The task of this external name, once `condition` holds of it. Raises TimeoutError, NotAvailable.
+
+        durable: False does not wait until it is written, for what a node has told of and would tell again.
+        """
+        waiters = self._version_waiters if durable else self._decision_waiters
         async with asyncio.timeout(timeout_s):
             while True:
                 changed = asyncio.Event()
-                self._version_waiters.add(changed)
+                waiters.add(changed)
                 try:
-                    task = (await self.view(framework)).task_named(name)
+                    task = self._view(framework, durable=durable).task_named(name)
                     if condition(task):
                         return task
                     await changed.wait()
                 finally:
-                    self._version_waiters.discard(changed)
+                    waiters.discard(changed)
 
     def nodes(self) -> Sequence[Node]:
         """All nodes of the newest durable state, in the order of their names: their states, their runtimes, and why
@@ -165,14 +181,26 @@ class Host:
         for event in self._version_waiters:
             event.set()
 
-    def lead(self, frameworks: Mapping[str, FrameworkHost]) -> None:
-        """For the server: a term begins."""
+    @property
+    def awaits_decisions(self) -> bool:
+        """For the server: does anybody wait for what is not durable yet? May be asked from any thread."""
+        return bool(self._decision_waiters)
+
+    def decided(self) -> None:
+        """For the server: the kernel has decided something."""
+        for event in self._decision_waiters:
+            event.set()
+
+    def lead(self, frameworks: Mapping[str, FrameworkHost], decided_state: Callable[[], State]) -> None:
+        """For the server: a term begins. decided_state: the newest that its kernel has made, durable or not."""
         self._frameworks = frameworks
+        self._decided_state = decided_state
 
     def follow_leader(self) -> None:
         """For the server: the term has ended; whoever waits or follows is let go."""
-        self._frameworks = None
+        self._frameworks = self._decided_state = None
         self.committed()
+        self.decided()
         for followers in self._followers.values():
             for queue in followers:
                 cut_off(queue)

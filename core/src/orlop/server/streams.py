@@ -142,7 +142,8 @@ class Streams:
 
     async def _watch(self, known: _Node, stream: DialledStream) -> None:
         """Lets go of an idle stream that breaks off, or on which the agent speaks first, which it must not."""
-        await stream.broken()
+        if stream in known.idle:  # or it was taken at once, and whoever did so receives on it
+            await stream.broken()
         if stream in known.idle:
             known.idle.remove(stream)
             self._idle_total -= 1

@@ -219,13 +219,14 @@ class DockerRuntime:
                 if action == "destroy" and record.last is not None and record.last.remains:
                     self._report(record, attrs.evolve(record.last, remains=False))
                 return
+            if action == "destroy":
+                self._emit(record, Phase.ENDED, exit=container_json.REMOVED_BY_OTHERS)
+                return
             if record.undisturbed and self._is_told(record, action, labels):
                 return
             seen = await self._inspect(container, record.identity)
             if action == "start":
                 self._follow_start(record, container, seen)
-            elif action == "destroy":
-                self._emit(record, Phase.ENDED, exit=container_json.REMOVED_BY_OTHERS)
             elif seen is None:
                 code = int(labels.get("exitCode", 0))
                 ended = container_json.exit_of_removed(code, killed=record.killed)
@@ -342,7 +343,7 @@ class DockerRuntime:
         async with record.lock:
             if (directory := self._context.tasks / record.task).is_dir():
                 await asyncio.to_thread(docker_sandbox.remove, directory)
-            while record.container:
+            while record.container and not record.gone:
                 try:
                     await self._engine.connected.wait()
                     await self._engine.keep(record.container, record.identity)

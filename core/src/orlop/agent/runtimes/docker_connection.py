@@ -79,13 +79,13 @@ class DirectConnection:
         self._raw = raw
         self._loop = asyncio.get_running_loop()
         self._using = 0
+        self._waited = False
         self._closed = False
 
     async def read(self) -> bytes:
         """See `Connection`. Raises EngineLost."""
         with self._in_use():
             try:
-                await asyncio.sleep(0)  # who always has something to read must not keep the loop from all others
                 data = await self._received()
             except OSError:  # an engine that has said everything, and has not read everything, ends it in this way
                 data = b""
@@ -96,16 +96,24 @@ class DirectConnection:
 
     async def _received(self) -> bytes:
         """Whoever is cancelled meanwhile has taken nothing, unlike with the loop's own call. Raises OSError."""
+        if not self._waited:
+            await asyncio.sleep(0)  # who always has something to read must not keep the loop from all others
+        self._waited = False
         while True:
             try:
                 return self._raw.recv(READ_BYTES_MAX)
             except BlockingIOError:
-                readable = self._loop.create_future()
-                self._loop.add_reader(self._raw, _set, readable)
-                try:
-                    await readable
-                finally:
-                    self._loop.remove_reader(self._raw)
+                self._waited = True
+                await self._readable()
+
+    async def _readable(self) -> None:
+        readable = self._loop.create_future()
+        descriptor = self._raw.fileno()  # the loop would look up a socket's addresses, for a text that nobody reads
+        self._loop.add_reader(descriptor, _set, readable)
+        try:
+            await readable
+        finally:
+            self._loop.remove_reader(descriptor)
 
     async def write(self, data: bytes) -> None:
         """See `Connection`. Raises EngineLost."""

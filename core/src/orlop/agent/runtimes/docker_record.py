@@ -22,7 +22,7 @@ class Record:
 
     undisturbed: since before its start all its events have been seen, the engine leaves it as it ends, and nobody
     has asked the engine for anything else: then its `die` event tells all about its end, and no inspection is
-    needed. out_of_memory: the kernel killed in it for memory.
+    needed. out_of_memory: the kernel killed in it for memory. gone: its container has been removed.
     """
 
     task: str
@@ -32,6 +32,7 @@ class Record:
     killed: bool = False
     undisturbed: bool = False
     out_of_memory: bool = False
+    gone: bool = False
     sending: set[str] = attrs.field(factory=set)
     last: Report | None = None
     changed: int = 0
@@ -55,6 +56,8 @@ class Record:
         """Of an event, at once: what its later ones mean."""
         if action == "oom":
             self.out_of_memory = True
+        elif action == "destroy":
+            self.gone = True
         elif action in _MEDDLING or (action == "start" and "exitCode" in attributes):
             # Labels are among an event's attributes, and win over the engine's own.
             self.undisturbed = False

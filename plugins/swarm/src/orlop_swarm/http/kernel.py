@@ -127,7 +127,10 @@ class KernelContainers:
 
     async def _make(self, order: Create) -> Created:
         reserved = await self._reserved(order)
-        task = await self._host.wait_for(FRAMEWORK, reserved.name, lambda one: _made(one, reserved.key), MADE_WITHIN_S)
+        # Once it is there, it is: its node tells of it again if what is known of it were lost.
+        task = await self._host.wait_for(
+            FRAMEWORK, reserved.name, lambda one: _made(one, reserved.key), MADE_WITHIN_S, durable=False
+        )
         if task is None or task.key != reserved.key or not task.live:
             raise _failed(task)
         container = task.status.external_id
