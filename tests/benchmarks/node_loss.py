@@ -22,7 +22,7 @@ from engines import Engine, Lane, missing
 from hosts import Host, Process, RemoteCluster
 from running import wait_until
 
-from .docker_pool import Client
+from .docker_pool import Client, share_image
 from .figures import Figure
 from .services import DEADLINE_S
 from .swarmkit import SwarmKit
@@ -127,6 +127,7 @@ class Datacenter:
 
     def __init__(self, lane: Lane) -> None:
         self.engines = [lane.engine(f"host{number}") for number in range(HOSTS)]
+        share_image(self.engines[0], self.engines[1:])
         self._clients = [engine.client() for engine in self.engines]
         self.orlop = Orlop(lane, self.engines)
         self.pool = Pool(self.orlop)
