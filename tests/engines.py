@@ -347,6 +347,12 @@ class Engine:
             self._daemon = None
 
     @property
+    def pid(self) -> int:
+        """Of the daemon."""
+        assert self._daemon is not None, "it does not run"
+        return self._daemon.pid
+
+    @property
     def running(self) -> bool:
         return self._daemon is not None
 

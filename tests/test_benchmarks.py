@@ -20,12 +20,12 @@ SECONDS_MAX = 250
 needs_etcd = pytest.mark.skipif(bool(missing()) and "CI" not in os.environ, reason=missing())
 
 
-def measured(module: str, folder: Path) -> dict[str, float]:
+def measured(module: str, folder: Path, seconds_max: float = SECONDS_MAX) -> dict[str, float]:
     """The figures of a module, in small, by their names."""
     file = folder / "bench.json"
     command = [sys.executable, "-m", "tests.benchmarks", "--only", module, "--small", "--json", str(file)]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=seconds_max, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {figure["name"]: figure["value"] for figure in json.loads(file.read_text())["figures"]}
@@ -72,3 +72,15 @@ def test_the_pool_lists_and_makes_the_containers_of_emulated_engines(tmp_path: P
     figures = measured("swarm_load", tmp_path)
     assert figures["ps -a of 10 containers on 2 emulated engines: median"] > 0
     assert figures["50 containers made and removed: 4 workers"] > 0
+
+
+@pytest.mark.timeout(2 * SECONDS_MAX)
+def test_the_pool_and_swarmkit_run_containers_and_lose_a_node(tmp_path: Path) -> None:
+    if reason := engines.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Docker Engine: {reason}")
+    figures = measured("swarm_peers", tmp_path, 2 * SECONDS_MAX)
+    for way in ("pool", "Marathon"):
+        assert figures[f"one container: {way} over SwarmKit, started, median of the rounds"] > 0
+        assert figures[f"6 containers: {way} over SwarmKit, said, median of the rounds"] > 0
+    lost = "a node's agent and engine are killed, one container"
+    assert figures[f"{lost}: SwarmKit runs all elsewhere, median"] > 0

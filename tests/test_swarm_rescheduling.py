@@ -124,6 +124,30 @@ def test_what_has_the_policy_moves_as_it_was_and_the_rest_waits(clean: RunningPo
     assert clean.docker("exec", "stays", "echo", "inside") == "inside\n"
 
 
+def test_what_a_client_is_told_of_a_container_that_moves_is_known_already(clean: RunningPool) -> None:
+    """Were its node to die now, it would be made again as the client knows it."""
+    with clean.client() as client:
+
+        def running() -> set[str]:
+            told = clean.server.get(f"{clean.server.url}/v1/tasks?framework=swarm&state=running")["tasks"]
+            return {task["external_id"] for task in told}
+
+        made = [client.create_container("busybox", "sleep 1000", environment=[MOVES[1]])["Id"] for _ in range(6)]
+        for container in made:
+            client.start(container)
+            assert container in running()
+            client.kill(container)
+            assert container not in running()
+            client.restart(container, timeout=0)
+            assert container in running()
+            client.stop(container, timeout=0)
+            assert container not in running()
+        brief = client.create_container("busybox", "true", environment=[MOVES[1]])["Id"]
+        for _ in range(3):
+            client.start(brief)
+            client.wait(brief)
+
+
 def test_an_agent_that_is_back_in_time_finds_all_as_it_was(clean: RunningPool) -> None:
     node = clean.engines[1]
     assert clean.run("moves", *MOVES, *on(node)) == node.name

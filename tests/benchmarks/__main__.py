@@ -30,6 +30,7 @@ MODULES: Final = (
     "engine_streams",
     "swarm",
     "swarm_load",
+    "swarm_peers",
     "cron",
     "cron_load",
     "peers",

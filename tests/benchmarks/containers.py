@@ -42,13 +42,16 @@ CONTAINER: Final = {
 
 
 class Starts:
-    """Events of containers with this label as they start and die, with the engine's own times."""
+    """Events of containers with this label as they start and die, with the engine's own times.
 
-    def __init__(self, engine: Engine, label: str) -> None:
+    seen: where they are put; several engines may share one.
+    """
+
+    def __init__(self, engine: Engine, label: str, seen: queue.SimpleQueue[dict[str, Any]] | None = None) -> None:
         self._client = engine.client()
         filters = {"type": "container", "event": ["start", "die"], "label": label}
         self._stream = self._client.events(decode=True, filters=filters)
-        self.seen: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.seen: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue() if seen is None else seen
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 

@@ -118,9 +118,23 @@ class Pool:
         """Until all engines can be used."""
         self.orlop.launch()
         wait_until(self._answers, "orlop up answers", JOINED_WITHIN_S)
-        for number, url in list(enumerate(self._urls))[1:]:
-            self._agents.append(self._agent(node_name(number), url))
+        for number in range(1, len(self._urls)):
+            self._agents.append(self._agent(number))
+        self.wait_joined()
+
+    def wait_joined(self) -> None:
+        """Until all engines can be used."""
         wait_until(self._joined, "all agents have joined with their engines", JOINED_WITHIN_S)
+
+    def kill_agent(self, number: int) -> None:
+        """kill -9 of the agent of this engine, not the first one's."""
+        agent = self._agents[number - 1]
+        agent.kill()
+        agent.wait()
+
+    def start_agent(self, number: int) -> None:
+        """After `kill_agent`; does not wait for it."""
+        self._agents[number - 1] = self._agent(number)
 
     def _answers(self) -> bool:
         try:
@@ -128,15 +142,16 @@ class Pool:
         except OSError:
             return False
 
-    def _agent(self, name: str, url: str) -> subprocess.Popen[bytes]:
+    def _agent(self, number: int) -> subprocess.Popen[bytes]:
+        name = node_name(number)
         environment = {
             **os.environ,
-            "ORLOP_AGENT__DOCKER": url,
+            "ORLOP_AGENT__DOCKER": self._urls[number],
             "ORLOP_AGENT__RUNTIMES": '["docker"]',
             "ORLOP_AGENT__NAME": name,
         }
         words = ["agent", "--join", self.orlop.url, "--data", str(self._folder / name)]
-        with (self._folder / f"{name}.log").open("wb") as log:
+        with (self._folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "orlop", *words],
                 cwd=self._folder,
@@ -148,7 +163,8 @@ class Pool:
 
     def _joined(self) -> bool:
         nodes = self.orlop.get(f"{self.orlop.url}/v1/nodes")["nodes"]
-        return sum("docker" in node["runtimes"] for node in nodes) == len(self._urls)
+        usable = [node for node in nodes if node["state"] == "ready" and "docker" in node["runtimes"]]
+        return len(usable) == len(self._urls)
 
     def pids(self) -> list[int]:
         """Of the server and of all agents."""

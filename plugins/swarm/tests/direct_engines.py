@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -28,9 +28,9 @@ from orlop.api.tls_site import TlsSite
 from orlop_swarm.engines.client import EngineClient, HttpResponse
 from orlop_swarm.engines.interface import Connection, EngineNode, EngineUnavailable
 from orlop_swarm.http import Services, make_application
-from orlop_swarm.http.finding import Owners, told
+from orlop_swarm.http.finding import Owner, Owners, told
 from orlop_swarm.http.problems import Problem
-from orlop_swarm.http.services import Created, Creation, Known
+from orlop_swarm.http.services import Created, Creation, Known, Switch
 from orlop_swarm.http.versions import Versions
 
 
@@ -175,6 +175,12 @@ class DirectContainers:
         for one in found:
             del self.remembered[one.id]
         return bool(found)
+
+    async def switching(self) -> Callable[[Owner, Switch], Awaitable[None]]:
+        async def known(owner: Owner, switch: Switch) -> None:
+            return None
+
+        return known
 
     async def gone(self, container: str) -> None:
         self.released.append(container)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -17,8 +17,8 @@ from waiting import eventually
 
 from orlop_swarm.engines.interface import EngineUnavailable
 from orlop_swarm.http import Services, make_application
-from orlop_swarm.http.finding import Owners
-from orlop_swarm.http.services import Created, Creation, Known
+from orlop_swarm.http.finding import Owner, Owners
+from orlop_swarm.http.services import Created, Creation, Known, Switch
 from orlop_swarm.http.versions import Versions
 
 
@@ -36,6 +36,12 @@ class NoContainers:
 
     async def discard(self, reference: str) -> bool:
         raise NotImplementedError
+
+    async def switching(self) -> Callable[[Owner, Switch], Awaitable[None]]:
+        async def known(owner: Owner, switch: Switch) -> None:
+            return None
+
+        return known
 
     async def gone(self, container: str) -> None:
         raise NotImplementedError

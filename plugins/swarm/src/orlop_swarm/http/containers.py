@@ -16,20 +16,27 @@ from orlop_swarm.http import relaying
 from orlop_swarm.http.calling import prune_each
 from orlop_swarm.http.finding import Held, Owner
 from orlop_swarm.http.problems import NotFound, Problem, answer
-from orlop_swarm.http.services import SERVICES, VERSION, Creation, is_true
+from orlop_swarm.http.services import SERVICES, VERSION, Creation, Switch, is_true
 from orlop_swarm.merging.containers import shown_inspection
 from orlop_swarm.merging.remembered import inspection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _NAME: Final = "{name:.+}"
+_SWITCHES: Final = {
+    "start": Switch.STARTED,
+    "restart": Switch.STARTED_ANEW,
+    "stop": Switch.STOPPED,
+    "kill": Switch.STOPPED,
+}
+_DEADLY: Final = ("", "KILL", "SIGKILL", "9")
 
 
 def routes() -> list[web.RouteDef]:
     """The endpoints below `/containers` but for the list."""
     handed_on = [
         *((hdrs.METH_GET, rest) for rest in ("top", "stats", "changes", "logs", "export", "archive")),
-        *((hdrs.METH_POST, rest) for rest in ("start", "stop", "restart", "kill", "pause", "unpause")),
+        *((hdrs.METH_POST, rest) for rest in ("pause", "unpause")),
         *((hdrs.METH_POST, rest) for rest in ("resize", "update", "copy")),
         (hdrs.METH_HEAD, "archive"),
         (hdrs.METH_PUT, "archive"),
@@ -43,6 +50,7 @@ def routes() -> list[web.RouteDef]:
         web.post(f"/containers/{_NAME}/wait", wait),
         web.post(f"/containers/{_NAME}/rename", rename),
         *(web.route(method, f"/containers/{_NAME}/{rest}", _handed_on(f"/{rest}")) for method, rest in handed_on),
+        *(web.post(f"/containers/{_NAME}/{rest}", _switched(f"/{rest}")) for rest in _SWITCHES),
         web.delete(f"/containers/{_NAME}", remove),
     ]
 
@@ -53,6 +61,26 @@ def _handed_on(rest: str) -> Handler:
         return await relaying.pass_on(request, response)
 
     return handle
+
+
+def _switched(rest: str) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        """Answered when the kernel knows of it: whether a container runs shall not be forgotten with its node."""
+        known = await request.app[SERVICES].containers.switching()
+        owner, response = await asked(request, rest)
+        plain = await relaying.whole(response)
+        if plain.status < 400 and (switch := _switch(request, rest)) is not None:
+            await known(owner, switch)
+        return plain
+
+    return handle
+
+
+def _switch(request: web.Request, rest: str) -> Switch | None:
+    """None: it may run on."""
+    if rest == "/kill" and request.query.get("signal", "").upper() not in _DEADLY:
+        return None
+    return _SWITCHES[rest.removeprefix("/")]
 
 
 async def asked(request: web.Request, rest: str, *, sure: bool = False) -> tuple[Owner, Response]:

@@ -6,7 +6,9 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -18,11 +20,11 @@ from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http import copying
-from orlop_swarm.http.finding import told
+from orlop_swarm.http.finding import Owner, told
 from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
-from orlop_swarm.http.services import Created, Creation, Known
+from orlop_swarm.http.services import Created, Creation, Known, Switch
 from orlop_swarm.orders import Conflict, Create, Discard, Keep, Order, Rename, Reserve, Reserved
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
 FRAMEWORK: Final = "swarm"
 #: A pull may be part of it.
 MADE_WITHIN_S: Final = 3_600.0
-#: An engine has removed a container; its agent tells the kernel within so long, or something is wrong.
-GONE_WITHIN_S: Final = 10.0
+#: An engine has done something; its agent tells the kernel within so long, or something is wrong.
+TOLD_WITHIN_S: Final = 10.0
+#: Without news for so long, the engine is asked whether there are any.
+NEWS_WITHIN_S: Final = 0.3
 
 
 class KernelContainers:
@@ -240,9 +244,34 @@ class KernelContainers:
             return found is None or found.id != task.id or not found.live
 
         try:
-            await self._host.wait_for(FRAMEWORK, task.name, over, GONE_WITHIN_S)
+            await self._host.wait_for(FRAMEWORK, task.name, over, TOLD_WITHIN_S)
         except TimeoutError:
             raise NotAvailable(f"the node of container {task.name} has not told that it is gone") from None
+
+    async def switching(self) -> Callable[[Owner, Switch], Awaitable[None]]:
+        """See `Containers`."""
+        before = await self._host.view(FRAMEWORK)
+
+        async def known(owner: Owner, switch: Switch) -> None:
+            key = await self._key(owner.id)
+            task = before.live.get(key) if key is not None else None
+            if task is not None and before.objects(CONTAINER)[task.key].moves:
+                await self._until_heard(owner, task, switch)
+
+        return known
+
+    async def _until_heard(self, owner: Owner, before: Task, switch: Switch) -> None:
+        """Raises NotAvailable."""
+        end = time.monotonic() + TOLD_WITHIN_S
+        while time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                await self._host.wait_for(
+                    FRAMEWORK, before.name, lambda now: _has_heard(now, before, switch), NEWS_WITHIN_S
+                )
+                return
+            if await _runs(owner) is not (switch is not Switch.STOPPED):
+                return  # a run that was over at once may not be told of
+        raise NotAvailable(f"the node of container {before.name} has not told that it was {switch.value}")
 
     async def _key(self, container: str) -> str | None:
         """Of a container by its whole id; None: it is not the kernel's."""
@@ -315,6 +344,25 @@ def _made(task: Task | None, key: str) -> bool:
     if task is None or task.key != key:
         return False
     return not task.live or (task.state in (TaskState.PREPARED, TaskState.RUNNING) and bool(task.status.external_id))
+
+
+def _has_heard(now: Task | None, before: Task, switch: Switch) -> bool:
+    """before: the task as it was known before the engine was asked."""
+    if now is None or now.id != before.id or not now.live:
+        return True
+    run = before.status.incarnation + (switch is Switch.STARTED_ANEW and before.running)
+    return now.status.incarnation > run or (
+        now.status.incarnation == run and now.running is (switch is not Switch.STOPPED)
+    )
+
+
+async def _runs(owner: Owner) -> bool | None:
+    """As its engine says; None: it does not."""
+    try:
+        status, shown = await told(owner.engine, f"/containers/{owner.id}/json")
+    except EngineUnavailable:
+        return None
+    return bool(shown["State"]["Running"]) if status == 200 else None
 
 
 def _failed(task: Task | None) -> Problem:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
@@ -17,7 +18,7 @@ from orlop_swarm.merging.containers import published_address
 from orlop_swarm.merging.system import About, Member
 
 if TYPE_CHECKING:
-    from orlop_swarm.http.finding import Owners
+    from orlop_swarm.http.finding import Owner, Owners
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +93,14 @@ class Balancing(Protocol):
         NotAvailable."""
 
 
+class Switch(enum.Enum):
+    """What an engine has done to a container."""
+
+    STARTED = "started"
+    STARTED_ANEW = "started anew"
+    STOPPED = "stopped"
+
+
 class Containers(Protocol):
     """The containers that are tasks of the kernel."""
 
@@ -115,6 +124,11 @@ class Containers(Protocol):
 
     async def not_removed(self, container: str) -> None:
         """After `removing` has said yes: it is to be made again elsewhere, as before."""
+
+    async def switching(self) -> Callable[[Owner, Switch], Awaitable[None]]:
+        """Before an engine is asked to start or stop a container. What is to be awaited once it has done so returns
+        when the kernel has heard of it: if the container moves, that decides whether it is started where it is made
+        again. Raises NotAvailable, both of them."""
 
     async def discard(self, reference: str) -> bool:
         """One whose node cannot be used, or that waits for a node, is to be no more. False: there is none such.
