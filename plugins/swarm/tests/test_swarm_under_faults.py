@@ -46,7 +46,7 @@ def test_each_container_is_there_once_and_for_a_reason(orlop_simulation: Any) ->
     ("plant", "seed"),
     [
         (what_is_removed_is_made_again, 0),
-        (whether_it_ran_is_forgotten, 4),
+        (whether_it_ran_is_forgotten, 8),
         (names_stay_taken, 0),
         (names_are_given_twice, 0),
         (a_drain_is_a_removal, 1),
