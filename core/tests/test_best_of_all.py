@@ -89,8 +89,10 @@ def odd(command: str, _: PlacementView) -> Any:
 def named(command: str, _: PlacementView) -> Any:
     if "only" not in command:
         return None
-    check = telling(lambda candidate: None if number(candidate) in (1, 2) else f"not {candidate.node.id}")
-    return telling(check, among=lambda view: ["n1", "n2", "n-gone"]) if "told" in command else check
+    if "told" not in command:
+        return lambda candidate: None if number(candidate) in (1, 2) else f"not {candidate.node.id}"
+    check = telling(lambda candidate: None if number(candidate) == 1 else "two" if number(candidate) == 2 else "other")
+    return telling(check, among=lambda view: ["n1", "n2", "n-gone"])
 
 
 def failing(command: str, _: PlacementView) -> Any:

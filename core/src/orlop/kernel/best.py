@@ -68,27 +68,45 @@ class BestOfAll:
 
     def passes_common(self, candidate: Candidate) -> bool:
         """Do the checks that were seen before let the node pass?"""
-        node_id = candidate.node.info.id
-        known = self._passing.get(node_id)
-        if known is None or known[0] is not candidate:
-            known = self._passing[node_id] = candidate, let_pass(self._common, candidate)
-        return known[1]
+        return passes(self._common, self._passing, candidate)
 
     def refusals(self, nodes: Moment) -> Counter[Refusal | None]:
         """How many nodes the check of a place is the first to refuse, and why; None: those that none refuses."""
         self.memory.sizes.follow(nodes)
         counts: Counter[Refusal | None] = Counter()
         order, candidate_of = nodes.node_order, nodes.candidate
+        outside, inside = self._outside(nodes)
+        earlier = [check for place, check in self._checks if outside and place < outside[0] and check in self._common]
+        known = self.memory.passing(earlier)
         for size in self.memory.sizes.all.values():
             by_size = first_refusal(self._size_checks, candidate_of(order[size.positions[0]]))
+            sooner = by_size if outside is None or (by_size and by_size < outside) else outside
             before = [one for one in self._rare if by_size is None or one[0] < by_size[0]]
+            before_sooner = [one for one in self._rare if sooner is None or one[0] < sooner[0]]
             for position in size.positions:
                 candidate = candidate_of(order[position])
-                if self.passes_common(candidate):
+                if outside is not None and order[position] not in inside:
+                    if passes(earlier, known, candidate):
+                        counts[first_refusal(before_sooner, candidate) or sooner] += 1
+                        continue
+                elif self.passes_common(candidate):
                     counts[first_refusal(before, candidate) or by_size] += 1
-                else:
-                    counts[first_refusal(self._checks, candidate)] += 1
+                    continue
+                counts[first_refusal(self._checks, candidate)] += 1
         return counts
+
+    def _outside(self, nodes: Moment) -> tuple[Refusal | None, frozenset[str]]:
+        """How the first check that tells which nodes it may let pass refuses all others, and these nodes; None where
+        no check tells."""
+        for place, check in self._checks:
+            told = _among(check, self.view)
+            if told is not None:
+                inside = frozenset(told)
+                one = next((node_id for node_id in nodes.node_order if node_id not in inside), None)
+                refusal = first_refusal([(place, check)], nodes.candidate(one)) if one is not None else None
+                if refusal is not None:
+                    return refusal, inside
+        return None, frozenset()
 
     def best(self, nodes: Moment, start: int) -> Candidate | None:
         """The best node; among equals, the first one from position `start` on. None when all are refused."""
@@ -252,6 +270,15 @@ def first_refusal(checks: Sequence[tuple[int, Check]], candidate: Candidate) -> 
         if reason is not None:
             return place, reason
     return None
+
+
+def passes(checks: Sequence[Check], known: dict[str, tuple[Candidate, bool]], candidate: Candidate) -> bool:
+    """Do all of these let the node pass? known: what is remembered of that."""
+    node_id = candidate.node.info.id
+    found = known.get(node_id)
+    if found is None or found[0] is not candidate:
+        found = known[node_id] = candidate, let_pass(checks, candidate)
+    return found[1]
 
 
 def let_pass(checks: Sequence[Check], candidate: Candidate) -> bool:

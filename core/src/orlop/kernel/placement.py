@@ -19,7 +19,8 @@ cluster is looked at. For these searches there are two more, which say nothing n
 - `by_size`, true, of a check or a score: it looks at nothing but `node.info.resources`, `free`, `foreign_use`, and how
   many tasks and foreign containers there are. Nodes that are equal in these are asked once;
 - `among`, of a check or a score: a function of the view that gives the ids of the nodes which the check may let pass,
-  or of which the score may be more than 0, as all is when it is called; None where it does not know.
+  or of which the score may be more than 0, as all is when it is called; None where it does not know. A check refuses
+  all others for one and the same reason.
 """
 
 from __future__ import annotations

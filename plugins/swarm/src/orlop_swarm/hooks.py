@@ -14,7 +14,7 @@ functions and no state.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -101,14 +101,21 @@ class Facts:
 
     def among(
         self, view: PlacementView, constraints: Iterable[Expression], inside: Iterable[tuple[str, str]] = ()
-    ) -> tuple[str, ...] | None:
+    ) -> Collection[str] | None:
         """A few nodes, beside which no other one can satisfy all of these; None where nothing tells.
 
         inside: containers, images or their labels that the node has to have.
         """
-        found = self._by_labels.fewest(view, _plain_texts(constraints))
-        others = self._by_contents.fewest(view, inside)
-        return others if found is None or (others is not None and len(others) < len(found)) else found
+        told: list[Collection[str] | None] = [
+            self._by_labels.fewest(view, _plain_texts(constraints)),
+            self._by_contents.fewest(view, inside),
+        ]
+        told += [
+            self._by_labels.matching(view, one)
+            for one in constraints
+            if one.equal and one.literal is None and not one.accepts("")  # as a missing label is taken
+        ]
+        return min((found for found in told if found is not None), key=len, default=None)
 
     def _labels_of(self, node_id: str, view: PlacementView) -> Texts:
         place = self.place(view.candidate(node_id))
@@ -330,7 +337,7 @@ class SwarmFilter:
         def check(candidate: Candidate) -> str | None:
             return None if test(place(candidate)) else reason
 
-        if any(_plain_texts(constraints)) and self.name == "constraint":
+        if self.name == "constraint" and any(one.equal for one in constraints):
             check.among = lambda view: among(view, constraints)  # type: ignore[attr-defined]
         return check
 
