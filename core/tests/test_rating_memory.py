@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.framework import Action, Ask, Candidate, Framework, PlacementView, Process, Request, Resources, View
-from orlop.kernel import matcher
-from orlop.kernel.matcher import RatingMemory
+from orlop.kernel import ratings
+from orlop.kernel.ratings import RatingMemory
 from orlop.testing.harness import Cluster
 
 
@@ -103,10 +103,10 @@ def test_a_new_callable_is_never_taken_for_one_that_is_gone() -> None:
     """Its identity may be that of one that was thrown away."""
     memory = RatingMemory()
     kept = lasting
-    for _ in range(matcher.CALLABLES_REMEMBERED * 2):
+    for _ in range(ratings.CALLABLES_REMEMBERED * 2):
         memory.divide([lambda _: "no"], [(1.0, kept)])
-    assert len(memory._seen) <= matcher.CALLABLES_REMEMBERED
-    assert len(memory._known) <= matcher.RATINGS_REMEMBERED
+    assert len(memory._seen) <= ratings.CALLABLES_REMEMBERED
+    assert len(memory._known) <= ratings.RATINGS_REMEMBERED
     for key, (_, callables) in memory._known.items():
         assert {one for one in key if isinstance(one, int)} <= set(map(id, callables))
 

@@ -16,8 +16,10 @@ from immutables import Map
 from orlop.kernel import records
 from orlop.kernel.overlay import FrameworkOverlay, WaitingOverlay
 from orlop.kernel.state import (
+    CHANGES_KEPT,
     NOTHING,
     Candidate,
+    Change,
     FrameworkState,
     SpecRecord,
     State,
@@ -76,13 +78,19 @@ class Draft:
         self.next_sequence = state.next_sequence
         self.next_due_utc_ms = state.next_due_utc_ms
         self.draining = state.draining
+        self.changes = list(state.changes)
         self._facts_changed = False
 
     def remembered(self) -> State:
         """The base with what is kept in memory only, where nothing is to be stored. Nothing may be changed after it."""
         if self._facts_changed:
-            candidates = self._candidates.finish()
-            return attrs.evolve(self.base, orphans=self._orphans, candidates=candidates, following=self.following)
+            return attrs.evolve(
+                self.base,
+                orphans=self._orphans,
+                candidates=self._candidates.finish(),
+                following=self.following,
+                changes=tuple(self.changes[-CHANGES_KEPT:]),
+            )
         return attrs.evolve(self.base, orphans=self._orphans) if self._orphans != self.base.orphans else self.base
 
     def finish(self) -> State:
@@ -112,6 +120,7 @@ class Draft:
             orphans=self._orphans,
             next_due_utc_ms=self.next_due_utc_ms,
             draining=self.draining,
+            changes=tuple(self.changes[-CHANGES_KEPT:]),
         )
 
     def _finish_usage(self) -> Map[str, Resources]:
@@ -293,7 +302,7 @@ class Draft:
             unheld = unheld.without(port)
         held = before.tasks.set(task.sequence, task.id)
         after = Candidate(before.node, before.free - needs, unheld, held, before.facts, before.heard)
-        self._candidates[node_id] = after
+        self._put_candidate(after)
         self.taken.append(node_id)
         usage = self.usage(task.role)
         for kind, amount in needs.units.items():
@@ -362,8 +371,7 @@ class Draft:
             return
         ports = before.unheld_ports | (PortSet(task.placement.ports) & before.node.info.ports)
         tasks = before.tasks.delete(task.sequence)
-        after = Candidate(before.node, before.free + needs, ports, tasks, before.facts, before.heard)
-        self._candidates[task.placement.node] = after
+        self._put_candidate(Candidate(before.node, before.free + needs, ports, tasks, before.facts, before.heard))
         self.freed_nodes[task.placement.node] = None
 
     def _refer(self, request: Request) -> None:
@@ -430,7 +438,7 @@ class Draft:
         if known is not None:
             free = free - known.foreign_use
         facts, heard = (known.facts, known.heard) if known is not None else (None, False)
-        self._candidates[node.id] = Candidate(node, free, node.info.ports - ports, held, facts, heard)
+        self._put_candidate(Candidate(node, free, node.info.ports - ports, held, facts, heard))
         if node.drain_at_utc_ms:
             self.draining = self.draining.set(node.id, node.drain_at_utc_ms)
         else:
@@ -446,9 +454,14 @@ class Draft:
         known = self._candidates.get(node_id)
         if known is None or (known.facts is facts and known.heard >= hello):
             return
-        self._candidates[node_id] = known.with_facts(facts, heard=known.heard or hello)
+        self._put_candidate(known.with_facts(facts, heard=known.heard or hello))
         self.freed_nodes[node_id] = None
         self._facts_changed = True
+
+    def _put_candidate(self, candidate: Candidate) -> None:
+        node_id = candidate.node.id
+        self._candidates[node_id] = candidate
+        self.changes.append(Change(node_id))
 
     def set_orphan(self, task_id: str, node_id: str | None) -> None:
         """Notes a task that runs on a node and is not of this state; None: it is gone."""

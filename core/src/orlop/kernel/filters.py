@@ -157,6 +157,7 @@ def _resources_check(resources: Resources) -> Check:
                 return f"not enough {name} beside foreign containers" if beside else f"not enough {name}"
         return None
 
+    check.by_size = True  # type: ignore[attr-defined]
     return check
 
 
@@ -225,6 +226,9 @@ def _part_left(candidate: Candidate) -> float:
         if mem < left:
             left = mem
     return left
+
+
+_part_left.by_size = True  # type: ignore[attr-defined]
 
 
 def kernel_filters() -> tuple[NodeFilter, ...]:

@@ -378,7 +378,7 @@ class _Batch:
 
     def _reject(self) -> None:
         for task in now_or_never(self._draft):
-            explanation = self._kernel.planner.explain_waiting(self._draft, task, self._draft.spec(task.spec))
+            explanation = self._kernel.planner.explain_unplaced(self._draft, task)
             self._rejected.setdefault(task.framework, {})[task.key] = explanation
             self._unplaced.append(Unplaced(cause=task.cause, key=task.key, explanation=explanation))
             self._draft.end_unplaced(task, Outcome.WITHDRAWN, f"now or never: {explanation}")

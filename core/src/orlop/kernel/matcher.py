@@ -16,40 +16,37 @@ What a node was rated is remembered beyond the batch, see `RatingMemory`.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from orlop.kernel.placement import Check, NodeFilter, NodeScorer, PlacementView, Score
+from orlop.kernel.best import BestOfAll, Refusal, first_refusal
+from orlop.kernel.placement import Check, Moment, NodeFilter, NodeScorer, PlacementView, Score
+from orlop.kernel.ratings import Common, RatingMemory, weighted_sum
 from orlop.kernel.state import Candidate
 from orlop.model.asks import Explanation, Request
 
 SAMPLE_NODES_MIN: Final = 8
 RANK_UP_TO_NODES: Final = 100
-#: See `RatingMemory`. Ratings: of so many different sets of callables, each for as many nodes as there are.
-RATINGS_REMEMBERED: Final = 16
-CALLABLES_REMEMBERED: Final = 1_000
-NODES_REMEMBERED: Final = 20_000
 #: Where free ports are looked for first: above what people write into configurations. The search starts somewhere
 #: else in this range each time, so that a port which something outside Orlop holds is not tried again and again.
 DYNAMIC_PORTS_FROM: Final = 31_000
 DYNAMIC_PORTS: Final = 1_000
 
 
-class Nodes(Protocol):
+class Nodes(Moment, Protocol):
     """The nodes as they are while placing. taken: ids of those that got a task, in the order of placing."""
 
     @property
     def taken(self) -> Sequence[str]: ...
-
-    def candidate(self, node_id: str) -> Candidate: ...
 
 
 class Prepared:
     """Filters and scorers made ready for one group of identical asks.
 
     counting: some filter counts what it has placed. exact: some scorer wants the best of all nodes.
-    follows: some filter waits for neighbours.
+    follows: some filter waits for neighbours. best_of_all: finds the best node sooner than `rate` of each; None where
+    no score leads.
     """
 
     __slots__ = (
@@ -59,6 +56,7 @@ class Prepared:
         "_placed",
         "_rare",
         "_scores",
+        "best_of_all",
         "counting",
         "exact",
         "follows",
@@ -94,9 +92,12 @@ class Prepared:
                 self._listen(score)
                 self.exact |= bool(getattr(score, "exact", False))
         self._rare: list[Check] = self._checks
-        self._common: _Common | None = None
+        self._common: Common | None = None
+        self.best_of_all: BestOfAll | None = None
         if memory is not None and self.exact and not self._placed:  # a sample costs less than remembering
             self._rare, self._common = memory.divide(self._checks, self._scores)
+            if BestOfAll.is_possible(self._scores):
+                self.best_of_all = BestOfAll(memory, view, self._checks, self._rare, self._scores)
 
     def _listen(self, made: Check | Score) -> None:
         placed = getattr(made, "placed", None)
@@ -111,16 +112,16 @@ class Prepared:
         # By identity, for equal callables (two methods of one object, say) may answer differently.
         return (*map(id, self._checks), None, *((weight, id(score)) for weight, score in self._scores))
 
-    def refusal(self, candidate: Candidate) -> tuple[int, str, str] | None:
-        """The first filter that refuses the node: (its place, its name, its reason); None when all accept."""
-        for place, check in enumerate(self._checks):
-            try:
-                reason = check(candidate)
-            except Exception as error:  # noqa: BLE001  (a plugin's filter that raises refuses)
-                reason = f"filter failed: {type(error).__name__}"
-            if reason is not None:
-                return place, self._names[place], reason
-        return None
+    def refusals(self, nodes: Moment) -> Counter[Refusal | None]:
+        """How many nodes the check of a place is the first to refuse, and why; None: those that none refuses."""
+        if self.best_of_all is not None:
+            return self.best_of_all.refusals(nodes)
+        checks = list(enumerate(self._checks))
+        return Counter(first_refusal(checks, nodes.candidate(node_id)) for node_id in nodes.node_order)
+
+    def name(self, place: int) -> str:
+        """Of the filter whose check has this place."""
+        return self._names[place]
 
     def rate(self, candidate: Candidate) -> float | None:
         """The weighted sum of all scores; None when a filter refuses the node."""
@@ -130,131 +131,12 @@ class Prepared:
                     return None
         except Exception:  # noqa: BLE001  (a plugin's filter that raises refuses)
             return None
-        return self._common.rate(candidate) if self._common is not None else _sum(self._scores, candidate)
+        return self._common.rate(candidate) if self._common is not None else weighted_sum(self._scores, candidate)
 
     def placed(self, candidate: Candidate) -> None:
         """One more task of the group was put on this node."""
         for tell in self._placed:
             _guarded(tell, None, candidate)
-
-
-def _sum(scores: Iterable[tuple[float, Score]], candidate: Candidate) -> float:
-    """One after the other: Python's own `sum` may round otherwise in another version."""
-    total = 0.0
-    for one in scores:
-        total += _part(one, candidate)
-    return total
-
-
-def _part(one: tuple[float, Score], candidate: Candidate) -> float:
-    weight, score = one
-    try:
-        return weight * score(candidate)
-    except Exception:  # noqa: BLE001  (a scorer that raises counts as zero)
-        return 0.0
-
-
-class RatingMemory:
-    """What nodes were rated, for callables that filters and scorers gave before.
-
-    They depend on the candidate alone, and a candidate is the same object while nothing changes on its node, so this
-    is a memory of pure functions: what is decided does not depend on it. Most asks bring the same few callables (does
-    it fit, how full is the node), and at most one or two of their own, which are asked each time.
-    """
-
-    def __init__(self) -> None:
-        #: Callables by identity, the latest ones last.
-        self._seen: OrderedDict[int, Check | Score] = OrderedDict()
-        self._known: OrderedDict[tuple[Any, ...], tuple[dict[str, _Rating], tuple[Any, ...]]] = OrderedDict()
-
-    def divide(
-        self, checks: Sequence[Check], scores: Sequence[tuple[float, Score]]
-    ) -> tuple[list[Check], _Common | None]:
-        """The checks that were not seen before, and all else; no else when no score was seen before."""
-        rare = [check for check in checks if not self._note(check)]
-        rare_scores = frozenset(place for place, (_, score) in enumerate(scores) if not self._note(score))
-        if len(rare_scores) == len(scores):
-            return list(checks), None
-        rare_ids = frozenset(map(id, rare))
-        common = [check for check in checks if id(check) not in rare_ids]
-        key = (
-            *map(id, common),
-            None,
-            *(None if place in rare_scores else (weight, id(score)) for place, (weight, score) in enumerate(scores)),
-        )
-        entry = self._known.get(key)
-        if entry is None:
-            # The callables are kept with it, so that no other one gets the identity of any of them.
-            kept = (*common, *(score for place, (_, score) in enumerate(scores) if place not in rare_scores))
-            entry = self._known[key] = {}, kept
-            if len(self._known) > RATINGS_REMEMBERED:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(key)
-        return rare, _Common(common, scores, rare_scores, entry[0])
-
-    def _note(self, one: Check | Score) -> bool:
-        """Was it seen before?"""
-        if id(one) in self._seen:
-            self._seen.move_to_end(id(one))
-            return True
-        self._seen[id(one)] = one
-        if len(self._seen) > CALLABLES_REMEMBERED:
-            self._seen.popitem(last=False)
-        return False
-
-
-_Rating = tuple[Candidate, float | None, tuple[float, ...]]
-
-
-class _Common:
-    """Checks and scores that many asks share, and what they said of each node.
-
-    rare: places of scores that are asked each time. The sum is taken in the scorers' order, so that it is the same to
-    the last bit whatever is remembered.
-    """
-
-    __slots__ = ("_checks", "_known", "_rare", "_scores")
-
-    def __init__(
-        self,
-        checks: Sequence[Check],
-        scores: Sequence[tuple[float, Score]],
-        rare: frozenset[int],
-        known: dict[str, _Rating],
-    ) -> None:
-        self._checks = checks
-        self._scores = scores
-        self._rare = rare
-        self._known = known
-
-    def rate(self, candidate: Candidate) -> float | None:
-        node_id = candidate.node.info.id
-        known = self._known.get(node_id)
-        if known is None or known[0] is not candidate:
-            if len(self._known) >= NODES_REMEMBERED:
-                self._known.clear()
-            known = self._known[node_id] = candidate, *self._rate(candidate)
-        if not self._rare or known[1] is None:
-            return known[1]
-        total = 0.0
-        for place, (one, part) in enumerate(zip(self._scores, known[2], strict=True)):
-            total += _part(one, candidate) if place in self._rare else part
-        return total
-
-    def _rate(self, candidate: Candidate) -> tuple[float | None, tuple[float, ...]]:
-        """What the common scores give together, None for a node that is refused, and each part of it."""
-        try:
-            for check in self._checks:
-                if check(candidate) is not None:
-                    return None, ()
-        except Exception:  # noqa: BLE001  (a plugin's filter that raises refuses)
-            return None, ()
-        parts = tuple(0.0 if place in self._rare else _part(one, candidate) for place, one in enumerate(self._scores))
-        total = 0.0
-        for part in parts:
-            total += part
-        return total, parts
 
 
 def _guarded(function: Callable[..., Any], otherwise: Any, *arguments: Any) -> Any:
@@ -320,6 +202,7 @@ class Search:
     def __init__(self, prepared: Prepared, order: Sequence[str], nodes: Nodes, offset: int) -> None:
         self._rate = prepared.rate
         self._exact = prepared.exact
+        self._best_by_size = prepared.best_of_all
         self._order = order
         self._nodes = nodes
         self._next = offset % len(order)
@@ -339,6 +222,9 @@ class Search:
 
     def _best_of_all(self, size: int) -> Candidate | None:
         """For one task a ranking would cost more than it saves. The same one that a ranking would begin with."""
+        self._looked_at += size
+        if self._best_by_size is not None and self._order is self._nodes.node_order:
+            return self._best_by_size.best(self._nodes, self._next)
         rate, candidate_of = self._rate, self._nodes.candidate
         found: Candidate | None = None
         found_score = 0.0
@@ -347,7 +233,6 @@ class Search:
             score = rate(candidate)
             if score is not None and (found is None or score > found_score):
                 found, found_score = candidate, score
-        self._looked_at += size
         return found
 
     def _best_of_sample(self, size: int) -> Candidate | None:
@@ -418,15 +303,12 @@ def _rotated(order: Sequence[str], offset: int) -> Sequence[str]:
     return (*order[start:], *order[:start])
 
 
-def explain(prepared: Prepared, order: Sequence[str], pool: Callable[[str], Candidate]) -> Explanation:
+def explain(prepared: Prepared, nodes: Moment) -> Explanation:
     """How many nodes each filter rules out for one more task of this group."""
-    counts: Counter[tuple[int, str, str]] = Counter()
-    fits = 0
-    for node_id in order:
-        refusal = prepared.refusal(pool(node_id))
-        if refusal is None:
-            fits += 1
-        else:
-            counts[refusal] += 1
-    rows = sorted(counts.items(), key=lambda row: (row[0][0], -row[1], row[0][2]))
-    return Explanation(nodes=len(order), fits=fits, ruled_out=tuple((name, reason, n) for (_, name, reason), n in rows))
+    order = nodes.node_order
+    counts = prepared.refusals(nodes)
+    fits = counts.pop(None, 0)
+    rows = [(place, reason, count) for row, count in counts.items() if row is not None for place, reason in (row,)]
+    rows.sort(key=lambda row: (row[0], -row[2], row[1]))
+    ruled_out = tuple((prepared.name(place), reason, count) for place, reason, count in rows)
+    return Explanation(nodes=len(order), fits=fits, ruled_out=ruled_out)

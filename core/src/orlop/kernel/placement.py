@@ -14,15 +14,21 @@ A check whose answer may become better by a task that is put on the node (it wan
 attribute `follows`, true: what waits for it is tried again where a task was placed, not only where room was made.
 
 A score may carry an attribute `exact`, true: the best of all nodes is wanted then, where otherwise a sample of a large
-cluster is looked at.
+cluster is looked at. For these searches there are two more, which say nothing new and save looks at nodes:
+
+- `by_size`, true, of a check or a score: it looks at nothing but `node.info.resources`, `free`, `foreign_use`, and how
+  many tasks and foreign containers there are. Nodes that are equal in these are asked once;
+- `among`, of a check or a score: a function of the view that gives the ids of the nodes which the check may let pass,
+  or of which the score may be more than 0, as all is when it is called; None where it does not know. A check refuses
+  all others for one and the same reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from orlop.kernel.state import Candidate
+from orlop.kernel.state import Candidate, Change
 from orlop.model.asks import Request
 from orlop.model.nodes import Node
 from orlop.model.tasks import Spec, Task
@@ -33,6 +39,9 @@ class Moment(Protocol):
 
     @property
     def node_order(self) -> tuple[str, ...]: ...
+
+    @property
+    def changes(self) -> Sequence[Change]: ...
 
     def candidate(self, node_id: str) -> Candidate: ...
 
@@ -45,6 +54,16 @@ class Moment(Protocol):
     def group_size(self, framework: str, group: str) -> int: ...
 
     def holding(self, framework: str, group: str) -> Callable[[str], int]: ...
+
+
+def changed_since(changes: Sequence[Change], mark: object) -> list[str] | None:
+    """The nodes whose candidates have changed since the change `mark`; None where that is not known."""
+    found: dict[str, None] = {}
+    for change in reversed(changes):
+        if change is mark:
+            return list(found)
+        found[change.node_id] = None
+    return None
 
 
 class PlacementView:
@@ -80,6 +99,21 @@ class PlacementView:
     def spec(self, task: Task) -> Spec:
         """The task's spec."""
         return self._moment.spec(task.spec)
+
+    def changed(self, mark: object = None) -> tuple[object, list[str] | None]:
+        """A mark of this moment, and the nodes that have changed since the moment of an earlier mark; None where that
+        is not known, and all may have. For indexes that are kept beyond the moment."""
+        changes = self._moment.changes
+        return changes[-1] if changes else None, changed_since(changes, mark)
+
+    @property
+    def node_ids(self) -> Sequence[str]:
+        """All nodes, in a fixed order."""
+        return self._moment.node_order
+
+    def candidate(self, node_id: str) -> Candidate:
+        """A node as a place for tasks. Raises KeyError."""
+        return self._moment.candidate(node_id)
 
     def node(self, node_id: str) -> Node:
         """A node by its id. Raises KeyError."""

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from orlop.kernel.draft import Draft, dominant_share
 from orlop.kernel.filters import OperatorsFilter
-from orlop.kernel.matcher import EveryNode, Prepared, RatingMemory, Search, choose_ports, explain
+from orlop.kernel.matcher import EveryNode, Prepared, Search, choose_ports, explain
 from orlop.kernel.placement import Moment, NodeFilter, NodeScorer, PlacementView
+from orlop.kernel.ratings import RatingMemory
 from orlop.kernel.state import State, WaitingKey
 from orlop.model.asks import NOW_OR_NEVER, Explanation, Request
 from orlop.model.resources import Resources
@@ -108,7 +109,12 @@ class Planner:
     def explain_waiting(self, moment: Moment, task: Task, spec: Spec) -> Explanation:
         """Which filters rule out how many nodes for the task."""
         prepared = Prepared(request_of(task, spec), PlacementView(moment), self._filters, self._scorers)
-        return explain(prepared, moment.node_order, moment.candidate)
+        return explain(prepared, moment)
+
+    def explain_unplaced(self, draft: Draft, task: Task) -> Explanation:
+        """The same of a task that was just tried, by what is remembered of that. In the kernel's own thread only."""
+        prepared = self._prepare(request_of(task, draft.spec(task.spec)), PlacementView(draft))
+        return explain(prepared, draft)
 
 
 class _Looks:

@@ -23,6 +23,8 @@ from orlop.model.resources import Resources
 from orlop.model.tasks import Spec, Task
 
 NOTHING: Final = Resources()
+#: Of these many changes of candidates a state knows the nodes; whoever has seen none of them looks at all nodes.
+CHANGES_KEPT: Final = 500
 
 
 @attrs.frozen(kw_only=True)
@@ -90,6 +92,16 @@ class Candidate:
         return Candidate(self.node, free, self.unheld_ports, self.tasks, facts, heard)
 
 
+class Change:
+    """A change of a node's candidate. Told from others by identity, so that a change that was never committed is never
+    taken for another one."""
+
+    __slots__ = ("node_id",)
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+
+
 @attrs.frozen(kw_only=True)
 class SpecRecord:
     """A spec and how many recorded tasks refer to it; unreferenced ones are removed."""
@@ -121,7 +133,7 @@ class State:
     role_usage: what each role's placed tasks take.
     next_due_utc_ms: no delayed task is due before; 0 without any. draining: node → when what runs there is stopped.
     orphans: task id → node, of tasks that run there and
-    are not of this state; memory only.
+    are not of this state; memory only. changes: the latest ones of candidates, the newest last; memory only.
     """
 
     cluster_id: str
@@ -145,6 +157,7 @@ class State:
     orphans: Map[str, str] = Map()
     next_due_utc_ms: int = 0
     draining: Map[str, int] = Map()
+    changes: tuple[Change, ...] = attrs.field(default=(), eq=False, repr=False)
 
     @property
     def due_utc_ms(self) -> int:

@@ -14,7 +14,7 @@ functions and no state.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ import attrs
 
 from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Spec, Task
 from orlop_swarm.placement import filters, strategies, wanted
-from orlop_swarm.placement.expressions import ExpressionError
+from orlop_swarm.placement.expressions import Expression, ExpressionError
+from orlop_swarm.placement.index import Index, Texts
 from orlop_swarm.placement.places import HEALTHY, Container, Held, overcommitted
 from orlop_swarm.placement.strategies import Arrivals, Needs
 from orlop_swarm.placement.wanted import Binding, Wanted
@@ -47,7 +48,21 @@ Score = Callable[[Candidate], float]
 class NodePlace:
     """A node of the kernel as a place (`placement.places.Place`). held: made when a filter needs it."""
 
-    __slots__ = ("candidate", "count", "cpus", "health", "held", "id", "labels", "mem", "name", "used_cpus", "used_mem")
+    __slots__ = (
+        "before",
+        "candidate",
+        "count",
+        "cpus",
+        "health",
+        "held",
+        "id",
+        "labels",
+        "mem",
+        "name",
+        "texts",
+        "used_cpus",
+        "used_mem",
+    )
 
     def __init__(self, candidate: Candidate, labels: Mapping[str, str], overcommit: float) -> None:
         info = candidate.node.info
@@ -64,6 +79,10 @@ class NodePlace:
         self.used_cpus = cpus - free.get("cpus", 0)
         self.used_mem = mem - free.get("mem", 0)
         self.held: Held | None = None
+        #: What it held when that was last needed.
+        self.before: tuple[Candidate, Held] | None = None
+        #: What constraints may be about; made when the index needs it.
+        self.texts: Texts | None = None
 
 
 class Facts:
@@ -77,6 +96,38 @@ class Facts:
         #: By spec's id, for as long as there is the spec.
         self._specs: dict[str, tuple[weakref.ref[Spec], Wanted]] = {}
         self._image_names: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {}
+        self._by_labels = Index(self._labels_of)
+        self._by_contents = Index(self._contents_of)
+
+    def among(
+        self, view: PlacementView, constraints: Iterable[Expression], inside: Iterable[tuple[str, str]] = ()
+    ) -> Collection[str] | None:
+        """A few nodes, beside which no other one can satisfy all of these; None where nothing tells.
+
+        inside: containers, images or their labels that the node has to have.
+        """
+        told: list[Collection[str] | None] = [
+            self._by_labels.fewest(view, _plain_texts(constraints)),
+            self._by_contents.fewest(view, inside),
+        ]
+        told += [
+            self._by_labels.matching(view, one)
+            for one in constraints
+            if one.equal and one.literal is None and not one.accepts("")  # as a missing label is taken
+        ]
+        return min((found for found in told if found is not None), key=len, default=None)
+
+    def _labels_of(self, node_id: str, view: PlacementView) -> Texts:
+        place = self.place(view.candidate(node_id))
+        if place.texts is None:
+            labels = {key: frozenset((value,)) for key, value in place.labels.items()}
+            place.texts = {**labels, "node": frozenset((place.id, place.name))}
+        return place.texts
+
+    def _contents_of(self, node_id: str, view: PlacementView) -> Texts:
+        held = self.place_with_held(view.candidate(node_id), view).held
+        assert held is not None, "it was made right now"
+        return held.texts
 
     def place(self, candidate: Candidate) -> NodePlace:
         """Without what it holds, unless that is known."""
@@ -85,28 +136,47 @@ class Facts:
         if known is not None and known.candidate is candidate:
             return known
         if known is not None and _is_same_machine(known.candidate, candidate):
-            labels = known.labels
+            place = NodePlace(candidate, known.labels, self._overcommit)
+            place.texts = known.texts
         else:
-            labels = labels_of(candidate)
+            place = NodePlace(candidate, labels_of(candidate), self._overcommit)
+        if known is not None and known.held is not None:
+            if _holds_the_same(known.candidate, candidate):
+                place.held = known.held
+            else:
+                place.before = known.candidate, known.held
+        elif known is not None:
+            place.before = known.before
         if len(self.places) >= NODES_REMEMBERED:
             self.places.clear()
-        place = self.places[node_id] = NodePlace(candidate, labels, self._overcommit)
-        if known is not None and _holds_the_same(known.candidate, candidate):
-            place.held = known.held
+        self.places[node_id] = place
         return place
 
     def place_with_held(self, candidate: Candidate, view: PlacementView) -> NodePlace:
         """With what is there: tasks, foreign containers, images."""
         place = self.place(candidate)
         if place.held is None:
-            tasks = (self._container(view.task(task), view) for task in candidate.tasks.values())
-            if candidate.facts is None:
-                place.held = Held(tasks)
-            else:
-                foreign = (container_of(one) for one in candidate.facts.containers.values())
-                images = self._images(candidate.node.info.id, candidate.facts.images)
-                place.held = Held((*tasks, *foreign), images)
+            place.held = self._grown(place, view) or self._made(candidate, view)
+            place.before = None
         return place
+
+    def _grown(self, place: NodePlace, view: PlacementView) -> Held | None:
+        """What was there before, and the tasks that were put there since; None where that is not all."""
+        if place.before is None:
+            return None
+        (before, held), after = place.before, place.candidate
+        more = len(after.tasks) - len(before.tasks)
+        if more <= 0 or not _has_the_same_facts(before, after):
+            return None
+        new = [task for sequence, task in after.tasks.items() if sequence not in before.tasks]
+        return held.with_more(self._container(view.task(task), view) for task in new) if len(new) == more else None
+
+    def _made(self, candidate: Candidate, view: PlacementView) -> Held:
+        tasks = (self._container(view.task(task), view) for task in candidate.tasks.values())
+        if candidate.facts is None:
+            return Held(tasks)
+        foreign = (container_of(one) for one in candidate.facts.containers.values())
+        return Held((*tasks, *foreign), self._images(candidate.node.info.id, candidate.facts.images))
 
     def _images(self, node_id: str, images: Mapping[str, Any]) -> tuple[str, ...]:
         """Their ids and tags. Images change seldom, and there may be many."""
@@ -169,14 +239,21 @@ def _with_ports(demands: Wanted, spec: Spec) -> Wanted:
     return attrs.evolve(demands, bindings=(*demands.bindings, *fixed)) if fixed else demands
 
 
+def _plain_texts(expressions: Iterable[Expression]) -> Iterator[tuple[str, str]]:
+    """What has to be there by the expressions that name one text."""
+    return ((one.key, one.literal) for one in expressions if one.equal and one.literal is not None)
+
+
 def _is_same_machine(one: Candidate, other: Candidate) -> bool:
     return one.node.info is other.node.info and _part_of_facts(one, "engine") is _part_of_facts(other, "engine")
 
 
 def _holds_the_same(one: Candidate, other: Candidate) -> bool:
     """Tasks, containers and images. What has not changed is the same object."""
-    if one.tasks is not other.tasks:
-        return False
+    return one.tasks is other.tasks and _has_the_same_facts(one, other)
+
+
+def _has_the_same_facts(one: Candidate, other: Candidate) -> bool:
     return one.facts is other.facts or all(
         _part_of_facts(one, part) is _part_of_facts(other, part) for part in ("containers", "images")
     )
@@ -265,8 +342,14 @@ class SwarmFilter:
         if test is None:
             return None
         reason = _reason(self._filter, demands)
-        place = self._facts.place
-        return lambda candidate: None if test(place(candidate)) else reason
+        place, among = self._facts.place, self._facts.among
+
+        def check(candidate: Candidate) -> str | None:
+            return None if test(place(candidate)) else reason
+
+        if self.name == "constraint" and any(one.equal for one in constraints):
+            check.among = lambda view: among(view, constraints)  # type: ignore[attr-defined]
+        return check
 
 
 class SlotsFilter:
@@ -316,7 +399,18 @@ class ContainersFilter:
             return None if test(place) else reason
 
         check.follows = bool(demands.dependencies) or any(one.equal for one in demands.affinities)  # type: ignore[attr-defined]
+        if inside := self._has_to_have(demands):
+            check.among = lambda view: self._facts.among(view, (), inside)  # type: ignore[attr-defined]
         return check
+
+    def _has_to_have(self, demands: Wanted) -> tuple[tuple[str, str], ...]:
+        """What a node that the check lets pass has, as far as it is known by name."""
+        match self.name:
+            case "dependency":
+                return tuple(("container", name) for name in demands.dependencies)
+            case "affinity":
+                return tuple(_plain_texts(demands.affinities))
+        return ()
 
 
 def _reason(one: filters.Filter, demands: Wanted) -> str:
@@ -361,6 +455,11 @@ class WishesScorer:
             return 1.0 if all(test(place) for test in tests) else 0.0
 
         score.exact = True  # type: ignore[attr-defined]
+        looked_at = {one.name for one in self._filters}
+        constraints = wishes.constraints if "constraint" in looked_at else ()
+        has_to_have = tuple(_plain_texts(wishes.affinities)) if "affinity" in looked_at else ()
+        if has_to_have or any(_plain_texts(constraints)):
+            score.among = lambda view: facts.among(view, constraints, has_to_have)  # type: ignore[attr-defined]
         return score
 
 
@@ -393,6 +492,7 @@ class StrategyScorer:
             return part(name, place_of(candidate), needs)
 
         score.exact = True  # type: ignore[attr-defined]
+        score.by_size = True  # type: ignore[attr-defined]
         return score
 
 

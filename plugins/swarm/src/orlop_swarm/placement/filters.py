@@ -94,8 +94,8 @@ class Dependency:
         return found
 
     def check(self, wanted: Wanted, soft: bool) -> Check | None:
-        names = wanted.dependencies
-        return (lambda place: place.held.names.issuperset(names)) if names else None
+        names = frozenset(wanted.dependencies)
+        return (lambda place: names <= place.held.names) if names else None
 
 
 class Affinity:
@@ -123,23 +123,22 @@ class Constraint:
         return [str(one) for one in wanted.constraints]
 
     def check(self, wanted: Wanted, soft: bool) -> Check | None:
-        asked = counting(wanted.constraints, soft)
-        if len(asked) == 1:
-            (only,) = asked
-            return lambda place: satisfies(place, only)
-        return (lambda place: all(satisfies(place, one) for one in asked)) if asked else None
+        tests = [constraint_test(one) for one in counting(wanted.constraints, soft)]
+        if len(tests) == 1:
+            return tests[0]
+        return (lambda place: all(test(place) for test in tests)) if tests else None
 
 
-def satisfies(place: Any, constraint: Expression) -> bool:
-    """A label that is missing counts as an empty one."""
-    literal = constraint.literal
-    if literal is not None:  # most are, and there are many nodes
-        if constraint.key == "node":
-            return (literal in (place.name, place.id)) == constraint.equal
-        return (place.labels.get(constraint.key, "") == literal) == constraint.equal
-    if constraint.key == "node":
-        return constraint.matches((place.id,) if place.id == place.name else (place.id, place.name))
-    return constraint.matches((place.labels.get(constraint.key, ""),))
+def constraint_test(constraint: Expression) -> Check:
+    """A label that is missing counts as an empty one. There are many nodes, so each kind has a test of its own."""
+    key, literal, equal, accepts = constraint.key, constraint.literal, constraint.equal, constraint.accepts
+    if key == "node":
+        if literal is not None:
+            return lambda place: (place.name == literal or place.id == literal) is equal
+        return lambda place: (accepts(place.name) or (place.id != place.name and accepts(place.id))) is equal
+    if literal is not None:
+        return lambda place: (place.labels.get(key) == literal) is equal  # it is never empty
+    return lambda place: accepts(place.labels.get(key, "")) is equal
 
 
 class Whitelist:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
 import attrs
@@ -11,6 +11,8 @@ from orlop_swarm.placement.expressions import Expression
 from orlop_swarm.placement.wanted import Binding
 
 HEALTHY: Final = 100
+#: Keys of affinities that are no labels.
+KEYS: Final = frozenset({"container", "image"})
 
 
 @attrs.frozen(kw_only=True)
@@ -33,55 +35,82 @@ class Container:
 
 class Held:
     """All containers and images of a node, taken together for quick looks. What an expression said is remembered, so
-    one `Held` is made for each change of the node, and asked often."""
+    one `Held` is made for each change of the node, and asked often.
 
-    __slots__ = ("_labels", "_said", "_unlabelled", "bindings", "count", "exposed", "images", "names")
+    texts: what the keys of affinities stand for, where it is there: "container", "image", and names of labels.
+    """
+
+    __slots__ = ("_having", "_said", "bindings", "count", "exposed", "texts")
 
     def __init__(self, containers: Iterable[Container], images: Iterable[str] = ()) -> None:
-        names: set[str] = set()
-        seen_images = set(images)
         self.bindings: list[Binding] = []
         self.exposed: set[str] = set()
         self.count = 0
-        self._labels: dict[str, set[str]] = {}
+        self.texts: dict[str, set[str]] = {"container": set(), "image": set(_image_names(images))}
+        #: How many containers have a label.
+        self._having: dict[str, int] = {}
         self._said: dict[Expression, bool] = {}
-        having: dict[str, int] = {}
+        self._add(containers, set(self.texts))
+
+    def with_more(self, containers: Iterable[Container]) -> Held:
+        """The same with some more containers. What does not change is shared with this one."""
+        made = Held.__new__(Held)
+        made.bindings = self.bindings.copy()
+        made.exposed = self.exposed.copy()
+        made.count = self.count
+        made.texts = self.texts.copy()
+        made._having = self._having.copy()
+        made._said = {}
+        made._add(containers, set())
+        return made
+
+    def _add(self, containers: Iterable[Container], own: set[str]) -> None:
+        """own: keys whose texts are this one's alone."""
         for one in containers:
             self.count += 1
-            names.add(one.id)
-            names.update(one.names)
-            seen_images.update(one.images)
+            self._own("container", own).update((one.id, *one.names))
+            if one.images:
+                self._own("image", own).update(_image_names(one.images))
             for key, value in one.labels.items():
-                self._labels.setdefault(key, set()).add(value)
-                having[key] = having.get(key, 0) + 1
+                if key not in KEYS:
+                    self._own(key, own).add(value)
+                    self._having[key] = self._having.get(key, 0) + 1
             self.bindings += one.bindings
             if one.host_network:
                 self.exposed.update(one.exposed)
-        self.names = frozenset(names)
-        self.images = frozenset(_image_names(seen_images))
-        self._unlabelled = {key for key, count in having.items() if count < self.count}
+
+    def _own(self, key: str, own: set[str]) -> set[str]:
+        if key in own:
+            return self.texts[key]
+        own.add(key)
+        found = self.texts[key] = set(self.texts.get(key, ()))
+        return found
+
+    @property
+    def names(self) -> Set[str]:
+        """Ids and names of containers."""
+        return self.texts["container"]
+
+    @property
+    def images(self) -> Set[str]:
+        """Ids and names of images."""
+        return self.texts["image"]
 
     def satisfies(self, affinity: Expression) -> bool:
         """Does the node as it is satisfy an affinity?"""
         literal = affinity.literal
         if literal is not None:  # it is never empty, so labels that are missing do not matter
-            return (literal in self._named(affinity.key)) == affinity.equal
+            return (literal in self.texts.get(affinity.key, ())) == affinity.equal
         said = self._said.get(affinity)
         if said is None:
             said = self._said[affinity] = affinity.matches(self._texts(affinity.key))
         return said
 
-    def _named(self, key: str) -> Collection[str]:
-        """What the key stands for, where it is there."""
-        if key == "container":
-            return self.names
-        return self.images if key == "image" else self._labels.get(key, ())
-
     def _texts(self, key: str) -> Iterable[str]:
         """What the key stands for. A container without the label counts as one that has it empty."""
-        named = self._named(key)
-        everywhere = key in ("container", "image") or (key in self._labels and key not in self._unlabelled)
-        return named if everywhere or not self.count else (*named, "")
+        named: Iterable[str] = self.texts.get(key, ())
+        everywhere = key in KEYS or self._having.get(key, 0) == self.count
+        return named if everywhere else (*named, "")
 
 
 def _image_names(images: Iterable[str]) -> Iterator[str]:

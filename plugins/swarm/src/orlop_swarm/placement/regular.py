@@ -17,6 +17,10 @@ from typing import Final
 NESTING_MAX: Final = 100
 #: A state of the automaton is a set of positions; so many steps are remembered, then all are forgotten.
 STEPS_REMEMBERED: Final = 10_000
+#: Names of a cluster differ in their last characters: what came before these is looked at once.
+TAIL: Final = 2
+HEADS_REMEMBERED: Final = 100
+HEAD_MAX: Final = 250
 
 _WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _DIGITS: Final = frozenset("0123456789")
@@ -62,11 +66,29 @@ class Pattern:
         #: Where a match may begin later on: nowhere, if it must begin with the text.
         self._again = frozenset() if self._program[self._start][:2] == ("at", "begin") else self._first
         self._moments: dict[tuple[frozenset[int], str], _Moment] = {}
+        self._heads: dict[str, _Moment | bool] = {}
         self._steps = 0
 
     def search(self, text: str) -> bool:
         """Does any part of the text match?"""
-        moment = self._moment(self._first, "begin")
+        head = text[:-TAIL]
+        moment = self._heads.get(head)
+        if moment is None:
+            moment = self._follow(self._moment(self._first, "begin"), head)
+            if len(head) <= HEAD_MAX:
+                if len(self._heads) >= HEADS_REMEMBERED:
+                    self._heads.clear()
+                self._heads[head] = moment
+        moment = self._follow(moment, text[-TAIL:])
+        if moment is True or moment is False:
+            return moment
+        end = moment.get("")
+        return (self._step(moment, "") if end is None else end) is True
+
+    def _follow(self, moment: _Moment | bool, text: str) -> _Moment | bool:
+        """After this much of the text, or what is decided by then."""
+        if moment is True or moment is False:
+            return moment
         for character in text:
             onward = moment.get(character)
             if onward is None:
@@ -74,8 +96,7 @@ class Pattern:
             if onward is True or onward is False:
                 return onward
             moment = onward
-        end = moment.get("")
-        return (self._step(moment, "") if end is None else end) is True
+        return moment
 
     def _moment(self, positions: frozenset[int], before: str) -> _Moment:
         found = self._moments.get((positions, before))
@@ -88,6 +109,7 @@ class Pattern:
         if self._steps >= STEPS_REMEMBERED:
             self._steps = 0
             self._moments.clear()
+            self._heads.clear()
         positions, matched = self._take_step(moment.positions, moment.before, character)
         undecided = positions and character and not matched
         onward = self._moment(positions, _kind(character)) if undecided else matched

@@ -52,17 +52,12 @@ def strategy(name: str) -> str:
     return found
 
 
-def percent(used: int, needed: int, total: int) -> int:
-    """How full the node will be of one thing; 100 where nothing of it is asked for."""
-    return (used + needed) * 100 // total if needed else 100
-
-
 def fullness(place: Place, needs: Needs) -> int | None:
-    """From 0 to 200; None when it does not fit."""
+    """From 0 to 200: percents of cpus and of mem, 100 for what is not asked for. None when it does not fit."""
     if place.mem < needs.mem or place.cpus < needs.cpus:
         return None
-    cpus = percent(place.used_cpus, needs.cpus, place.cpus)
-    mem = percent(place.used_mem, needs.mem, place.mem)
+    cpus = (place.used_cpus + needs.cpus) * 100 // place.cpus if needs.cpus else 100
+    mem = (place.used_mem + needs.mem) * 100 // place.mem if needs.mem else 100
     return cpus + mem if cpus <= 100 and mem <= 100 else None
 
 
