@@ -24,6 +24,7 @@ from orlop.model.facts import (
 )
 from orlop.testing.harness import Cluster
 from orlop_swarm import hooks
+from orlop_swarm.candidates import Facts
 from orlop_swarm.placement.places import Container, Held
 from orlop_swarm.placement.wanted import Binding
 from orlop_swarm.settings import Config
@@ -169,7 +170,7 @@ def test_places_are_true_to_the_newest_facts(told: list[NodeFacts | None]) -> No
     """None: a task is placed there meanwhile."""
     made = Cluster(check_idempotence=False)
     made.add_node("n1", zone="z")
-    remembering, known, wishes = hooks.Facts(Config()), NodeFacts(), [Wish("0", saying(DOCKER, image="own:1"))]
+    remembering, known, wishes = Facts(Config()), NodeFacts(), [Wish("0", saying(DOCKER, image="own:1"))]
     for facts in told:
         if facts is None:
             wishes.append(Wish(str(len(wishes)), saying(DOCKER, image="own:1")))
@@ -179,7 +180,7 @@ def test_places_are_true_to_the_newest_facts(told: list[NodeFacts | None]) -> No
             known = applied(known, difference(known, facts))
             made.set_facts("n1", known)
         candidate, view = made.state.candidates["n1"], PlacementView(made.state)
-        anew = hooks.Facts(Config()).place_with_held(candidate, view)
+        anew = Facts(Config()).place_with_held(candidate, view)
         place = remembering.place_with_held(candidate, view)
         assert (place.labels, place.count, place.used_cpus) == (anew.labels, anew.count, anew.used_cpus)
         assert place.held is not None
@@ -195,6 +196,6 @@ def test_places_are_true_to_the_newest_facts(told: list[NodeFacts | None]) -> No
 
 def test_addresses_of_foreign_ports_are_kept() -> None:
     made = cluster({"n2": FACTS["n2"]})
-    held = hooks.Facts(Config()).place_with_held(made.state.candidates["n2"], PlacementView(made.state)).held
+    held = Facts(Config()).place_with_held(made.state.candidates["n2"], PlacementView(made.state)).held
     assert held is not None
     assert held.bindings == [Binding(ip="", port="8080"), Binding(ip="10.0.0.1", port="9090")]

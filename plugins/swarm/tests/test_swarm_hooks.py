@@ -17,6 +17,7 @@ from orlop.framework import Action, Ask, Docker, Framework, PortRequest, Process
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.testing.harness import Cluster
 from orlop_swarm import hooks
+from orlop_swarm.candidates import Facts
 from orlop_swarm.placement.expressions import parse
 from orlop_swarm.placement.filters import FILTERS
 from orlop_swarm.settings import Config
@@ -363,7 +364,7 @@ def test_the_kernels_filters_stay_in_force() -> None:
 
 
 def test_what_a_spec_says_is_remembered_no_longer_than_the_spec() -> None:
-    facts = hooks.Facts(Config())
+    facts = Facts(Config())
     spec = saying(DOCKER, "constraint:node==n1")
     assert facts._read("id", spec) is facts._read("id", spec)
     assert len(facts._specs) == 1

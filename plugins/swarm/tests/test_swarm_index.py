@@ -15,6 +15,7 @@ from orlop.kernel.events import DrainNode
 from orlop.model.facts import ForeignContainer, Image, NodeFacts
 from orlop.testing.harness import Cluster
 from orlop_swarm import hooks
+from orlop_swarm.candidates import Facts
 from orlop_swarm.placement.expressions import parse
 from orlop_swarm.placement.index import Index
 from orlop_swarm.placement.places import Container, Held
@@ -121,7 +122,7 @@ def check_indexes(course: Course) -> None:
     view, facts = PlacementView(course.cluster.state), course.facts
     for index, read in ((facts._by_labels, facts._labels_of), (facts._by_contents, facts._contents_of)):
         index.fewest(view, [("node", "n1")])
-        anew = hooks.Facts(Config())
+        anew = Facts(Config())
         fresh = Index(anew._labels_of if read == facts._labels_of else anew._contents_of)
         fresh.fewest(view, [("node", "n1")])
         assert index._of_key == fresh._of_key

@@ -16,9 +16,9 @@ from aiohttp import web
 
 from orlop.framework import Candidate, Refused, Task, TaskState, View
 from orlop_swarm.balancing import Movable, Move, plan
+from orlop_swarm.candidates import container_of, labels_of
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.engines.interface import Engine, Pool
-from orlop_swarm.hooks import container_of, labels_of
 from orlop_swarm.http.looking import Looking, named_networks
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, Balancing
