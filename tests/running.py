@@ -129,16 +129,7 @@ class RunningOrlop:
         """Ends Orlop, its supervisor, and all tasks."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        # Again until none is left: a task that starts others meanwhile is quicker than one look at all processes.
-        wait_until(lambda: not self._kill_others(), f"the supervisor and the tasks of {self.data} end")
-
-    def _kill_others(self) -> list[int]:
-        """Pids of the supervisor and the tasks, which have been killed now."""
-        found = processes_naming(str(self.data)) + self.task_processes()
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return found
+        end_processes_of(self.data)
 
     def task_processes(self) -> list[int]:
         """Processes whose environment names a task of this data folder."""
@@ -202,6 +193,20 @@ def sockets(pid: int) -> int:
         with contextlib.suppress(FileNotFoundError):
             count += os.readlink(entry).startswith("socket:")
     return count
+
+
+def end_processes_of(data: Path) -> None:
+    """Kills the supervisor and all tasks of an agent with this data folder."""
+
+    def killed() -> list[int]:
+        found = processes_naming(str(data)) + processes_with_environment(f"MESOS_SANDBOX={data}")
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return found
+
+    # Again until none is left: a task that starts others meanwhile is quicker than one look at all processes.
+    wait_until(lambda: not killed(), f"the supervisor and the tasks of {data} end")
 
 
 def processes_naming(text: str) -> list[int]:

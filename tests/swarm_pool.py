@@ -16,7 +16,7 @@ import pytest
 import requests
 from certificates import Certificates
 from engines import Engine, Lane
-from running import DEADLINE_S, RunningOrlop, free_port, wait_until
+from running import DEADLINE_S, RunningOrlop, end_processes_of, free_port, wait_until
 from stream_checks import Entrance
 from twin_engines import tags_of, twins
 
@@ -148,6 +148,8 @@ class RunningPool:
             agent.terminate()
         for agent in self.agents:
             agent.wait(DEADLINE_S)
+        for engine in self.engines[1:]:
+            end_processes_of(self.folder / engine.name)
         self.server.close()
 
 
