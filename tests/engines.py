@@ -138,12 +138,17 @@ class Lane:
 
     def engine(self, name: str, *options: str, programs: Path | None = None) -> Engine:
         """A new engine, running, with `busybox:latest`. `options` go to dockerd. programs: see `Engine`."""
-        started = Engine(self, name, 10 + len(self.engines), options)
-        started.programs = programs
-        self.engines.append(started)
-        started.start()
-        started.load_busybox()
-        return started
+        made = self.prepared(name, *options)
+        made.programs = programs
+        made.start()
+        made.load_busybox()
+        return made
+
+    def prepared(self, name: str, *options: str) -> Engine:
+        """As `engine`, but it does not run yet, and has no image."""
+        made = Engine(self, name, 10 + len(self.engines), options)
+        self.engines.append(made)
+        return made
 
     def close(self) -> None:
         """Stops all engines and leaves nothing behind."""

@@ -25,8 +25,7 @@ NO_ROOM = "no space left on device"
 @pytest.fixture(scope="module")
 def small(engines: Lane) -> Iterator[Engine]:
     """An engine with so small a disk. When the module is done with it, it keeps its address."""
-    one = Engine(engines, "small", f"{engines.subnet}.{10 + len(engines.engines)}", ())
-    engines.engines.append(one)
+    one = engines.prepared("small")
     data = one.folder / "data"
     data.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "tmpfs", str(data)], check=True)

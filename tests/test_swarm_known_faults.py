@@ -151,7 +151,7 @@ def test_what_has_ended_is_not_shown_as_up_after_its_engine_was_killed(clean_poo
             lambda: clean_pool.docker("ps", "-a", "--format", "{{.Status}}") == "Host Down\n", "its engine is missed"
         )
         refusal = clean_pool.docker("logs", "ended", code=1)
-        assert f"Container ended is on node {node.name}, which is not available" in refusal
+        assert f"is on node {node.name}, which is not available" in refusal
     finally:
         follower.kill()
         node.start()

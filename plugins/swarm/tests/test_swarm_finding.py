@@ -84,7 +84,10 @@ class ScriptedPool:
         return [attrs.evolve(engine.node, unavailable=self.down.get(engine.node.name, "")) for engine in self._engines]
 
     def engine(self, node_id: str) -> ScriptedEngine:
-        return next(engine for engine in self._engines if engine.node.id == node_id)
+        found = next(engine for engine in self._engines if engine.node.id == node_id)
+        if reason := self.down.get(found.node.name):
+            raise EngineUnavailable(found.node.name, reason)
+        return found
 
     def engines(self) -> list[ScriptedEngine]:
         return [engine for engine in self._engines if engine.node.name not in self.down]
@@ -121,6 +124,18 @@ async def test_what_was_found_once_is_not_asked_for_again() -> None:
     assert not (await owners.find("one")).sure
     assert (await owners.find("one", sure=True)).sure
     assert len(alpha.asked) == 2
+
+
+async def test_a_command_on_a_node_that_is_away_is_not_taken_for_none() -> None:
+    alpha, beta = two()
+    pool = ScriptedPool(alpha, beta)
+    owners = Owners(pool, NothingKnown())
+    owners.exec_seen("id-beta", "there")
+    pool.down["beta"] = "its engine was killed"
+    with pytest.raises(EngineUnavailable, match="the engine of node beta is not available: its engine was killed"):
+        await owners.exec("there")
+    with pytest.raises(NotFound):
+        await owners.exec("nowhere")
 
 
 async def test_of_a_whole_id_only_its_engine_is_asked_whether_it_is_there_still() -> None:

@@ -151,7 +151,10 @@ class Owners:
         return next((held for held in found if held.name == name), None)
 
     async def exec(self, exec_id: str) -> Owner:
-        """Where a command in a container is; `reference` and `id` are the command's. Raises NotFound."""
+        """Where a command in a container is; `reference` and `id` are the command's.
+
+        Raises NotFound, EngineUnavailable (where it was).
+        """
         place = self._execs.get(exec_id)
         engine = None if place is None else self._usable(place)
         if engine is not None:
@@ -160,6 +163,8 @@ class Owners:
             if one is not None:
                 self.exec_seen(one.node.id, exec_id)
                 return Owner(engine=one, reference=exec_id, id=exec_id, sure=True)
+        if place is not None:
+            self._pool.engine(place)
         raise NotFound(f"No such exec instance: {exec_id}")
 
     def exec_seen(self, node: str, exec_id: str) -> None:
