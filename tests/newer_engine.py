@@ -21,6 +21,6 @@ CLI: Final = PROGRAMS / "usr/bin/docker"
 def newer_programs() -> Path:
     """For `Lane.engine` and `Engine.programs`."""
     if not CLI.exists():
-        reason = f"no Docker Engine of another version in {PROGRAMS}: run scripts/install-test-parts (Debian 12)"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        # In CI, too: it is the next Debian's, which a machine's package sources need not have.
+        pytest.skip(f"no Docker Engine of another version in {PROGRAMS}: run scripts/install-test-parts (Debian 12)")
     return PROGRAMS
