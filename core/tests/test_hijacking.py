@@ -125,13 +125,13 @@ class Taken:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows by each look at a connection, and looks are frequent."""
     seen: list[Any] = []
-    look = hijacking._is_gone
+    look = hijacking.has_ended
 
     def looked(raw: Any) -> bool:
         seen.append(look(raw))
         return bool(seen[-1])
 
-    monkeypatch.setattr(hijacking, "_is_gone", looked)
+    monkeypatch.setattr(hijacking, "has_ended", looked)
     monkeypatch.setattr(hijacking, "LOOK_S", 0.02)
     return seen
 

@@ -10,13 +10,13 @@ behind what is not read, or was the end of one direction. So the connection itse
 from __future__ import annotations
 
 import asyncio
-import select
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
+
+from orlop.sockets import has_ended, keep_alive
 
 #: How often a connection is looked at. A client that is gone counts as gone at the second look, if none of what it has
 #: left was taken meanwhile.
@@ -85,32 +85,14 @@ async def taken_over(
 
 async def _watch(transport: asyncio.Transport, reader: _Reader, present: asyncio.Timeout) -> None:
     """Ends `present` when the client is gone."""
-    _keep_alive(transport.get_extra_info("socket"))
+    keep_alive(transport.get_extra_info("socket"), _TCP_OPTIONS)
     asked = -1
     while True:
         await asyncio.sleep(LOOK_S)
-        if not _is_gone(transport.get_extra_info("socket")):
-            continue
+        if not has_ended(transport.get_extra_info("socket")):
+            continue  # nor is an end of its own direction alone
         if reader.asked == asked:
             transport.abort()
             present.reschedule(asyncio.get_running_loop().time())
             return
         asked = reader.asked
-
-
-def _keep_alive(raw: Any) -> None:
-    if raw is None or raw.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _TCP_OPTIONS.items():
-        if hasattr(socket, name):
-            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _is_gone(raw: Any) -> bool:
-    """Has it ended both directions, or was the connection reset? An end of its own direction is no such thing."""
-    if raw is None or raw.fileno() < 0:
-        return True
-    polled = select.poll()
-    polled.register(raw.fileno(), 0)  # what is polled for is always told
-    return bool(polled.poll(0))

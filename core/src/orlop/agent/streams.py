@@ -18,6 +18,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType
 
 from orlop.agent.websocket import WebSocket, cut_connection, socket_below
 from orlop.model.streams import FRAME_BYTES_MAX
+from orlop.sockets import has_ended
 
 #: Frames that a local stream holds in each direction.
 LOCAL_FRAMES_MAX: Final = 4
@@ -127,12 +128,7 @@ class WebSocketStream:
 
     def is_cut(self) -> bool:
         """See `StreamEnd`."""
-        raw = socket_below(self._socket)
-        if raw is None or raw.fileno() < 0:
-            return True
-        polled = select.poll()
-        polled.register(raw.fileno(), _ENDED)
-        return bool(polled.poll(0))
+        return has_ended(socket_below(self._socket), also=_ENDED)
 
     async def abort(self) -> None:
         """See `StreamEnd`."""

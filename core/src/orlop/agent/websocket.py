@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType
 
 from orlop.agent.session import LinkClosed
 from orlop.model import wire
+from orlop.sockets import break_off_at_close, keep_alive
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ CLOSE_WITHIN_S: Final = 3.0
 _TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 #: Of <linux/tcp.h>, from Linux 6.15 on: what is lost is sent again after so many milliseconds at the latest.
 _TCP_RTO_MAX: Final = (44, 1_000)
-#: SO_LINGER: what is not sent yet is not waited for.
-_RESET: Final = struct.pack("ii", 1, 0)
 #: What a close frame can carry is 123 bytes.
 _REASON_BYTES_MAX: Final = 120
 
@@ -71,21 +69,15 @@ def cut_connection(web_socket: WebSocket, *, reset: bool = False) -> None:
     """
     raw = socket_below(web_socket)
     if raw is not None:
+        if reset:
+            break_off_at_close(raw)
         with contextlib.suppress(OSError):  # it has ended already
-            if reset:
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             raw.shutdown(socket.SHUT_RDWR)
 
 
 def look_after(raw: Any) -> None:
     """Lets the system find out that the other end of a connection is dead, whoever waits for it."""
-    if raw is None or raw.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _TCP_OPTIONS.items():
-        if hasattr(socket, name):
-            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    if sys.platform == "linux":
+    if keep_alive(raw, _TCP_OPTIONS) and sys.platform == "linux":
         with contextlib.suppress(OSError):  # an older one does not know it
             raw.setsockopt(socket.IPPROTO_TCP, *_TCP_RTO_MAX)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
-import struct
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -18,13 +16,13 @@ from yarl import URL
 from orlop.api.half_close import open_tls_connection
 from orlop.api.problems import Problem
 from orlop.hijacking import taken_over
+from orlop.sockets import break_off_at_close
 
 CONNECT_TIMEOUT_S: Final = 3.0
 HEAD_TIMEOUT_S: Final = 30.0
 HEAD_BYTES_MAX: Final = 65_536
 BODY_BYTES_MAX: Final = 2**20
 PIECE_BYTES: Final = 65_536
-_RESET: Final = struct.pack("ii", 1, 0)
 
 
 async def hand_on_upgrade(
@@ -146,6 +144,5 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     """The other end is to see that this is not the end of one direction alone."""
     raw = writer.get_extra_info("socket")
     if raw is not None:
-        with contextlib.suppress(OSError):  # it has ended already
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        break_off_at_close(raw)
     writer.transport.abort()
