@@ -24,6 +24,7 @@ from typing import Any, Final
 from orlop.agent.runtimes.daemon_threads import DaemonThreads
 from orlop.agent.runtimes.docker_container import one_line
 from orlop.docker_containers import NODE_LABEL
+from orlop.docker_versions import nearest
 
 REQUEST_TIMEOUT_S: Final = 120
 LIST_TIMEOUT_S: Final = 30
@@ -160,18 +161,11 @@ def connect(url: str, timeout_s: float, version: str = "auto") -> Any:
 def create(client: Any, body: Mapping[str, Any], name: str, platform: str, version: str) -> dict[str, Any]:
     """POST /containers/create; the answer. version: of the API that the body is meant in, brought to the nearest that
     the engine knows; empty: the client's own. Raises as docker-py."""
-    if not version or _number(version) > _number(client.api_version):
-        version = client.api_version
-    elif client.oldest_api_version and _number(version) < _number(client.oldest_api_version):
-        version = client.oldest_api_version
+    version = nearest(version or client.api_version, client.oldest_api_version, client.api_version)
     query = {"name": name, **({"platform": platform} if platform else {})}
     address = f"{client.base_url}/v{version}/containers/create"
     made: dict[str, Any] = client._result(client._post_json(address, data=dict(body), params=query), True)
     return made
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
 
 
 def _keep_connections(client: Any) -> None:
@@ -239,7 +233,7 @@ class Follower:
         version = client.api_version
         working = connect(self._url, REQUEST_TIMEOUT_S, version)
         with engine_errors():
-            working.oldest_api_version = client.version(api_version=False).get("MinAPIVersion")
+            working.oldest_api_version = client.version(api_version=False).get("MinAPIVersion", "")
         with contextlib.closing(working), _Pulse(connect(self._url, PING_TIMEOUT_S, version)) as pulse:
             try:
                 with engine_errors():

@@ -16,6 +16,7 @@ from typing import Final
 
 from multidict import CIMultiDictProxy
 
+from orlop.docker_versions import nearest, number
 from orlop_swarm.engines.exchange import BrokenAnswer, End, Event, Exchange, Head, UpgradingAnswer, upgrading_request
 from orlop_swarm.engines.interface import Connection, Dial, EngineNode, EngineUnavailable, Upgraded
 
@@ -270,20 +271,12 @@ class EngineClient:
             raise self.unavailable(error) from error
 
     def _target(self, path: str, query: str, version: str) -> str:
-        prefix = f"/v{self._nearest(version)}" if version else ""
+        prefix = f"/v{nearest(version, self.oldest, self.newest)}" if version else ""
         return f"{prefix}{path}?{query}" if query else f"{prefix}{path}"
-
-    def _nearest(self, version: str) -> str:
-        wanted, oldest, newest = map(_number, (version, self.oldest, self.newest))
-        if wanted is None:
-            return version
-        if oldest is not None and wanted < oldest:
-            version, wanted = self.oldest, oldest
-        return self.newest if newest is not None and wanted > newest else version
 
     def _learn(self, head: Head) -> None:
         said = head.headers.get("Api-Version", "")
-        if _number(said) is not None:
+        if number(said) is not None:
             self.newest = said
 
 
@@ -326,8 +319,3 @@ async def _stop(sending: asyncio.Task[None] | None) -> None:
         sending.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await sending
-
-
-def _number(version: str) -> tuple[int, int] | None:
-    major, _, minor = version.partition(".")
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
