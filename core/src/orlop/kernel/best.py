@@ -17,7 +17,7 @@ from math import isqrt
 from typing import Final
 
 from orlop.kernel.placement import Check, Moment, PlacementView, Score
-from orlop.kernel.ratings import RatingMemory, part_of
+from orlop.kernel.ratings import RatingMemory, let_pass, part_of, total_of
 from orlop.kernel.sizes import Size
 from orlop.kernel.state import Candidate
 
@@ -223,7 +223,7 @@ class _Look:
             if total is None:
                 continue
             if most is None:
-                most = _total([self._plain_reach.get(place, part) for place, part in enumerate(parts)])
+                most = total_of([self._plain_reach.get(place, part) for place, part in enumerate(parts)])
             if total >= most:
                 return
 
@@ -237,7 +237,7 @@ class _Look:
             parts = parts.copy()
             for place in self._ready.plain_places:
                 parts[place] = part_of(self._ready.scores[place], candidate)
-        total = _total(parts)
+        total = total_of(parts)
         rank = total, -((position - self._start) % self.size)
         if self.found is None or rank > self._rank:
             self.found, self._rank = candidate, rank
@@ -250,14 +250,6 @@ class _Look:
             parts = [part_of(one, candidate) if is_by_size(one[1]) else 0.0 for one in ready.scores]
         self._of_size[size] = parts
         return parts
-
-
-def _total(parts: Sequence[float]) -> float:
-    """In the order of the scorers, as everywhere: Python's own `sum` may round otherwise in another version."""
-    total = 0.0
-    for part in parts:
-        total += part
-    return total
 
 
 def first_refusal(checks: Sequence[tuple[int, Check]], candidate: Candidate) -> Refusal | None:
@@ -279,13 +271,3 @@ def passes(checks: Sequence[Check], known: dict[str, tuple[Candidate, bool]], ca
     if found is None or found[0] is not candidate:
         found = known[node_id] = candidate, let_pass(checks, candidate)
     return found[1]
-
-
-def let_pass(checks: Sequence[Check], candidate: Candidate) -> bool:
-    try:
-        for check in checks:
-            if check(candidate) is not None:
-                return False
-    except Exception:  # noqa: BLE001  (a plugin's filter that raises refuses)
-        return False
-    return True

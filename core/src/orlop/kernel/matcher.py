@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 from orlop.kernel.best import BestOfAll, Refusal, first_refusal
 from orlop.kernel.placement import Check, Moment, NodeFilter, NodeScorer, PlacementView, Score
-from orlop.kernel.ratings import Common, RatingMemory, weighted_sum
+from orlop.kernel.ratings import Common, RatingMemory, let_pass, weighted_sum
 from orlop.kernel.state import Candidate
 from orlop.model.asks import Explanation, Request
 
@@ -125,11 +125,7 @@ class Prepared:
 
     def rate(self, candidate: Candidate) -> float | None:
         """The weighted sum of all scores; None when a filter refuses the node."""
-        try:
-            for check in self._rare:
-                if check(candidate) is not None:
-                    return None
-        except Exception:  # noqa: BLE001  (a plugin's filter that raises refuses)
+        if not let_pass(self._rare, candidate):
             return None
         return self._common.rate(candidate) if self._common is not None else weighted_sum(self._scores, candidate)
 

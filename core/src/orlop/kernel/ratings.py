@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from orlop.kernel.placement import Check, Score
 from orlop.kernel.sizes import Size, Sizes
 from orlop.kernel.state import Candidate
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 #: Of so many different sets of callables, each for as many nodes as there are.
 RATINGS_REMEMBERED: Final = 16
@@ -18,12 +21,27 @@ SIZE_SCORES_REMEMBERED: Final = 64
 NODES_REMEMBERED: Final = 20_000
 
 
-def weighted_sum(scores: Iterable[tuple[float, Score]], candidate: Candidate) -> float:
+def let_pass(checks: Iterable[Check], candidate: Candidate) -> bool:
+    """Do all of them?"""
+    try:
+        for check in checks:
+            if check(candidate) is not None:
+                return False
+    except Exception:  # noqa: BLE001  (a plugin's filter that raises refuses)
+        return False
+    return True
+
+
+def total_of(parts: Iterable[float]) -> float:
     """One after the other: Python's own `sum` may round otherwise in another version."""
     total = 0.0
-    for one in scores:
-        total += part_of(one, candidate)
+    for part in parts:
+        total += part
     return total
+
+
+def weighted_sum(scores: Iterable[tuple[float, Score]], candidate: Candidate) -> float:
+    return total_of(part_of(one, candidate) for one in scores)
 
 
 def part_of(one: tuple[float, Score], candidate: Candidate) -> float:
@@ -32,6 +50,25 @@ def part_of(one: tuple[float, Score], candidate: Candidate) -> float:
         return weight * score(candidate)
     except Exception:  # noqa: BLE001  (a scorer that raises counts as zero)
         return 0.0
+
+
+class _Latest(OrderedDict[_K, _V]):
+    """What was asked for lately."""
+
+    def __init__(self, at_most: int) -> None:
+        super().__init__()
+        self._at_most = at_most
+
+    def of(self, key: _K, make: Callable[[], _V]) -> _V:
+        """The value that there is, or else the one made."""
+        found = self.get(key)
+        if found is None:
+            found = self[key] = make()
+            if len(self) > self._at_most:
+                self.popitem(last=False)
+        else:
+            self.move_to_end(key)
+        return found
 
 
 class RatingMemory:
@@ -45,9 +82,12 @@ class RatingMemory:
     def __init__(self) -> None:
         #: Callables by identity, the latest ones last.
         self._seen: OrderedDict[int, Check | Score] = OrderedDict()
-        self._known: OrderedDict[tuple[Any, ...], tuple[dict[str, _Rating], tuple[Any, ...]]] = OrderedDict()
-        self._passing: OrderedDict[tuple[int, ...], tuple[dict[str, _Passing], tuple[Check, ...]]] = OrderedDict()
-        self._of_sizes: OrderedDict[Score, dict[Size, float]] = OrderedDict()
+        # The callables are kept with what they said, so that no other one gets the identity of any of them.
+        self._known: _Latest[tuple[Any, ...], tuple[dict[str, _Rating], tuple[Any, ...]]] = _Latest(RATINGS_REMEMBERED)
+        self._passing: _Latest[tuple[int, ...], tuple[dict[str, _Passing], tuple[Check, ...]]] = _Latest(
+            RATINGS_REMEMBERED
+        )
+        self._of_sizes: _Latest[Score, dict[Size, float]] = _Latest(SIZE_SCORES_REMEMBERED)
         self.sizes = Sizes()
 
     def divide(
@@ -65,40 +105,20 @@ class RatingMemory:
             None,
             *(None if place in rare_scores else (weight, id(score)) for place, (weight, score) in enumerate(scores)),
         )
-        entry = self._known.get(key)
-        if entry is None:
-            # The callables are kept with it, so that no other one gets the identity of any of them.
-            kept = (*common, *(score for place, (_, score) in enumerate(scores) if place not in rare_scores))
-            entry = self._known[key] = {}, kept
-            if len(self._known) > RATINGS_REMEMBERED:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(key)
-        return rare, Common(common, scores, rare_scores, entry[0])
+        kept = (*common, *(score for place, (_, score) in enumerate(scores) if place not in rare_scores))
+        known, _ = self._known.of(key, lambda: ({}, kept))
+        return rare, Common(common, scores, rare_scores, known)
 
     def passing(self, checks: Sequence[Check]) -> dict[str, _Passing]:
         """For the caller to keep: by node, whether all of these checks let it pass."""
-        key = tuple(map(id, checks))
-        entry = self._passing.get(key)
-        if entry is None:
-            entry = self._passing[key] = {}, tuple(checks)
-            if len(self._passing) > RATINGS_REMEMBERED:
-                self._passing.popitem(last=False)
-        else:
-            self._passing.move_to_end(key)
-        if len(entry[0]) >= NODES_REMEMBERED:
-            entry[0].clear()
-        return entry[0]
+        known, _ = self._passing.of(tuple(map(id, checks)), lambda: ({}, tuple(checks)))
+        if len(known) >= NODES_REMEMBERED:
+            known.clear()
+        return known
 
     def of_sizes(self, score: Score) -> dict[Size, float]:
         """For the caller to keep: what the score says of each size, those included that are gone."""
-        known = self._of_sizes.get(score)
-        if known is None:
-            known = self._of_sizes[score] = {}
-            if len(self._of_sizes) > SIZE_SCORES_REMEMBERED:
-                self._of_sizes.popitem(last=False)
-        else:
-            self._of_sizes.move_to_end(score)
+        known: dict[Size, float] = self._of_sizes.of(score, dict)
         if len(known) > 2 * len(self.sizes.all) + RATINGS_REMEMBERED:
             known.clear()
         return known
@@ -148,21 +168,12 @@ class Common:
             known = self._known[node_id] = candidate, *self._rate(candidate)
         if not self._rare or known[1] is None:
             return known[1]
-        total = 0.0
-        for place, (one, part) in enumerate(zip(self._scores, known[2], strict=True)):
-            total += part_of(one, candidate) if place in self._rare else part
-        return total
+        both = enumerate(zip(self._scores, known[2], strict=True))
+        return total_of(part_of(one, candidate) if place in self._rare else part for place, (one, part) in both)
 
     def _rate(self, candidate: Candidate) -> tuple[float | None, tuple[float, ...]]:
         """What the common scores give together, None for a node that is refused, and each part of it."""
-        try:
-            for check in self._checks:
-                if check(candidate) is not None:
-                    return None, ()
-        except Exception:  # noqa: BLE001  (a plugin's filter that raises refuses)
+        if not let_pass(self._checks, candidate):
             return None, ()
         parts = tuple(0.0 if place in self._rare else part_of(one, candidate) for place, one in enumerate(self._scores))
-        total = 0.0
-        for part in parts:
-            total += part
-        return total, parts
+        return total_of(parts), parts
