@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import attrs
 import orjson
+from aiohttp import hdrs
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.problems import NotFound, Problem
@@ -282,9 +283,13 @@ def own_names(names: Iterable[str]) -> list[str]:
     return [name[1:] for name in names if name.count("/") == 1]
 
 
-async def told(engine: Engine, path: str, query: str = "") -> tuple[int, Any]:
-    """Status and JSON of an answer to GET. Raises EngineUnavailable."""
-    response = await engine.request("GET", path, query=query)
+async def told(
+    engine: Engine, path: str, query: str = "", *, method: str = hdrs.METH_GET, body: Any = None
+) -> tuple[int, Any]:
+    """Status and JSON of a short answer. body: to be sent as JSON, unless None. Raises EngineUnavailable."""
+    headers = {str(hdrs.CONTENT_TYPE): "application/json"} if body is not None else {}
+    given = orjson.dumps(body) if body is not None else None
+    response = await engine.request(method, path, query=query, headers=headers, body=given)
     try:
         return response.status, orjson.loads(await response.read() or b"null")
     finally:

@@ -12,18 +12,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
-import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from orlop.framework import NotAvailable
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.finding import told
 from orlop_swarm.http.networks import copy_of
 from orlop_swarm.merging import copies
-from orlop_swarm.merging.answers import Answer, Document
+from orlop_swarm.merging.answers import Answer
 from orlop_swarm.merging.copies import HOME_LABEL, NETWORK_LABEL, Copy, Shown
 
 #: How often it is looked whether an engine has come, or come back.
@@ -113,7 +112,7 @@ async def _serve(engine: Engine, lacking: Iterable[Shown], homes: Mapping[str, E
 
 async def _copy(engine: Engine, first: Copy, home: Engine) -> None:
     """What has been removed meanwhile is removed again. Raises EngineUnavailable."""
-    status, made = await _ask(engine, "POST", "/networks/create", copy_of(first.document))
+    status, made = await told(engine, "/networks/create", method=hdrs.METH_POST, body=copy_of(first.document))
     name, node = first.document["Name"], engine.node.name
     if status != 201:
         _LOG.warning("network %s is not copied to node %s: %s", name, node, (made or {}).get("message", status))
@@ -121,18 +120,7 @@ async def _copy(engine: Engine, first: Copy, home: Engine) -> None:
     _LOG.info("network %s is copied to node %s", name, node)
     status, _ = await told(home, _path(first.document["Id"]))
     if status == 404:
-        await _ask(engine, "DELETE", _path(made["Id"]))
-
-
-async def _ask(engine: Engine, method: str, path: str, body: Document | None = None) -> tuple[int, Any]:
-    """Status and JSON. Raises EngineUnavailable."""
-    headers = {"Content-Type": "application/json"} if body is not None else {}
-    given = orjson.dumps(body) if body is not None else None
-    response = await engine.request(method, path, headers=headers, body=given)
-    try:
-        return response.status, orjson.loads(await response.read() or b"null")
-    finally:
-        await response.close()
+        await told(engine, _path(made["Id"]), method=hdrs.METH_DELETE)
 
 
 def _path(network: str) -> str:
