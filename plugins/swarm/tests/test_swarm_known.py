@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
+from scripted_engines import ScriptedPool
 from test_swarm_framework import Pool
+from test_swarm_switching import Kernel
 
 from orlop.framework import Task
 from orlop.kernel.events import AgentStatuses
 from orlop_swarm.asking import ID_LABEL
+from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.known import known, meant, on_nodes
+from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.merging.remembered import NEVER, inspection
 from orlop_swarm.orders import Rename, Reserve
+from orlop_swarm.settings import Config
 
 
 def made(pool: Pool, name: str, container: str, **body: Any) -> Task:
@@ -97,3 +102,12 @@ def test_what_is_not_made_yet_is_listed_nowhere() -> None:
     pool = Pool(1)
     pool.create("web")
     assert list(on_nodes({"n0"}, pool.cluster.view("swarm"))) == []
+
+
+async def test_one_that_was_just_made_is_known_before_its_id_is_written() -> None:
+    pool = Pool()
+    just, before = pool.create("just"), made(pool, "before", "b" * 64)
+    containers = KernelContainers(cast("Any", Kernel(pool)), ScriptedPool({}), Looking(), Config())
+    containers._keys["a" * 64] = just.key
+    for container, key in (("b" * 64, before.key), ("a" * 64, just.key), ("c" * 64, None), ("a" * 64, just.key)):
+        assert await containers._key(container) == key

@@ -279,7 +279,10 @@ class KernelContainers:
         view = await self._host.view(FRAMEWORK)
         if known is not None and known in view.live:
             return known
-        self._keys = {task.status.external_id: key for key, task in view.live.items() if task.status.external_id}
+        live = view.live
+        written = {task.status.external_id: key for key, task in live.items() if task.status.external_id}
+        made = {one: key for one, key in self._keys.items() if key in live and not live[key].status.external_id}
+        self._keys = {**made, **written}  # a create is answered before its container's id is written
         return self._keys.get(container)
 
     async def discard(self, reference: str) -> bool:
