@@ -96,6 +96,24 @@ class RunningPool:
         position = self.engines.index(engine)
         self.agents[position - 1] = self._agent(position)
 
+    def die(self, engine: Engine) -> None:
+        """The machine is gone: agent, engine, containers."""
+        self.kill_agent(engine)
+        engine.die()
+
+    def revive(self, engine: Engine) -> None:
+        """After `die`; does not wait until it is in the pool."""
+        engine.revive()
+        self.start_agent(engine)
+
+    def restore(self) -> None:
+        """Who is dead is revived; returns when all engines can be used and have been cleared."""
+        for engine in self.engines[1:]:
+            if not engine.running:
+                self.revive(engine)
+        wait_until(self.complete, "all engines are back")
+        self.clear()
+
     def complete(self) -> bool:
         """Can all engines be used?"""
         try:

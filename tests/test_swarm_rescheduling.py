@@ -34,22 +34,7 @@ def clean(moving: RunningPool) -> Iterator[RunningPool]:
     try:
         yield moving
     finally:
-        for engine in moving.engines[1:]:
-            if not engine.running:
-                revive(moving, engine)
-        wait_until(moving.complete, "all engines are back")
-        moving.clear()
-
-
-def die(pool: RunningPool, engine: Engine) -> None:
-    """The machine is gone: agent, engine, containers."""
-    pool.kill_agent(engine)
-    engine.die()
-
-
-def revive(pool: RunningPool, engine: Engine) -> None:
-    engine.revive()
-    pool.start_agent(engine)
+        moving.restore()
 
 
 def on(engine: Engine) -> tuple[str, str]:
@@ -98,7 +83,7 @@ def test_what_has_the_policy_moves_as_it_was_and_the_rest_waits(clean: RunningPo
     before = {name: clean.docker("inspect", "-f", SWARM_ID, name).strip() for name in (*moving, "created")}
     assert all(before.values())
 
-    die(clean, node)
+    clean.die(node)
     wait_rows(clean, {"by-variable": "Up", "by-label": "Up", "created": "Created", "stays": "Host Down"})
     for name, identity in before.items():
         assert clean.docker("inspect", "-f", SWARM_ID, name).strip() == identity
@@ -166,7 +151,7 @@ def test_networks_and_links_are_there_again(clean: RunningPool) -> None:
     clean.docker("network", "create", "--label", "kept=yes", "inner")  # at home on the node with the fewest containers
     for name, options in (("db", ()), ("web", ("--link", "db:database"))):
         assert clean.run(name, *MOVES, "--network", "inner", "--network-alias", f"{name}-alias", *options) == node.name
-    die(clean, node)
+    clean.die(node)
     others = {f"on-{engine.name}": "Up" for engine in clean.engines[:2]}
     wait_rows(clean, {"db": "Up", "web": "Up", **others})
     assert clean.node("db") == clean.node("web") != node.name

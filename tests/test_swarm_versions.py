@@ -20,7 +20,7 @@ from newer_engine import CLI
 from running import container_app
 from swarm_pool import RunningPool, running_pool
 from swarm_side_by_side import STORIES, play
-from test_swarm_rescheduling import die, held, revive, wait_rows
+from test_swarm_rescheduling import held, wait_rows
 from twin_engines import share
 from waiting import wait_until
 
@@ -86,10 +86,7 @@ def pool(mixed: RunningPool) -> Iterator[RunningPool]:
     try:
         yield mixed
     finally:
-        if not mixed.engines[1].running:
-            revive(mixed, mixed.engines[1])
-        wait_until(mixed.complete, "all engines are back")
-        mixed.clear()
+        mixed.restore()
 
 
 def test_a_pool_speaks_what_both_engines_speak(pool: RunningPool) -> None:
@@ -236,10 +233,10 @@ def test_what_moves_moves_from_one_version_to_the_other_and_back(pool: RunningPo
     old, new = pool.engines
     moves = ("-e", "reschedule:on-node-failure", "-e", f"constraint:node==~{new.name}")
     assert pool.run("moves", *moves, *ENDS_AT_ONCE) == new.name
-    die(pool, new)
+    pool.die(new)
     wait_rows(pool, {"moves": "Up"})
     assert pool.node("moves") == old.name
-    revive(pool, new)
+    pool.revive(new)
     wait_until(pool.complete, "the node is back")
     with drained(pool, old):
         wait_until(lambda: held(new).get("moves") == "running", "it is there again")
