@@ -170,7 +170,7 @@ def test_a_killed_server_harms_no_task_and_agents_come_back(cluster: RemoteClust
 
 
 def test_a_frozen_server_is_left_and_found_again(cluster: RemoteCluster) -> None:
-    cluster.deploy("/frozen", 3)
+    cluster.deploy("/frozen", 3, constraints=[["hostname", "GROUP_BY"]])  # so each node has a session
     before = sleepers(cluster, "/frozen")
     assert cluster.server.process is not None
     cluster.server.process.send_signal(signal.SIGSTOP)
