@@ -21,10 +21,12 @@ system:
 up: setup
 	$(BIN)/orlop up --data $(DATA)
 
-# Tests wait for real parts more often than they compute, so several files run side by side; WORKERS: how many.
+# Tests wait for real parts more often than they compute, so several files run side by side; WORKERS: how many. Those
+# of others, which count on a machine that does nothing else, come last and alone.
 WORKERS ?= 2
 test: setup system
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=30
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=30 -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: setup
 	$(BIN)/ruff check .

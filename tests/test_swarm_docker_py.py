@@ -51,6 +51,7 @@ def tagged(twin_members: Sequence[Engine]) -> None:
                 client.tag("busybox:latest", *image.split(":"))
 
 
+@pytest.mark.alone
 @pytest.mark.real
 @pytest.mark.timeout(docker_py_suite.SUITE_TIMEOUT_S)
 @pytest.mark.usefixtures("tagged")
