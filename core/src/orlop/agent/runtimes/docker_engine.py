@@ -24,7 +24,6 @@ from typing import Any, Final
 from orlop.agent.runtimes.daemon_threads import DaemonThreads
 from orlop.agent.runtimes.docker_container import one_line
 from orlop.docker_containers import NODE_LABEL
-from orlop.docker_versions import nearest
 
 REQUEST_TIMEOUT_S: Final = 120
 LIST_TIMEOUT_S: Final = 30
@@ -156,16 +155,6 @@ def connect(url: str, timeout_s: float, version: str = "auto") -> Any:
         client.trust_env = False  # else requests looks for proxies and a .netrc before each call
         _keep_connections(client)
     return client
-
-
-def create(client: Any, body: Mapping[str, Any], name: str, platform: str, version: str) -> dict[str, Any]:
-    """POST /containers/create; the answer. version: of the API that the body is meant in, brought to the nearest that
-    the engine knows; empty: the client's own. Raises as docker-py."""
-    version = nearest(version or client.api_version, client.oldest_api_version, client.api_version)
-    query = {"name": name, **({"platform": platform} if platform else {})}
-    address = f"{client.base_url}/v{version}/containers/create"
-    made: dict[str, Any] = client._result(client._post_json(address, data=dict(body), params=query), True)
-    return made
 
 
 def _keep_connections(client: Any) -> None:

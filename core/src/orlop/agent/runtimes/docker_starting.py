@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from orlop.agent.fetching import CannotFetch, Fetching
+from orlop.agent.runtimes import docker_calls, docker_sandbox
 from orlop.agent.runtimes import docker_container as container_json
-from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access
 from orlop.agent.runtimes.docker_container import Creation
 from orlop.agent.runtimes.docker_engine import (
@@ -20,7 +20,6 @@ from orlop.agent.runtimes.docker_engine import (
     START_THREADS,
     EngineLost,
     EngineRefused,
-    create,
     pull,
 )
 from orlop.agent.runtimes.docker_record import Record
@@ -147,7 +146,7 @@ class Starting:
         self._emit(record, Phase.STARTING, external_id=container)
         record.undisturbed = creation.stays_ended and not creation.kept
         try:
-            await self._engine.call(self._engine.pools.start, "start", container)
+            await self._engine.in_thread(self._engine.pools.start, docker_calls.start, self._engine.client, container)
         except EngineRefused as error:
             if creation.kept:
                 exit_ = Exit(outcome=Outcome.FAILED, reason=str(error))
@@ -167,7 +166,7 @@ class Starting:
             body = container_json.scaled_shares(body, about["NCPU"])
         asked = (self._engine.client, body, creation.name, creation.platform, creation.version)
         try:
-            made = await self._engine.in_thread(self._engine.pools.start, create, *asked)
+            made = await self._engine.in_thread(self._engine.pools.start, docker_calls.create, *asked)
             return str(made["Id"]), made.get("Warnings") or []
         except EngineRefused as error:
             if error.status != 409:
