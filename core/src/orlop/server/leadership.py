@@ -53,7 +53,7 @@ from orlop.server.plugin_host import PluginHost
 from orlop.server.routing import Host
 from orlop.server.sessions import Sessions
 from orlop.server.timers import TimerService
-from orlop.store.interface import Compacted, Store, StoreError
+from orlop.store.interface import Compacted, OutcomeUnknown, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,16 @@ class Parts:
 class Leadership:
     """A server's term as the leader. Make it on the event loop; `start`, then `stop`.
 
-    failed: called on the event loop when the term cannot go on.
+    failed: called on the event loop when the term cannot go on. leads: does this server lead, as far as it can know?
     """
 
-    def __init__(self, term: Term, parts: Parts, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, term: Term, parts: Parts, failed: Callable[[Exception], None], leads: Callable[[], bool]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._parts = parts
+        self._failed = failed
+        self._leads = leads
         self._bridge = parts.bridge
         self._core = Core(
             parts.kernel,
@@ -237,6 +241,11 @@ class Leadership:
         self._bridge.call(self._parts.host.committed)
 
     def _carry_out(self, effect: Effect) -> None:
+        """A process that was stopped goes on here, before its election does. Another server may have given up by then
+        what a node would be told to start."""
+        if not self._leads():
+            self._failed(OutcomeUnknown("its lease may have ended before it told what it had decided"))
+            return
         self._parts.metrics.effects.labels(type(effect).__name__).inc()
         match effect:
             case ToNode() | Assign():

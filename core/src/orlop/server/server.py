@@ -187,7 +187,7 @@ class Server:
 
     def _begin(self, term: Term) -> None:
         log.info("this server leads: epoch %d.%d", term.epoch.generation, term.epoch.revision)
-        leadership = Leadership(term, self._parts, self._term_failed)
+        leadership = Leadership(term, self._parts, self._term_failed, self._candidate.leads)
         leadership.start()
         self._leadership = leadership
         self._candidate.mirror.forget()
