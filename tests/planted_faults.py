@@ -111,7 +111,6 @@ FAULTS: Final[dict[str, Plant]] = {
     plant.__name__: plant
     for plant in (
         no_epoch_compare_in_the_store,
-        no_epoch_compare_on_the_node,
         effects_before_the_commit,
         no_resync,
         no_check_on_return,
@@ -122,4 +121,6 @@ FAULTS: Final[dict[str, Plant]] = {
 }
 
 #: So rare that plans for them are written by hand.
-RARE_FAULTS: Final[dict[str, Plant]] = {plant.__name__: plant for plant in (late_hello_counts, silent_session_goes_on)}
+RARE_FAULTS: Final[dict[str, Plant]] = {
+    plant.__name__: plant for plant in (no_epoch_compare_on_the_node, late_hello_counts, silent_session_goes_on)
+}

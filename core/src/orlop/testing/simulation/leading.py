@@ -185,6 +185,9 @@ class Leading:
             submission.tell(failure)
 
     def _carry_out(self, effect: Effect) -> None:
+        if not self._life.leads():
+            self._life.give_up("its lease may have ended before it told what it had decided")
+            return
         match effect:
             case ToNode() | Assign():
                 link = self._sessions.to_node(effect.node, effect.session)
@@ -235,7 +238,7 @@ class Leading:
 
         link.received = lambda message: later(lambda: self._received(session, link, message))
         link.closed = lambda _: later(lambda: self._closed(session))
-        link.answers = lambda: self._server.held_until_ms <= self._world.now_ms
+        link.answers = lambda: not self._server.stands
 
     def _closed(self, session: str) -> None:
         if current := self._sessions.node_of(session):

@@ -37,7 +37,7 @@ class Observer(Protocol):
 
 
 class SimulatedServer:
-    """A process that may be killed, started, or held up. `life` is None while it is dead."""
+    """A process that may be killed, started, or held up. `life` is None while it is dead; stands: it is held up now."""
 
     def __init__(
         self,
@@ -53,13 +53,17 @@ class SimulatedServer:
         self.frameworks = frameworks
         self.observer = observer
         self.life: Life | None = None
-        self.held_until_ms = 0
+        self.stands = False
+        self._held_until_ms = 0
+        self._held: list[Callable[[], None]] = []
+        self._clock_stopped_ms: int | None = None
         self.behind_ms = 0
         self.skew_ms = 0
 
     def start(self) -> None:
         if self.life is None:
             self.behind_ms = 0
+            self._clock_stopped_ms = None
             self.world.note(self.name, "starts")
             self.life = Life(self)
 
@@ -78,9 +82,34 @@ class SimulatedServer:
         """
         self.world.note(self.name, f"stands still until {until_ms / 1000:g}{', its clock too' if clock_too else ''}")
         self.world.strike("a server's clock stands still" if clock_too else "a server stands still")
-        if clock_too:
-            self.behind_ms += max(0, until_ms - max(self.held_until_ms, self.world.now_ms))
-        self.held_until_ms = max(self.held_until_ms, until_ms)
+        if clock_too and self._clock_stopped_ms is None:
+            self._clock_stopped_ms = self.world.now_ms
+        self.stands = True
+        self._held_until_ms = max(self._held_until_ms, until_ms)
+        self.world.after(self._held_until_ms - self.world.now_ms, self._go_on)
+
+    def release(self) -> None:
+        """SIGCONT."""
+        self._held_until_ms = self.world.now_ms
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self.stands or self._held_until_ms > self.world.now_ms:
+            return
+        self.stands = False
+        if self._clock_stopped_ms is not None:
+            self.behind_ms += self.world.now_ms - self._clock_stopped_ms
+            self._clock_stopped_ms = None
+        held, self._held = self._held, []
+        for call in held:
+            self.world.after(0, call)
+
+    def when_it_moves(self, call: Callable[[], None]) -> None:
+        """Now, or as soon as it does not stand still any more."""
+        if self.stands:
+            self._held.append(lambda: self.when_it_moves(call))
+        else:
+            call()
 
     def monotonic_ms(self) -> int:
         """Its own clock."""
@@ -92,7 +121,7 @@ class SimulatedServer:
 
     def leads(self) -> bool:
         """Does it believe, now, that it leads? One that stands still believes nothing."""
-        return self.life is not None and self.held_until_ms <= self.world.now_ms and self.life.leads()
+        return self.life is not None and not self.stands and self.life.leads()
 
 
 class Life:
@@ -119,21 +148,18 @@ class Life:
 
     def soon(self, delay_ms: int, call: Callable[[], None]) -> None:
         """In this life only, and not while the process stands still."""
-        self._world.after(delay_ms, lambda: self._guarded(call))
+        self._world.after(delay_ms, lambda: self._server.when_it_moves(lambda: self._alive(call)))
 
     def at(self, delay_ms: int, call: Callable[[], None], wanted: Callable[[], bool]) -> None:
         """As `soon`, by the clocks of the day (see `world`). wanted: is it still?"""
         self._world.at(
-            self._world.elapsed_ms + delay_ms, lambda: self._guarded(call), lambda: not self.dead and wanted()
+            self._world.elapsed_ms + delay_ms,
+            lambda: self._server.when_it_moves(lambda: self._alive(call)),
+            lambda: not self.dead and wanted(),
         )
 
-    def _guarded(self, call: Callable[[], None]) -> None:
-        held_ms = self._server.held_until_ms - self._world.now_ms
-        if self.dead:
-            return
-        if held_ms > 0:
-            self._world.after(held_ms, lambda: self._guarded(call))
-        else:
+    def _alive(self, call: Callable[[], None]) -> None:
+        if not self.dead:
             call()
 
     def ask_store(

@@ -135,7 +135,7 @@ class Simulation:
 
     def _is_calm(self) -> bool:
         """Is nothing under way, so that until something is due there would be heartbeats only?"""
-        if self._troubles or any(server.held_until_ms > self.world.now_ms for server in self.servers.values()):
+        if self._troubles or any(server.stands for server in self.servers.values()):
             return False
         if all(server.life is None for server in self.servers.values()):
             return True
@@ -188,7 +188,7 @@ class Simulation:
         self.store.heal()
         self.network.heal()
         for server in self.servers.values():
-            server.held_until_ms = self.world.now_ms
+            server.release()
             if abs(server.skew_ms) > CLOCK_WRONG_MS:
                 server.skew_ms = 0
             server.start()
