@@ -24,8 +24,8 @@ UNREAD_BYTES_MAX = 64 * 2**20
 LOG_BYTES_MAX = 2**20
 READ_BYTES = 2**18
 
-#: So many starts are journalled in one go; the first of them waits for the last.
-FORKED_MAX = 8
+#: So many starts are made in one go; the first of them waits for the last.
+TOGETHER_MAX = 8
 
 #: Seconds between attempts to remove control groups whose processes are still dying, and how many there are.
 BURY_INTERVAL_S = 0.05
@@ -86,16 +86,15 @@ class Client:
         return True
 
 
-class Forked:
-    """A child that is to be journalled, and who has asked for it with which message."""
+class Wanted:
+    """A start that has been asked for, by whom and with which message."""
 
-    __slots__ = ("child", "client", "entry", "message")
+    __slots__ = ("client", "message", "start")
 
-    def __init__(self, client: Client, message: dict, entry: Entry, child: spawn.Child) -> None:
+    def __init__(self, client: Client, message: dict, start: spawn.Start) -> None:
         self.client = client
         self.message = message
-        self.entry = entry
-        self.child = child
+        self.start = start
 
 
 class Supervisor:
@@ -113,7 +112,7 @@ class Supervisor:
         self._table: dict[str, Entry] = {}
         self._children: dict[int, Entry] = {}
         self._adopted: dict[int, Entry] = {}
-        self._forked: dict[str, Forked] = {}
+        self._wanted: dict[str, Wanted] = {}
         self._starting: dict[int, spawn.Child] = {}
         self._faults: dict[int, str] = {}
         self._early_signals: dict[int, list[int]] = {}
@@ -293,24 +292,52 @@ class Supervisor:
         except ValueError as error:
             self._refuse(client, message, f"the agent's request is wrong: {error}")
             return
-        if start.task in self._forked or len(self._forked) >= FORKED_MAX:
+        if start.task in self._wanted or len(self._wanted) >= TOGETHER_MAX:
             self._let_go()
         known = self._table.get(start.task)
         if known is not None and known.incarnation >= start.incarnation:
             client.write({"is": _kind(known), "task": known.to_json()})
         elif known is not None and known.exit is None:
             self._refuse(client, message, f"its incarnation {known.incarnation} is still running")
-        elif len(self._table) + len(self._forked) >= TASKS_MAX:
+        elif len(self._table) + len(self._wanted) >= TASKS_MAX:
             self._refuse(client, message, f"the node has {TASKS_MAX} process tasks already")
         else:
-            self._spawn(client, message, start)
+            self._wanted[start.task] = Wanted(client, message, start)
 
-    def _spawn(self, client: Client, message: dict, start: spawn.Start) -> None:
-        try:
-            child = spawn.fork(start)
-        except OSError as error:
-            self._refuse(client, message, f"the node cannot start another process: {error.strerror}")
+    def _let_go(self) -> None:
+        """Who is wanted is forked, journalled, and may run. Nothing else is done before, so that all else is about
+        tasks of the table."""
+        if not self._wanted:
             return
+        wanted, self._wanted = list(self._wanted.values()), {}
+        # First all forks and nothing else: while a child shares this process's memory, each page that is touched here
+        # is copied, and once more after the next fork.
+        forked = [(one, _fork(one.start)) for one in wanted]
+        entered = []
+        for one, child in forked:
+            if isinstance(child, OSError):
+                self._refuse(one.client, one.message, f"the node cannot start another process: {child.strerror}")
+            elif (entry := self._enter(one, child)) is not None:
+                entered.append((one, child, entry))
+        try:
+            self._journal.append(self._unwritten + [journal.started(entry) for _, _, entry in entered])
+            self._unwritten = []
+        except OSError as error:
+            for one, child, _ in entered:
+                self._selector.unregister(child.fault)
+                child.abandon()
+                self._refuse(one.client, one.message, f"the start could not be journalled: {error.strerror or error}")
+            return
+        for _, child, entry in entered:
+            self._table[entry.task] = entry
+            self._children[entry.pid] = entry
+            self._starting[entry.pid] = child
+            child.release()
+        self._bury_at = time.monotonic() + BURY_INTERVAL_S
+
+    def _enter(self, wanted: Wanted, child: spawn.Child) -> Entry | None:
+        """None when it has been refused."""
+        start = wanted.start
         try:
             ticks = remains.start_ticks(child.pid)
             assert ticks is not None
@@ -319,31 +346,9 @@ class Supervisor:
             self._watch(child.fault, functools.partial(self._on_fault, entry))
         except OSError as error:
             child.abandon()
-            self._refuse(client, message, f"the node cannot watch another process: {error.strerror}")
-            return
-        self._forked[entry.task] = Forked(client, message, entry, child)
-
-    def _let_go(self) -> None:
-        """Who waits is journalled and may run. Nothing else is done before, so that all else is about tasks of the
-        table."""
-        if not self._forked:
-            return
-        forked, self._forked = list(self._forked.values()), {}
-        try:
-            self._journal.append(self._unwritten + [journal.started(one.entry) for one in forked])
-            self._unwritten = []
-        except OSError as error:
-            for one in forked:
-                self._selector.unregister(one.child.fault)
-                one.child.abandon()
-                self._refuse(one.client, one.message, f"the start could not be journalled: {error.strerror or error}")
-            return
-        for one in forked:
-            self._table[one.entry.task] = one.entry
-            self._children[one.entry.pid] = one.entry
-            self._starting[one.entry.pid] = one.child
-            one.child.release()
-        self._bury_at = time.monotonic() + BURY_INTERVAL_S
+            self._refuse(wanted.client, wanted.message, f"the node cannot watch another process: {error.strerror}")
+            return None
+        return entry
 
     def _refuse(self, client: Client, message: dict, reason: str) -> None:
         task, incarnation = message.get("task"), message.get("incarnation")
@@ -537,6 +542,13 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         self._reap()
+
+
+def _fork(start: spawn.Start) -> spawn.Child | OSError:
+    try:
+        return spawn.fork(start)
+    except OSError as error:
+        return error
 
 
 def _program(message: dict) -> dict:
