@@ -48,6 +48,15 @@ def test_jobs_of_chronos_are_due_together_and_lie_there(tmp_path: Path) -> None:
     assert figures["300 jobs loaded: leader killed, another one lists and stores after"] > 0
 
 
+def test_processes_of_jobs_start_and_the_machine_is_measured(tmp_path: Path) -> None:
+    figures = measured("cron", tmp_path)
+    assert figures["one job every 5 s: late, median"] > 0
+    many = "40 jobs on one second"
+    assert figures[f"{many}: processes start, the last"] > 0
+    assert 0 <= figures[f"{many}: processors idle until then, I/O wait included"] <= 100
+    assert figures[f"{many}: Orlop's rate over that with all that"] > 0
+
+
 def test_bytes_go_to_an_engine_and_come_back(tmp_path: Path) -> None:
     if reason := engines.missing():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Docker Engine: {reason}")

@@ -12,26 +12,39 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 from running import RunningOrlop, wait_until
 
 from .figures import Figure
+from .furnished import control_groups
+from .processes import IDLE, IO_WAIT, cpu_s, processor_ticks, remove_control_groups, supervisor
 from .services import running_orlop
 
 PERIOD_S: Final = 5
-ROUNDS: Final = 12
 TOGETHER: Final = 20
 CHAINS: Final = 20
 SUBMITTED: Final = 100
-ROUNDS_SUBMITTED: Final = 5
-MANY_TOGETHER: Final = 1_000
 AHEAD_S: Final = 3
 #: Nothing but a shell's own means: another program would be a second process.
 NOTE: Final = ": > {file}@$CHRONOS_JOB_RUN_TIME"
+
+
+@attrs.frozen
+class Sizes:
+    """rounds: starts of one job. submitted_rounds: of so many jobs sent one by one. many: jobs on one second."""
+
+    rounds: int = 12
+    submitted_rounds: int = 5
+    many: int = 1_000
+
+
+SMALL: Final = Sizes(rounds=2, submitted_rounds=1, many=40)
 
 
 class Chronos:
@@ -85,22 +98,31 @@ def late_ms(starts: list[tuple[float, float]]) -> list[float]:
     return [(real_s - nominal_s) * 1000 for nominal_s, real_s in starts]
 
 
-def one_job(chronos: Chronos) -> list[float]:
+def one_job(chronos: Chronos, rounds: int) -> list[float]:
     """Milliseconds by which each start of one job was late."""
-    chronos.put("one", schedule=f"R{ROUNDS}/{iso(time.time() + AHEAD_S)}/PT{PERIOD_S}S")
-    wait_until(lambda: len(chronos.starts("one")) == ROUNDS, "all runs", PERIOD_S * ROUNDS + 60)
+    chronos.put("one", schedule=f"R{rounds}/{iso(time.time() + AHEAD_S)}/PT{PERIOD_S}S")
+    wait_until(lambda: len(chronos.starts("one")) == rounds, "all runs", PERIOD_S * rounds + 60)
     chronos.delete("one")
     return late_ms(chronos.starts("one"))
 
 
 def together(chronos: Chronos, count: int) -> list[float]:
     """The same of so many jobs that are due on one second."""
+    return together_and_idle(chronos, count)[0]
+
+
+def together_and_idle(chronos: Chronos, count: int) -> tuple[list[float], float]:
+    """Also the percentage of the machine's processors that did nothing from that second to the last start."""
     names = [f"together-{count}-{number}" for number in range(count)]
-    start = iso(time.time() + AHEAD_S + count / 100)
+    due_s = int(time.time() + AHEAD_S + count / 100)
     for name in names:
-        chronos.put(name, schedule=f"R1/{start}/PT1H")
+        chronos.put(name, schedule=f"R1/{iso(due_s)}/PT1H")
+    wait_until(lambda: time.time() >= due_s, "they are due", AHEAD_S + count / 100)
+    before = processor_ticks()
     wait_until(lambda: chronos.started().issuperset(names), "all have started", 120)
-    return [late for name in names for late in late_ms(chronos.starts(name))]
+    passed = [after - ticks for after, ticks in zip(processor_ticks(), before, strict=True)]
+    late = [late for name in names for late in late_ms(chronos.starts(name))]
+    return late, 100 * (passed[IDLE] + passed[IO_WAIT]) / sum(passed)
 
 
 def chain(chronos: Chronos) -> list[float]:
@@ -147,28 +169,58 @@ def processes_per_s(folder: Path, count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def run() -> Iterator[Figure]:
+def furnished_per_s(folder: Path, count: int) -> float:
+    """The same of such as are given what a task is given; see `furnished`."""
+    node_id = f"bench-{os.getpid()}"
+    groups = control_groups(node_id)
+    command = [sys.executable, "-m", "tests.benchmarks.furnished", str(folder), str(count), node_id]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, stdout=subprocess.PIPE)
+    finally:
+        if groups is not None:
+            remove_control_groups(Path(path).parent for path in groups.supervisor())
+    return float(done.stdout)
+
+
+def run(sizes: Sizes = Sizes()) -> Iterator[Figure]:
     with running_orlop() as orlop:
         orlop.start()
         orlop.wait_ready()
         folder = orlop.data.parent / "starts"
         folder.mkdir()
         chronos = Chronos(orlop, folder)
-        late = one_job(chronos)
+        late = one_job(chronos, sizes.rounds)
         yield Figure("one job every 5 s: late, median", statistics.median(late), "ms", at_most=15)
         late = together(chronos, TOGETHER)
         yield Figure(f"{TOGETHER} jobs on one second: late, median", statistics.median(late), "ms", at_most=100)
         yield Figure(f"{TOGETHER} jobs on one second: late, the last", max(late), "ms", at_most=200)
         gaps = chain(chronos)
         yield Figure("parent's start to child's start, median", statistics.median(gaps), "ms", at_most=30)
-        took_s = statistics.median(submitted(chronos) for _ in range(ROUNDS_SUBMITTED))
+        took_s = statistics.median(submitted(chronos) for _ in range(sizes.submitted_rounds))
         rate = SUBMITTED * 60 / took_s
-        name = f"{SUBMITTED} no-op jobs sent one by one, until all have run, median of {ROUNDS_SUBMITTED} rounds"
+        name = f"{SUBMITTED} no-op jobs sent one by one, until all have run, median of {sizes.submitted_rounds} rounds"
         yield Figure(name, rate, "/min", at_least=6000)
-        late = together(chronos, MANY_TOGETHER)
-        name = f"{MANY_TOGETHER:,} jobs on one second"
-        yield Figure(f"{name}: processes start, median late", statistics.median(late), "ms")
-        yield Figure(f"{name}: processes start, the last", max(late), "ms")
-        bare = processes_per_s(folder, MANY_TOGETHER)
-        yield Figure(f"{name}: this machine starts such processes at", bare, "/s")
-        yield Figure(f"{name}: Orlop's rate over the machine's", MANY_TOGETHER / (max(late) / 1000) / bare, "x")
+        yield from many_figures(orlop, chronos, sizes.many)
+
+
+def many_figures(orlop: RunningOrlop, chronos: Chronos, count: int) -> Iterator[Figure]:
+    """A machine starts processes at most as fast as its own rates say: bare ones, and such as are given what a task is
+    given. Orlop's rate is that of the last one's start. Where no processor was idle, the machine is the limit."""
+    assert orlop.process is not None
+    own, parent = [orlop.process.pid], [supervisor(orlop)]
+    used = cpu_s(own), cpu_s(parent)
+    late, idle = together_and_idle(chronos, count)
+    spent_ms = [1000 * (cpu_s(pids) - before) / count for pids, before in zip((own, parent), used, strict=True)]
+    name = f"{count:,} jobs on one second"
+    yield Figure(f"{name}: processes start, median late", statistics.median(late), "ms")
+    yield Figure(f"{name}: processes start, the last", max(late), "ms")
+    yield Figure(f"{name}: processors idle until then, I/O wait included", idle, "%")
+    yield Figure(f"{name}: processor time of each, with storing it, server and agent", spent_ms[0], "ms")
+    yield Figure(f"{name}: processor time of each, supervisor", spent_ms[1], "ms")
+    rate = count / (max(late) / 1000)
+    bare = processes_per_s(chronos.folder, count)
+    yield Figure(f"{name}: this machine starts such processes at", bare, "/s")
+    yield Figure(f"{name}: Orlop's rate over that", rate / bare, "x")
+    furnished = furnished_per_s(chronos.folder, count)
+    yield Figure(f"{name}: this machine starts them with folders, files and control groups at", furnished, "/s")
+    yield Figure(f"{name}: Orlop's rate over that with all that", rate / furnished, "x")

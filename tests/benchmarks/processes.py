@@ -13,6 +13,8 @@ from pathlib import Path
 from running import RunningOrlop, processes_naming, wait_until
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+#: Where `processor_ticks` has them.
+IDLE, IO_WAIT = 3, 4
 
 
 def own_processes(orlop: RunningOrlop) -> list[int]:
@@ -96,6 +98,12 @@ def cpu_s(pids: Iterable[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / TICKS_PER_S
+
+
+def processor_ticks() -> list[int]:
+    """What all processors of the machine have done since its boot, by kind: see `IDLE` and `IO_WAIT`. Time of virtual
+    machines, which counts as a user's too, is left out."""
+    return list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
 
 
 def control_groups(orlop: RunningOrlop) -> list[Path]:

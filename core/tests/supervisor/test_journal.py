@@ -32,12 +32,12 @@ def apply(steps: list[tuple[str, str, int]], path: Path) -> dict[str, Entry]:
     for what, task, number in steps:
         if what == "start":
             table[task] = Entry(task, number, 100 + number, 7, "boot", "/folder", ["/g"])
-            written.append(journal.started(table[task]))
+            written.append([journal.started(table[task])])
         elif what == "exit" and task in table:
             table[task].exit = Exit(code=number)
-            written.append(journal.exited(table[task]))
+            written.append([journal.exited(table[task])])
         elif what == "forget" and task in table:
-            written.append(journal.forgotten(table.pop(task)))
+            written.append([journal.forgotten(table.pop(task))])
     written.close()
     return table
 
@@ -81,7 +81,7 @@ journal.rewrite({{}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
 for number in range(100):
     try:
-        journal.append(started(Entry(f"t{{number}}", 1, 1, 1, "boot", "/folder", [])))
+        journal.append([started(Entry(f"t{{number}}", 1, 1, 1, "boot", "/folder", []))])
     except OSError:
         sys.exit(number)
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from supervised_node import SLEEP, Node, is_alive, pids_in, wait_until
 
 from orlop.agent.cgroups import ControlGroups
+from orlop.agent.supervisor import journal
 from orlop.model.resources import Resources
 
 
@@ -108,6 +111,45 @@ def test_a_hundred_tasks_start_and_stay_small(node: Node) -> None:
     for _ in range(100):
         assert client.wait_for("exited")["task"]["exit"]["signal"] == signal.SIGKILL
     assert not any(map(is_alive, pids))
+
+
+def test_starts_that_come_together_are_journalled_together_and_answered_one_by_one(node: Node) -> None:
+    client, _ = node.open()
+    requests = [node.request(f"t{number}", "/bin/sh", "-c", f"exit {number}") for number in range(20)]
+    requests.insert(5, node.request("t4", "/bin/true", incarnation=2))
+    client.socket.sendall(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+    assert "incarnation 1 is still running" in client.wait_for("refused", "t4")["reason"]
+    for number in range(20):
+        assert client.ended(f"t{number}")["code"] == number
+    data = (node.data / "supervisor.journal").read_bytes()
+    records = map(json.loads, data.splitlines())
+    assert [record["start"]["task"] for record in records if "start" in record] == [f"t{n}" for n in range(20)]
+    exits = {task: entry.exit for task, entry in journal.replay(data).items() if entry.exit is not None}
+    assert {task: end.code for task, end in exits.items()} == {f"t{number}": number for number in range(20)}
+
+
+def test_of_starts_that_cannot_be_journalled_none_has_run(node: Node) -> None:
+    client, listed = node.open()
+    limit = (node.data / "supervisor.journal").stat().st_size + 20
+    resource.prlimit(listed["pid"], resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    requests = [node.request(f"t{number}", "/bin/mkdir", f"ran{number}") for number in range(3)]
+    client.socket.sendall(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+    for number in range(3):
+        assert "could not be journalled" in client.wait_for("refused", f"t{number}")["reason"]
+    resource.prlimit(listed["pid"], resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    client.send(do="list")
+    assert client.wait_for("list")["tasks"] == []
+    assert not list(node.data.glob("ran*"))
+    client.send(**requests[0])
+    assert client.ended("t0")["code"] == 0
+    assert (node.data / "ran0").exists()
+
+
+def test_an_output_file_that_has_become_a_pipe_holds_nothing_up(node: Node) -> None:
+    os.mkfifo(node.data / "stdout")
+    client, _ = node.open()
+    client.send(**node.request("a", "/bin/true"))
+    assert client.ended("a")["error"].startswith(f"cannot open {node.data}/stdout: ")
 
 
 def test_what_is_left_of_the_group_goes_with_the_main_process(node: Node) -> None:

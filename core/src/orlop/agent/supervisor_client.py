@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import orjson
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ LIST_TIMEOUT_S: Final = 5.0
 RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
 LINE_BYTES_MAX: Final = 64 * 2**20
+READ_BYTES: Final = 2**18
 #: With neither tasks nor an agent for this long it ends; its journal keeps what it knew.
 IDLE_EXIT_S: Final = 60.0
 
@@ -71,6 +72,7 @@ class SupervisorClient:
     _writer: asyncio.StreamWriter | None = attrs.field(default=None, init=False)
     _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
     _upgraded: bool = attrs.field(default=False, init=False)
+    _outgoing: list[bytes] = attrs.field(factory=list, init=False)
 
     def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="supervisor client")
@@ -82,11 +84,18 @@ class SupervisorClient:
             self._task = None
 
     def send(self, message: dict[str, Any]) -> bool:
-        """False when there is no connection."""
+        """False when there is no connection. What is sent in one turn of the event loop goes in one piece."""
         if self._writer is None or self._writer.is_closing():
             return False
-        self._writer.write(json.dumps(message).encode() + b"\n")
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
         return True
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if self._writer is not None and outgoing:
+            self._writer.write(b"".join(outgoing))
 
     async def _run(self) -> None:
         delay_s = RETRY_FIRST_S
@@ -110,6 +119,7 @@ class SupervisorClient:
                 delay_s = min(2 * delay_s, RETRY_MAX_S)
             finally:
                 self._writer = None
+                self._outgoing = []
                 writer.close()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
@@ -122,17 +132,23 @@ class SupervisorClient:
             raise SupervisorUnavailable(f"the supervisor does not answer within {LIST_TIMEOUT_S:g} s") from None
         if not line:
             raise SupervisorUnavailable("the supervisor has closed the connection")
-        return json.loads(line)
+        greeting: dict[str, Any] = orjson.loads(line)
+        return greeting
 
     async def _read_news(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            message = json.loads(line)
-            if message["is"] == "list":
-                self.on_list(message["tasks"])
-            elif message["is"] == "error":
-                _log.warning("the supervisor refuses: %s", message["reason"])
-            else:
-                self.on_news(message)
+        rest = b""
+        while data := await reader.read(READ_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._hear(orjson.loads(line))
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message["is"] == "list":
+            self.on_list(message["tasks"])
+        elif message["is"] == "error":
+            _log.warning("the supervisor refuses: %s", message["reason"])
+        else:
+            self.on_news(message)
 
     def _greet(self, greeting: dict[str, Any]) -> None:
         self.pid = greeting["pid"]
@@ -179,7 +195,7 @@ class SupervisorClient:
             "-I",
             "-S",
             str(self.source / "__main__.py"),
-            json.dumps(self._options(source_version(self.source))),
+            orjson.dumps(self._options(source_version(self.source))),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

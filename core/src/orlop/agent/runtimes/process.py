@@ -157,6 +157,8 @@ class ProcessRuntime:
         self._kills: set[str] = set()
         self._forgets: set[str] = set()
         self._streams: dict[tuple[str, str], LogStream] = {}
+        #: Folders that are to be marked as such, which the housekeeping does for all of them in one go.
+        self._removed: list[Path] = []
         self._sweep_due = False
         self._listed = asyncio.Event()
         self._told = asyncio.Event()
@@ -186,6 +188,7 @@ class ProcessRuntime:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
+            await asyncio.to_thread(_mark, self._removed)
         if self._client is not None:
             await self._client.close()
 
@@ -291,7 +294,7 @@ class ProcessRuntime:
             self._send({"do": "forget", "task": task})
         for stream in STREAMS:
             self._streams.pop((task, stream), None)
-        await asyncio.to_thread(mark_removed, self._context.tasks / task)
+        self._removed.append(self._context.tasks / task)
 
     async def run_command(self, task: str, command: str, timeout_s: float) -> tuple[int, str]:
         if not self._is_running(task):
@@ -468,12 +471,16 @@ class ProcessRuntime:
         next_prune_s = 0.0
         while True:
             self._sweep()
+            if self._removed:
+                removed, self._removed = self._removed, []
+                await asyncio.to_thread(_mark, removed)
             streams = [self._stream(task, name) for task in self._entries if self._is_running(task) for name in STREAMS]
             if streams:
                 await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
             if self._listed.is_set() and time.monotonic() >= next_prune_s:
                 next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
                 known = self._entries.keys() | self._pending.keys() | self._failed.keys()
+                known |= {folder.name for folder in self._removed}
                 await asyncio.to_thread(prune, self._context.tasks, known, time.time(), self._outputs)
             await asyncio.sleep(ROTATE_INTERVAL_S)
 
@@ -481,6 +488,11 @@ class ProcessRuntime:
 def _has_folder(tasks: Path, task: str) -> bool:
     """A name that is a path leads nowhere."""
     return "/" not in task and task not in ("", ".", "..") and (tasks / task).is_dir()
+
+
+def _mark(removed: list[Path]) -> None:
+    for folder in removed:
+        mark_removed(folder)
 
 
 def _rotate(streams: list[LogStream], bytes_max: int) -> None:

@@ -11,7 +11,7 @@ blocks: call it in a thread.
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import logging
 import os
 import pwd
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import orjson
 
 from orlop.agent.cgroups import ControlGroups
 from orlop.agent.runtimes.interface import Launch
@@ -104,12 +105,12 @@ def prepare(
     environment = environment_of(payload, launch.environment, task=launch.task, work=work, home=home or work)
     directory = os.path.join(work, payload.directory)
     try:
-        _make_folders(launch.directory, work, user)
+        _make_folders(folder, work, user)
         groups: tuple[str, ...] = ()
         if control_groups is not None:
             assignment = launch.assignment
             groups = control_groups.create(assignment.task, assignment.incarnation, assignment.spec.resources)
-        _write_facts(launch.directory, Facts(environment, directory, user, groups))
+        _write_facts(folder, Facts(environment, directory, user, groups))
     except OSError as error:
         raise CannotPrepare(f"this node cannot prepare the task: {error}") from error
     return {
@@ -127,16 +128,16 @@ def prepare(
     }
 
 
-def _make_folders(folder: Path, work: str, user: User | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o711)
+def _make_folders(folder: str, work: str, user: User | None) -> None:
+    os.makedirs(folder, exist_ok=True)
+    os.chmod(folder, 0o711)  # noqa: S103  others pass through it to the work folder, and can list neither
     with contextlib.suppress(FileExistsError):
         os.mkdir(work, 0o700)
     if user is not None:
         os.chown(work, user.uid, user.gid, follow_symlinks=False)
 
 
-def _write_facts(folder: Path, facts: Facts) -> None:
+def _write_facts(folder: str, facts: Facts) -> None:
     plain = {
         "v": FACTS_VERSION,
         "environment": facts.environment,
@@ -144,22 +145,23 @@ def _write_facts(folder: Path, facts: Facts) -> None:
         "user": _plain_user(facts.user),
         "groups": facts.groups,
     }
-    with open(folder / FACTS, "wb", buffering=0, opener=_private) as file:
-        file.write(json.dumps(plain).encode())
+    file = os.open(os.path.join(folder, FACTS), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        data = orjson.dumps(plain)
+        if os.write(file, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(file)
 
 
 def _plain_user(user: User | None) -> dict[str, Any] | None:
     return {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if user is not None else None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
 def read_facts(folder: Path) -> Facts:
     """Raises CannotPrepare when the folder has none that can be read."""
     try:
-        plain = json.loads((folder / FACTS).read_bytes())
+        plain = orjson.loads((folder / FACTS).read_bytes())
         if plain["v"] > FACTS_VERSION:
             raise CannotPrepare(f"{folder / FACTS} has version {plain['v']}, known is up to {FACTS_VERSION}")
         user = plain["user"]

@@ -51,6 +51,7 @@ def main() -> None:
         lock = inherited["lock"]
         listener.set_inheritable(False)
         os.set_inheritable(lock, False)
+    os.umask(0o022)  # which the tasks inherit
     _become_subreaper()
     spawn.protect(OOM_SCORE_ADJUSTMENT)
     supervisor = loop.Supervisor(options, listener, lock)

@@ -40,7 +40,7 @@ class Exit:
         self.lost = lost
 
     def to_json(self) -> dict:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {"code": self.code, "error": self.error, "lost": self.lost, "oom": self.oom, "signal": self.signal}
 
     @classmethod
     def from_json(cls, plain: dict) -> Exit:
@@ -71,7 +71,10 @@ class Entry:
         self.exit: Exit | None = None
 
     def to_json(self) -> dict:
-        plain = {name: getattr(self, name) for name in self.__slots__ if name != "exit"}
+        plain: dict = {
+            "boot": self.boot, "folder": self.folder, "groups": self.groups, "incarnation": self.incarnation,
+            "pid": self.pid, "running": self.running, "task": self.task, "ticks": self.ticks,
+        }  # fmt: skip
         if self.exit is not None:
             plain["exit"] = self.exit.to_json()
         return plain
@@ -165,17 +168,18 @@ class Journal:
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._lines = 1 + len(table)
 
-    def append(self, record: dict) -> None:
-        line = _line(record)
+    def append(self, records: list[dict]) -> None:
+        """All of them or none."""
+        lines = b"".join(map(_line, records))
         size = os.fstat(self._file).st_size
         try:
-            written = os.write(self._file, line)
-            if written < len(line):
-                raise OSError("the line was cut short: is the disk full?")
+            written = os.write(self._file, lines)
+            if written < len(lines):
+                raise OSError("a line was cut short: is the disk full?")
         except OSError:
             os.ftruncate(self._file, size)
             raise
-        self._lines += 1
+        self._lines += len(records)
 
     def wants_rewrite(self, table: dict[str, Entry]) -> bool:
         return self._lines > SPARE_LINES + 2 * len(table)

@@ -6,6 +6,7 @@ their way to their program, the pidfds of adopted processes, and control groups 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import selectors
@@ -23,9 +24,16 @@ UNREAD_BYTES_MAX = 64 * 2**20
 LOG_BYTES_MAX = 2**20
 READ_BYTES = 2**18
 
+#: So many starts are made in one go; the first of them waits for the last.
+TOGETHER_MAX = 8
+
 #: Seconds between attempts to remove control groups whose processes are still dying, and how many there are.
 BURY_INTERVAL_S = 0.05
 BURY_ATTEMPTS_MAX = 200
+#: While tasks are being started, those of ended ones wait, but no more of them than that; so many are removed between
+#: two looks at what else there is to do.
+GRAVES_WAITING_MAX = 2_000
+GRAVES_TOGETHER = 32
 #: Seconds between attempts to journal what a full disk has refused.
 JOURNAL_RETRY_S = 1.0
 
@@ -78,6 +86,17 @@ class Client:
         return True
 
 
+class Wanted:
+    """A start that has been asked for, by whom and with which message."""
+
+    __slots__ = ("client", "message", "start")
+
+    def __init__(self, client: Client, message: dict, start: spawn.Start) -> None:
+        self.client = client
+        self.message = message
+        self.start = start
+
+
 class Supervisor:
     """See the module. `listener` and `lock` are kept across `reexec`; `options` are those of `__main__`."""
 
@@ -93,10 +112,13 @@ class Supervisor:
         self._table: dict[str, Entry] = {}
         self._children: dict[int, Entry] = {}
         self._adopted: dict[int, Entry] = {}
-        self._starting: dict[int, Entry] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._starting: dict[int, spawn.Child] = {}
         self._faults: dict[int, str] = {}
         self._early_signals: dict[int, list[int]] = {}
         self._graves: list[tuple[list[str], int]] = []
+        self._busy_graves: list[tuple[list[str], int]] = []
+        self._bury_at = 0.0
         self._unwritten: list[dict] = []
         self._next_program: dict | None = None
         self._stop_when_idle = False
@@ -128,6 +150,7 @@ class Supervisor:
     def run(self) -> None:
         """Until there is nothing to do for long enough."""
         self._reap()
+        self._write_rest()
         while not self._is_done():
             for key, events in self._selector.select(self._timeout_s()):
                 key.data(key.fileobj, events)
@@ -143,7 +166,7 @@ class Supervisor:
 
     def _timeout_s(self) -> float:
         if self._graves:
-            return BURY_INTERVAL_S
+            return max(0.0, self._bury_at - time.monotonic())
         return JOURNAL_RETRY_S if self._unwritten else max(0.05, min(self._idle_exit_s, 5.0))
 
     def _is_done(self) -> bool:
@@ -198,6 +221,7 @@ class Supervisor:
             return
         for line in lines:
             self._on_request(client, line)
+        self._let_go()
 
     def _flush(self) -> None:
         for client in list(self._clients):
@@ -240,7 +264,9 @@ class Supervisor:
         what = message.get("do")
         if what == "start":
             self._start(client, message)
-        elif what == "list":
+            return
+        self._let_go()
+        if what == "list":
             client.write(self._list())
         elif what == "version":
             client.write({"is": "version", "version": self._version, "pid": os.getpid()})
@@ -266,37 +292,63 @@ class Supervisor:
         except ValueError as error:
             self._refuse(client, message, f"the agent's request is wrong: {error}")
             return
+        if start.task in self._wanted or len(self._wanted) >= TOGETHER_MAX:
+            self._let_go()
         known = self._table.get(start.task)
         if known is not None and known.incarnation >= start.incarnation:
             client.write({"is": _kind(known), "task": known.to_json()})
         elif known is not None and known.exit is None:
             self._refuse(client, message, f"its incarnation {known.incarnation} is still running")
-        elif len(self._table) >= TASKS_MAX:
+        elif len(self._table) + len(self._wanted) >= TASKS_MAX:
             self._refuse(client, message, f"the node has {TASKS_MAX} process tasks already")
         else:
-            self._spawn(client, message, start)
+            self._wanted[start.task] = Wanted(client, message, start)
 
-    def _spawn(self, client: Client, message: dict, start: spawn.Start) -> None:
-        try:
-            child = spawn.fork(start)
-        except OSError as error:
-            self._refuse(client, message, f"the node cannot start another process: {error.strerror}")
+    def _let_go(self) -> None:
+        """Who is wanted is forked, journalled, and may run. Nothing else is done before, so that all else is about
+        tasks of the table."""
+        if not self._wanted:
             return
-        ticks = remains.start_ticks(child.pid)
-        assert ticks is not None
-        entry = Entry(start.task, start.incarnation, child.pid, ticks, self._boot, start.folder, start.groups)
-        entry.running = False
+        wanted, self._wanted = list(self._wanted.values()), {}
+        # First all forks and nothing else: while a child shares this process's memory, each page that is touched here
+        # is copied, and once more after the next fork.
+        forked = [(one, _fork(one.start)) for one in wanted]
+        entered = []
+        for one, child in forked:
+            if isinstance(child, OSError):
+                self._refuse(one.client, one.message, f"the node cannot start another process: {child.strerror}")
+            elif (entry := self._enter(one, child)) is not None:
+                entered.append((one, child, entry))
         try:
-            self._journal.append(journal.started(entry))
+            self._journal.append(self._unwritten + [journal.started(entry) for _, _, entry in entered])
+            self._unwritten = []
+        except OSError as error:
+            for one, child, _ in entered:
+                self._selector.unregister(child.fault)
+                child.abandon()
+                self._refuse(one.client, one.message, f"the start could not be journalled: {error.strerror or error}")
+            return
+        for _, child, entry in entered:
+            self._table[entry.task] = entry
+            self._children[entry.pid] = entry
+            self._starting[entry.pid] = child
+            child.release()
+        self._bury_at = time.monotonic() + BURY_INTERVAL_S
+
+    def _enter(self, wanted: Wanted, child: spawn.Child) -> Entry | None:
+        """None when it has been refused."""
+        start = wanted.start
+        try:
+            ticks = remains.start_ticks(child.pid)
+            assert ticks is not None
+            entry = Entry(start.task, start.incarnation, child.pid, ticks, self._boot, start.folder, start.groups)
+            entry.running = False
+            self._watch(child.fault, functools.partial(self._on_fault, entry))
         except OSError as error:
             child.abandon()
-            self._refuse(client, message, f"the start could not be journalled: {error.strerror or error}")
-            return
-        self._table[entry.task] = entry
-        self._children[entry.pid] = entry
-        self._starting[child.fault] = entry
-        self._watch(child.fault, self._on_fault)
-        child.release()
+            self._refuse(wanted.client, wanted.message, f"the node cannot watch another process: {error.strerror}")
+            return None
+        return entry
 
     def _refuse(self, client: Client, message: dict, reason: str) -> None:
         task, incarnation = message.get("task"), message.get("incarnation")
@@ -337,19 +389,20 @@ class Supervisor:
 
     # --- children ---
 
-    def _on_fault(self, fault: int, _: int) -> None:
+    def _on_fault(self, entry: Entry, _fault: object, _: int) -> None:
         """The pipe has closed, or tells why it will."""
-        if fault not in self._starting:
+        child = self._starting.get(entry.pid)
+        if child is None:
             return
         try:
-            text = os.read(fault, spawn.FAULT_BYTES_MAX)
+            told = os.read(child.fault, spawn.FAULT_BYTES_MAX)
         except BlockingIOError:
             return
-        entry = self._starting.pop(fault)
-        self._selector.unregister(fault)
-        os.close(fault)
-        if text:
-            self._faults[entry.pid] = text.decode(errors="replace")
+        del self._starting[entry.pid]
+        self._selector.unregister(child.fault)
+        os.close(child.fault)
+        if told:
+            self._faults[entry.pid] = told.decode(errors="replace")
         elif entry.exit is None:
             entry.running = True
             self._tell("started", entry)
@@ -375,9 +428,7 @@ class Supervisor:
 
     def _on_child_end(self, entry: Entry) -> None:
         """It is still a zombie, so that its group's number is nobody else's."""
-        for fault, starting in list(self._starting.items()):
-            if starting is entry:
-                self._on_fault(fault, 0)
+        self._on_fault(entry, None, 0)
         self._early_signals.pop(entry.pid, None)
         remains.kill_process_group(entry.pid)
 
@@ -385,6 +436,8 @@ class Supervisor:
         fault = self._faults.pop(entry.pid, "")
         if fault:
             return Exit(error=fault)
+        if ended.si_code == os.CLD_EXITED and ended.si_status == 0:
+            return Exit(code=0)
         oom = remains.out_of_memory_kills(entry.groups) > 0
         if ended.si_code == os.CLD_EXITED:
             return Exit(code=ended.si_status, oom=oom)
@@ -392,7 +445,8 @@ class Supervisor:
 
     def _on_exit(self, entry: Entry, end: Exit) -> None:
         entry.exit = end
-        remains.kill_control_groups(entry.groups)
+        if remains.are_populated(entry.groups):
+            remains.kill_control_groups(entry.groups)
         self._record(journal.exited(entry))
         self._tell("exited", entry)
         if entry.groups:
@@ -432,31 +486,41 @@ class Supervisor:
     # --- the journal, the graves, the successor ---
 
     def _record(self, record: dict) -> None:
-        """What has happened is told even when the disk is full; it is journalled when there is room."""
+        """It is journalled before anybody is told: the loop writes first, and sends then. What has happened is told
+        even when the disk is full; it is journalled when there is room."""
         self._unwritten.append(record)
-        self._write_rest()
 
     def _write_rest(self) -> None:
         try:
-            while self._unwritten:
-                self._journal.append(self._unwritten[0])
-                del self._unwritten[0]
+            if self._unwritten:
+                self._journal.append(self._unwritten)
+                self._unwritten = []
             if self._journal.wants_rewrite(self._table):
                 self._journal.rewrite(self._table)
         except OSError as error:
             log(f"the journal cannot be written: {error}")
 
     def _bury(self) -> None:
-        graves, self._graves = self._graves, []
-        for groups, attempts in graves:
+        """Not while tasks are being started: for the kernel it is as much work as a good part of a start. Those that
+        are busy are tried again when all have been tried."""
+        now = time.monotonic()
+        if not self._graves or (now < self._bury_at and len(self._graves) < GRAVES_WAITING_MAX):
+            return
+        taken, self._graves = self._graves[:GRAVES_TOGETHER], self._graves[GRAVES_TOGETHER:]
+        for groups, attempts in taken:
             busy = remains.remove_control_groups(groups)
             if not busy:
                 continue
             remains.kill_control_groups(busy)
             if attempts < BURY_ATTEMPTS_MAX:
-                self._graves.append((busy, attempts + 1))
+                self._busy_graves.append((busy, attempts + 1))
             else:
                 log(f"control groups that cannot be emptied are left behind: {' '.join(busy)}")
+        if self._graves:
+            self._bury_at = now
+        else:
+            self._graves, self._busy_graves = self._busy_graves, []
+            self._bury_at = now + BURY_INTERVAL_S
 
     def _reexec(self, program: dict) -> None:
         """Does not return, unless it fails: then the old program goes on."""
@@ -478,6 +542,13 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         self._reap()
+
+
+def _fork(start: spawn.Start) -> spawn.Child | OSError:
+    try:
+        return spawn.fork(start)
+    except OSError as error:
+        return error
 
 
 def _program(message: dict) -> dict:

@@ -133,8 +133,7 @@ def _ignore(*_: object) -> None:
 
 def fork(start: Start) -> Child:
     """Raises OSError when there can be no more processes."""
-    go_read, go_write = os.pipe()
-    fault_read, fault_write = os.pipe()
+    go_read, go_write, fault_read, fault_write = _open_pipes()
     try:
         pid = os.fork()
     except OSError:
@@ -147,6 +146,17 @@ def fork(start: Start) -> Child:
     os.close(fault_write)
     os.set_blocking(fault_read, False)
     return Child(pid, go_write, fault_read)
+
+
+def _open_pipes() -> tuple[int, int, int, int]:
+    """go and fault, each its end to read and its end to write. Raises OSError."""
+    go = os.pipe()
+    try:
+        return go + os.pipe()
+    except OSError:
+        for descriptor in go:
+            os.close(descriptor)
+        raise
 
 
 def _child(start: Start, go: int, fault: int) -> None:
@@ -186,7 +196,6 @@ def _become(start: Start) -> None:
         _join(group)
     if _oom_protected:
         _write("/proc/self/oom_score_adj", b"0")
-    os.umask(0o022)
     _redirect(start)
     _take_user(start)
     try:
@@ -221,10 +230,18 @@ def _redirect(start: Start) -> None:
     os.dup2(null, 0)
     for path, descriptor in ((start.stdout, 1), (start.stderr, 2)):
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
+            file = _open_output(path)
         except OSError as error:
             raise _Fault(f"cannot open {path.decode()}", error) from None
         os.dup2(file, descriptor)
+
+
+def _open_output(path: bytes) -> int:
+    """Raises OSError, also if it has become a pipe that nobody reads: it is not waited for."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(path, flags, 0o640)
+    os.set_blocking(file, True)
+    return file
 
 
 def _take_user(start: Start) -> None:
