@@ -123,8 +123,8 @@ class Core:
             submissions = self._take_events()
             if submissions:
                 self._decide(submissions)
+                self._decided()  # who waits for no more than that is first
                 self._write_wanted.set()
-                self._decided()
         self._write_wanted.set()
 
     def _close_when_done(self) -> bool:

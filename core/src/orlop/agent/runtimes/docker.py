@@ -43,7 +43,7 @@ from orlop.agent.runtimes.docker_engine import (
 )
 from orlop.agent.runtimes.docker_exec import execute_in
 from orlop.agent.runtimes.docker_following import FactsFollower
-from orlop.agent.runtimes.docker_record import Record
+from orlop.agent.runtimes.docker_record import NOTED, Record
 from orlop.agent.runtimes.docker_starting import NEVER_STARTED, WAITING_FOR_ENGINE, Starting
 from orlop.agent.runtimes.interface import (
     Execution,
@@ -112,6 +112,7 @@ class DockerRuntime:
         self._follower = Follower(
             self._context.docker,
             self._context.node_id,
+            NOTED | _EVENTS,
             on_connected=connected,
             on_event=functools.partial(on_loop, self._on_event),
             on_lost=functools.partial(on_loop, self._on_lost),

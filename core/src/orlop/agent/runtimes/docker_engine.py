@@ -18,7 +18,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from orlop.agent.runtimes.daemon_threads import DaemonThreads
@@ -165,7 +165,7 @@ def _keep_connections(client: Any) -> None:
 
 
 class Follower:
-    """Keeps a connection, and follows the engine's events on a thread of its own.
+    """Keeps a connection, and follows these of the engine's events on a thread of its own.
 
     Each time it connects it opens the event stream first and lists the containers after, so that nothing falls
     between; `on_connected(client, looking, listing)` is called with a client to work with, the follower's own, and
@@ -177,6 +177,7 @@ class Follower:
         self,
         url: str,
         node_id: str,
+        events: Iterable[str],
         *,
         on_connected: Callable[[Any, Any, list[dict[str, Any]]], None],
         on_event: Callable[[Mapping[str, Any]], None],
@@ -184,6 +185,7 @@ class Follower:
     ) -> None:
         self._url = url
         self._filter = {"label": f"{NODE_LABEL}={node_id}"}
+        self._events = sorted(events)
         self._on_connected = on_connected
         self._on_event = on_event
         self._on_lost = on_lost
@@ -227,7 +229,8 @@ class Follower:
             try:
                 with engine_errors():
                     since = int(time.time()) - EVENTS_OVERLAP_S
-                    self._stream = client.events(since=since, filters=self._filter | {"type": "container"}, decode=True)
+                    wanted = self._filter | {"type": "container", "event": self._events}
+                    self._stream = client.events(since=since, filters=wanted, decode=True)
                     self._on_connected(working, client, client.containers(all=True, filters=self._filter))
                 pulse.watch(self._stream)
                 if not self._closed.is_set():  # closed while the stream was being opened

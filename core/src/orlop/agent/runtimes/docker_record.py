@@ -13,6 +13,8 @@ from orlop.agent.runtimes.interface import Phase, Report
 
 #: Events after which the next end may be another one than the events alone tell.
 _MEDDLING: Final = frozenset({"kill", "update"})
+#: The events that a record is to be told of.
+NOTED: Final = _MEDDLING | {"start", "oom", "destroy"}
 
 
 @attrs.define(kw_only=True, eq=False)
