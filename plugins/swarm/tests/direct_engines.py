@@ -196,6 +196,9 @@ class DirectContainers:
         found = (one for one in self.remembered.values() if one.name == reference or one.id.startswith(reference))
         return next(found, None)
 
+    async def settled(self, reference: str) -> bool:
+        return False
+
     async def out_of_reach(self) -> list[Known]:
         down = {node.id for node in self._pool.nodes() if node.unavailable}
         return [one for one in self.remembered.values() if one.node in down]

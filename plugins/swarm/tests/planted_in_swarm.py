@@ -12,7 +12,7 @@ from orlop_swarm import asking, framework
 
 def what_is_removed_is_made_again(patch: pytest.MonkeyPatch) -> None:
     """Whoever removes a container that moves gets it back."""
-    patch.setattr(framework, "_why_it_moves", lambda task: "it is gone" if task.status.exit is not None else "")
+    patch.setattr(framework, "why_it_moves", lambda task: "it is gone" if task.status.exit is not None else "")
 
 
 def whether_it_ran_is_forgotten(patch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,9 @@ class NoContainers:
     async def known(self, reference: str) -> Known | None:
         return None
 
+    async def settled(self, reference: str) -> bool:
+        return False
+
     async def out_of_reach(self) -> list[Known]:
         return []
 

@@ -103,6 +103,9 @@ class NothingKnown:
     async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
         return lambda labels: labels.get("which", "") in self._old
 
+    async def settled(self, reference: str) -> bool:
+        return False
+
     async def known(self, reference: str) -> Known | None:
         return next((one for one in self._known if reference in (one.id, one.name)), None)
 

@@ -159,7 +159,7 @@ class Swarm(Framework):
         if task is not None and task.live:
             if container.moves and container.runs is not _runs(task, container.runs):
                 yield Put(CONTAINER, key, attrs.evolve(container, runs=not container.runs))
-        elif task is not None and container.moves and (why := _why_it_moves(task)):
+        elif task is not None and container.moves and (why := why_it_moves(task)):
             failed = task.status.exit is not None and task.status.exit.outcome is Outcome.ERROR
             not_before = view.now.utc_ms + TRY_AGAIN_AFTER_MS if failed else 0
             spec = view.spec(task)
@@ -183,7 +183,7 @@ def _stays(view: View, key: str) -> bool:
     if key in view.live or (container is not None and container.asked == view.version):
         return True
     task = view.tasks.get(key)
-    return task is not None and container is not None and container.moves and bool(_why_it_moves(task))
+    return task is not None and container is not None and container.moves and bool(why_it_moves(task))
 
 
 def _runs(task: Task, before: bool) -> bool:
@@ -194,7 +194,7 @@ def _runs(task: Task, before: bool) -> bool:
     return before if to_start and not task.running else task.running
 
 
-def _why_it_moves(task: Task) -> str:
+def why_it_moves(task: Task) -> str:
     """Its node is lost, drained or too full, or it could not be made where it was to move; empty: a client has removed
     it, or somebody has killed it, before anything else befell it."""
     exit_ = task.status.exit

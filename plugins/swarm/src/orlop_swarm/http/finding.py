@@ -173,7 +173,7 @@ class Owners:
         while len(self._execs) > EXECS_REMEMBERED_MAX:
             self._execs.popitem(last=False)
 
-    async def _asked(self, reference: str) -> Held:
+    async def _asked(self, reference: str, *, again: bool = False) -> Held:
         plain = reference.removeprefix("/")
         engines: Sequence[Engine] = self._pool.engines()
         if "/" in plain:
@@ -188,6 +188,8 @@ class Owners:
         if found:
             return _meant(reference, plain, found)
         self.forget(plain)
+        if not again and await self._containers.settled(plain):
+            return await self._asked(reference, again=True)
         await self._refuse_if_down(plain)
         raise NotFound(f"No such container: {reference}", hidden=bool(everywhere))
 

@@ -17,8 +17,9 @@ import attrs
 from orlop.docker_containers import TASK_LABEL
 from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
-from orlop_swarm.documents import CONTAINER
+from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.framework import why_it_moves
 from orlop_swarm.http import copying
 from orlop_swarm.http.finding import Owner, told
 from orlop_swarm.http.known import known, meant, on_nodes
@@ -40,6 +41,9 @@ FRAMEWORK: Final = "swarm"
 MADE_WITHIN_S: Final = 3_600.0
 #: An engine has done something; its agent tells the kernel within so long, or something is wrong.
 TOLD_WITHIN_S: Final = 10.0
+#: What moves is made again within so long once it has a place, and gets one within so long if there is any.
+MOVED_WITHIN_S: Final = 10.0
+PLACED_WITHIN_S: Final = 1.0
 #: Without news for so long, the engine is asked whether there are any.
 NEWS_WITHIN_S: Final = 0.3
 
@@ -54,6 +58,8 @@ class KernelContainers:
         self._looking = looking
         #: Containers' ids → keys, as far as they were needed.
         self._keys: dict[str, str] = {}
+        #: Keys of those that are being made for the first time.
+        self._making: set[str] = set()
 
     async def create(self, creation: Creation) -> Created:
         """See `Containers`."""
@@ -130,10 +136,14 @@ class KernelContainers:
 
     async def _make(self, order: Create) -> Created:
         reserved = await self._reserved(order)
-        # Once it is there, it is: its node tells of it again if what is known of it were lost.
-        task = await self._host.wait_for(
-            FRAMEWORK, reserved.name, lambda one: _made(one, reserved.key), MADE_WITHIN_S, durable=False
-        )
+        self._making.add(reserved.key)
+        try:
+            # Once it is there, it is: its node tells of it again if what is known of it were lost.
+            task = await self._host.wait_for(
+                FRAMEWORK, reserved.name, lambda one: _made(one, reserved.key), MADE_WITHIN_S, durable=False
+            )
+        finally:
+            self._making.discard(reserved.key)
         if task is None or task.key != reserved.key or not task.live:
             raise _failed(task)
         container = task.status.external_id
@@ -298,6 +308,19 @@ class KernelContainers:
             raise Problem(503, f"Container {reference} is removed when its node is back, or is given up") from None
         return True
 
+    async def settled(self, reference: str) -> bool:
+        """See `Containers`."""
+        view = await self._host.view(FRAMEWORK)
+        name = view.objects(NAME).get(reference)
+        key = name.key if name is not None else reference
+        document, task = view.objects(CONTAINER).get(key), view.tasks.get(key)
+        if document is None or not document.moves or key in self._making or task is None or _is_settled(task):
+            return False
+        within_s = MOVED_WITHIN_S if task.node is not None else PLACED_WITHIN_S
+        with contextlib.suppress(TimeoutError):
+            await self._host.wait_for(FRAMEWORK, task.name, lambda one: one is None or _is_settled(one), within_s)
+        return True
+
     async def known(self, reference: str) -> Known | None:
         """See `Containers`."""
         view = await self._host.view(FRAMEWORK)
@@ -347,6 +370,13 @@ def _made(task: Task | None, key: str) -> bool:
     if task is None or task.key != key:
         return False
     return not task.live or (task.state in (TaskState.PREPARED, TaskState.RUNNING) and bool(task.status.external_id))
+
+
+def _is_settled(task: Task) -> bool:
+    """Is it where it is to stay for now, or is it no more?"""
+    if not task.live:
+        return not why_it_moves(task)
+    return _made(task, task.key) and not task.desired_reason
 
 
 def _has_heard(now: Task | None, before: Task, switch: Switch) -> bool:

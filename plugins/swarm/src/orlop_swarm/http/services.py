@@ -139,6 +139,10 @@ class Containers(Protocol):
     async def known(self, reference: str) -> Known | None:
         """By id, a prefix of it, or name; of those that the kernel knows."""
 
+    async def settled(self, reference: str) -> bool:
+        """By its name or its Swarm id: if it is on its way to another node, returns when it is there, or after some
+        seconds. False: it is not on its way."""
+
     async def out_of_reach(self) -> Sequence[Known]:
         """Those whose nodes cannot be used now."""
 
