@@ -24,6 +24,7 @@ from serving import (
 
 from orlop.agent.remote import RemoteServers, ServerRefused
 from orlop.agent.runtimes.interface import UnknownTask
+from orlop.agent.session import LinkClosed
 from orlop.agent.stream_service import serve_stream
 from orlop.agent.streams import StreamClosed, StreamEnd, local_stream
 from orlop.framework import NotAvailable
@@ -31,7 +32,7 @@ from orlop.model.messages import (
     OpenStreams,
 )
 from orlop.model.streams import Accepted, Fault, OutputRequest, Rejected, decode_answer, decode_request, encode
-from orlop.server.streams import ASKED_PER_NODE_MAX
+from orlop.server.streams import ASKED_PER_NODE_MAX, Streams
 from orlop.server.streams import Refused as StreamRefused
 
 
@@ -235,6 +236,29 @@ async def test_what_was_taken_is_replaced_a_little_later(tmp_path: Path) -> None
         await eventually(lambda: len(known.idle) == 2, "one is replaced")
         for stream in (first, second, third):
             await stream.close()
+
+
+@pytest.mark.parametrize("how", ["its session ends", "it cannot be asked", "this server leads no more"])
+async def test_who_waits_for_a_node_that_has_no_session_any_more_is_told_at_once(how: str) -> None:
+    streams = Streams()
+    asked: list[OpenStreams] = []
+
+    def ask(message: OpenStreams) -> None:
+        if asked and how == "it cannot be asked":
+            raise LinkClosed(how)
+        asked.append(message)
+
+    streams.session_began("n1", ask)
+    opening = asyncio.create_task(streams.open("n1", OutputRequest(task="t", runtime="process", output="stdout")))
+    await eventually(lambda: bool(streams._nodes["n1"].waiting) or opening.done(), "it waits")
+    if how == "its session ends":
+        streams.session_ended("n1", ask)
+    elif how == "this server leads no more":
+        streams.let_go()
+    with pytest.raises(NotAvailable, match="no session"):
+        async with asyncio.timeout(5):
+            await opening
+    assert asked
 
 
 async def test_local_streams_are_streams() -> None:

@@ -103,11 +103,21 @@ class Streams:
         known = self._nodes.get(node)
         if known is not None and known.ask == ask:
             known.ask = None
+            self._disappoint(node, known)
+
+    @staticmethod
+    def _disappoint(node: str, known: _Node) -> None:
+        """Nobody will dial for those who wait."""
+        while known.waiting:
+            waiter = known.waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(NotAvailable(f"node {node} has no session with this server at the moment"))
 
     def let_go(self) -> None:
         """This server leads no more: nodes will dial the one that does."""
-        for known in self._nodes.values():
+        for node, known in self._nodes.items():
             known.ask = None
+            self._disappoint(node, known)
             for stream in tuple(known.idle):
                 closing = asyncio.ensure_future(stream.close("this server does not lead"))
                 self._background.add(closing)
@@ -186,8 +196,7 @@ class Streams:
         known.waiting.append(waiter)
         self._order(node, known)
         if known.ask is None:
-            known.waiting.remove(waiter)
-            raise NotAvailable(f"node {node} has no session with this server at the moment")
+            self._disappoint(node, known)
         try:
             return await asyncio.wait_for(waiter, timeout_s)
         except TimeoutError:
