@@ -13,7 +13,7 @@ from supervised_node import SLEEP, Node, is_alive, pids_in, remove_node_groups, 
 
 from orlop.agent import cgroups
 from orlop.agent.cgroups import ControlGroups, NoControlGroups
-from orlop.agent.supervisor import journal, loop, remains
+from orlop.agent.supervisor import graves, journal, remains
 from orlop.agent.supervisor.journal import Entry, Exit, Journal
 from orlop.model.resources import Resources
 
@@ -101,7 +101,7 @@ def test_control_groups_that_cannot_be_removed_yet_are_tried_again_at_intervals(
     control_groups: ControlGroups, node: Node
 ) -> None:
     table = {}
-    for number in range(loop.GRAVES_TOGETHER + 8):
+    for number in range(graves.TOGETHER + 8):
         task = f"t{number}"
         groups = control_groups.create(task, 1, Resources())
         os.mkdir(f"{groups[0]}/inner")
@@ -109,7 +109,7 @@ def test_control_groups_that_cannot_be_removed_yet_are_tried_again_at_intervals(
         table[task].exit = Exit(code=3)
     Journal(str(node.data / "supervisor.journal")).rewrite(table)
     client, _ = node.open()
-    for _ in range(3 * loop.BURY_ATTEMPTS_MAX):  # more turns of its loop than it has attempts
+    for _ in range(3 * graves.ATTEMPTS_MAX):  # more turns of its loop than it has attempts
         client.send(do="version")
         client.wait_for("version")
     groups = [group for entry in table.values() for group in entry.groups]

@@ -8,6 +8,7 @@ __main__.py OPTIONS`, in its own session and control group, as child subreaper, 
 * `journal`: each start and each exit, appended before anybody is told. Reading it again gives the table.
 * `spawn`: fork, wait for the journal, become the task.
 * `remains`: what a task leaves behind: its process group and its control groups.
+* `graves`: when the latter are removed.
 
 **No unknown process.** A child is forked blocked on a pipe; its pid is journalled; then it may go on. If the
 supervisor dies in between, the pipe breaks and the child exits without having run anything.

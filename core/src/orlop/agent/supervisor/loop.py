@@ -15,6 +15,7 @@ import socket
 import time
 
 from . import journal, remains, spawn
+from .graves import Graves
 from .journal import Entry, Exit, Journal
 
 TASKS_MAX = 10_000
@@ -27,13 +28,6 @@ READ_BYTES = 2**18
 #: So many starts are made in one go; the first of them waits for the last.
 TOGETHER_MAX = 8
 
-#: Seconds between attempts to remove control groups whose processes are still dying, and how many there are.
-BURY_INTERVAL_S = 0.05
-BURY_ATTEMPTS_MAX = 200
-#: While tasks are being started, those of ended ones wait, but no more of them than that; so many are removed between
-#: two looks at what else there is to do.
-GRAVES_WAITING_MAX = 2_000
-GRAVES_TOGETHER = 32
 #: Seconds between attempts to journal what a full disk has refused.
 JOURNAL_RETRY_S = 1.0
 
@@ -116,9 +110,7 @@ class Supervisor:
         self._starting: dict[int, spawn.Child] = {}
         self._faults: dict[int, str] = {}
         self._early_signals: dict[int, list[int]] = {}
-        self._graves: list[tuple[list[str], int]] = []
-        self._busy_graves: list[tuple[list[str], int]] = []
-        self._bury_at = 0.0
+        self._graves = Graves()
         self._unwritten: list[dict] = []
         self._next_program: dict | None = None
         self._stop_when_idle = False
@@ -145,7 +137,7 @@ class Supervisor:
             if entry.exit is None:
                 self._take_up(entry)
             elif entry.groups:
-                self._graves.append((entry.groups, 0))  # the last supervisor may not have come to it
+                self._graves.add(entry.groups)  # the last supervisor may not have come to it
 
     def run(self) -> None:
         """Until there is nothing to do for long enough."""
@@ -155,7 +147,8 @@ class Supervisor:
             for key, events in self._selector.select(self._timeout_s()):
                 key.data(key.fileobj, events)
             self._write_rest()
-            self._bury()
+            if left := self._graves.bury(time.monotonic()):
+                log(f"control groups that cannot be emptied are left behind: {' '.join(left)}")
             self._flush()
             if self._next_program and not (self._starting or self._unwritten or self._stop_when_idle):
                 self._reexec(self._next_program)
@@ -166,7 +159,7 @@ class Supervisor:
 
     def _timeout_s(self) -> float:
         if self._graves:
-            return max(0.0, self._bury_at - time.monotonic())
+            return self._graves.pause_s(time.monotonic())
         return JOURNAL_RETRY_S if self._unwritten else max(0.05, min(self._idle_exit_s, 5.0))
 
     def _is_done(self) -> bool:
@@ -333,7 +326,7 @@ class Supervisor:
             self._children[entry.pid] = entry
             self._starting[entry.pid] = child
             child.release()
-        self._bury_at = time.monotonic() + BURY_INTERVAL_S
+        self._graves.put_off(time.monotonic())
 
     def _enter(self, wanted: Wanted, child: spawn.Child) -> Entry | None:
         """None when it has been refused."""
@@ -450,7 +443,7 @@ class Supervisor:
         self._record(journal.exited(entry))
         self._tell("exited", entry)
         if entry.groups:
-            self._graves.append((entry.groups, 0))
+            self._graves.add(entry.groups)
 
     def _take_up(self, entry: Entry) -> None:
         """After a restart or a reexec: is it our child, can it be adopted, or is it gone?"""
@@ -499,28 +492,6 @@ class Supervisor:
                 self._journal.rewrite(self._table)
         except OSError as error:
             log(f"the journal cannot be written: {error}")
-
-    def _bury(self) -> None:
-        """Not while tasks are being started: for the kernel it is as much work as a good part of a start. Those that
-        are busy are tried again when all have been tried."""
-        now = time.monotonic()
-        if not self._graves or (now < self._bury_at and len(self._graves) < GRAVES_WAITING_MAX):
-            return
-        taken, self._graves = self._graves[:GRAVES_TOGETHER], self._graves[GRAVES_TOGETHER:]
-        for groups, attempts in taken:
-            busy = remains.remove_control_groups(groups)
-            if not busy:
-                continue
-            remains.kill_control_groups(busy)
-            if attempts < BURY_ATTEMPTS_MAX:
-                self._busy_graves.append((busy, attempts + 1))
-            else:
-                log(f"control groups that cannot be emptied are left behind: {' '.join(busy)}")
-        if self._graves:
-            self._bury_at = now
-        else:
-            self._graves, self._busy_graves = self._busy_graves, []
-            self._bury_at = now + BURY_INTERVAL_S
 
     def _reexec(self, program: dict) -> None:
         """Does not return, unless it fails: then the old program goes on."""
