@@ -102,12 +102,12 @@ class Streams:
         """It cannot be asked in this way any more. What was dialled stays."""
         known = self._nodes.get(node)
         if known is not None and known.ask == ask:
-            known.ask = None
-            self._disappoint(node, known)
+            self._away(node, known)
 
     @staticmethod
-    def _disappoint(node: str, known: _Node) -> None:
-        """Nobody will dial for those who wait."""
+    def _away(node: str, known: _Node) -> None:
+        """It cannot be asked, and will not dial for those who wait."""
+        known.ask = None
         while known.waiting:
             waiter = known.waiting.popleft()
             if not waiter.done():
@@ -116,8 +116,7 @@ class Streams:
     def let_go(self) -> None:
         """This server leads no more: nodes will dial the one that does."""
         for node, known in self._nodes.items():
-            known.ask = None
-            self._disappoint(node, known)
+            self._away(node, known)
             for stream in tuple(known.idle):
                 closing = asyncio.ensure_future(stream.close("this server does not lead"))
                 self._background.add(closing)
@@ -195,8 +194,6 @@ class Streams:
         waiter: asyncio.Future[DialledStream] = asyncio.get_running_loop().create_future()
         known.waiting.append(waiter)
         self._order(node, known)
-        if known.ask is None:
-            self._disappoint(node, known)
         try:
             return await asyncio.wait_for(waiter, timeout_s)
         except TimeoutError:
@@ -213,6 +210,7 @@ class Streams:
             known.ordering.cancel()
             known.ordering = None
         if known.ask is None:
+            self._away(node, known)
             return
         now_s = self._clock()
         for stream_id in [one for one, at_s in known.asked.items() if now_s - at_s >= DIALLED_WITHIN_S]:
@@ -228,7 +226,7 @@ class Streams:
             try:
                 known.ask(OpenStreams(ids=ids))
             except LinkClosed:
-                known.ask = None
+                self._away(node, known)
 
     async def _ask_for(self, stream: StreamEnd, request: StreamRequest) -> StreamEnd:
         """Raises Refused, NotAvailable, StreamClosed; then the stream is closed."""
