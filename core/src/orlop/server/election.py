@@ -21,6 +21,8 @@ from typing import Final
 import attrs
 
 CAMPAIGN_AGAIN_MS: Final = 500
+#: Why a term ends whose shell has asked `leads` before an effect, and it does not.
+TOO_LATE: Final = "its lease may have ended before it told what it had decided"
 
 
 @attrs.frozen(kw_only=True)

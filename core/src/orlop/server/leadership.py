@@ -42,6 +42,7 @@ from orlop.kernel.state import State
 from orlop.model.messages import ToAgent, ToServer
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
+from orlop.server.election import TOO_LATE
 from orlop.server.event_log import EventLog
 from orlop.server.framework_host import FrameworkHost, FrameworkStatus
 from orlop.server.framework_run import FrameworkRunner
@@ -244,7 +245,7 @@ class Leadership:
         """A process that was stopped goes on here, before its election does. Another server may have given up by then
         what a node would be told to start."""
         if not self._leads():
-            self._failed(OutcomeUnknown("its lease may have ended before it told what it had decided"))
+            self._failed(OutcomeUnknown(TOO_LATE))
             return
         self._parts.metrics.effects.labels(type(effect).__name__).inc()
         match effect:

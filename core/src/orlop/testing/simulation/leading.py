@@ -34,6 +34,7 @@ from orlop.model.clock import Now
 from orlop.model.messages import Facts, Goodbye, Heartbeat, Hello, Refused, Statuses
 from orlop.server import clock_watch
 from orlop.server.clock_watch import ClockWatch
+from orlop.server.election import TOO_LATE
 from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
@@ -186,7 +187,7 @@ class Leading:
 
     def _carry_out(self, effect: Effect) -> None:
         if not self._life.leads():
-            self._life.give_up("its lease may have ended before it told what it had decided")
+            self._life.give_up(TOO_LATE)
             return
         match effect:
             case ToNode() | Assign():

@@ -148,19 +148,16 @@ class Life:
 
     def soon(self, delay_ms: int, call: Callable[[], None]) -> None:
         """In this life only, and not while the process stands still."""
-        self._world.after(delay_ms, lambda: self._server.when_it_moves(lambda: self._alive(call)))
+        self._world.after(delay_ms, lambda: self._guarded(call))
 
     def at(self, delay_ms: int, call: Callable[[], None], wanted: Callable[[], bool]) -> None:
         """As `soon`, by the clocks of the day (see `world`). wanted: is it still?"""
         self._world.at(
-            self._world.elapsed_ms + delay_ms,
-            lambda: self._server.when_it_moves(lambda: self._alive(call)),
-            lambda: not self.dead and wanted(),
+            self._world.elapsed_ms + delay_ms, lambda: self._guarded(call), lambda: not self.dead and wanted()
         )
 
-    def _alive(self, call: Callable[[], None]) -> None:
-        if not self.dead:
-            call()
+    def _guarded(self, call: Callable[[], None]) -> None:
+        self._server.when_it_moves(lambda: None if self.dead else call())
 
     def ask_store(
         self, what: Callable[[Any], Any], done: Callable[[Any, StoreError | None], None], *, writes: bool
