@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
 import subprocess
 from collections import Counter
 
+import docker.errors
 import pytest
 from swarm_pool import RunningPool
 from waiting import wait_until
@@ -104,15 +103,16 @@ def task_state(pool: RunningPool, name: str) -> str:
 def until_on(pool: RunningPool, name: str, node: str) -> Counter[int]:
     """Inspects it again and again until it is on that node. How often each status was answered."""
     seen: Counter[int] = Counter()
-    host, _, port = pool.url.removeprefix("tcp://").partition(":")
-    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
+    with pool.client() as client:
 
         def is_there() -> bool:
-            connection.request("GET", f"/containers/{name}/json")
-            answer = connection.getresponse()
-            shown = json.loads(answer.read())
-            seen[answer.status] += 1
-            return answer.status == 200 and shown["Node"]["Name"] == node
+            try:
+                shown = client.inspect_container(name)
+            except docker.errors.APIError as error:
+                seen[error.status_code] += 1
+                return False
+            seen[200] += 1
+            return bool(shown["Node"]["Name"] == node)
 
         wait_until(is_there, f"{name} is on {node}")
     return seen

@@ -8,21 +8,20 @@ from typing import Any, cast
 
 import attrs
 import pytest
+from terms import begin
 
 from orlop.agent.agent import read_clock
 from orlop.agent.session import LinkClosed, local_session
 from orlop.configuration import Settings
 from orlop.kernel.kernel import Kernel
-from orlop.model.documents import to_bytes
 from orlop.model.messages import Hello, Welcome
 from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources
 from orlop.server.bridge import Bridge
 from orlop.server.leadership import Leadership, Metrics, Parts
-from orlop.server.loading import LEADER_KEY, LeaderRecord, begin_term, list_entries
 from orlop.server.plugin_host import PluginHost
 from orlop.server.routing import Host
-from orlop.store.interface import OutcomeUnknown, Put
+from orlop.store.interface import OutcomeUnknown
 from orlop.store.memory import MemoryStore
 
 HELLO = Hello(node=NodeInfo(id="n", name="n", address="", resources=Resources(cpus=1), runtimes=("process",)))
@@ -41,9 +40,7 @@ class Term:
 
     def begin(self) -> Leadership:
         store, kernel = MemoryStore(), Kernel()
-        record = to_bytes(LeaderRecord(server="s", url="", since_utc_ms=1))
-        revision = store.transact([Put(LEADER_KEY, record)]).revision
-        term = begin_term(store, list_entries(store)[0], {}, revision, new_cluster_id="c", utc_ms=1)
+        term = begin(store)
         host = Host(
             cluster_name="c",
             address="",

@@ -5,26 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from terms import begin
 
 from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.task_record import TaskRecord
-from orlop.model.documents import to_bytes
 from orlop.model.messages import Assignment, Epoch, Seen
 from orlop.model.tasks import Desired, Spec, Status, TaskState
-from orlop.server.loading import LEADER_KEY, LeaderRecord, Term, begin_term, list_entries
-from orlop.store.interface import Delete, Put
+from orlop.server.loading import Term
 from orlop.store.memory import MemoryStore
 
 GENERATION = 1
-
-
-def begin(store: MemoryStore, seen: Seen | None = None) -> Term:
-    """Takes the lead, as the next server would."""
-    store.transact([Delete(LEADER_KEY)])
-    leader = to_bytes(LeaderRecord(server="s", url="", since_utc_ms=1))
-    revision = store.transact([Put(LEADER_KEY, leader)]).revision
-    entries, _ = list_entries(store)
-    return begin_term(store, entries, {}, revision, new_cluster_id="c", utc_ms=1_000, seen=seen)
 
 
 def reached(term: Term, *, generation: int = 0, revision: int = 0, version: int = 0, cluster_id: str = "") -> Seen:

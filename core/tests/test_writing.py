@@ -6,6 +6,7 @@ import threading
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from terms import begin
 
 from orlop.kernel import records
 from orlop.kernel.events import AgentHello, Answer, FrameworkActions
@@ -16,10 +17,10 @@ from orlop.model.clock import Now
 from orlop.model.messages import Hello
 from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources
-from orlop.server.loading import LEADER_KEY, Term, begin_term, list_entries, state_of
+from orlop.server.loading import list_entries, state_of
 from orlop.server.pipeline import Failure, Pipeline, Submission
 from orlop.server.writing import Released, Transaction, Writer
-from orlop.store.interface import Delete, Limits, Put
+from orlop.store.interface import Limits, Put
 from orlop.store.memory import MemoryStore
 
 NOW = Now(1, 1)
@@ -31,7 +32,7 @@ class Leader:
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
-        self.term = take_the_lead(store)
+        self.term = begin(store, utc_ms=1)
         self.pipeline = Pipeline(Kernel(), self.term.state, self.term.epoch, store.limits.operations - 1)
         self.writer = Writer(self.pipeline, self.term, store.limits, threading.Lock())
         self.told: list[tuple[str, Failure | None]] = []
@@ -72,12 +73,6 @@ class Leader:
     def write_all(self) -> None:
         while self.write():
             pass
-
-
-def take_the_lead(store: MemoryStore) -> Term:
-    store.transact([Delete(LEADER_KEY)])
-    revision = store.transact([Put(LEADER_KEY, b'{"v":1,"server":"s","url":"","since_utc_ms":0}')]).revision
-    return begin_term(store, list_entries(store)[0], {}, revision, new_cluster_id="c", utc_ms=1)
 
 
 def loaded(store: MemoryStore) -> State:

@@ -36,18 +36,18 @@ import attrs
 from etcd_members import EtcdCluster, EtcdFactory, missing
 from running import RunningOrlop, wait_until
 from servers import LEASE_S, ServerProcess, Servers, call
+from terms import begin
 
 from orlop.agent.agent import read_clock
 from orlop.kernel import records
 from orlop.kernel.events import AgentHello, AgentStatuses, Event, FrameworkActions
 from orlop.kernel.kernel import Kernel
-from orlop.model.documents import to_bytes
 from orlop.model.messages import Hello
 from orlop.model.tasks import Status, TaskState
 from orlop.processes.collecting import LOOK_S, Collector
 from orlop.processes.server import SWITCH_INTERVAL_S
 from orlop.server.core import Core
-from orlop.server.loading import LEADER_KEY, LeaderRecord, begin_term, list_entries
+from orlop.server.loading import LEADER_KEY
 from orlop.server.pipeline import Pipeline, Submission
 from orlop.server.writing import Transaction, Writer
 from orlop.store.etcd import EtcdStore
@@ -210,11 +210,7 @@ class LeaderPath:
 
     def __init__(self, members: EtcdCluster, nodes: int) -> None:
         self.store = EtcdStore(parse_address(members.url("path"), StoreAccess()))
-        record = to_bytes(LeaderRecord(server="bench", url="http://127.0.0.1:1", since_utc_ms=1))
-        revision = self.store.transact([Put(LEADER_KEY, record)]).revision
-        entries, _ = list_entries(self.store)
-        term = begin_term(self.store, entries, {}, revision, new_cluster_id="bench", utc_ms=read_clock().utc_ms)
-        self._term = term
+        term = self._term = begin(self.store, utc_ms=read_clock().utc_ms)
         self.counted = Counting(self.store)
         self.failed: list[Exception] = []
         self.core = Core(Kernel(), self.counted, term, read_clock, lambda _: None, self.failed.append)
