@@ -6,6 +6,7 @@ import asyncio
 import os
 import pwd
 import signal
+import stat
 import sys
 from typing import Any
 
@@ -21,6 +22,7 @@ from orlop.agent.runtimes.interface import (
     RuntimeContext,
     Snapshot,
 )
+from orlop.agent.runtimes.process_payload import parse_payload
 from orlop.model.resources import Resources
 from orlop.model.tasks import Outcome
 
@@ -43,6 +45,14 @@ def test_a_task_runs_in_its_folder_with_its_environment_and_ends(context: Runtim
         assert {Phase.PREPARING, Phase.ENDED} <= set(phases)
 
     run(context, story)
+
+
+def test_files_for_its_output_are_there_before_anything_of_a_task_runs(context: RuntimeContext) -> None:
+    launch = Agent(context).launch("a", "true")
+    request = process_folders.prepare(launch, parse_payload({"command": "true"}), None, process_folders.find_user)
+    for stream in ("stdout", "stderr"):
+        made = os.stat(request[stream])
+        assert (made.st_size, stat.S_IMODE(made.st_mode)) == (0, 0o640)
 
 
 def test_ends_are_told_apart(context: RuntimeContext) -> None:

@@ -111,6 +111,7 @@ def prepare(
             assignment = launch.assignment
             groups = control_groups.create(assignment.task, assignment.incarnation, assignment.spec.resources)
         _write_facts(folder, Facts(environment, directory, user, groups))
+        _make_outputs(folder)
     except OSError as error:
         raise CannotPrepare(f"this node cannot prepare the task: {error}") from error
     return {
@@ -152,6 +153,14 @@ def _write_facts(folder: str, facts: Facts) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(file)
+
+
+def _make_outputs(folder: str) -> None:
+    """The supervisor's child would make them, too, but the memory that the file system takes for them, and does not
+    give back with them, would count as the task's then, whose control group could not go away."""
+    for stream in STREAMS:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        os.close(os.open(os.path.join(folder, stream), flags, 0o640))
 
 
 def _plain_user(user: User | None) -> dict[str, Any] | None:
