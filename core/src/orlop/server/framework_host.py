@@ -31,6 +31,9 @@ BACKOFF_MAX_S: Final = 60.0
 LOST_THREADS_MAX: Final = 3
 QUEUED_COMMANDS_MAX: Final = 1_000
 COMMANDS_PER_RUN_MAX: Final = 50
+#: News of tasks are looked at together that come within so long, and not before what was just decided is on its way to
+#: nodes and clients. A command does not wait for that.
+GATHER_S: Final = 0.002
 
 Done = Callable[[Any, Exception | None], None]
 SetWakeup = Callable[[str, int | None], None]
@@ -180,10 +183,12 @@ class FrameworkHost:
                 pause_ms = self._resume_at_ms - self._clock().monotonic_ms
                 if pause_ms > 0:
                     self._condition.wait(pause_ms / 1000)
-                elif self._keys or self._commands or self._changed != Changed():
+                elif self._is_urgent():
                     break
-                else:
+                elif not self._keys:
                     self._condition.wait()
+                elif not self._condition.wait_for(self._is_urgent, GATHER_S):
+                    break
             changed = attrs.evolve(self._changed, keys=frozenset(self._keys))
             self._changed, self._keys = Changed(), set()
             commands = self._commands[:COMMANDS_PER_RUN_MAX]
@@ -191,6 +196,9 @@ class FrameworkHost:
             self._busy_since_ms = self._clock().monotonic_ms
             self._running_commands = commands
             return changed, commands
+
+    def _is_urgent(self) -> bool:
+        return self._stopping or bool(self._commands) or self._changed != Changed()
 
     def _run_once(self, generation: int, changed: Changed, commands: list[tuple[Command, Done]]) -> None:
         started = self._clock()

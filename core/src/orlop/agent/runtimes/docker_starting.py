@@ -97,7 +97,7 @@ class Starting:
             try:
                 if not self._engine.connected.is_set():
                     self._emit(record, Phase.PREPARING, message=WAITING_FOR_ENGINE)
-                await self._unless_abandoned(record, self._engine.connected.wait(), asked=asked)
+                    await self._unless_abandoned(record, self._engine.connected.wait(), asked=asked)
                 if record.abandoned.is_set():
                     await self._engine.discard(creation.name, record.identity)
                     raise _Abandoned

@@ -5,7 +5,6 @@ Where a container may be placed depends on what it needs of one engine alone; se
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -67,11 +66,9 @@ class KernelContainers:
         node, name = self._placed_name(creation.name.removeprefix("/"))
         body = creation.body
         _refuse_unreadable(body)
-        image, holders, beside = await asyncio.gather(
-            self._looking.image(engines, body.get("Image")),
-            self._looking.holders(engines, body),
-            self._looking.dependencies(engines, body),
-        )
+        image = await self._looking.image(engines, body.get("Image"))
+        holders = await self._looking.holders(engines, body)
+        beside = await self._looking.dependencies(engines, body)
         allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
         home = ""
         if holders.nodes is not None and (holders.for_good or len(holders.nodes) != 1):

@@ -89,6 +89,8 @@ class Looking:
         are on one node volumes count before networks, of which every node has a copy, and earlier before later ones.
         """
         volumes, networks = named_volumes(body), named_networks(body)
+        if not volumes and not networks:
+            return Holders(nodes=None, for_good=False)
         paths = [f"/volumes/{quote(name, safe='')}" for name in volumes]
         paths += [f"/networks/{quote(name, safe='')}" for name in networks]
         holders: frozenset[str] | None = None

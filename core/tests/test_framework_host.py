@@ -1,0 +1,93 @@
+"""When a framework's thread looks at what is new."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from terms import begin
+
+from orlop.agent.agent import read_clock
+from orlop.framework import Action, Changed, Framework, Reply, View
+from orlop.kernel.events import Notify
+from orlop.kernel.kernel import Kernel
+from orlop.server import framework_host
+from orlop.server.core import Core
+from orlop.server.framework_host import FrameworkHost
+from orlop.server.framework_run import FrameworkRunner
+from orlop.store.memory import MemoryStore
+
+WITHIN_S = 30.0
+LONG_S = 3_600.0
+
+
+class Noting(Framework):
+    """Notes what it is told, and answers all commands."""
+
+    name = "noting"
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.told: queue.Queue[Changed] = queue.Queue()
+
+    def command(self, view: View, command: Any) -> Iterable[Action]:
+        yield Reply(command)
+
+    def handle(self, view: View, changed: Changed) -> Iterable[Action]:
+        self.told.put(changed)
+        return ()
+
+
+@contextmanager
+def running(framework: Noting) -> Iterator[FrameworkHost]:
+    """Begins when the framework has looked at everything."""
+    store = MemoryStore()
+    core = Core(Kernel(), store, begin(store), read_clock, lambda _: None, lambda error: pytest.fail(str(error)))
+    host = FrameworkHost("p", FrameworkRunner(framework), core, read_clock, lambda _token, _utc_ms: None, WITHIN_S)
+    core.start()
+    host.start()
+    try:
+        assert framework.told.get(timeout=WITHIN_S).everything
+        yield host
+    finally:
+        host.stop("the test ends")
+        core.stop()
+
+
+def test_news_of_tasks_that_come_together_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_host, "GATHER_S", 1.0)
+    framework = Noting()
+    with running(framework) as host:
+        for key in ("a", "b", "c"):
+            host.notify(Notify(framework="noting", keys=frozenset({key})))
+        assert framework.told.get(timeout=WITHIN_S).keys == {"a", "b", "c"}
+
+
+def test_a_command_does_not_wait_for_more_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_host, "GATHER_S", LONG_S)
+    framework, answered, replies = Noting(), threading.Event(), []
+
+    def done(reply: Any, error: Exception | None) -> None:
+        replies.append(error or reply)
+        answered.set()
+
+    with running(framework) as host:
+        host.notify(Notify(framework="noting", keys=frozenset({"a"})))
+        host.enqueue("token", "asked", done)
+        assert answered.wait(WITHIN_S)
+        assert replies == ["asked"]
+        assert framework.told.get(timeout=WITHIN_S).keys == {"a"}
+
+
+def test_neither_does_a_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_host, "GATHER_S", LONG_S)
+    framework = Noting()
+    with running(framework) as host:
+        host.notify(Notify(framework="noting", keys=frozenset({"a"})))
+        host.wake("due")
+        changed = framework.told.get(timeout=WITHIN_S)
+        assert (changed.keys, changed.wakeups) == ({"a"}, {"due"})
