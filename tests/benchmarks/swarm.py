@@ -40,7 +40,7 @@ STREAM_AT_LEAST: Final = (0.75, 0.5)
 class Sizes:
     """cycles: of a container that is made, looked at, started and removed. megabytes: of 2^20 bytes."""
 
-    cycles: int = 40
+    cycles: int = 100
     many: int = 50
     many_rounds: int = 5
     megabytes: int = 50

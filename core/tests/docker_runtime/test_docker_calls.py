@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import selectors
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import docker.errors
+import orjson
 import pytest
 from engines import Engine
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orlop.agent.runtimes import docker_calls
 from orlop.agent.runtimes.docker_engine import connect
@@ -65,6 +70,32 @@ def test_a_container_is_made_and_started(connected: Any) -> None:
     docker_calls.start(connected, made["Id"])  # it runs already, which is no error
     inspected = connected.inspect_container(made["Id"])
     assert (inspected["Name"], inspected["State"]["Status"]) == ("/mine_yours", "running")
+    assert docker_calls.inspect(connected, made["Id"]) == inspected
+
+
+def test_events_are_those_of_docker_py(connected: Any) -> None:
+    began_s = int(time.time())
+    made = [docker_calls.create(connected, BODY, f"c{number}", "", "")["Id"] for number in range(20)]
+    whole = {"since": began_s, "until": int(time.time()) + 1, "filters": {"container": made}}
+    mine = list(docker_calls.events(connected.events(**whole)))
+    assert [event["Actor"]["ID"] for event in mine] == made
+    assert mine == list(connected.events(**whole, decode=True))
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text())), st.data())
+def test_events_are_read_from_pieces_of_any_size(told: list[dict[str, str]], data: st.DataObject) -> None:
+    whole = b"".join(orjson.dumps(event) + b"\n" for event in told)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)))))
+    pieces = [whole[begin:end] for begin, end in itertools.pairwise([0, *cuts, len(whole)])]
+    assert list(docker_calls.events(pieces)) == told
+    assert list(docker_calls.events([whole.decode()])) == told
+
+
+def test_what_is_no_event_ends_the_stream() -> None:
+    told = docker_calls.events([b'{"Action":"start"}\n<html>\n'])
+    assert next(told) == {"Action": "start"}
+    with pytest.raises(ConnectionError, match="no JSON"):
+        next(told)
 
 
 def refusal(call: Callable[[], object]) -> tuple[type, int, str]:
@@ -88,6 +119,7 @@ def test_refusals_are_those_of_docker_py(connected: Any) -> None:
     docker_calls.create(connected, BODY, "taken", "", "")
     both(lambda: docker_calls.create(connected, BODY, "taken", "", ""), lambda: their_create(BODY, "taken"))
     both(lambda: docker_calls.create(connected, BODY, "/no/name", "", ""), lambda: their_create(BODY, "/no/name"))
+    both(lambda: docker_calls.inspect(connected, "nosuch"), lambda: connected.inspect_container("nosuch"))
     gone = both(lambda: docker_calls.start(connected, "nosuch"), lambda: connected.start("nosuch"))
     assert gone is docker.errors.NotFound
     wrong = BODY | {"Cmd": ["/nosuchprogram"]}

@@ -29,8 +29,8 @@ from typing import Any, Final
 
 import attrs
 
+from orlop.agent.runtimes import docker_calls, docker_sandbox
 from orlop.agent.runtimes import docker_container as container_json
-from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access, kept_since
 from orlop.agent.runtimes.docker_connection import DirectConnection, connect_directly
 from orlop.agent.runtimes.docker_container import Identity
@@ -266,7 +266,8 @@ class DockerRuntime:
     async def _inspect(self, container: str, identity: Identity) -> Report | None:
         """None when it is gone or going. Raises EngineLost."""
         try:
-            inspected = await self._engine.call(self._engine.pools.control, "inspect_container", container)
+            client, pool = self._engine.client, self._engine.pools.control
+            inspected = await self._engine.in_thread(pool, docker_calls.inspect, client, container)
         except EngineRefused:
             return None
         return container_json.report_of(inspected, identity)

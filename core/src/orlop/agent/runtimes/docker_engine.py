@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from orlop.agent.runtimes import docker_calls
 from orlop.agent.runtimes.daemon_threads import DaemonThreads
 from orlop.agent.runtimes.docker_container import one_line
 from orlop.docker_containers import NODE_LABEL
@@ -230,7 +231,7 @@ class Follower:
                 with engine_errors():
                     since = int(time.time()) - EVENTS_OVERLAP_S
                     wanted = self._filter | {"type": "container", "event": self._events}
-                    self._stream = client.events(since=since, filters=wanted, decode=True)
+                    self._stream = client.events(since=since, filters=wanted)
                     self._on_connected(working, client, client.containers(all=True, filters=self._filter))
                 pulse.watch(self._stream)
                 if not self._closed.is_set():  # closed while the stream was being opened
@@ -243,7 +244,7 @@ class Follower:
     def _follow_events(self) -> None:
         """Until the stream ends, for whatever reason: that it was there is all that matters for the next try."""
         with contextlib.suppress(EngineLost), engine_errors():
-            for event in self._stream:
+            for event in docker_calls.events(self._stream):
                 self._on_event(event)
 
 

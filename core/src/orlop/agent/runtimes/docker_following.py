@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import attrs
 
+from orlop.agent.runtimes import docker_calls
 from orlop.agent.runtimes.docker_engine import (
     BACKOFF_FIRST_S,
     BACKOFF_LAST_S,
@@ -161,7 +162,7 @@ class _Reader:
         """Until the stream ends, for whatever reason."""
         try:
             with contextlib.suppress(EngineLost, EngineRefused), engine_errors():
-                for event in self._stream:
+                for event in docker_calls.events(self._stream):
                     self._note(event)
         finally:
             close_stream(self._stream)
@@ -214,7 +215,7 @@ class FactsFollower:
     def _follow(self, client: Any) -> None:
         """Until the engine goes away. Raises EngineLost, EngineRefused."""
         with engine_errors():
-            stream = client.events(since=int(time.time()) - EVENTS_OVERLAP_S, filters=_EVENTS, decode=True)
+            stream = client.events(since=int(time.time()) - EVENTS_OVERLAP_S, filters=_EVENTS)
         self._reader = reader = _Reader(stream, self._cluster)
         with contextlib.closing(reader):
             seen = _Seen(client, self._cluster)
