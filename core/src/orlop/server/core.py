@@ -1,7 +1,8 @@
 """The shell of the commit pipeline: a kernel thread that decides, a writer thread that writes.
 
 `submit` may be called from any thread. Effects are handed to `release` and outcomes to each submission's `done`, both
-on the writer thread; `decided` is called on the kernel's, after each step. They only enqueue.
+on the writer thread. They only enqueue. `decided` is called on the kernel's thread after each step, with what makes
+the writer begin: to be called there, or on another thread soon.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Core:
         clock: Callable[[], Now],
         release: Callable[[Iterable[Effect]], None],
         failed: Callable[[Exception], None],
-        decided: Callable[[], None] = lambda: None,
+        decided: Callable[[Callable[[], None]], None] = lambda write: write(),
     ) -> None:
         self.kernel = kernel
         self._store = store
@@ -123,8 +124,7 @@ class Core:
             submissions = self._take_events()
             if submissions:
                 self._decide(submissions)
-                self._decided()  # who waits for no more than that is first
-                self._write_wanted.set()
+                self._decided(self._write_wanted.set)
         self._write_wanted.set()
 
     def _close_when_done(self) -> bool:

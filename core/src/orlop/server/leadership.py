@@ -224,10 +224,15 @@ class Leadership:
         """Why new work is refused; empty when it is not."""
         return self._housekeeping.refusal
 
-    def _decided(self) -> None:
-        """On the kernel's thread, after each step."""
-        if self._parts.host.awaits_decisions:
-            self._bridge.call(self._parts.host.decided)
+    def _decided(self, write: Callable[[], None]) -> None:
+        """On the kernel's thread, after each step. Who waits for no more than a decision is answered first: the writer
+        would take the interpreter for itself meanwhile."""
+        host = self._parts.host
+        if host.awaits_decisions:
+            self._bridge.call(host.decided)
+            self._bridge.call(write)
+        else:
+            write()
 
     # Effects: called on the writer thread, after the commit
 
