@@ -20,7 +20,8 @@ from orlop.docker_versions import nearest, number
 from orlop_swarm.engines.exchange import BrokenAnswer, End, Event, Exchange, Head, UpgradingAnswer, upgrading_request
 from orlop_swarm.engines.interface import Connection, Dial, EngineNode, EngineUnavailable, Upgraded
 
-IDLE_MAX: Final = 4
+#: As many as a client that works side by side may need at once: a new one to an agent elsewhere is several round trips.
+IDLE_MAX: Final = 16
 SAFE: Final = frozenset(("GET", "HEAD"))
 
 
