@@ -12,6 +12,7 @@ from orlop.agent.agent import Agent, Connect, DialStream
 from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_resources, operating_system
 from orlop.agent.records import AgentRecords, NodeIdentity
 from orlop.agent.runtimes.interface import FetchSettings, Runtime, RuntimeContext
+from orlop.agent.spreading import spread
 from orlop.configuration import Settings
 from orlop.model.messages import RenewCertificate
 from orlop.model.nodes import NodeInfo
@@ -55,6 +56,7 @@ def make_agent(
         fetch=_fetch_settings(settings),
     )
     context.tasks.mkdir(parents=True, exist_ok=True)
+    spread(context.tasks)
     wanted = settings.agent.runtimes
     made: list[Runtime] = []
     for _, runtimes in plugins.collect("runtimes", context=context):

@@ -51,7 +51,6 @@ from orlop.agent.runtimes.process_folders import (
 from orlop.agent.runtimes.process_logs import LogStream
 from orlop.agent.runtimes.process_payload import Payload, parse_payload
 from orlop.agent.runtimes.process_preparing import Preparer
-from orlop.agent.runtimes.process_spreading import spread
 from orlop.agent.supervisor.journal import Entry
 from orlop.agent.supervisor.journal import Exit as ProcessExit
 from orlop.agent.supervisor_client import SupervisorClient
@@ -173,8 +172,6 @@ class ProcessRuntime:
             _log.warning("process tasks run without resource limits: %s", error)
         self._preparer = Preparer(self._control_groups)
         self._context.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._context.tasks.mkdir(parents=True, exist_ok=True)
-        spread(self._context.tasks)
         self._client = SupervisorClient(
             data=self._context.data,
             groups=self._control_groups.supervisor() if self._control_groups else (),

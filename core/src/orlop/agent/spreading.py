@@ -15,12 +15,14 @@ import struct
 from pathlib import Path
 from typing import Final
 
-#: Of <linux/fs.h>, on all architectures of this day but PowerPC, MIPS, SPARC and Alpha, which refuse it.
-_GET_ATTRIBUTES: Final = 0x80086601
-_SET_ATTRIBUTES: Final = 0x40086602
+#: Of <linux/fs.h>, where they are said to take a long; what they take is an int. PowerPC, MIPS, SPARC and Alpha number
+#: them in another way, and refuse these.
+_LONG_BYTES: Final = struct.calcsize("@l")
+_GET_ATTRIBUTES: Final = 2 << 30 | _LONG_BYTES << 16 | ord("f") << 8 | 1
+_SET_ATTRIBUTES: Final = 1 << 30 | _LONG_BYTES << 16 | ord("f") << 8 | 2
 #: The top of hierarchies of folders.
 _TOP: Final = 0x00020000
-_ATTRIBUTES: Final = struct.Struct("@l")
+_ATTRIBUTES: Final = struct.Struct("@I")
 
 
 def spread(folder: Path) -> bool:
