@@ -28,6 +28,7 @@ from orlop.agent.runtimes.interface import Launch
 from orlop.agent.runtimes.outputs import STREAMS, Outputs
 from orlop.agent.runtimes.process_logs import LogStream
 from orlop.agent.runtimes.process_payload import Payload, environment_of
+from orlop.agent.supervisor.spawn import open_output
 
 _log = logging.getLogger(__name__)
 
@@ -159,8 +160,7 @@ def _make_outputs(folder: str) -> None:
     """The supervisor's child would make them, too, but the memory that the file system takes for them, and does not
     give back with them, would count as the task's then, whose control group could not go away."""
     for stream in STREAMS:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        os.close(os.open(os.path.join(folder, stream), flags, 0o640))
+        os.close(open_output(os.fsencode(os.path.join(folder, stream))))
 
 
 def _plain_user(user: User | None) -> dict[str, Any] | None:

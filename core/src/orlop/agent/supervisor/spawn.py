@@ -230,14 +230,17 @@ def _redirect(start: Start) -> None:
     os.dup2(null, 0)
     for path, descriptor in ((start.stdout, 1), (start.stderr, 2)):
         try:
-            file = _open_output(path)
+            file = open_output(path)
         except OSError as error:
             raise _Fault(f"cannot open {path.decode()}", error) from None
         os.dup2(file, descriptor)
 
 
-def _open_output(path: bytes) -> int:
-    """Raises OSError, also if it has become a pipe that nobody reads: it is not waited for."""
+def open_output(path: bytes) -> int:
+    """A file for what a task writes, made if it is not there.
+
+    Raises OSError, also if it has become a pipe that nobody reads: it is not waited for.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     file = os.open(path, flags, 0o640)
     os.set_blocking(file, True)
