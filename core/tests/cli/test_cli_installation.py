@@ -22,7 +22,7 @@ from orlop.cli.scaffold import write_plugin
 from orlop.configuration import Settings
 from orlop.server.plugin_host import PluginHost
 
-MISBEHAVING = Path(__file__).parent / "misbehaving"
+MISBEHAVING = Path(__file__).parents[1] / "misbehaving"
 NO_SERVER = ("--server", "http://127.0.0.1:1")
 
 

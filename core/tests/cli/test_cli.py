@@ -5,132 +5,19 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
-import attrs
 import click
 import pytest
-from click.testing import CliRunner, Result
+from answering import CLUSTER, NODE, TASK, WAITING, Fake, run
+from click.testing import CliRunner
 
-from orlop.cli import output, stories
+from orlop.cli import output
 from orlop.cli.client import Client
 from orlop.cli.cluster import shown_state
 from orlop.cli.failures import Failure, Unreachable
 from orlop.cli.main import _MODULES, _OWN, cli
-
-TASK = {
-    "id": "t-1", "name": "web.1", "key": "k", "group": "/web", "framework": "marathon", "state": "running",
-    "desired": "running", "node": "n-1", "node_name": "alpha", "ports": [31000, 31001], "healthy": True,
-    "created": "2026-01-01T00:00:00.000Z", "started": "2026-01-01T00:00:01.000Z", "ended": None, "outcome": None,
-    "exit_code": None, "reason": "", "role": "*", "runtime": "docker",
-}  # fmt: skip
-WAITING = TASK | {"id": "t-2", "name": "web.2", "state": "pending", "node": None, "node_name": None, "ports": []}
-EXPLANATION = {
-    "nodes": 2, "fits": 0, "note": "", "text": "0 of 2 nodes fit: not enough cpus (2)",
-    "ruled_out": [{"filter": "resources", "reason": "not enough cpus", "nodes": 2}],
-}  # fmt: skip
-CLUSTER = {
-    "name": "blue", "id": "c1", "version": "0.1.0", "address": "127.0.0.1:5050", "leader": "http://127.0.0.1:5050",
-    "store": "sqlite:///s", "started": "2026-01-01T00:00:00.000Z", "uptime_s": 5, "read_only": "the disk is full",
-    "nodes": {"ready": 2}, "tasks": {"running": 1, "pending": 1},
-    "resources": {
-        "total": {"cpus": 4.0, "mem": 2**34}, "used": {"cpus": 0.5, "mem": 3 * 2**29},
-        "units": {"cpus": "cores", "mem": "bytes"},
-    },
-    "frameworks": [{"name": "marathon", "state": "quarantined", "error": "KeyError: 'x'"}],
-    "unavailable": [
-        {"runtime": "docker", "node": "n-1", "node_name": "alpha", "reason": "the engine does not answer"}
-    ],
-    "orphans": [{"task": "t-9", "node": "n-1", "node_name": "alpha"}],
-}  # fmt: skip
-NODE = {
-    "id": "n-1", "name": "alpha", "address": "10.0.0.1", "state": "ready", "drained": False, "tasks": 1,
-    "attributes": {"rack": "r1"}, "runtimes": ["process", "docker"], "os": "linux", "arch": "x86_64",
-    "resources": {
-        "cpus": {"total": 4, "used": 0.5, "unit": "cores"}, "mem": {"total": 2**34, "used": 0, "unit": "bytes"},
-    },
-    "ports": "31000-32000",
-}  # fmt: skip
-
-
-def event(number: int, at: str = "2026-01-01T00:00:00.000Z", **details: str) -> dict[str, Any]:
-    return {"id": f"{number}-0", "at": at, "type": "task.running", "subject": "t-1", "cause": "", "details": details}
-
-
-@attrs.define
-class Fake:
-    """Answers by (method, path): JSON, (status, JSON), or a function of the handler. Remembers what was asked."""
-
-    url: str
-    answers: dict[tuple[str, str], Any] = attrs.field(factory=dict)
-    asked: list[tuple[str, str, dict[str, str], Any]] = attrs.field(factory=list)
-    headers: list[dict[str, str]] = attrs.field(factory=list)
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    class Handler(BaseHTTPRequestHandler):
-        def _serve(self) -> None:
-            parts = urlsplit(self.path)
-            path = unquote(parts.path)
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
-            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            made.asked.append((self.command, path, query, body))
-            made.headers.append(dict(self.headers))
-            answer = made.answers.get((self.command, path), (404, {"error": f"there is no {path}", "hint": "look"}))
-            if callable(answer):
-                answer(self)
-                return
-            status, document = answer if isinstance(answer, tuple) else (200, answer)
-            data = document if isinstance(document, bytes) else json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do_DELETE = _serve  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = Fake(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ORLOP_SERVER", "ORLOP_TOKEN", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def run(fake: Fake | None, *arguments: str, code: int = 0) -> Result:
-    before = ["--server", fake.url] if fake else []
-    result = CliRunner().invoke(cli, [*before, *arguments])
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    return result
-
-
-def body(data: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Sends these bytes and closes, as a stream that ends does."""
-
-    def send(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        handler.wfile.write(data)
-
-    return send
-
 
 # Start-up
 
@@ -396,158 +283,6 @@ def test_watching_does_not_begin_without_a_server() -> None:
     run(None, "--server", f"http://127.0.0.1:{free_port()}", "tasks", "--watch", code=1)
 
 
-# Stories
-
-
-def test_explain_a_waiting_task(fake: Fake) -> None:
-    document = {"task": WAITING, "explanation": EXPLANATION, "story": [event(1, node="alpha")], "specification": {}}
-    fake.answers["GET", "/v1/explain/web.2"] = document
-    lines = run(fake, "explain", "web.2").stdout.splitlines()
-    assert "state    pending, wanted running" in lines
-    assert "why      0 of 2 nodes fit: not enough cpus (2)" in lines
-    assert "resources   2       not enough cpus" in lines
-    assert lines[-1] == "2026-01-01T00:00:00.000Z  task.running  node=alpha"
-    assert json.loads(run(fake, "explain", "web.2", "-o", "json").stdout) == document
-
-
-def test_explain_an_ended_task(fake: Fake) -> None:
-    ended = TASK | {"state": "removed", "outcome": "failed", "exit_code": 3, "reason": "out of memory"}
-    fake.answers["GET", "/v1/explain/t-1"] = {"task": ended, "explanation": EXPLANATION, "story": []}
-    out = run(fake, "explain", "t-1").stdout
-    assert "ended    failed, exit code 3: out of memory" in out
-    assert "not enough cpus" not in out
-
-
-def test_explain_a_group(fake: Fake) -> None:
-    ask = WAITING | {"since": "2026-01-01T00:00:00.000Z", "count": 3, "delayed": False, "explanation": EXPLANATION}
-    document = {"group": "/web", "framework": "marathon", "tasks": {"pending": 3}, "text": "3 wait", "asks": [ask]}
-    fake.answers["GET", "/v1/explain//web"] = document
-    out = run(fake, "explain", "/web").stdout
-    assert "waiting  3 since 2026-01-01T00:00:00.000Z, such as t-2" in out
-    assert "0 of 2 nodes fit" in out
-    fake.answers["GET", "/v1/explain//web"] = document | {"asks": [], "text": "nothing of /web waits"}
-    assert "nothing of /web waits" in run(fake, "explain", "/web").stdout
-
-
-def test_explain_what_is_not_there(fake: Fake) -> None:
-    run(fake, "explain", "nothing", code=4)
-
-
-def test_events_and_their_filters(fake: Fake) -> None:
-    fake.answers["GET", "/v1/events"] = {"events": [event(1, code="0"), event(2)], "gap": False, "next": "2-0"}
-    out = run(fake, "events", "--type", "task", "--subject", "t-1", "--limit", "7").stdout.splitlines()
-    assert out[0] == "2026-01-01T00:00:00.000Z  task.running             t-1  code=0"
-    assert fake.asked[-1][2] == {"type": "task", "subject": "t-1", "limit": "7"}
-    assert [json.loads(line)["id"] for line in run(fake, "events", "-o", "json").stdout.splitlines()] == ["1-0", "2-0"]
-
-
-def test_events_since(fake: Fake) -> None:
-    old, new = event(1, "2020-01-01T00:00:00.000Z"), event(2, "2999-01-01T00:00:00.000Z")
-    fake.answers["GET", "/v1/events"] = {"events": [old, new], "gap": True, "next": "2-0"}
-    for since in ("10m", "2026-01-01", "2026-01-01T00:00:00Z"):
-        out = run(fake, "events", "--since", since, "-o", "json").stdout.splitlines()
-        assert [json.loads(line)["id"] for line in out] == ["2-0"], since
-        assert "after" not in fake.asked[-1][2]
-    result = run(fake, "events", "--since", "17-3")
-    assert fake.asked[-1][2]["after"] == "17-3"
-    assert "no longer kept" in result.stderr
-    assert "--since: expected" in run(fake, "events", "--since", "yesterday", code=2).stderr
-
-
-def test_following_events_resumes_after_each_break(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    def frame(document: dict[str, Any], kind: str = "") -> bytes:
-        head = f"event: {kind}\n" if kind else f"id: {document['id']}\n"
-        return f"{head}data: {json.dumps(document)}\n\n".encode()
-
-    streams = [
-        b"retry: 2000\n: connected\n\n" + frame(event(2)) + b"id: 3-0\ndata: {unfinished",
-        frame({"after": "2-0"}, "gap") + frame(event(5)),
-    ]
-
-    def serve(handler: BaseHTTPRequestHandler) -> None:
-        if handler.headers["Accept"] == "text/event-stream":
-            body(streams.pop(0))(handler)
-        else:
-            body(json.dumps({"events": [event(1)], "gap": False, "next": "1-0"}).encode())(handler)
-
-    def pause(_: float) -> None:
-        if not streams:
-            raise KeyboardInterrupt
-
-    fake.answers["GET", "/v1/events"] = serve
-    monkeypatch.setattr(stories, "_pause", pause)
-    result = run(fake, "events", "-f", "-o", "json")
-    assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ["1-0", "2-0", "5-0"]
-    assert "no longer kept" in result.stderr
-    assert [query.get("after") for _, _, query, _ in fake.asked] == [None, "1-0", "2-0"]
-
-
-def test_following_ends_when_the_server_refuses(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = iter([{"events": [], "gap": False, "next": None}, (503, {"error": "too many followers"})])
-
-    def serve(handler: BaseHTTPRequestHandler) -> None:
-        answer = next(refusals)
-        status, document = answer if isinstance(answer, tuple) else (200, answer)
-        handler.send_response(status)
-        handler.end_headers()
-        handler.wfile.write(json.dumps(document).encode())
-
-    fake.answers["GET", "/v1/events"] = serve
-    assert "too many followers" in run(fake, "events", "-f", code=1).stderr
-
-
-# Logs
-
-
-def test_logs_of_both_streams_each_on_its_own(fake: Fake) -> None:
-    def serve(handler: BaseHTTPRequestHandler) -> None:
-        body(b"to " + parse_qs(urlsplit(handler.path).query)["stream"][0].encode() + b"\n\xff\n")(handler)
-
-    fake.answers["GET", "/v1/tasks/web.1/logs"] = serve
-    result = run(fake, "logs", "web.1")
-    assert (result.stdout_bytes, result.stderr_bytes) == (b"to stdout\n\xff\n", b"to stderr\n\xff\n")
-    assert run(fake, "logs", "web.1", "--stderr").stdout_bytes == b"to stderr\n\xff\n"
-    assert run(fake, "logs", "web.1", "--stdout", "--tail", "0").stderr == ""
-    assert fake.asked[-1][2] == {"stream": "stdout", "tail": "0"}
-
-
-def test_following_logs_shows_whole_lines_as_they_come(fake: Fake) -> None:
-    first_seen = threading.Event()
-
-    def serve(handler: BaseHTTPRequestHandler) -> None:
-        query = parse_qs(urlsplit(handler.path).query)
-        assert query["follow"] == ["true"]
-        handler.send_response(200)
-        handler.end_headers()
-        if query["stream"] == ["stdout"]:
-            handler.wfile.write(b"one\ntw")
-            first_seen.set()
-            handler.wfile.write(b"o\nthree")
-        else:
-            assert first_seen.wait(30)
-            handler.wfile.write(b"error\n")
-
-    fake.answers["GET", "/v1/tasks/t-1/logs"] = serve
-    result = run(fake, "logs", "-f", "t-1")
-    assert result.stdout == "one\ntwo\nthree"
-    assert result.stderr == "error\n"
-
-
-@pytest.mark.parametrize("follow", [(), ("-f",)])
-def test_a_task_without_one_of_the_streams(fake: Fake, follow: tuple[str, ...]) -> None:
-    def serve(handler: BaseHTTPRequestHandler) -> None:
-        if "stream=stdout" in handler.path:
-            body(b"hello\n")(handler)
-        else:
-            handler.send_response(404)
-            handler.end_headers()
-            handler.wfile.write(b'{"error": "no such output"}')
-
-    fake.answers["GET", "/v1/tasks/t-1/logs"] = serve
-    assert run(fake, "logs", *follow, "t-1").output == "hello\n"
-    assert "there is no /v1/tasks/t-2/logs" in run(fake, "logs", *follow, "t-2", code=4).stderr
-
-
 # Small parts
 
 
@@ -600,7 +335,7 @@ def test_a_plugins_command_is_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from orlop.cli import installed
 
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "misbehaving"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "misbehaving"))
     points = [EntryPoint(name, name, "orlop") for name in ("exits_on_import", "raises_on_import", "well_behaved")]
     monkeypatch.setattr(installed, "entry_points", lambda: points)
     assert run(None, "behave").output == "well\n"
