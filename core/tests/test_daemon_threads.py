@@ -58,6 +58,25 @@ def test_shut_down() -> None:
     assert under_way.result(WITHIN_S) is True
 
 
+def test_who_is_told_of_a_call_given_up_may_submit_another() -> None:
+    pool = DaemonThreads(1, "test")
+    gate = threading.Event()
+    pool.submit(gate.wait, WITHIN_S)
+    refused = threading.Event()
+
+    def again(_: object) -> None:
+        with pytest.raises(RuntimeError):
+            pool.submit(int)
+        refused.set()
+
+    pool.submit(int).add_done_callback(again)
+    stopping = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+    stopping.start()
+    stopping.join(WITHIN_S)
+    assert refused.is_set()
+    gate.set()
+
+
 def test_the_program_ends_though_a_call_does_not() -> None:
     script = """
 import threading

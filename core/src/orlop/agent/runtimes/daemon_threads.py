@@ -62,6 +62,7 @@ class DaemonThreads(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Never waits. What was submitted is still done unless `cancel_futures`."""
+        given_up: list[Future[Any]] = []
         with self._lock:
             self._closed = True
             while cancel_futures:
@@ -70,5 +71,7 @@ class DaemonThreads(Executor):
                 except queue.Empty:
                     break
                 if call is not None:
-                    call[0].cancel()
+                    given_up.append(call[0])
             self._calls.put(None)
+        for future in given_up:  # who waits for it may submit something, and is to be refused
+            future.cancel()

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from orlop.agent.runtimes import docker_container as container_json
@@ -165,13 +165,30 @@ class Access:
             output = await self.call(self.pools.log, "logs", container, stream=True, tail=lines, **options)
         except EngineRefused as error:
             raise UnknownTask(str(error)) from error
+        reading: Future[bytes] | None = None
         try:
-            while chunk := await self.in_thread(self.pools.log, next, output, b""):
+            while True:
+                reading = self.pools.log.submit(_next_of, output)
+                if not (chunk := await asyncio.wrap_future(reading)):
+                    return
                 yield chunk
         finally:
-            cut_stream(output)
+            self._end_stream(output, reading)
+
+    def _end_stream(self, stream: Any, reading: Future[bytes] | None) -> None:
+        """Closes it when its last read is over, which this ends: a read that finds the end gives the connection back to
+        those that all calls share, and closing does too. At once they would do it twice, and two calls would meet on
+        one connection."""
+
+        def close(_: object = None) -> None:
             with contextlib.suppress(RuntimeError):  # the pool may be closed already
-                self.pools.log.submit(close_stream, output)
+                self.pools.log.submit(close_stream, stream)
+
+        if reading is None or reading.done():
+            close()
+        else:
+            cut_stream(stream)
+            reading.add_done_callback(close)
 
     async def newest_container(self, task: str) -> str:
         """The id of the task's last container, kept ones included. Raises EngineLost, UnknownTask."""
@@ -197,6 +214,12 @@ def kept_since(item: Mapping[str, Any]) -> int | None:
     """Of an entry of a listing: since when it is only kept for its output, in UTC seconds."""
     found = [container_json.kept_since(name) for name in item.get("Names") or ()]
     return next((since for since in found if since is not None), None)
+
+
+def _next_of(stream: Any) -> bytes:
+    """Empty at its end. Raises EngineLost, EngineRefused."""
+    with engine_errors():
+        return next(stream, b"")
 
 
 def _log_of(client: Any, container: str, stream: str) -> Iterable[bytes]:
