@@ -9,15 +9,19 @@ took long, what has survived it is not looked at again: most of it is the state,
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
 from collections.abc import Callable
 from typing import Final
 
+from orlop.server.ticks import next_tick
+
 #: New objects that are looked at at once: some milliseconds.
 NEW_OBJECTS: Final = 50_000
 LOOK_S: Final = 0.1
+#: As long as hardly anything is made, so many new objects between two looks.
+QUIET_LOOK_S: Final = 0.25
+QUIET_OBJECTS_MAX: Final = 2_000
 EVERYTHING_S: Final = 600.0
 #: A look at everything that took longer is not to be had a second time.
 LONG_LOOK_S: Final = 0.25
@@ -31,6 +35,7 @@ class Collector:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._everything_at_s = clock() + EVERYTHING_S
+        self._pause_s = LOOK_S
 
     def begin(self) -> None:
         """Leaves alone what is there now: modules and classes stay for good. Once: what a later life of the server
@@ -56,5 +61,7 @@ class Collector:
     async def look_forever(self) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            before = gc.get_count()[0]
+            await next_tick(self._pause_s)
+            self._pause_s = LOOK_S if gc.get_count()[0] - before > QUIET_OBJECTS_MAX else QUIET_LOOK_S
             self.look()

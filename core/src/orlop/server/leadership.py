@@ -53,6 +53,7 @@ from orlop.server.pipeline import Failure
 from orlop.server.plugin_host import PluginHost
 from orlop.server.routing import Host
 from orlop.server.sessions import Sessions
+from orlop.server.ticks import next_tick
 from orlop.server.timers import TimerService
 from orlop.store.interface import Compacted, OutcomeUnknown, Store, StoreError
 
@@ -195,7 +196,7 @@ class Leadership:
 
     async def _check_hangs(self) -> None:
         while True:
-            await asyncio.sleep(HANG_CHECK_S)
+            await next_tick(HANG_CHECK_S)
             for framework in self._frameworks.values():
                 framework.check_hang()
 

@@ -42,6 +42,7 @@ from orlop.server.remote_agents import RemoteAgents
 from orlop.server.role import Role
 from orlop.server.rotation import AUTHORITY, CURRENT, FORMER, NEXT, StoredAuthority
 from orlop.server.routing import Host
+from orlop.server.ticks import next_tick
 from orlop.store.interface import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ class Server:
     async def _retry_plugins(self) -> None:
         """Tries failed plugins again; when one has recovered, everything begins anew with it (tasks go on)."""
         while True:
-            await asyncio.sleep(PLUGIN_RETRY_CHECK_S)
+            await next_tick(PLUGIN_RETRY_CHECK_S)
             for name in self.plugins.due_retries(time.monotonic()):
                 if await asyncio.to_thread(self._recovers, name):
                     self._fail(PluginRecovered(f"plugin {name} has recovered"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from orlop.server.liveness import TICK_MS, Liveness
 from orlop.server.node_facts import ToldFacts
 from orlop.server.pipeline import Failure
 from orlop.server.session_table import SUPERSEDED, SessionTable
+from orlop.server.ticks import next_tick
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Sessions:
     async def watch(self) -> None:
         """Tells the kernel of silent nodes, and again of what it had to forget, for ever."""
         while True:
-            await asyncio.sleep(TICK_MS / 1000)
+            await next_tick(TICK_MS / 1000)
             for event in self._liveness.tick(self._clock().monotonic_ms, self._times_of_loss):
                 self._tell_silent(event)
             for facts in self._facts.again():
