@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orlop.agent.decisions import (
+    Effect,
+    Remove,
+    Signal,
+    Start,
+    Tell,
+)
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot
-from orlop.agent.worker import Effect, Remove, Signal, Start, Tell, Worker
+from orlop.agent.worker import Worker
 from orlop.framework import Action, Ask, Changed, Docker, Framework, Kill, NotPlaced, Put, Reply, Resources, View
 from orlop.model.clock import Now
 from orlop.model.messages import Assignment, Assignments, Epoch

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.agent.runtimes.interface import Phase, Report, Snapshot
-from orlop.agent.task_record import TaskRecord
-from orlop.agent.worker import (
+from orlop.agent.decisions import (
     Effect,
     KillNow,
     ServerAway,
@@ -20,8 +18,10 @@ from orlop.agent.worker import (
     Signal,
     Start,
     TimerDue,
-    Worker,
 )
+from orlop.agent.runtimes.interface import Phase, Report, Snapshot
+from orlop.agent.task_record import TaskRecord
+from orlop.agent.worker import Worker
 from orlop.framework import Action, Ask, Framework, PartitionPolicy, Policies, Process, Resources, View
 from orlop.kernel.events import DrainNode, NodeLeaves, NodeSilent
 from orlop.model.clock import Now

@@ -7,10 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
-from orlop.agent.task_record import TaskRecord
-from orlop.agent.worker import (
-    PASSED,
+from orlop.agent.decisions import (
     Drop,
     Effect,
     Event,
@@ -24,8 +21,10 @@ from orlop.agent.worker import (
     Tell,
     TimerDue,
     Watch,
-    Worker,
 )
+from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
+from orlop.agent.task_record import TaskRecord
+from orlop.agent.worker import PASSED, Worker
 from orlop.model.clock import Now
 from orlop.model.documents import from_bytes, to_bytes
 from orlop.model.messages import Assignment, Assignments, Epoch, Received

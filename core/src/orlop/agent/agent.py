@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 
-from orlop.agent import worker as decisions
+from orlop.agent import decisions
 from orlop.agent.engine_service import connect_engine
 from orlop.agent.facts import FactsTelling
 from orlop.agent.probes import ProbeRunner

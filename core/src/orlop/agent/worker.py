@@ -22,11 +22,30 @@ from typing import Final
 import attrs
 
 from orlop.agent import kept
+from orlop.agent.decisions import (
+    Drop,
+    Effect,
+    Event,
+    KillNow,
+    ProbesChanged,
+    Remove,
+    Save,
+    SaveEpoch,
+    ServerAway,
+    ServerHere,
+    SetTimer,
+    Signal,
+    Start,
+    Tell,
+    TimerDue,
+    Unwatch,
+    Watch,
+)
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
 from orlop.agent.task_record import TaskRecord
 from orlop.model.clock import Now
 from orlop.model.messages import Assignment, Assignments, Epoch, Received
-from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, ProbeResult, Status, TaskState
+from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, Status, TaskState
 
 KILL_AGAIN_MS: Final = 5_000
 REPORT_AGAIN_MS: Final = 2_000
@@ -38,115 +57,6 @@ PASSING_TOLD_AFTER_MS: Final = 100
 PASSED: Final = "passing"
 #: What the names of timers begin with that wait for a server; ids of tasks have no slash.
 ALONE: Final = "alone/"
-
-
-# Events beside Assignments, Received, Report, Snapshot and Unavailable
-
-
-@attrs.frozen(kw_only=True)
-class ProbesChanged:
-    """News of a task's health checks."""
-
-    task: str
-    incarnation: int
-    results: tuple[ProbeResult, ...]
-
-
-@attrs.frozen
-class ServerHere:
-    """A session with a server has begun."""
-
-
-@attrs.frozen
-class ServerAway:
-    """There is no session any more, or none yet."""
-
-
-@attrs.frozen
-class TimerDue:
-    """A timer set by `SetTimer` is due."""
-
-    token: str
-
-
-Event = Assignments | Received | Report | Snapshot | Unavailable | ProbesChanged | ServerHere | ServerAway | TimerDue
-
-
-# Effects
-
-
-@attrs.frozen
-class Save:
-    """Durable before any other effect of the same step."""
-
-    record: TaskRecord
-
-
-@attrs.frozen
-class SaveEpoch:
-    epoch: Epoch
-
-
-@attrs.frozen
-class Drop:
-    """The record is of no more use."""
-
-    task: str
-
-
-@attrs.frozen
-class Start:
-    assignment: Assignment
-
-
-@attrs.frozen
-class Signal:
-    runtime: str
-    task: str
-    signal: str
-
-
-@attrs.frozen
-class KillNow:
-    runtime: str
-    task: str
-
-
-@attrs.frozen
-class Remove:
-    runtime: str
-    task: str
-
-
-@attrs.frozen
-class Tell:
-    """Statuses for the server, when there is a session."""
-
-    statuses: tuple[Status, ...]
-
-
-@attrs.frozen
-class Watch:
-    """Run the task's health checks."""
-
-    assignment: Assignment
-    status: Status
-
-
-@attrs.frozen
-class Unwatch:
-    task: str
-
-
-@attrs.frozen
-class SetTimer:
-    """Replaces the timer of the same token."""
-
-    token: str
-    delay_ms: int
-
-
-Effect = Save | SaveEpoch | Drop | Start | Signal | KillNow | Remove | Tell | Watch | Unwatch | SetTimer
 
 
 class Worker:

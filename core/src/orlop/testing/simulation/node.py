@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from orlop.agent import worker as decisions
+from orlop.agent import decisions
 from orlop.agent.facts import FactsTelling
 from orlop.agent.runtimes.interface import Phase, RuntimeEvent, Snapshot, Unavailable
 from orlop.agent.task_record import TaskRecord
