@@ -23,8 +23,9 @@ from orlop.agent.decisions import (
     Watch,
 )
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
+from orlop.agent.status_telling import PASSED
 from orlop.agent.task_record import TaskRecord
-from orlop.agent.worker import PASSED, Worker
+from orlop.agent.worker import Worker
 from orlop.model.clock import Now
 from orlop.model.documents import from_bytes, to_bytes
 from orlop.model.messages import Assignment, Assignments, Epoch, Received

@@ -36,25 +36,18 @@ from orlop.agent.decisions import (
     SetTimer,
     Signal,
     Start,
-    Tell,
     TimerDue,
     Unwatch,
     Watch,
 )
 from orlop.agent.runtimes.interface import Phase, Report, Snapshot, Unavailable
+from orlop.agent.status_telling import TOKENS, StatusTelling
 from orlop.agent.task_record import TaskRecord
 from orlop.model.clock import Now
 from orlop.model.messages import Assignment, Assignments, Epoch, Received
 from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, Status, TaskState
 
 KILL_AGAIN_MS: Final = 5_000
-REPORT_AGAIN_MS: Final = 2_000
-RESEND: Final = "resend"
-#: States that a task passes through, most often within milliseconds. The server is told of one that lasts so long:
-#: each status costs it a commit.
-PASSING: Final = frozenset({TaskState.PREPARING, TaskState.PREPARED, TaskState.STARTING})
-PASSING_TOLD_AFTER_MS: Final = 100
-PASSED: Final = "passing"
 #: What the names of timers begin with that wait for a server; ids of tasks have no slash.
 ALONE: Final = "alone/"
 
@@ -65,11 +58,9 @@ class Worker:
     def __init__(self, runtimes: Iterable[str], records: Iterable[TaskRecord] = (), epoch: Epoch | None = None) -> None:
         self._runtimes = frozenset(runtimes)
         self._records = {record.assignment.task: record for record in records}
-        self._unacknowledged = {task: None for task, record in self._records.items() if record.unacknowledged}
+        self._telling = StatusTelling(self._records)
         self._strangers: dict[str, str] = {}
         self._epoch = epoch or Epoch(0, 0)
-        self._resend_set = False
-        self._passing: dict[str, None] = {}
         self._alone = True
         self._times_alone = 0
         #: Tasks whose start waits for a server's word.
@@ -93,21 +84,10 @@ class Worker:
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """What to do about it, in this order."""
         effects = list(self._dispatch(event, now))
-        news = []
-        passing = bool(self._passing)
         for effect in effects:
-            if isinstance(effect, Save) and effect.record.unacknowledged:
-                if effect.record.status.state in PASSING and not effect.record.waits_prepared:
-                    self._passing[effect.record.assignment.task] = None
-                else:
-                    news.append(effect.record.status)
-        if news:
-            effects.append(Tell(tuple(news)))
-        if self._passing and not passing:
-            effects.append(SetTimer(PASSED, PASSING_TOLD_AFTER_MS))
-        if self._unacknowledged and not self._resend_set:
-            self._resend_set = True
-            effects.append(SetTimer(RESEND, REPORT_AGAIN_MS))
+            if isinstance(effect, Save):
+                self._telling.changed(effect.record, now)
+        effects += self._telling.tell()
         return effects
 
     def _dispatch(self, event: Event, now: Now) -> Iterator[Effect]:
@@ -367,7 +347,7 @@ class Worker:
                 continue
             if record.status.state is TaskState.REMOVED and sequence == record.status.sequence:
                 del self._records[task]
-                self._unacknowledged.pop(task, None)
+                self._telling.confirmed(task)
                 yield Drop(task)
             else:
                 self._remember(attrs.evolve(record, acknowledged=sequence))
@@ -399,25 +379,13 @@ class Worker:
         if event.token.startswith(ALONE):
             yield from self._stop_alone(event.token.removeprefix(ALONE), now)
             return
-        if event.token == RESEND:
-            self._resend_set = False
-            if self._unacknowledged:
-                yield Tell(tuple(self._records[task].status for task in self._unacknowledged))
-            return
-        if event.token == PASSED:
-            yield from self._tell_passing()
+        if event.token in TOKENS:
+            yield from self._telling.timer_due(event.token, now)
             return
         record = self._records.get(event.token)
         if record is not None and record.live and record.to_stop:
             yield KillNow(record.assignment.spec.runtime, event.token)
             yield SetTimer(event.token, KILL_AGAIN_MS)
-
-    def _tell_passing(self) -> Iterator[Effect]:
-        """Of the tasks that were passing through a state, those that still do."""
-        tasks, self._passing = self._passing, {}
-        records = [self._records[task] for task in tasks if task in self._unacknowledged]
-        if statuses := tuple(record.status for record in records if record.status.state in PASSING):
-            yield Tell(statuses)
 
     # Helpers
 
@@ -441,7 +409,4 @@ class Worker:
 
     def _remember(self, record: TaskRecord) -> None:
         self._records[record.assignment.task] = record
-        if record.unacknowledged:
-            self._unacknowledged[record.assignment.task] = None
-        else:
-            self._unacknowledged.pop(record.assignment.task, None)
+        self._telling.confirmed(record.assignment.task)
