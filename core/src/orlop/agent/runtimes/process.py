@@ -155,7 +155,10 @@ class ProcessRuntime:
         self._pending: dict[str, _Pending] = {}
         self._failed: dict[str, Report] = {}
         self._kills: set[str] = set()
+        #: Ended tasks that the supervisor is to forget, until it says that it has; and which of them it is still to be
+        #: asked to. The housekeeping asks for all of them in one go: each would hold up the starts of a burst.
         self._forgets: set[str] = set()
+        self._to_forget: list[str] = []
         self._streams: dict[tuple[str, str], LogStream] = {}
         #: Folders that are to be marked as such, which the housekeeping does for all of them in one go.
         self._removed: list[Path] = []
@@ -189,6 +192,7 @@ class ProcessRuntime:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             await asyncio.to_thread(_mark, self._removed)
+        self._ask_to_forget()
         if self._client is not None:
             await self._client.close()
 
@@ -291,7 +295,7 @@ class ProcessRuntime:
         entry = self._entries.pop(task, None)
         if entry is not None:
             self._forgets.add(task)
-            self._send({"do": "forget", "task": task})
+            self._to_forget.append(task)
         for stream in STREAMS:
             self._streams.pop((task, stream), None)
         self._removed.append(self._context.tasks / task)
@@ -344,8 +348,8 @@ class ProcessRuntime:
     def _on_list(self, plain: list[dict[str, Any]]) -> None:
         entries = {entry.task: entry for entry in map(Entry.from_json, plain)}
         self._forgets &= entries.keys()
-        for task in self._forgets:
-            self._send({"do": "forget", "task": task})
+        self._to_forget = list(self._forgets)
+        self._ask_to_forget()
         self._entries = {task: entry for task, entry in entries.items() if task not in self._forgets}
         for pending in list(self._pending.values()):
             self._take_up(pending)
@@ -424,6 +428,12 @@ class ProcessRuntime:
             for number in pending.signals:
                 self._send({"do": "signal", "task": pending.launch.task, "signal": number})
 
+    def _ask_to_forget(self) -> None:
+        tasks, self._to_forget = self._to_forget, []
+        for task in tasks:
+            if task in self._forgets:  # it has not been started again
+                self._send({"do": "forget", "task": task})
+
     def _fail_killed(self, pending: _Pending) -> None:
         killed = Exit(outcome=Outcome.FAILED, signal=signal.SIGKILL, reason="killed before it was started")
         self._fail(pending, killed)
@@ -471,6 +481,7 @@ class ProcessRuntime:
         next_prune_s = 0.0
         while True:
             self._sweep()
+            self._ask_to_forget()
             if self._removed:
                 removed, self._removed = self._removed, []
                 await asyncio.to_thread(_mark, removed)
