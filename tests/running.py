@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from node_groups import remove_groups_below
 from waiting import DEADLINE_S, wait_until
 
 
@@ -196,7 +197,7 @@ def sockets(pid: int) -> int:
 
 
 def end_processes_of(data: Path) -> None:
-    """Kills the supervisor and all tasks of an agent with this data folder."""
+    """Kills the supervisor and all tasks of an agent with this data folder, and removes their control groups."""
 
     def killed() -> list[int]:
         found = processes_naming(str(data)) + processes_with_environment(f"MESOS_SANDBOX={data}")
@@ -207,6 +208,7 @@ def end_processes_of(data: Path) -> None:
 
     # Again until none is left: a task that starts others meanwhile is quicker than one look at all processes.
     wait_until(lambda: not killed(), f"the supervisor and the tasks of {data} end")
+    remove_groups_below(data)
 
 
 def processes_naming(text: str) -> list[int]:

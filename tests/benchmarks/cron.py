@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+from node_groups import remove_groups
 from running import RunningOrlop, wait_until
 
 from .figures import Figure
 from .furnished import control_groups
-from .processes import IDLE, IO_WAIT, cpu_s, processor_ticks, remove_control_groups, supervisor
+from .processes import IDLE, IO_WAIT, cpu_s, processor_ticks, supervisor
 from .services import running_orlop
 
 PERIOD_S: Final = 5
@@ -178,7 +179,7 @@ def furnished_per_s(folder: Path, count: int) -> float:
         done = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, stdout=subprocess.PIPE)
     finally:
         if groups is not None:
-            remove_control_groups(Path(path).parent for path in groups.supervisor())
+            remove_groups(Path(path).parent for path in groups.supervisor())
     return float(done.stdout)
 
 

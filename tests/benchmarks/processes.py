@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -104,28 +103,3 @@ def processor_ticks() -> list[int]:
     """What all processors of the machine have done since its boot, by kind: see `IDLE` and `IO_WAIT`. Time of virtual
     machines, which counts as a user's too, is left out."""
     return list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
-
-
-def control_groups(orlop: RunningOrlop) -> list[Path]:
-    """The folders of this node's control groups; none without a supervisor or without control groups."""
-    for pid in processes_naming(str(orlop.data)):
-        with contextlib.suppress(OSError, ValueError):
-            for argument in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
-                if argument.startswith("{"):
-                    return [Path(group).parent for group in json.loads(argument).get("groups", [])]
-    return []
-
-
-def remove_control_groups(groups: Iterable[Path]) -> None:
-    """Removes them with all below; waits for the last of their processes to end."""
-
-    def removed(group: Path) -> bool:
-        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        return not group.exists()
-
-    for group in groups:
-        wait_until(lambda group=group: removed(group), f"{group} is empty")

@@ -59,7 +59,7 @@ from .etcd import Bare
 from .figures import Figure
 from .kernel import make_asks
 from .population import Populated
-from .processes import control_groups, cpu_s, memory_mb, remove_control_groups
+from .processes import cpu_s, memory_mb
 
 __all__ = ["missing", "run"]
 
@@ -137,7 +137,6 @@ def failover_figures(sizes: Sizes, folder: Path) -> Iterator[Figure]:
         with contextlib.closing(Servers(folder, members.url())) as servers:
             servers.start()
             agent = AgentProcess(folder, servers)
-            groups: list[Path] = []
             try:
                 agent.launch()
                 app = {
@@ -150,13 +149,11 @@ def failover_figures(sizes: Sizes, folder: Path) -> Iterator[Figure]:
                 wait_until(lambda: call(f"{servers.all[0].url}/v1/nodes")[1].get("nodes"), "the agent has joined")
                 call(f"{servers.all[0].marathon}/v2/apps", "POST", app)
                 wait_until(lambda: len(agent.task_processes()) == TASKS_OF_THE_AGENT, "its tasks run")
-                groups = control_groups(agent)
                 before = sorted(agent.task_processes())
                 took_s = [_failover_s(servers) for _ in range(sizes.rounds)]
                 same = sorted(agent.task_processes()) == before
             finally:
                 agent.close()
-                remove_control_groups(groups)
         name = f"leader killed, lease {LEASE_S} s, until the next write is acknowledged"
         yield Figure(f"{name}: median of {sizes.rounds}", statistics.median(took_s), "s", at_most=LEASE_S + 1)
         yield Figure(f"{name}: slowest", max(took_s), "s")

@@ -20,11 +20,9 @@ from .figures import Figure
 from .processes import (
     children,
     command_line,
-    control_groups,
     cpu_s,
     memory_mb,
     own_processes,
-    remove_control_groups,
     supervisor,
 )
 
@@ -65,9 +63,7 @@ def running_orlop(**options: Any) -> Iterator[TimedOrlop]:
             print(f"the end of Orlop's log:\n{orlop.log.read_text()[-LOG_TAIL_CHARACTERS:]}", file=sys.stderr)
             raise
         finally:
-            groups = control_groups(orlop)
             orlop.close()
-            remove_control_groups(groups)
 
 
 def start_s() -> float:
