@@ -282,6 +282,33 @@ def test_crontab_lines_forwards_and_backwards(line: str, zone: str, at_ms: int) 
     assert trigger.first_from(first.at_ms, Moment(0, 0)) == first
 
 
+#: A day on which the clocks are set back, and one on which they are set forward, by UTC.
+_CHANGES = [
+    ("Europe/Berlin", "2026-10-25"), ("America/New_York", "2026-11-01"), ("America/Havana", "2026-11-01"),
+    ("America/Santiago", "2026-04-05"), ("Africa/Casablanca", "2026-02-15"), ("Europe/Berlin", "2026-03-29"),
+    ("America/New_York", "2026-03-08"),
+]  # fmt: skip
+
+
+@given(
+    line=st.sampled_from(["30 2 * * *", "30 1 * * *", "0 2 * * *", "30 23,0 * * *", "15,45 */3 * * *", "*/20 * * * *"]),
+    change=st.sampled_from(_CHANGES),
+    minutes=st.integers(-600, 2_400),
+)
+def test_the_last_moment_of_a_crontab_line_is_the_last_that_was_due(
+    line: str, change: tuple[str, str], minutes: int
+) -> None:
+    zone, day = change
+    start_ms = ms(f"{day}T00:00:00+00:00") - 2 * 86_400_000
+    until_ms = ms(f"{day}T00:00:00+00:00") + minutes * 60_000
+    trigger = parse(line, zone, start_ms)
+    first = expected = trigger.moment(0)
+    assert first is not None
+    while (following := trigger.following(expected)) is not None and following.at_ms <= until_ms:
+        expected = following
+    assert trigger.last_until(until_ms, first) == expected
+
+
 # --- as Chronos shows them ---
 
 

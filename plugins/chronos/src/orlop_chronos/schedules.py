@@ -219,7 +219,11 @@ class Crontab(Trigger):
 
     def last_until(self, at_ms: int, start: Moment) -> Moment:
         found = self._next(at_ms + 1, reverse=True)
-        return Moment(found, 0) if found is not None and found > start.at_ms else start
+        found = max(found, start.at_ms) if found is not None else start.at_ms
+        # Where the clock was set back, the library, which goes by the clock on the wall, overlooks what was due before.
+        while (later := self._next(found, reverse=False)) is not None and later <= at_ms:
+            found = later
+        return Moment(found, 0) if found > start.at_ms else start
 
     def count(self, first: Moment, last: Moment, most: int) -> int:
         counted, moment = 1, last
