@@ -64,7 +64,8 @@ class ChronosCluster:
         """In the order of their numbers."""
         progress = self.progress(name)
         stored = self.cluster.view("chronos").objects(documents.RUN)
-        return [stored[run_id(name, number)] for number in range(progress.oldest_run, progress.next_run)]
+        ids = (run_id(name, number) for number in range(progress.oldest_run, progress.next_run))
+        return [stored[one] for one in ids if one in stored]
 
     def states(self, name: str) -> list[str]:
         return [run.state.value for run in self.runs(name)]

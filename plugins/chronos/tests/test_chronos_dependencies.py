@@ -86,6 +86,29 @@ def test_trigger_rules(rule: str, codes: tuple[int, int], expected: int) -> None
     assert len(cluster.runs("c")) == expected
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("all_done", 1), ("all_success", 0), ("all_failed", 0), ("one_failed", 0)]
+)
+def test_a_parent_that_was_killed_is_done_and_nothing_else(rule: str, expected: int) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", retries=0)
+    cluster.put("b", parents=["a"], triggerRule=rule)
+    cluster.give(orders.KillRuns(name="a"))
+    assert cluster.states("a") == ["killed"]
+    assert len(cluster.runs("b")) == expected
+
+
+def test_a_run_that_was_replaced_is_not_done() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", overlap="replace")
+    cluster.put("b", parents=["a"], triggerRule="all_done")
+    cluster.advance(15)
+    assert cluster.states("a") == ["killed", "active"]
+    assert cluster.runs("b") == []
+    cluster.finish("a")
+    assert len(cluster.runs("b")) == 1
+
+
 @pytest.mark.parametrize(("rule", "codes"), [("all_success", (0, 1)), ("all_failed", (1, 0))])
 def test_what_a_parent_has_done_is_not_undone_by_its_next_run(rule: str, codes: tuple[int, int]) -> None:
     cluster = ChronosCluster()

@@ -1,4 +1,4 @@
-"""What the framework does, in virtual time: due times, overlap, retries, history, backfill."""
+"""What the framework does, in virtual time: due times, retries, history. Runs that meet have a room of their own."""
 
 from __future__ import annotations
 
@@ -295,41 +295,42 @@ def test_jitter_is_the_same_for_the_same_due_time() -> None:
     assert run.cause is Cause.TIME
 
 
-# --- overlap ---
-
-
-def test_queue_lets_one_run_wait() -> None:
+@pytest.mark.parametrize("jitter", [4, 10, 3600])
+def test_jitter_that_is_longer_than_the_period_loses_no_run(jitter: int) -> None:
     cluster = ChronosCluster()
-    cluster.put("a", schedule="R//PT10S")
-    cluster.advance(35)
-    assert cluster.states("a") == ["active", "queued", "skipped", "skipped"]
-    cluster.finish("a")
-    assert cluster.states("a")[:2] == ["succeeded", "active"]
+    cluster.put("a", schedule="R//PT2S", jitter=jitter, overlap="allow")
+    for _ in range(200):
+        cluster.advance(0.1)
+    runs = cluster.runs("a")
+    assert {run.state.value for run in runs} == {"active"}
+    assert all(0 <= run.created_ms - run.nominal_ms <= 2_100 for run in runs)
+    assert [run.nominal_ms for run in runs] == list(range(runs[0].nominal_ms, runs[-1].nominal_ms + 1, 2_000))
+    assert len(runs) >= 9
 
 
-def test_forbid_skips() -> None:
+@pytest.mark.parametrize("limit", [{"epsilon": "PT0S"}, {"epsilon": "P"}, {"catchUpWindow": "PT0S"}])
+def test_what_is_made_at_once_is_never_too_late(limit: dict[str, str]) -> None:
     cluster = ChronosCluster()
-    cluster.put("a", schedule="R//PT10S", overlap="forbid")
-    cluster.advance(15)
-    assert cluster.states("a") == ["active", "skipped"]
-    assert "run 0" in cluster.runs("a")[1].reason
+    cluster.put("a", schedule="R//PT10S", overlap="allow", **limit)
+    for late_s in (0.3, 1.0, 1.5):
+        cluster.give(orders.Pause(paused=True))
+        cluster.advance(10 - cluster.now_ms % 10_000 / 1000 + cluster.runs("a")[0].nominal_ms % 10_000 / 1000 + late_s)
+        cluster.give(orders.Pause(paused=False))
+    assert cluster.states("a") == ["active"] * 3 + ["skipped"]
+    assert "too late" in cluster.runs("a")[-1].reason
 
 
-def test_allow_runs_both() -> None:
+# --- by hand ---
+
+
+def test_a_job_without_runs_of_its_own_is_disabled_once_however_often_it_is_run_by_hand() -> None:
     cluster = ChronosCluster()
-    cluster.put("a", schedule="R//PT10S", concurrent=True)
-    cluster.advance(15)
-    assert len(cluster.running("a")) == 2
-
-
-def test_replace_stops_the_earlier_run_first() -> None:
-    cluster = ChronosCluster()
-    cluster.put("a", schedule="R//PT10S", overlap="replace")
-    (first,) = cluster.running("a")
-    cluster.advance(15)
-    assert cluster.states("a") == ["killed", "active"]
-    assert first.id not in {task.id for task in cluster.running()}
-    assert cluster.show("a")["errorCount"] == 0
+    cluster.put("a", schedule="R0//P1D", owner="ops@example.org")
+    for _ in range(3):
+        cluster.give(orders.StartJob(name="a"))
+        cluster.finish("a")
+    assert cluster.show("a")["disabled"]
+    assert len([entry for entry in cluster.cluster.log if entry.type.endswith("job.disabled")]) == 1
 
 
 def test_a_manual_run_uses_up_nothing_and_keeps_its_arguments_through_retries() -> None:
@@ -439,7 +440,7 @@ def test_the_loss_of_a_node(policy: str, state: str) -> None:
 
 def asynchronous(**members: object) -> tuple[ChronosCluster, str]:
     cluster = ChronosCluster()
-    cluster.put("a", schedule="R//PT10S", retries=0, **{"async": True}, **members)
+    cluster.put("a", **{"schedule": "R//PT10S", "retries": 0, "async": True, **members})
     cluster.put("b", parents=["a"])
     return cluster, cluster.running("a")[0].name
 
@@ -493,7 +494,22 @@ def test_reports_of_tasks_that_are_not(task: str) -> None:
     assert "Task" in refused(cluster, orders.ReportTask(task=task, code=0))
 
 
-# --- history, backfill, orders ---
+def test_nobody_says_how_a_run_has_ended_until_it_is_too_late() -> None:
+    cluster, _ = asynchronous(schedule="R1//PT10S", maxCompletionTime=60, retries=1, retryDelay=10)
+    cluster.finish("a")
+    cluster.advance(59)
+    assert cluster.states("a") == ["awaiting"]
+    cluster.advance(1)
+    assert cluster.states("a") == ["waiting"], "to be tried again"
+    cluster.advance(10)
+    cluster.finish("a")
+    cluster.advance(60)
+    (run,) = cluster.runs("a")
+    assert (run.state, len(run.attempts)) == ("failed", 2)
+    assert run.reason == "nobody said within 60 s how it ended"
+
+
+# --- history, orders ---
 
 
 def test_old_runs_are_forgotten() -> None:
@@ -506,6 +522,23 @@ def test_old_runs_are_forgotten() -> None:
     assert len(cluster.cluster.view("chronos").objects("run")) == 4
 
 
+def test_behind_a_run_that_goes_on_old_runs_are_forgotten_too() -> None:
+    cluster = ChronosCluster(history_count=3)
+    cluster.put("a", schedule="R//PT10S", overlap="forbid")
+    for _ in range(100):
+        cluster.advance(10)
+    assert [run.number for run in cluster.runs("a")] == [0, 98, 99, 100]
+    assert len(cluster.cluster.view("chronos").objects("run")) == 4
+    cluster.finish("a")
+    for _ in range(2):
+        cluster.advance(10)
+        cluster.finish("a")
+    assert len(cluster.cluster.view("chronos").objects("run")) <= 4
+    assert cluster.progress("a").oldest_run > 90
+    cluster.give(orders.DeleteJob(name="a"))
+    assert not cluster.cluster.view("chronos").objects("run")
+
+
 def test_runs_that_are_too_old_are_forgotten() -> None:
     cluster = ChronosCluster(history_days=1)
     cluster.put("a", schedule="R//PT12H")
@@ -513,21 +546,6 @@ def test_runs_that_are_too_old_are_forgotten() -> None:
         cluster.finish("a")
         cluster.advance(12 * 3600)
     assert len(cluster.runs("a")) <= 4
-
-
-def test_a_backfill_runs_every_due_time_of_a_stretch_one_after_the_other() -> None:
-    cluster = ChronosCluster()
-    cluster.put("a", schedule="R/2023-11-01T00:00:00Z/P1D", disabled=True)
-    from_ms = cluster.now_ms - 5 * 86_400_000
-    count = cluster.give(orders.Backfill(name="a", from_ms=from_ms, until_ms=cluster.now_ms))
-    assert count == 5
-    times = []
-    for _ in range(count):
-        (task,) = cluster.running("a")
-        times.append(task.environment["CHRONOS_NOMINAL_TIME"])
-        cluster.finish("a")
-    assert times == [f"2023-11-{day}T00:00:00.000Z" for day in (10, 11, 12, 13, 14)]
-    assert "at most" in refused(cluster, orders.Backfill(name="a", from_ms=0, until_ms=cluster.now_ms * 5))
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ LATE_MS: Final = 5_000
 UNSEEN_MS: Final = 1_000
 #: How late a run may be that must not be made up for, where the job does not say. In milliseconds.
 IN_TIME_MS: Final = 60_000
+#: As late as this no run is too late, whatever the job says: it takes some time to make one. In milliseconds.
+NEVER_TOO_LATE_MS: Final = 1_000
 _NOT_MADE_UP_FOR: Final = "missed, and missed runs are not made up for"
 #: Causes of runs that a disabled job has not; by hand it may be run.
 OF_THEMSELVES: Final = frozenset({Cause.TIME, Cause.CATCH_UP, Cause.PARENT})
@@ -74,22 +76,26 @@ def create_run(
 ) -> Run:
     """A run that is due now, and starts if the job's overlap policy allows it.
 
-    most_queued: how many runs of the job may wait for one another; beyond that it is skipped.
+    most_queued: how many runs of the job may wait for one another; beyond that it is skipped. Runs of a backfill take
+    nothing from the others: they are not counted with them, and wait until no other does.
     """
     job = record.job
+    is_backfill = cause is Cause.BACKFILL
     open_runs = list(desk.open_runs(job.name))
-    going_on = any(run.going_on for run in open_runs)
-    queued = sum(run.state is RunState.QUEUED for run in open_runs)
+    alike = [one for one in open_runs if (one.cause is Cause.BACKFILL) is is_backfill]
+    before = [one for one in alike if one.going_on or one.state is RunState.QUEUED]
     policy = job.overlap_policy
     run = _new_run(desk, record, cause, nominal_ms, RunState.WAITING, arguments=arguments, because_of=because_of)
-    if policy is not Overlap.ALLOW and (going_on or queued):
-        if policy is Overlap.FORBID and cause is not Cause.BACKFILL:
-            return _skip(desk, run, f"run {open_runs[0].number} was still going on")
-        if policy is Overlap.REPLACE and cause is not Cause.BACKFILL:
-            for earlier in open_runs:
-                stop(desk, record, earlier, Stop.REPLACED, f"replaced by run {run.number}")
-        elif queued >= most_queued:
+    if policy is Overlap.FORBID and before and not is_backfill:
+        return _skip(desk, run, f"run {before[0].number} was still going on")
+    if policy is Overlap.REPLACE and not is_backfill:
+        for earlier in alike:
+            stop(desk, record, earlier, Stop.REPLACED, f"replaced by run {run.number}")
+    elif policy is not Overlap.ALLOW:
+        queued = sum(one.state is RunState.QUEUED for one in alike)
+        if queued >= most_queued:
             return _skip(desk, run, f"{queued} runs were waiting already")
+    if policy is not Overlap.ALLOW and any(_is_in_the_way(one, run) for one in open_runs):
         run = attrs.evolve(run, state=RunState.QUEUED)
     desk.put_run(run)
     _start_if_due(desk, record, run)
@@ -177,6 +183,11 @@ def _skip(desk: Desk, run: Run, reason: str) -> Run:
 
 def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     """Takes up what has become of the run's task."""
+    if run.state is RunState.AWAITING:
+        if (deadline_ms := _awaited_until_ms(record.job, run)) is not None and deadline_ms <= desk.now_ms:
+            reason = f"nobody said within {record.job.max_completion_time} s how it ended"
+            _attempt_failed(desk, record, run, reason)
+        return
     if run.state is not RunState.ACTIVE:
         return
     task = _task_of(desk, run)
@@ -196,6 +207,14 @@ def _deadline_ms(job: Job, task: Task) -> int | None:
     if not job.max_completion_time or task.started_utc_ms is None:
         return None
     return task.started_utc_ms + job.max_completion_time * 1000
+
+
+def _awaited_until_ms(job: Job, run: Run) -> int | None:
+    """The same where the task has ended, and it is still to be said how the run has."""
+    attempt = run.attempts[-1]
+    if not job.max_completion_time:
+        return None
+    return (attempt.started_ms or attempt.asked_ms) + job.max_completion_time * 1000
 
 
 def _attempt_ended(desk: Desk, record: JobRecord, run: Run, task: Task | None) -> None:
@@ -311,7 +330,12 @@ def _give_up(desk: Desk, record: JobRecord, run: Run) -> None:
 
 
 def _is_in_the_way(other: Run, run: Run) -> bool:
-    return other.going_on or (other.state is RunState.QUEUED and other.number < run.number)
+    return other.going_on or (other.state is RunState.QUEUED and _turn(other) < _turn(run))
+
+
+def _turn(run: Run) -> tuple[bool, int]:
+    """By which queued runs are ordered."""
+    return run.cause is Cause.BACKFILL, run.number
 
 
 def _ask(desk: Desk, record: JobRecord, run: Run, number: int) -> Ask:
@@ -397,7 +421,8 @@ def _latest_allowed(job: Job) -> tuple[int | None, str]:
     """How late a run may be made, in milliseconds, None for any time, and which of the job's members says so."""
     limits = [(limit, text) for text in (job.epsilon, job.catch_up_window) if (limit := period_ms(text)) is not None]
     if limits:
-        return min(limits)
+        limit_ms, text = min(limits)
+        return max(limit_ms, NEVER_TOO_LATE_MS), text
     return (IN_TIME_MS if job.catch_up is CatchUp.NONE else None), ""
 
 
@@ -474,6 +499,9 @@ def _next_time(desk: Desk, record: JobRecord) -> int | None:
     for run in desk.open_runs(job.name):
         if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
             times.append(run.due_ms)
+        elif run.state is RunState.AWAITING:
+            if (deadline_ms := _awaited_until_ms(job, run)) is not None:
+                times.append(deadline_ms)
         elif run.state is RunState.ACTIVE:
             task = _task_of(desk, run)
             if task is None:

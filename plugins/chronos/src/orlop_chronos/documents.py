@@ -84,9 +84,10 @@ class Progress:
     """How far a job is.
 
     upcoming: the next due time; None when there is none, as for jobs with parents. left: runs left, None without end.
-    edges: parent → how a run of it ended ("succeeded" or "failed") since this job was last due because of them: the
-    last one, or the first that ended as this job waits for.
-    next_run: the number of the next run. oldest_run: of the oldest document. open_runs: numbers of those not final.
+    edges: parent → how a run of it ended ("succeeded", "failed", "killed") since this job was last due because of
+    them: the last one, or the first that ended as this job waits for.
+    next_run: the number of the next run. oldest_run: of the oldest document; where that one goes on for long, there are
+    gaps behind it. open_runs: numbers of those not final.
     watched_from_ms: what `alert_after` is counted from, if nothing has succeeded since. alerted: it was told.
     """
 

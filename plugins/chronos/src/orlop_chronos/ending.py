@@ -9,12 +9,14 @@ import attrs
 from orlop.framework import Emit
 from orlop_chronos import rendering
 from orlop_chronos.desk import Desk
-from orlop_chronos.documents import JobRecord, Run, RunState
+from orlop_chronos.documents import JobRecord, Run, RunState, Stop
 from orlop_chronos.model import Counters, TriggerRule
 from orlop_chronos.notices import Happening, tell
 
 SUCCEEDED = "succeeded"
 FAILED = "failed"
+#: Neither of them: only who waits for any end at all is due by it.
+KILLED = "killed"
 _AWAITED = {
     TriggerRule.ALL_SUCCESS: SUCCEEDED,
     TriggerRule.ONE_SUCCESS: SUCCEEDED,
@@ -24,6 +26,8 @@ _AWAITED = {
 DAY_MS = 86_400_000
 #: Old runs that are deleted when one ends; there can be more only after a setting has changed.
 MOST_DELETED = 20
+#: Numbers that are looked at for it.
+MOST_LOOKED_AT = 1_000
 
 
 def end(desk: Desk, record: JobRecord, run: Run, state: RunState, reason: str) -> Run:
@@ -38,6 +42,8 @@ def end(desk: Desk, record: JobRecord, run: Run, state: RunState, reason: str) -
         _succeeded(desk, record, run)
     elif state is RunState.FAILED:
         _failed(desk, record, run)
+    elif state is RunState.KILLED and run.stop is not Stop.REPLACED:
+        tell_children(desk, name, KILLED, run.id)
     details = {"job": name, "run": str(run.number), "cause": run.cause.value, "reason": reason}
     desk.do(Emit(f"run.{state.value}", subject=name, details={key: value for key, value in details.items() if value}))
     _forget_old(desk, name)
@@ -73,7 +79,8 @@ def _succeeded(desk: Desk, record: JobRecord, run: Run) -> None:
     count_success(desk, name)
     tell_children(desk, name, SUCCEEDED, run.id)
     progress = desk.progress(name)
-    if progress.left == 0 and not progress.open_runs and not record.job.parents:
+    current = desk.job(name) or record
+    if progress.left == 0 and not progress.open_runs and not record.job.parents and not current.job.disabled:
         _disable(desk, record, "it has run as often as it should")
 
 
@@ -114,17 +121,25 @@ def _disable(desk: Desk, record: JobRecord, reason: str) -> None:
 def _forget_old(desk: Desk, name: str) -> None:
     """Deletes the oldest runs, as far as they are ended and too many or too old."""
     progress = desk.progress(name)
-    oldest = progress.oldest_run
+    oldest, deleted = progress.oldest_run, 0
+    too_many_until = max(progress.next_run - desk.settings.history_count, 0)
     keep_from_ms = desk.now_ms - round(desk.settings.history_days * DAY_MS)
-    for number in range(oldest, min(oldest + MOST_DELETED, progress.next_run)):
+    for number in range(oldest, min(oldest + MOST_LOOKED_AT, progress.next_run)):
         run = desk.run(name, number)
-        too_many = progress.next_run - number > desk.settings.history_count
-        if run is not None and (not run.final or not (too_many or (run.ended_ms or 0) < keep_from_ms)):
-            break
-        desk.delete_run(name, number)
+        if run is not None:
+            is_old = number < too_many_until or (run.ended_ms or 0) < keep_from_ms
+            if not run.final or not is_old or deleted == MOST_DELETED:
+                break
+            desk.delete_run(name, number)
+            deleted += 1
         oldest = number + 1
     if oldest != progress.oldest_run:
         desk.put_progress(name, attrs.evolve(progress, oldest_run=oldest))
+    # Behind one that goes on for long they grow too many as well, one with each run.
+    for number in range(max(too_many_until - MOST_DELETED, oldest), too_many_until):
+        run = desk.run(name, number)
+        if run is not None and run.final:
+            desk.delete_run(name, number)
 
 
 def rule_is_met(rule: TriggerRule, parents: tuple[str, ...], edges: Mapping[str, str]) -> bool:

@@ -141,9 +141,11 @@ class Jobs:
         return self.view.objects(documents.RUN).get(run_id(name, number))
 
     def runs(self, name: str, most: int) -> list[Run]:
-        """The newest, newest first."""
+        """The newest, and what is still open, newest first."""
         progress = self.progress(name)
-        numbers = range(progress.next_run - 1, max(progress.oldest_run, progress.next_run - most) - 1, -1)
+        first = max(progress.oldest_run, progress.next_run - most)
+        open_before = sorted((number for number in progress.open_runs if number < first), reverse=True)
+        numbers = [*range(progress.next_run - 1, first - 1, -1), *open_before]
         return [run for number in numbers if (run := self.run(name, number)) is not None]
 
     def open_states(self, name: str) -> list[RunState]:
