@@ -30,6 +30,8 @@ from orlop.model.tasks import Constraint, Exit, Outcome, PortRequest, Spec, Stat
 
 NOW = Now(1_000, 1_000)
 EPOCH = Epoch(1, 1)
+#: A backtracking engine does not come back from it.
+HANGING = "(?:" * 6 + "v?" + "){9}" * 6 + "x"
 
 
 def cluster(kernel: Kernel, *nodes: NodeInfo) -> State:
@@ -109,6 +111,25 @@ def test_a_constraint_that_no_filter_knows_matches_nothing() -> None:
     after = place(kernel, state, asks(1, Resources(cpus=1), constraints=(Constraint(field="x", operator="NEAR"),)))
     (task,) = after.tasks.values()
     assert kernel.explain(after, task).ruled_out == (("operators", "no filter knows NEAR", 1),)
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "reason"),
+    [
+        ("LIKE", "(a*)*b", "hostname LIKE (a*)*b"),
+        ("UNLIKE", "(a|a)*", "hostname UNLIKE (a|a)*"),
+        ("LIKE", HANGING, f"hostname LIKE {HANGING}: not a regular expression: invalid repetition size: {{9}}"),
+        ("UNLIKE", "(", "hostname UNLIKE (: not a regular expression: missing ): ("),
+    ],
+)
+def test_no_regular_expression_takes_for_ever_or_fails(operator: str, value: str, reason: str) -> None:
+    """One that cannot be read was stored by an earlier version; it refuses every node, and says why."""
+    kernel = Kernel()
+    state = cluster(kernel, node("a" * 60, Resources(cpus=8)))
+    constraint = Constraint(field="hostname", operator=operator, value=value)
+    after = place(kernel, state, asks(1, Resources(cpus=1), constraints=(constraint,)))
+    (task,) = after.tasks.values()
+    assert kernel.explain(after, task).ruled_out == (("attributes", reason, 1),)
 
 
 def test_fixed_ports_are_given_once_and_others_never_collide() -> None:

@@ -33,6 +33,7 @@ from orlop.kernel.view import View
 from orlop.model.asks import Explanation, Request, spec_id
 from orlop.model.clock import Now, format_utc, parse_utc
 from orlop.model.nodes import Node, NodeState
+from orlop.model.patterns import Pattern, PatternError
 from orlop.model.ports import PortSet
 from orlop.model.resources import ResourceError, Resources
 from orlop.model.tasks import (
@@ -55,9 +56,10 @@ from orlop.model.tasks import (
 __all__ = [
     "SANDBOX", "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
     "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "NotPlaced",
-    "Now", "Outcome", "PartitionPolicy", "PlacementView", "Policies", "PortRequest", "PortSet", "Probe", "ProbeKind",
-    "ProbeResult", "Process", "Put", "Refused", "Reply", "Request", "ResourceError", "Resources", "Spec", "Task",
-    "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id", "stopped_by_drain",
+    "Now", "Outcome", "PartitionPolicy", "Pattern", "PatternError", "PlacementView", "Policies", "PortRequest",
+    "PortSet", "Probe", "ProbeKind", "ProbeResult", "Process", "Put", "Refused", "Reply", "Request", "ResourceError",
+    "Resources", "Spec", "Task", "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id",
+    "stopped_by_drain",
 ]  # fmt: skip
 
 

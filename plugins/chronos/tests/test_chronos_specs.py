@@ -13,6 +13,8 @@ from orlop_chronos.model import Job
 from orlop_chronos.settings import Config
 
 NOW_MS = 1_600_000_000_000
+#: A backtracking engine does not come back from it.
+HANGING = "(?:" * 6 + "v?" + "){9}" * 6 + "x"
 
 
 def read(**document: Any) -> Job:
@@ -139,6 +141,9 @@ def test_containers() -> None:
         ({"container": []}, "container: expected an object"),
         ({"constraints": [["a", "MAX", "1"]]}, "constraints: [0]: expected EQUALS, LIKE or UNLIKE"),
         ({"constraints": [["a", "LIKE", "("]]}, "constraints: [0]: expected a regular expression"),
+        ({"constraints": [["a", "LIKE", HANGING]]}, "constraints: [0]: expected a regular expression of RE2, got"),
+        ({"constraints": [["a", "LIKE", "a{99999999999}"]]}, "expected at most 1000 repetitions, got 99999999999"),
+        ({"constraints": [["a", "UNLIKE", "(?=a)"]]}, "(?= (RE2 has no look-around"),
         ({"constraints": [["a"]]}, "constraints: [0]: expected an attribute, an operator and a value"),
         ({"fetch": [{"uri": "a"}], "uris": ["b"]}, "fetch: expected either fetch or uris"),
         ({"epsilon": "5s"}, "epsilon: expected a period"),

@@ -16,6 +16,9 @@ from orlop_marathon.validation import validate_app, validate_role, validate_root
 EVERYTHING = Defaults(
     features=frozenset({"gpu_resources", "external_volumes", "secrets", "persistent_volumes"}), network_name="net"
 )
+#: A backtracking engine does not come back from it.
+HANGING = "(?:" * 6 + "v?" + "){9}" * 6 + "x"
+JAVAS = "(RE2 has no look-around, back-references or possessive quantifiers)"
 BRIDGE = [{"mode": "container/bridge"}]
 NEITHER = "AppDefinition must either contain one of 'cmd' or 'args', and/or a 'container'."
 INDEX = "Health check port indices must address an element of the ports array or container port mappings."
@@ -265,7 +268,7 @@ def test_sound_apps_are_accepted(members: dict[str, Any]):
                 (["path", "UNIQUE", "a"], "Operator must be one of LIKE, UNLIKE"),
                 (["path", "FROB", "a"], "unknown constraint operator FROB"),
                 (["other", "LIKE", "a"], "Unsupported constraint other,LIKE,a"),
-                (["path", "LIKE", "("], "Invalid regular expression"),
+                (["path", "LIKE", "("], "Invalid regular expression: missing ): ("),
             )
         ),
         # constraints
@@ -278,7 +281,16 @@ def test_sound_apps_are_accepted(members: dict[str, Any]):
                 (["a", "MAX_PER", "b"], "MAX_PER requires an integer value"),
                 (["a", "LIKE"], "LIKE and UNLIKE require a non-empty, regular expression value"),
                 (["a", "UNLIKE", ""], "LIKE and UNLIKE require a non-empty, regular expression value"),
-                (["a", "LIKE", "("], "is not a valid regular expression"),
+                (["a", "LIKE", "("], "is not a valid regular expression: missing ): ("),
+                (["a", "UNLIKE", HANGING], "is not a valid regular expression: invalid repetition size: {9}"),
+                (
+                    ["a", "LIKE", "a{99999999999}"],
+                    "is not a valid regular expression: expected at most 1000 repetitions, got 99999999999",
+                ),
+                (
+                    ["a", "LIKE", "(?=a)"],
+                    f"is not a valid regular expression: invalid perl operator: (?= {JAVAS}",
+                ),
                 (["a", "IS", "[1-2]"], IS_TEXT),
                 (["a", "IN", "b"], OPERATORS),
                 (["", "UNIQUE"], "illegal constraint specification"),
@@ -368,7 +380,8 @@ def test_all_broken_rules_are_told_at_once_and_one_entry_per_path():
 
 def test_expressions_are_bounded():
     constraint = app_of({"constraints": [["a", "LIKE", "a" * (app_rules.LONGEST_EXPRESSION + 1)]]})
-    assert problems(constraint) == {"/constraints(0)": ["is not a valid regular expression"]}
+    text = "is not a valid regular expression: expected at most 1024 characters, got 1025"
+    assert problems(constraint) == {"/constraints(0)": [text]}
 
 
 # --- the tree ---

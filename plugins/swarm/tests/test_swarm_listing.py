@@ -194,6 +194,12 @@ def test_nodes_are_chosen_by_name_id_or_expression(value: str, passes: bool) -> 
     assert Filters({"node": (value,)}).chooses("alpha", "id-alpha") is passes
 
 
+@pytest.mark.parametrize("value", ["(a*)*b", "(a|a)*b", "(?:" * 6 + "a?" + "){9}" * 6 + "b"])
+def test_no_expression_takes_for_ever(value: str) -> None:
+    """A backtracking engine does not come back from these."""
+    assert not Filters({"node": (value,)}).chooses("a" * 1_000, "a" * 60)
+
+
 LOST = Known(
     id="ab" * 32, name="web", node="id-beta", image="busybox:latest", image_id="sha256:1", created=7, state="running",
     labels={"tier": "front", "orlop.task": "t"}, command="sleep 1",

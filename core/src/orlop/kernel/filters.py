@@ -7,7 +7,6 @@ check, and with it the same ranking of the nodes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from orlop.kernel.placement import Candidate, Check, NodeFilter, NodeScorer, PlacementView, Score
 from orlop.model.asks import Request
 from orlop.model.nodes import NodeInfo, NodeState
+from orlop.model.patterns import Pattern, PatternError
 from orlop.model.resources import Resources
 from orlop.model.tasks import Constraint
 
@@ -71,7 +71,8 @@ def _runtime_check(wanted: str) -> Check:
 class AttributesFilter:
     """Constraints on attributes: IS (equal), LIKE and UNLIKE (regular expression over the whole value).
 
-    A node without the attribute satisfies UNLIKE only (Marathon 1.11).
+    A node without the attribute satisfies UNLIKE only (Marathon 1.11). An expression that cannot be read refuses every
+    node, with UNLIKE too: better unplaced than misplaced.
     """
 
     name = "attributes"
@@ -84,14 +85,14 @@ class AttributesFilter:
 
 @lru_cache(CHECKS_REMEMBERED)
 def _attributes_check(constraints: tuple[Constraint, ...]) -> Check | None:
-    tests = [(one, _reader(one.field), _test(one)) for one in constraints if one.operator in KERNEL_OPERATORS]
+    tests = [(_reader(one.field), *_test(one)) for one in constraints if one.operator in KERNEL_OPERATORS]
     if not tests:
         return None
 
     def check(candidate: Candidate) -> str | None:
-        for constraint, read, test in tests:
+        for read, test, reason in tests:
             if not test(read(candidate.node.info)):
-                return f"{constraint.field} {constraint.operator} {constraint.value}"
+                return reason
         return None
 
     return check
@@ -109,13 +110,19 @@ def _reader(field: str) -> Callable[[NodeInfo], str | None]:
     return lambda info: info.attributes.get(field)
 
 
-def _test(constraint: Constraint) -> Callable[[str | None], bool]:
+def _test(constraint: Constraint) -> tuple[Callable[[str | None], bool], str]:
+    """(Does an attribute's value fit? Why a node is refused if it does not)"""
+    said = f"{constraint.field} {constraint.operator} {constraint.value}"
     if constraint.operator == "IS":
-        return lambda found: found == constraint.value
-    matches = re.compile(constraint.value).fullmatch
+        return lambda found: found == constraint.value, said
+    try:
+        matches = Pattern(constraint.value).matches
+    except PatternError as error:
+        # It was stored by a version that read another language.
+        return lambda _: False, f"{said}: not a regular expression: {error}"
     if constraint.operator == "LIKE":
-        return lambda found: found is not None and matches(found) is not None
-    return lambda found: found is None or matches(found) is None
+        return lambda found: found is not None and matches(found), said
+    return lambda found: found is None or not matches(found), said
 
 
 class OperatorsFilter:

@@ -18,6 +18,7 @@ import attrs
 import orjson
 
 from orlop import docker_options
+from orlop.framework import Pattern, PatternError
 from orlop_chronos import instants, schedules
 from orlop_chronos.errors import ChronosError, bad_request, not_valid
 from orlop_chronos.model import JSON_NAME, Counters, Job, Overlap
@@ -167,10 +168,10 @@ def _constraints(job: Job, _: int) -> None:
             raise ValueError(f"[{position}]: expected EQUALS, LIKE or UNLIKE, got {constraint[1]!r}")
         if constraint[1] != "EQUALS":
             try:
-                re.compile(constraint[2])
-            except re.error as error:
+                Pattern(constraint[2])
+            except PatternError as error:
                 raise ValueError(
-                    f"[{position}]: expected a regular expression, got {constraint[2]!r}: {error}"
+                    f"[{position}]: expected a regular expression of RE2, got {constraint[2][:80]!r}: {error}"
                 ) from error
 
 

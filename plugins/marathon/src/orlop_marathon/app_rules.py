@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from orlop import docker_options
+from orlop.framework import Pattern, PatternError
 from orlop_marathon import paths, roles
 from orlop_marathon.errors import Problem
 from orlop_marathon.model import (
@@ -339,7 +340,8 @@ def _volume_constraint_problem(constraint: Constraint) -> str | None:
     if constraint.operator not in (Operator.LIKE, Operator.UNLIKE):
         known = constraint.operator in Operator.__members__
         return "Operator must be one of LIKE, UNLIKE" if known else f"unknown constraint operator {constraint.operator}"
-    return None if _is_expression(constraint.value) else "Invalid regular expression"
+    wrong = _expression_problem(constraint.value)
+    return f"Invalid regular expression: {wrong}" if wrong is not None else None
 
 
 # --- constraints ---
@@ -370,7 +372,8 @@ def constraint_problem(constraint: Constraint) -> str | None:
         case Operator.LIKE | Operator.UNLIKE:
             if not value:
                 return "LIKE and UNLIKE require a non-empty, regular expression value"
-            return None if _is_expression(value) else "is not a valid regular expression"
+            wrong = _expression_problem(value)
+            return f"is not a valid regular expression: {wrong}" if wrong is not None else None
         case Operator.IS:
             return None if _IS_VALUE.fullmatch(value or "") else _IS_TEXT
     return "operator must be one of the following UNIQUE, CLUSTER, GROUP_BY, LIKE, MAX_PER, UNLIKE or IS"
@@ -380,14 +383,15 @@ def _is_integer(text: str) -> bool:
     return re.fullmatch(r"[+-]?[0-9]{1,10}", text) is not None and abs(int(text)) < 2**31
 
 
-def _is_expression(text: str) -> bool:
+def _expression_problem(text: str) -> str | None:
+    """Why it is no regular expression, None when it is one."""
     if len(text) > LONGEST_EXPRESSION:
-        return False
+        return f"expected at most {LONGEST_EXPRESSION} characters, got {len(text)}"
     try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
+        Pattern(text)
+    except PatternError as error:
+        return str(error)
+    return None
 
 
 # --- checks ---

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import attrs
 import orjson
+
+from orlop.framework import Pattern, PatternError
+
+EXPRESSIONS_REMEMBERED: Final = 100
 
 
 class BadFilters(ValueError):
@@ -58,7 +62,14 @@ def found_in(expression: str, text: str) -> bool:
     """Is it this text, or an expression that finds something in it?"""
     if expression == text:
         return True
+    pattern = _pattern(expression)
+    return pattern is not None and pattern.is_found_in(text)
+
+
+@lru_cache(EXPRESSIONS_REMEMBERED)
+def _pattern(expression: str) -> Pattern | None:
+    """In Go's language, as engines read it. None for what is no expression: it finds nothing."""
     try:
-        return re.search(expression, text) is not None
-    except re.error:
-        return False
+        return Pattern(expression)
+    except PatternError:
+        return None
