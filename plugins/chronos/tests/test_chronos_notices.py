@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiosmtpd.controller import Controller
 from chronos_cluster import ChronosCluster
 from running import free_port
@@ -160,9 +160,9 @@ class ClusterHost:
         yield asyncio.Queue()
 
 
-async def deliver(cluster: ChronosCluster, until: Any) -> None:
+async def deliver(cluster: ChronosCluster, until: Any, host: ClusterHost | None = None) -> None:
     """Lets notices be sent until `until` holds."""
-    context = delivery.beside(ClusterHost(cluster), cluster.settings)(web.Application())  # type: ignore[arg-type]
+    context = delivery.beside(host or ClusterHost(cluster), cluster.settings)(web.Application())  # type: ignore[arg-type]
     await anext(context)
     async with asyncio.timeout(20):
         while not until():  # noqa: ASYNC110 - the condition is somebody else's
@@ -205,6 +205,122 @@ async def test_mails_are_sent() -> None:
         server.loop.close()
     assert sorted(to for to, _ in mailbox.mails) == [["x@example.com"], ["y@example.com"]]
     assert all("Subject: [Chronos] job 'a' failed!" in text for _, text in mailbox.mails)
+
+
+BAD_OWNERS = ["a@[", "ops@", "<", ">", "ops@[10.0.0.1", '"', "@", "(", "a@b@c", "a\nb@c", "=?utf-8?q?a=0ab?=@x", "x:"]
+
+
+async def test_owners_that_are_no_addresses_hold_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    mailbox = Mailbox()
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        cluster = ChronosCluster(mail_server=f"127.0.0.1:{server.port}", mail_from="chronos@example.com")
+        for number, owner in enumerate([*BAD_OWNERS, "ops@example.com, root"]):
+            cluster.put(f"a{number}", schedule="R/2999-01-01T00:00:00Z/P1D", retries=0, owner=owner)
+            cluster.give(orders.StartJob(name=f"a{number}"))
+            cluster.finish(f"a{number}", code=3)
+        assert len(waiting(cluster)) == len(BAD_OWNERS) + 2
+        await deliver(cluster, lambda: not waiting(cluster))
+    finally:
+        server.stop()
+        server.loop.close()
+    assert sorted(to for to, _ in mailbox.mails) == [["ops@example.com"], ["root"]]
+    for number, owner in enumerate(BAD_OWNERS):
+        assert f"the notice of job 'a{number}' to {owner!r} by mail is given up: expected a mail address" in caplog.text
+    lost = [entry for entry in cluster.cluster.log if entry.type == "chronos.notice.lost"]
+    assert sorted(entry.subject for entry in lost) == sorted(BAD_OWNERS)
+
+
+async def test_a_bug_in_one_notice_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = delivery._post
+
+    def post(settings: Config, notice: notices.Notice) -> Any:
+        if notice.to == "x@example.com":
+            raise KeyError("x")
+        return real(settings, notice)
+
+    monkeypatch.setattr(delivery, "_post", post)
+    async with webhook() as (url, seen):
+        cluster = failed_job(http_notification_url=url)
+        await deliver(cluster, lambda: [notice.tries for notice in waiting(cluster)] == [1])
+    assert [body["to"] for _, body in seen] == ["y@example.com"]
+    assert "the notice of job 'a' to 'x@example.com' by http cannot be delivered; this is a bug" in caplog.text
+    assert "KeyError" in caplog.text
+
+
+async def test_a_bug_in_the_framework_is_survived(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "LOOK_EVERY_S", 0.01)
+    async with webhook() as (url, seen):
+        cluster = failed_job(slack_url=url)
+        host = ClusterHost(cluster)
+        failing = ["take", "settle"]
+
+        async def command(framework: str, command: Any) -> Any:
+            if isinstance(command, orders.TakeNotices) and "take" in failing:
+                failing.remove("take")
+                raise RuntimeError("take")
+            if isinstance(command, orders.SettleNotice) and "settle" in failing:
+                failing.remove("settle")
+                cluster.advance(notices.TAKEN_MS / 1000)
+                raise RuntimeError("settle")
+            return cluster.give(command)
+
+        monkeypatch.setattr(host, "command", command)
+        await deliver(cluster, lambda: not waiting(cluster), host)
+    assert len(seen) == 2, "it could not be settled, and so was sent again"
+    assert failing == []
+    assert "notices cannot be taken; this is a bug" in caplog.text
+    assert "cannot be settled; this is a bug" in caplog.text
+
+
+async def test_a_place_that_hangs_holds_up_no_other() -> None:
+    """As many notices as are taken at once wait for it."""
+    hanging, released = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hanging.set()
+        await released.wait()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server, webhook() as (url, seen):
+        port = server.sockets[0].getsockname()[1]
+        cluster = ChronosCluster(slack_url=f"http://127.0.0.1:{port}/hook", http_notification_url=url)
+        for number in range(notices.MOST_TAKEN + 1):
+            name = f"a{number:02}"
+            cluster.put(name, schedule="R/2999-01-01T00:00:00Z/P1D", retries=0)
+            cluster.give(orders.StartJob(name=name))
+            cluster.finish(name, code=3)
+            cluster.advance(1)
+        await deliver(cluster, lambda: hanging.is_set() and len(seen) == notices.MOST_TAKEN + 1)
+        released.set()
+    assert {notice.channel for notice in waiting(cluster)} == {notices.Channel.SLACK}
+    jobs = [body["job"] for _, body in seen]
+    assert jobs == sorted(jobs), "in their order"
+
+
+async def test_what_takes_too_long_is_left_to_be_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server may take it as soon as it is not left alone any more."""
+    monkeypatch.setattr(delivery, "SEND_WITHIN_S", notices.TAKEN_MS / 1000 + 1)
+    async with webhook() as (url, seen):
+        cluster = failed_job(http_notification_url=url)
+        taken = cluster.give(orders.TakeNotices())
+        async with ClientSession() as session:
+            await delivery._send_all(ClusterHost(cluster), session, cluster.settings, taken)  # type: ignore[arg-type]
+    assert seen == []
+    assert {notice.tries for notice in waiting(cluster)} == {0}
+
+
+def test_each_channel_has_its_own_turn() -> None:
+    cluster = failed_job(slack_url=HOOK, http_notification_url=HOOK)
+    assert cluster.give(orders.TakeNotices(channels=frozenset())) == []
+    (taken,) = cluster.give(orders.TakeNotices(channels=frozenset({notices.Channel.SLACK})))
+    assert taken.channel is notices.Channel.SLACK
+    assert [notice.channel.value for notice in cluster.give(orders.TakeNotices())] == ["http", "http"]
 
 
 async def test_a_mail_server_that_is_not_there() -> None:

@@ -62,9 +62,9 @@ def execute(order: Order, desk: Desk) -> Any:
         case ReportTask():
             return _report(order, desk)
         case TakeNotices():
-            return notices.take(desk)
+            return notices.take(desk, order.channels)
         case SettleNotice():
-            return notices.settle(desk, order.id, order.error)
+            return notices.settle(desk, order.id, order.error, order.hopeless)
 
 
 def _job(desk: Desk, name: str) -> JobRecord:

@@ -7,7 +7,7 @@ is sent again by the next.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import attrs
@@ -25,6 +25,7 @@ FIRST_RETRY_MS: Final = 5_000
 LONGEST_RETRY_MS: Final = 3_600_000
 #: After which a notice that cannot be delivered is given up, which the event log tells. In milliseconds.
 GIVEN_UP_AFTER_MS: Final = 86_400_000
+#: Of one channel, at once.
 MOST_TAKEN: Final = 20
 
 
@@ -80,21 +81,24 @@ def tell(desk: Desk, record: JobRecord, happening: Happening, message: str, run:
         desk.do(Emit("notice", subject=record.job.name, details={"channel": channel.value}, live=notice_id))
 
 
-def take(desk: Desk) -> list[Notice]:
-    """Those that are to be sent now; they are left alone for a while."""
+def take(desk: Desk, channels: Collection[Channel]) -> list[Notice]:
+    """Those that are to be sent now; they are left alone for a while. `MOST_TAKEN` of each channel."""
     due = [notice for notice in desk.stored(documents.NOTICE).values() if notice.due_ms <= desk.now_ms]
-    taken = sorted(due, key=lambda notice: (notice.due_ms, notice.id))[:MOST_TAKEN]
+    due.sort(key=lambda notice: (notice.due_ms, notice.created_ms, notice.id))
+    taken: list[Notice] = []
+    for channel in sorted(channels):
+        taken += [notice for notice in due if notice.channel is channel][:MOST_TAKEN]
     for notice in taken:
         desk.put(documents.NOTICE, notice.id, attrs.evolve(notice, due_ms=desk.now_ms + TAKEN_MS))
     return taken
 
 
-def settle(desk: Desk, notice_id: str, error: str) -> None:
-    """What sending has come to. error: empty when it was delivered."""
+def settle(desk: Desk, notice_id: str, error: str, hopeless: bool = False) -> None:
+    """What sending has come to. error: empty when it was delivered. hopeless: trying again would not help."""
     notice: Notice | None = desk.stored(documents.NOTICE).get(notice_id)
     if notice is None:
         return
-    if error and desk.now_ms - notice.created_ms < GIVEN_UP_AFTER_MS:
+    if error and not hopeless and desk.now_ms - notice.created_ms < GIVEN_UP_AFTER_MS:
         wait_ms = min(FIRST_RETRY_MS * 2 ** min(notice.tries, 20), LONGEST_RETRY_MS)
         desk.put(
             documents.NOTICE, notice_id, attrs.evolve(notice, tries=notice.tries + 1, due_ms=desk.now_ms + wait_ms)

@@ -10,6 +10,7 @@ import re
 
 import attrs
 
+from orlop_chronos.notices import Channel
 from orlop_chronos.reading import Definition
 
 
@@ -96,15 +97,21 @@ class ReportTask:
 
 @attrs.frozen(kw_only=True)
 class TakeNotices:
-    """Answers with the notices that are to be sent now; the asker sends them and settles each."""
+    """Answers with the notices that are to be sent now; the asker sends them and settles each.
+
+    channels: by which they are sent; others are left where they are.
+    """
+
+    channels: frozenset[Channel] = frozenset(Channel)
 
 
 @attrs.frozen(kw_only=True)
 class SettleNotice:
-    """error: why it could not be delivered; empty when it was."""
+    """error: why it could not be delivered; empty when it was. hopeless: it never can be, and is given up."""
 
     id: str
     error: str = ""
+    hopeless: bool = False
 
 
 JobOrder = PutJob | DeleteJob | StartJob | KillRuns | MarkSucceeded | SetDisabled | Backfill
