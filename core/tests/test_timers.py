@@ -14,7 +14,7 @@ import pytest
 from orlop.agent.agent import read_clock
 from orlop.model.clock import Now
 from orlop.server.clock_watch import TOLERATED_MS, ClockWatch
-from orlop.server.timers import TimerService
+from orlop.server.timers import LATEST_MS, TimerService
 
 HOUR_MS = 3_600_000
 WITHIN_S = 30
@@ -53,6 +53,21 @@ async def test_a_time_that_has_passed_is_called_at_once() -> None:
         due = asyncio.Event()
         timers.set("a", read_clock().utc_ms - 7 * 24 * HOUR_MS, due.set)
         await called(due)
+
+
+async def test_any_time_can_be_set(caplog: pytest.LogCaptureFixture) -> None:
+    """Also what no calendar has: a period may be of thousands of millions of years."""
+    with running() as timers:
+        early, late = asyncio.Event(), asyncio.Event()
+        for number, utc_ms in enumerate((LATEST_MS, LATEST_MS + 999, LATEST_MS + 1_000, 10**20, 10**30)):
+            timers.set(f"late-{number}", utc_ms, late.set)
+        timers.set("early", -(10**20), early.set)
+        await called(early)
+        after = asyncio.Event()
+        timers.set("after", read_clock().utc_ms + 20, after.set)
+        await called(after)
+        assert not late.is_set()
+    assert caplog.text == ""
 
 
 async def test_one_that_raises_does_not_hold_up_the_others() -> None:

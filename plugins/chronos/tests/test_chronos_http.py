@@ -59,6 +59,37 @@ def api(shared: Api) -> Iterator[Api]:
     shared.reset()
 
 
+@pytest.mark.parametrize(
+    ("members", "shown"),
+    [
+        (
+            {"schedule": "R1/9999-12-31T23:59:59Z/PT1H", "jitter": 2**31 - 1},
+            [("9999-12-31T23:59:59.000Z", "9999-12-31T23:59:59.000Z")],
+        ),
+        (
+            {"schedule": "R2/9999-12-31T23:59:59/PT9H", "scheduleTimeZone": "Asia/Tokyo", "alertAfter": "P2147483647Y"},
+            [
+                ("9999-12-31T14:59:59.000Z", "9999-12-31T23:59:59.000+09:00"),
+                # In Tokyo it is the year 10000.
+                ("9999-12-31T23:59:59.000Z", "9999-12-31T23:59:59.000Z"),
+            ],
+        ),
+        ({"schedule": "R/9999-12-31T00:00:00Z/P1D", "exclude": ["9999-12-31"], "jitter": 5}, []),
+        ({"schedule": "R/9999-12-01T00:00:00Z/P2147483647Y"}, [("9999-12-01T00:00:00.000Z",) * 2]),
+    ],
+)
+def test_the_end_of_the_calendar(api: Api, members: dict[str, Any], shown: list[tuple[str, str]]) -> None:
+    draft = api.call("POST", f"{V3}/next", {"command": "x", **members})
+    assert draft.status_code == 200, draft.text
+    api.put("a", **members)
+    told = api.read(f"{V3}/job/a/next")
+    assert [(one["nominalTime"], one["localTime"]) for one in told] == shown
+    assert all(one["nominalTime"] <= one["startTime"] <= "9999-12-31T23:59:59.999Z" for one in told)
+    assert draft.json() == told
+    assert api.read(f"{V3}/job/a")["name"] == "a"
+    assert len(api.read(f"{V3}/jobs/summary")["jobs"]) == 1
+
+
 def test_a_job_as_it_is_shown(api: Api) -> None:
     api.put("a", owner="me", environmentVariables=[{"name": "A", "value": "1"}], constraints=[["rack", "EQUALS", "r"]])
     shown = api.read(f"{V3}/job/a")

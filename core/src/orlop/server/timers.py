@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: A clock that was set by as much is told of; by less, it is kept right.
 WORTH_TELLING_MS: Final = 5_000
+#: 9999-12-31T23:59:59Z, later than which APScheduler knows no time; frameworks may say any.
+LATEST_MS: Final = 253_402_300_799_000
 
 
 class _Inline(BaseExecutor):
@@ -36,6 +38,8 @@ class _Inline(BaseExecutor):
 
 class TimerService:
     """One time per key; setting it again replaces it. `set` may be called from any thread.
+
+    What would be due after the year 9999 is called back at its end.
 
     clock: of this process; when it is set, what is due by it is called back within a second.
     """
@@ -68,7 +72,7 @@ class TimerService:
 
     def _set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
         if utc_ms is not None:
-            at = datetime.fromtimestamp(utc_ms / 1000, UTC)
+            at = datetime.fromtimestamp(min(max(utc_ms, 0), LATEST_MS) / 1000, UTC)
             arguments = (key, utc_ms, callback)
             self._scheduler.add_job(self._due, DateTrigger(at), arguments, id=key, replace_existing=True)
         elif self._scheduler.get_job(key) is not None:

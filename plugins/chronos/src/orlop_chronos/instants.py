@@ -153,8 +153,15 @@ def utc_ms(wall: datetime, where: tzinfo) -> int | None:
 
 
 def wall_at(moment_utc_ms: int, where: tzinfo) -> datetime:
-    """What the wall's clock there shows, with its zone. Raises OverflowError outside of the years 1 to 9999."""
-    return (_EPOCH + moment_utc_ms * _MILLISECOND).astimezone(where)
+    """What the wall's clock there shows, with its zone. Raises OverflowError outside of the years 1 to 9999.
+
+    Where these are over on that wall only, it is what UTC's shows.
+    """
+    moment = _EPOCH + moment_utc_ms * _MILLISECOND
+    try:
+        return moment.astimezone(where)
+    except OverflowError:
+        return moment
 
 
 def format_instant(moment: datetime) -> str:

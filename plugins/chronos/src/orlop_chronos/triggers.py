@@ -106,15 +106,19 @@ class Due:
             moment = self.following(last_of_day)
 
     def starts_ms(self, moment: Moment) -> int:
-        """When the run shall start: jitter is the same for the same due time, so that nothing need be stored. It ends
-        before the next due time, so that runs start in their order."""
+        """When the run shall start: jitter is the same for the same due time, so that nothing need be stored.
+
+        Before the next due time, so that runs start in their order, and at the end of the year 9999 at the latest,
+        beyond which nothing can be shown.
+        """
         if not self.jitter_ms:
             return moment.at_ms
         following, jitter_ms = self.following(moment), self.jitter_ms
         if following is not None:
             jitter_ms = min(jitter_ms, following.at_ms - moment.at_ms - 1)
         digest = hashlib.sha256(f"{self.name}\0{moment.at_ms}".encode()).digest()
-        return moment.at_ms + int.from_bytes(digest[:8]) % (jitter_ms + 1)
+        starts_ms = moment.at_ms + int.from_bytes(digest[:8]) % (jitter_ms + 1)
+        return min(starts_ms, schedules.LATEST_MS)
 
     def _allowed_from(self, moment: Moment | None) -> Moment | None:
         for _ in range(MOST_EXCLUDED_DAYS):
