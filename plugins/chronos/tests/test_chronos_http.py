@@ -287,14 +287,24 @@ def test_progress_of_a_task(api: Api) -> None:
         ("DELETE", f"{V2}/task/kill/nope", None, 400, "Job 'nope' not found"),
         ("POST", f"{V3}/iso8601", "{", 400, "expected JSON"),
         ("POST", f"{V3}/iso8601", "[]", 400, "expected a JSON object"),
-        ("POST", f"{V3}/iso8601", '{"name": "a b", "schedule": "R//PT1H"}', 400, "name: expected letters"),
-        ("POST", f"{V3}/iso8601", '{"name": "a/b", "schedule": "R//PT1H"}', 400, "name: expected letters"),
-        ("POST", f"{V2}/iso8601", '{"name": " a", "schedule": "R//PT1H"}', 400, "name: expected letters"),
-        ("POST", f"{V3}/iso8601", '{"name": "' + "a" * 300 + '", "schedule": "R//PT1H"}', 400, "at most 255"),
+        ("POST", f"{V3}/iso8601", '{"name": "a b", "command": "x"}', 400, "name: expected letters"),
+        ("POST", f"{V3}/iso8601", '{"name": "a/b", "command": "x"}', 400, "name: expected letters"),
+        ("POST", f"{V2}/iso8601", '{"name": " a", "command": "x"}', 400, "name: expected letters"),
+        ("POST", f"{V2}/iso8601", r'{"name": "a\nb", "command": "x"}', 400, "name: expected letters"),
+        ("POST", f"{V2}/iso8601", r'{"name": "a\tb", "command": "x"}', 400, "name: expected letters"),
+        ("POST", f"{V2}/iso8601", r'{"name": "a\u0001", "command": "x"}', 400, "name: expected letters"),
+        ("POST", f"{V3}/iso8601", '{"name": "a", "comand": "x"}', 400, "command: expected what the shell runs"),
+        ("POST", f"{V3}/iso8601", '{"name": "' + "a" * 300 + '", "command": "x"}', 400, "at most 255"),
         ("POST", f"{V3}/iso8601", '{"name": "a", "schedule": "x"}', 400, "schedule: expected R[n]/start/period"),
         ("POST", f"{V3}/dependency", '{"name": "a", "parents": []}', 400, "parents: expected at least one"),
         ("POST", f"{V3}/dependency", '{"name": "a", "parents": ["a"]}', 400, "its own parent"),
-        ("POST", f"{V3}/dependency", '{"name": "a", "parents": ["b"]}', 400, "parents[0]: there is no job 'b'"),
+        (
+            "POST",
+            f"{V3}/dependency",
+            '{"name": "a", "parents": ["b"], "command": "x"}',
+            400,
+            "parents[0]: there is no job 'b'",
+        ),
         ("POST", f"{V3}/iso8601", "x" * 200_000, 413, "at most 100000 bytes"),
         ("DELETE", f"{V3}/job/nope?children=eat", None, 400, "children: expected one of"),
         ("POST", f"{V3}/job/nope/backfill?from=x&until=y", None, 400, "from: expected a time"),
@@ -392,6 +402,15 @@ def test_any_definition_is_stored_or_refused(
 def test_any_request_is_answered(shared: Api, method: str, path: list[str], body: bytes) -> None:
     response = shared.call(method, "/" + "/".join(path), body)
     assert response.status_code < 500, response.text
+
+
+def test_a_body_that_is_not_packed_as_it_says_is_told_on_one_line(api: Api) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Connection": "close"}
+    response = api.call("POST", f"{V3}/iso8601", '{"name": "a"}', headers=headers)
+    assert response.status_code == 400
+    message = response.json()["message"]
+    assert message.startswith("the request's body cannot be read: ")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "deflate", "identity"])

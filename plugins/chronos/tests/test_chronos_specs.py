@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
 
 from orlop.framework import Constraint, Resources
 from orlop_chronos import reading, specs
+from orlop_chronos.documents import Cause, Run, RunState
 from orlop_chronos.errors import ChronosError
 from orlop_chronos.model import Job
 from orlop_chronos.settings import Config
 
 NOW_MS = 1_600_000_000_000
+#: Bytes of one argument or variable.
+LONGEST = reading.LONGEST_WORD_BYTES
 #: A backtracking engine does not come back from it.
 HANGING = "(?:" * 6 + "v?" + "){9}" * 6 + "x"
 
@@ -156,6 +160,26 @@ def test_containers() -> None:
         ({"parents": ["a"]}, "schedule: a job cannot be its own parent"),
         ({"schedule": "R/x/P1D", "retries": "x"}, "retries: expected a whole number"),
         ({"shell": False}, "command: expected the executable"),
+        ({}, "command: expected what the shell runs, since there is no container, but missing"),
+        ({"comand": "true"}, "command: expected what the shell runs"),
+        ({"command": " \n", "arguments": [" "]}, "command: expected what the shell runs"),
+        ({"command": "x" * (LONGEST + 1)}, f"command: expected at most {LONGEST} bytes, got {LONGEST + 1}"),
+        ({"command": "é" * 65_536}, f"command: expected at most {LONGEST} bytes, got 131072"),
+        ({"command": "x" * 65_535, "arguments": ["y" * 65_536]}, "command: expected at most 131071 bytes, got 131072"),
+        ({"command": "x", "shell": False, "arguments": ["y"] * 2, "owner": "z" * LONGEST}, "owner: expected at most"),
+        ({"command": "x", "shell": False, "arguments": ["y" * LONGEST]}, "arguments: expected at most 131006 bytes"),
+        ({"environmentVariables": [{"name": "a"}, {"name": ""}]}, "environmentVariables: [1].name: expected a name"),
+        ({"environmentVariables": [{"name": "a=b"}]}, "[0].name: expected a name without '=', got 'a=b'"),
+        ({"environmentVariables": [{"name": "a\0b"}]}, "environmentVariables[0].name: expected a text without NUL"),
+        (
+            {"environmentVariables": [{"name": "a", "value": "b\0"}]},
+            "environmentVariables[0].value: expected a text without NUL",
+        ),
+        (
+            {"environmentVariables": [{"name": "a", "value": "b" * (LONGEST - 1)}]},
+            f"environmentVariables: [0]: expected at most {LONGEST} bytes",
+        ),
+        ({"exclude": [day.lower() for day in reading.WEEKDAYS]}, "exclude: expected a day of the week that is not"),
     ],
 )
 def test_what_is_no_job(document: dict[str, Any], text: str) -> None:
@@ -166,10 +190,44 @@ def test_what_is_no_job(document: dict[str, Any], text: str) -> None:
     assert len(error.value.message) < 1000
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"container": {"image": "a"}},
+        {"container": {"image": "a"}, "shell": False},
+        {"arguments": ["true"]},
+        {"command": "x" * LONGEST},
+        {"command": "x" * 65_535, "arguments": ["y" * 65_535]},
+        {"command": "x", "shell": False, "arguments": ["y" * (LONGEST - 65)]},
+        {"command": "x", "environmentVariables": [{"name": "a", "value": "b" * (LONGEST - 2)}, {"name": "a"}]},
+        {"command": "x", "exclude": ["SAT", "SUN", "MON", "TUE", "WED", "THU"]},
+        {"command": "x", "parents": ["b"], "exclude": list(reading.WEEKDAYS)},
+    ],
+)
+def test_what_is_just_a_job(document: dict[str, Any]) -> None:
+    job = read(**document)
+    specs.spec_of(job, None, Config())
+
+
+def test_what_is_just_not_too_long_can_be_started() -> None:
+    """Linux takes no more as one argument or variable; a task's id in its environment has the arguments in it."""
+    job = read(command="/bin/true", shell=False, arguments=["y" * (LONGEST - 65)], owner="z" * (LONGEST - 18))
+    run = Run(job="a", number=1, identity="", cause=Cause.TIME, nominal_ms=NOW_MS, created_ms=0, state=RunState.ACTIVE)
+    variables = specs.run_environment(job, run, 999_999_999, specs.task_name(job, run, 999_999_999))
+    words = specs.spec_of(job, None, Config()).payload["arguments"]
+    assert subprocess.run(words, env=variables, check=False).returncode == 0
+
+
+def test_a_parent_that_is_named_twice_is_one() -> None:
+    assert read(command="x", parents=["c", "b", "c", "b"]).parents == ("c", "b")
+
+
 def test_null_is_a_member_that_is_not_there() -> None:
     """PaaSTA sends such jobs."""
-    nothing = dict.fromkeys(("command", "arguments", "scheduleTimeZone", "retries", "shell", "cpus", "container"))
-    assert read(**nothing) == read()
+    nothing = dict.fromkeys(("command", "arguments", "scheduleTimeZone", "retries", "shell", "cpus"))
+    image = {"container": {"image": "a"}}
+    assert read(**nothing, **image) == read(**image)
+    assert read(command="x", container=None) == read(command="x")
 
 
 def test_texts_of_numbers_and_unknown_members() -> None:

@@ -24,11 +24,15 @@ from orlop_chronos.errors import ChronosError, bad_request, not_valid
 from orlop_chronos.model import JSON_NAME, Counters, Job, Overlap
 from orlop_chronos.periods import Period, PeriodError
 
-#: Chronos 2 takes blanks and `#` too; 3 does not.
-NAMES_V2: Final = re.compile(r"[\w\s.#-]+", re.ASCII)
+#: Chronos 2 takes blanks and `#` too; 3 does not. It took ends of lines as well, which break the lines of its graph.
+NAMES_V2: Final = re.compile(r"[\w .#-]+", re.ASCII)
 NAMES_V3: Final = re.compile(r"[\w.-]+", re.ASCII)
 LONGEST_NAME: Final = 255
 LONGEST_TEXT: Final = 256 * 1024
+#: What Linux takes as one argument or one variable of a program, in bytes.
+LONGEST_WORD_BYTES: Final = 131_071
+#: Of a task's id in its environment: what stands there beside the job's name and the arguments.
+_ID_BYTES: Final = 64
 MOST_ELEMENTS: Final = 10_000
 MOST: Final = 2**31 - 1
 OPERATORS: Final = frozenset({"EQUALS", "LIKE", "UNLIKE"})
@@ -95,6 +99,8 @@ def read_job(document: Mapping[str, Any], now_ms: int, defaults: Defaults) -> De
     _check(job, now_ms, problems)
     if problems:
         raise not_valid(problems)
+    # A parent that is named twice is one.
+    job = attrs.evolve(job, parents=tuple(dict.fromkeys(job.parents)))
     return Definition(job=job, counters=counters)
 
 
@@ -176,6 +182,8 @@ def _constraints(job: Job, _: int) -> None:
 
 
 def _exclude(job: Job, _: int) -> None:
+    if not job.parents and {day.upper() for day in job.exclude}.issuperset(WEEKDAYS):
+        raise ValueError("expected a day of the week that is not excluded, got all seven")
     for position, day in enumerate(job.exclude):
         if day.upper() not in WEEKDAYS and not _is_date(day):
             raise ValueError(f"[{position}]: expected a date such as 2026-12-25 or a day such as SAT, got {day!r}")
@@ -195,8 +203,38 @@ def _parameters(job: Job, _: int) -> None:
 
 
 def _command(job: Job, _: int) -> None:
-    if not job.shell and not job.command and job.container is None:
-        raise ValueError("expected the executable, since shell is false")
+    """A container has a program of its own. A shell runs the arguments after the command (Chronos)."""
+    if job.container is None:
+        if not job.shell and not job.command:
+            raise ValueError("expected the executable, since shell is false")
+        if job.shell and not job.command.strip() and not "".join(job.arguments).strip():
+            raise ValueError("expected what the shell runs, since there is no container, but missing")
+    _check_size(" ".join((job.command, *job.arguments)) if job.shell else job.command, LONGEST_WORD_BYTES)
+
+
+def _arguments(job: Job, _: int) -> None:
+    _check_size(" ".join(job.arguments), LONGEST_WORD_BYTES - _ID_BYTES - len(job.name.encode()))
+
+
+def _owner(job: Job, _: int) -> None:
+    """Any text, as Chronos took it."""
+    _check_size(job.owner, LONGEST_WORD_BYTES - len("CHRONOS_JOB_OWNER="))
+
+
+def _variables(job: Job, _: int) -> None:
+    for position, one in enumerate(job.environment_variables):
+        if not one.name or "=" in one.name:
+            raise ValueError(f"[{position}].name: expected a name without '=', got {one.name[:80]!r}")
+        try:
+            _check_size(f"{one.name}={one.value}", LONGEST_WORD_BYTES)
+        except ValueError as error:
+            raise ValueError(f"[{position}]: {error}") from None
+
+
+def _check_size(text: str, most: int) -> None:
+    """Raises ValueError for a text with which nothing could be started."""
+    if len(text) * 4 > most and (size := len(text.encode())) > most:
+        raise ValueError(f"expected at most {most} bytes, got {size}")
 
 
 _RULES: Final[Mapping[str, Callable[[Job, int], None]]] = {
@@ -209,6 +247,9 @@ _RULES: Final[Mapping[str, Callable[[Job, int], None]]] = {
     "constraints": _constraints,
     "exclude": _exclude,
     "command": _command,
+    "arguments": _arguments,
+    "owner": _owner,
+    "environmentVariables": _variables,
     "container.parameters": _parameters,
 }
 

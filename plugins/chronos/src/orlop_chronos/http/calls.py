@@ -86,7 +86,7 @@ class Call:
                     raise ChronosError(413, f"expected a body of at most {limit} bytes")
                 parts.append(part)
         except (ClientPayloadError, web.RequestPayloadError, ValueError) as error:
-            raise bad_request(f"the request's body cannot be read: {error}") from None
+            raise bad_request(f"the request's body cannot be read: {' '.join(str(error).split())}") from None
         return reading.load_json(b"".join(parts))
 
     async def jobs(self) -> Jobs:

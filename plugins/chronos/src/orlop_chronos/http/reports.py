@@ -191,6 +191,7 @@ async def upcoming(call: Call) -> web.StreamResponse:
     if call.request.method == "POST":
         document = dict(await call.json())
         document.setdefault("name", "draft")
+        document["command"] = document.get("command") or "draft"
         definition = await read_definition(call, document)
         now_ms = jobs.view.now.utc_ms
         record = JobRecord(job=definition.job, uid="", created_ms=now_ms, since_ms=now_ms)
