@@ -6,7 +6,7 @@ import pytest
 from chronos_cluster import ChronosCluster, refused
 
 from orlop.testing.harness import Refused
-from orlop_chronos import graph, orders
+from orlop_chronos import documents, executing, graph, orders
 from orlop_chronos.documents import Cause
 from orlop_chronos.framework import Chronos
 
@@ -212,6 +212,35 @@ def test_what_becomes_of_children_can_be_chosen() -> None:
     assert cluster.show("d")["parents"] == ["x"]
     cluster.give(orders.DeleteJob(name="b", children=orders.Children.DELETE))
     assert cluster.names() == ["d", "x"]
+
+
+def chain(length: int) -> ChronosCluster:
+    """a0 <- a1 <- a2, and so on, of which none has run."""
+    cluster = ChronosCluster()
+    cluster.put("a0", schedule="R0//PT1H")
+    for number in range(1, length):
+        cluster.put(f"a{number}", parents=[f"a{number - 1}"])
+    return cluster
+
+
+def test_a_chain_that_is_longer_than_calls_go_deep_is_deleted() -> None:
+    cluster = chain(1_100)
+    cluster.put("other", schedule="R0//PT1H")
+    cluster.put("below", parents=["a7", "other"])
+    cluster.give(orders.DeleteJob(name="a1", children=orders.Children.DELETE))
+    assert cluster.names() == ["a0", "other"]
+    assert list(cluster.cluster.view("chronos").objects(documents.CHILDREN)) == []
+
+
+def test_no_more_is_deleted_at_once_than_one_order_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = chain(4)
+    monkeypatch.setattr(executing, "MOST_DELETED_TOGETHER", 3)
+    reason = refused(cluster, orders.DeleteJob(name="a0", children=orders.Children.DELETE))
+    assert "at most 3 jobs and runs in all" in reason
+    assert cluster.names() == ["a0", "a1", "a2", "a3"]
+    monkeypatch.setattr(executing, "MOST_DELETED_TOGETHER", 4)
+    cluster.give(orders.DeleteJob(name="a0", children=orders.Children.DELETE))
+    assert cluster.names() == []
 
 
 def test_a_deleted_job_leaves_nothing_behind() -> None:

@@ -17,7 +17,7 @@ FAMILY = [
 
 
 def test_as_text() -> None:
-    assert drawing.lines(FAMILY) == [
+    assert list(drawing.lines(FAMILY)) == [
         "+ a",
         "! ├─ b",
         "  │  └─ c (2 running)  <- a, b",
@@ -28,12 +28,19 @@ def test_as_text() -> None:
 
 
 def test_nothing() -> None:
-    assert drawing.lines([]) == []
+    assert list(drawing.lines([])) == []
     ElementTree.fromstring(drawing.svg([]))
 
 
 def test_a_parent_that_is_gone() -> None:
-    assert drawing.lines([Node(name="a", parents=("gone",))]) == ["  a"]
+    assert list(drawing.lines([Node(name="a", parents=("gone",))])) == ["  a"]
+
+
+def test_a_chain_that_is_longer_than_calls_go_deep() -> None:
+    chain = [Node(name="0"), *(Node(name=str(number), parents=(str(number - 1),)) for number in range(1, 3_000))]
+    drawn = list(drawing.lines(chain))
+    assert [line.rpartition(" ")[2] for line in drawn] == [node.name for node in chain]
+    assert drawing.svg(chain).count("<rect") == 3_000
 
 
 def test_as_svg() -> None:

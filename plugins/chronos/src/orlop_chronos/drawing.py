@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -31,31 +31,31 @@ class Node:
         return self.name if self.state == "idle" else f"{self.name} ({self.state})"
 
 
-def lines(nodes: Iterable[Node]) -> list[str]:
+def lines(nodes: Iterable[Node]) -> Iterator[str]:
     """A tree from the jobs without parents down. A job with several parents is shown in full under the first."""
     known = {node.name: node for node in sorted(nodes, key=lambda node: node.name)}
     children = _children(known)
     shown: set[str] = set()
-    drawn: list[str] = []
-
-    def draw(name: str, lead: str, branch: str, below: str) -> None:
+    tops = [name for name, node in known.items() if not any(parent in known for parent in node.parents)]
+    # (name, what stands before it, its branch, what stands before its children); the next one last. No recursion:
+    # chains of jobs may be longer than Python's calls go deep.
+    waiting = [(name, "", "", "") for name in reversed(tops)]
+    while waiting:
+        name, lead, branch, below = waiting.pop()
         node = known[name]
         again = name in shown
         others = [parent for parent in node.parents if parent in known]
         also = f"  <- {', '.join(others)}" if len(others) > 1 else ""
         mark = _MARKS.get(node.status, " ")
-        drawn.append(f"{mark} {lead}{branch}{node.text}{also}{'  (see above)' if again and children[name] else ''}")
+        yield f"{mark} {lead}{branch}{node.text}{also}{'  (see above)' if again and children[name] else ''}"
         if again:
-            return
+            continue
         shown.add(name)
-        for position, child in enumerate(children[name]):
-            last = position == len(children[name]) - 1
-            draw(child, lead + below, "└─ " if last else "├─ ", "   " if last else "│  ")
-
-    for name, node in known.items():
-        if not any(parent in known for parent in node.parents):
-            draw(name, "", "", "")
-    return drawn
+        last = len(children[name]) - 1
+        waiting += [
+            (child, lead + below, "└─ " if position == last else "├─ ", "   " if position == last else "│  ")
+            for position, child in reversed(list(enumerate(children[name])))
+        ]
 
 
 def svg(nodes: Iterable[Node]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -33,6 +33,9 @@ from orlop_chronos.reading import check_name
 from orlop_chronos.schedules import Moment
 from orlop_chronos.specs import task_name
 from orlop_chronos.triggers import Due
+
+#: Jobs and runs that one order deletes. More would hold up all that is due meanwhile.
+MOST_DELETED_TOGETHER: Final = 20_000
 
 
 def execute(order: Order, desk: Desk) -> Any:
@@ -81,7 +84,7 @@ def _put(order: PutJob, desk: Desk) -> None:
     if known is None:
         check_name(name, order.names)
     graph.check_parents(desk, name, job.parents)
-    graph.set_parents(desk, name, known.job.parents if known is not None else (), job.parents)
+    graph.set_parents(desk, {name: (known.job.parents if known is not None else (), job.parents)})
     same_schedule = known is not None and _schedule_of(known.job) == _schedule_of(job)
     record = JobRecord(
         job=job,
@@ -115,24 +118,53 @@ def _delete(order: DeleteJob, desk: Desk) -> None:
     children = desk.children(order.name)
     if children and order.children is Children.REFUSE:
         raise bad_request(f"Job '{order.name}' has children: {', '.join(children[:10])}")
-    for child in children:
-        found = desk.job(child)
-        if found is None:
-            continue
-        if order.children is Children.DELETE:
-            _delete(DeleteJob(name=child, children=Children.DELETE), desk)
-        else:
-            _leave_parent(desk, found, record, order.children)
-    for run in list(desk.open_runs(order.name)):
-        stop(desk, record, run, Stop.KILLED, "its job was deleted")
-    graph.set_parents(desk, order.name, record.job.parents, ())
-    notices.tell(desk, record, notices.Happening.DELETED, "it was deleted")
-    desk.delete_job(order.name)
-    desk.do(Emit("job.deleted", subject=order.name, details={"job": order.name}))
+    if order.children is Children.DELETE:
+        _forget(desk, _with_descendants(desk, record))
+        return
+    left = [child for name in children if (child := desk.job(name)) is not None]
+    parents = {child.job.name: _leave_parent(desk, child, record, order.children) for child in left}
+    graph.set_parents(desk, {child.job.name: (child.job.parents, parents[child.job.name]) for child in left})
+    _forget(desk, {order.name: record})
 
 
-def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Children) -> None:
-    """Chronos: children inherit the parents or the schedule, of which only a child without other parents has need."""
+def _with_descendants(desk: Desk, record: JobRecord) -> dict[str, JobRecord]:
+    """The job and all that wait for it, directly or not, by name. Raises ChronosError when there are too many to delete
+    at once."""
+    found = {record.job.name: record}
+    unseen, deleted = [record.job.name], 0
+    while unseen:
+        name = unseen.pop()
+        progress = desk.progress(name)
+        deleted += 1 + progress.next_run - progress.oldest_run
+        if deleted > MOST_DELETED_TOGETHER:
+            raise bad_request(
+                f"children: expected jobs with at most {MOST_DELETED_TOGETHER} jobs and runs in all; delete the "
+                "children first"
+            )
+        for child in desk.children(name):
+            known = desk.job(child)
+            if known is not None and child not in found:
+                found[child] = known
+                unseen.append(child)
+    return found
+
+
+def _forget(desk: Desk, jobs: dict[str, JobRecord]) -> None:
+    """Deletes the jobs, by name, with all that is known of them; those that come later first."""
+    for name, record in reversed(jobs.items()):
+        for run in list(desk.open_runs(name)):
+            stop(desk, record, run, Stop.KILLED, "its job was deleted")
+        notices.tell(desk, record, notices.Happening.DELETED, "it was deleted")
+        desk.delete_job(name)
+        desk.do(Emit("job.deleted", subject=name, details={"job": name}))
+    graph.set_parents(desk, {name: (record.job.parents, ()) for name, record in jobs.items()})
+
+
+def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Children) -> tuple[str, ...]:
+    """Chronos: children inherit the parents or the schedule, of which only a child without other parents has need.
+
+    Answers with its parents from now on, which the lists of children do not know yet.
+    """
     name = child.job.name
     others = tuple(one for one in child.job.parents if one != parent.job.name)
     job = attrs.evolve(child.job, parents=others)
@@ -143,7 +175,6 @@ def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Chi
         job = attrs.evolve(job, schedule=parent.job.schedule, schedule_time_zone=zone)
     elif not others:
         job = attrs.evolve(job, schedule="R0//P1D", disabled=True)
-    graph.set_parents(desk, name, child.job.parents, job.parents)
     progress = attrs.evolve(desk.progress(name), edges={})
     if not job.parents:
         inherited = desk.progress(parent.job.name)
@@ -156,6 +187,7 @@ def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Chi
     version = child.schedule_version + 1
     desk.put_job(name, attrs.evolve(child, job=job, since_ms=parent.since_ms, schedule_version=version))
     desk.put_progress(name, progress)
+    return job.parents
 
 
 def _kill(order: KillRuns, desk: Desk) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from orlop_chronos.desk import Desk
@@ -48,10 +48,18 @@ def _path_to(desk: Desk, name: str, parents: Iterable[str]) -> list[str] | None:
     return path
 
 
-def set_parents(desk: Desk, name: str, before: Iterable[str], after: Iterable[str]) -> None:
-    """Brings the lists of children up to a job's new parents."""
-    before, after = set(before), set(after)
-    for parent in sorted(before - after):
-        desk.put_children(parent, set(desk.children(parent)) - {name})
-    for parent in sorted(after - before):
-        desk.put_children(parent, {*desk.children(parent), name})
+def set_parents(desk: Desk, changes: Mapping[str, tuple[Iterable[str], Iterable[str]]]) -> None:
+    """Brings the lists of children up to the new parents of jobs. changes: by name, the parents before and after.
+
+    Each list is written once, however many come and go: there may be very many in it.
+    """
+    leaving: dict[str, set[str]] = {}
+    joining: dict[str, set[str]] = {}
+    for name, (before, after) in changes.items():
+        for parent in set(before).difference(after):
+            leaving.setdefault(parent, set()).add(name)
+        for parent in set(after).difference(before):
+            joining.setdefault(parent, set()).add(name)
+    for parent in sorted({*leaving, *joining}):
+        remaining = set(desk.children(parent)) - leaving.get(parent, set())
+        desk.put_children(parent, remaining | joining.get(parent, set()))
