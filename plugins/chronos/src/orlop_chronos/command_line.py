@@ -36,13 +36,18 @@ def _client(ctx: click.Context) -> Client:
     return Client(ctx.find_root().obj["server"] + "/chronos/v1/scheduler")
 
 
-def _job(name: str, rest: str = "") -> str:
-    return f"/job/{quote(name, safe='')}{rest}"
+def _job(name: str) -> str:
+    return f"/job/{quote(name, safe='')}"
+
+
+def _added(name: str, rest: str) -> str:
+    """Of a job's paths those that Chronos has not. Whatever the job is called, they are not taken for Chronos' own."""
+    return f"/jobs/{quote(name, safe='')}{rest}"
 
 
 def _runs(client: Client, name: str, **query: int | None) -> list[dict[str, Any]]:
     """Newest first. query: `limit`, or `run` for one alone."""
-    runs: list[dict[str, Any]] = client.get(_job(name, "/runs"), **query)
+    runs: list[dict[str, Any]] = client.get(_added(name, "/runs"), **query)
     return runs
 
 
@@ -103,7 +108,7 @@ def show_(ctx: click.Context, name: str, output: str) -> None:
     if document.get("parents"):
         click.echo(f"after {', '.join(document['parents'])}")
     else:
-        due = client.get(_job(name, "/next"), count=1)
+        due = client.get(_added(name, "/next"), count=1)
         click.echo(f"by {document['schedule']}, next {due[0]['nominalTime'] if due else 'never'}")
     if document["disabled"]:
         click.echo("it is disabled")
@@ -129,16 +134,14 @@ def _found(client: Client, name: str) -> dict[str, Any]:
 def run(ctx: click.Context, name: str, arguments: str | None, detach: bool, timeout: float) -> None:
     """Run a job now, and wait until it has ended."""
     client = _client(ctx)
-    before = max((one["run"] for one in _runs(client, name, limit=1)), default=-1)
-    client.send("PUT", _job(name), arguments=arguments)
-    started = [one for one in _runs(client, name) if one["run"] > before and one["cause"] == "manual"]
-    if not started:
-        raise Failure(f"the run of '{name}' is gone already", hint="see `orlop chronos job history`")
-    number = started[-1]["run"]
-    if detach:
-        click.echo(f"run {number}")
+    number = client.send("POST", _added(name, "/runs"), arguments=arguments)["run"]
+    if not detach:
+        _follow(client, name, number, timeout)
         return
-    _follow(client, name, number, timeout)
+    found = _runs(client, name, run=number)
+    if found and found[0]["state"] == "skipped":
+        raise Failure(f"run {number} of '{name}' was skipped: {found[0]['reason']}")
+    click.echo(f"run {number}")
 
 
 def _follow(client: Client, name: str, number: int, timeout: float) -> None:
@@ -179,7 +182,11 @@ def _line(one: dict[str, Any]) -> str:
 @click.pass_context
 def kill(ctx: click.Context, name: str, number: int | None) -> None:
     """Stop what a job runs, and forget what waits."""
-    _client(ctx).send("DELETE", f"/task/kill/{quote(name, safe='')}", run=number)
+    stopped = _client(ctx).send("DELETE", _added(name, "/runs"), run=number)["stopped"]
+    if stopped:
+        click.echo(f"stopped: {', '.join(f'run {one}' for one in stopped)}")
+    else:
+        click.echo("nothing of it ran" if number is None else f"run {number} had ended already")
 
 
 @job.command()
@@ -187,7 +194,7 @@ def kill(ctx: click.Context, name: str, number: int | None) -> None:
 @click.pass_context
 def pause(ctx: click.Context, name: str) -> None:
     """Disable a job: it is not started by time or by a parent."""
-    _client(ctx).send("PUT", _job(name, "/disable"))
+    _client(ctx).send("PUT", _added(name, "/disable"))
 
 
 @job.command()
@@ -195,7 +202,7 @@ def pause(ctx: click.Context, name: str) -> None:
 @click.pass_context
 def resume(ctx: click.Context, name: str) -> None:
     """Enable a job again."""
-    _client(ctx).send("PUT", _job(name, "/enable"))
+    _client(ctx).send("PUT", _added(name, "/enable"))
 
 
 @job.command()
@@ -221,7 +228,7 @@ def backfill(ctx: click.Context, name: str, from_: str, until: str) -> None:
 
     Each run finds its due time in CHRONOS_NOMINAL_TIME.
     """
-    answer = _client(ctx).send("POST", _job(name, "/backfill"), **{"from": from_, "until": until})
+    answer = _client(ctx).send("POST", _added(name, "/backfill"), **{"from": from_, "until": until})
     click.echo(f"{answer['runs']} runs")
 
 
@@ -294,7 +301,7 @@ def next_(ctx: click.Context, name_or_file: str, count: int, draft: bool, output
         with click.open_file(name_or_file, "rb") as file:
             times = client.send("POST", "/next", _read_json(file), count=count)
     else:
-        times = client.get(_job(name_or_file, "/next"), count=count)
+        times = client.get(_added(name_or_file, "/next"), count=count)
     rows = [{"due": one["nominalTime"], "local": one["localTime"], "starts": one["startTime"]} for one in times]
     show(output, times, rows, ("due", "local", "starts"), name="due")
 

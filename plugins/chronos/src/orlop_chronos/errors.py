@@ -32,6 +32,11 @@ def unknown_job(name: str) -> ChronosError:
     return bad_request(f"Job '{name}' not found")
 
 
+def unknown_run(name: str, number: int) -> ChronosError:
+    """Chronos knows of no runs, so that no client of it relies on another status."""
+    return ChronosError(404, f"Job '{name}' has no run {number}")
+
+
 def not_valid(problems: Sequence[str]) -> ChronosError:
     """problems: each with the path of what is wrong."""
     told = list(dict.fromkeys(problems))

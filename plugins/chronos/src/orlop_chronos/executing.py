@@ -12,7 +12,7 @@ from orlop_chronos.attending import create_run, start_children, stop, told
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Cause, Control, JobRecord, Stop
 from orlop_chronos.ending import SUCCEEDED, count_success, tell_children
-from orlop_chronos.errors import bad_request, unknown_job
+from orlop_chronos.errors import bad_request, unknown_job, unknown_run
 from orlop_chronos.model import Job
 from orlop_chronos.orders import (
     Backfill,
@@ -190,12 +190,14 @@ def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Chi
     return job.parents
 
 
-def _kill(order: KillRuns, desk: Desk) -> int:
+def _kill(order: KillRuns, desk: Desk) -> list[int]:
     record = _job(desk, order.name)
+    if order.number is not None and desk.run(order.name, order.number) is None:
+        raise unknown_run(order.name, order.number)
     found = [run for run in desk.open_runs(order.name) if order.number in (None, run.number)]
     for run in found:
         stop(desk, record, run, Stop.KILLED, "killed by a user")
-    return len(found)
+    return [run.number for run in found]
 
 
 def _mark_succeeded(order: MarkSucceeded, desk: Desk) -> bool:

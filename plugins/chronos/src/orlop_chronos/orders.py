@@ -52,7 +52,10 @@ class StartJob:
 
 @attrs.frozen(kw_only=True)
 class KillRuns:
-    """Stops what the job runs, and forgets what waits. number: of one run; None: all."""
+    """Stops what the job runs, and forgets what waits. number: of one run; None: all.
+
+    Answers with the numbers of the runs that did not have an end yet.
+    """
 
     name: str
     number: int | None = None

@@ -1,6 +1,9 @@
 """Paths to handlers, the same for both dialects; whatever goes wrong becomes a JSON answer here.
 
 Both take POST and PUT where one of them does: a client of one dialect that talks to the other is served.
+
+What Orlop adds to a job is below `/jobs/{name}/`, where Chronos has nothing: below `/job/` a job that is called
+`success` or `stat` would be taken for Chronos' own word, and another job for it.
 """
 
 from __future__ import annotations
@@ -46,14 +49,22 @@ _RESOURCES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/graph/svg", reports.graph_svg),
     ("GET", "/leader", reports.leader),
     # Not Chronos'
+    ("GET", "/jobs/{name}/runs", reports.history),
+    ("POST", "/jobs/{name}/runs", jobs.start_told),
+    ("DELETE", "/jobs/{name}/runs", jobs.kill_told),
+    ("GET", "/jobs/{name}/next", reports.upcoming),
+    ("PUT", "/jobs/{name}/enable", jobs.set_disabled),
+    ("PUT", "/jobs/{name}/disable", jobs.set_disabled),
+    ("POST", "/jobs/{name}/backfill", jobs.backfill),
+    ("POST", "/next", reports.upcoming),
+    ("PUT", "/pause", jobs.pause),
+    ("PUT", "/resume", jobs.pause),
+    # As they were called before, for all jobs but those that are called `success` or `stat`
     ("GET", "/job/{name}/runs", reports.history),
     ("GET", "/job/{name}/next", reports.upcoming),
-    ("POST", "/next", reports.upcoming),
     ("PUT", "/job/{name}/enable", jobs.set_disabled),
     ("PUT", "/job/{name}/disable", jobs.set_disabled),
     ("POST", "/job/{name}/backfill", jobs.backfill),
-    ("PUT", "/pause", jobs.pause),
-    ("PUT", "/resume", jobs.pause),
 )
 _TOP: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/ping", reports.ping),

@@ -15,6 +15,8 @@ from orlop_chronos.model import Job
 
 MOST_FOUND = 1_000
 MOST_UPCOMING = 1_000
+#: Of the answer to an order that makes a run: its number.
+RUN_HEADER = "Orlop-Run"
 
 
 async def listing(call: Call) -> web.StreamResponse:
@@ -111,8 +113,21 @@ async def delete(call: Call) -> web.StreamResponse:
 
 
 async def start(call: Call) -> web.StreamResponse:
-    await call.give(orders.StartJob(name=call.name, arguments=call.value("arguments") or None))
-    return done()
+    """Chronos' clients learn nothing of the run that is made; its number is in a header for all others."""
+    response = done()
+    response.headers[RUN_HEADER] = str(await _start(call))
+    return response
+
+
+async def start_told(call: Call) -> web.StreamResponse:
+    """As `start`, and says which run it is."""
+    return answer({"job": call.name, "run": await _start(call)})
+
+
+async def _start(call: Call) -> int:
+    """The run's number."""
+    number: int = await call.give(orders.StartJob(name=call.name, arguments=call.value("arguments") or None))
+    return number
 
 
 async def mark_succeeded(call: Call) -> web.StreamResponse:
@@ -124,9 +139,20 @@ async def mark_succeeded(call: Call) -> web.StreamResponse:
 
 
 async def kill(call: Call) -> web.StreamResponse:
-    number = call.number("run", -1)
-    await call.give(orders.KillRuns(name=call.name, number=number if number >= 0 else None))
+    await _kill(call)
     return done()
+
+
+async def kill_told(call: Call) -> web.StreamResponse:
+    """As `kill`, and says which runs it has stopped."""
+    return answer({"job": call.name, "stopped": await _kill(call)})
+
+
+async def _kill(call: Call) -> list[int]:
+    """The numbers of the runs that were stopped."""
+    number = call.number("run", -1)
+    stopped: list[int] = await call.give(orders.KillRuns(name=call.name, number=number if number >= 0 else None))
+    return stopped
 
 
 async def kill_all(call: Call) -> web.StreamResponse:

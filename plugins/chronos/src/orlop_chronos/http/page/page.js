@@ -22,7 +22,8 @@ async function call(method, path) {
   return text ? JSON.parse(text) : null;
 }
 
-const jobPath = (name, rest = "") => `/job/${encodeURIComponent(name)}${rest}`;
+const jobPath = (name) => `/job/${encodeURIComponent(name)}`;
+const addedPath = (name, rest) => `/jobs/${encodeURIComponent(name)}${rest}`;
 const local = (text) => (text ? new Date(text).toLocaleString() : "");
 
 function took(start, end) {
@@ -85,8 +86,8 @@ function runRow(run) {
 async function showJob() {
   if (chosen === null) return;
   const name = chosen;
-  const [job, runs] = await Promise.all([call("GET", jobPath(name)), call("GET", jobPath(name, `/runs?limit=${RUNS_SHOWN_MAX}`))]);
-  const due = job.parents ? null : await call("GET", jobPath(name, `/next?count=${NEXT_SHOWN}`));
+  const [job, runs] = await Promise.all([call("GET", jobPath(name)), call("GET", addedPath(name, `/runs?limit=${RUNS_SHOWN_MAX}`))]);
+  const due = job.parents ? null : await call("GET", addedPath(name, `/next?count=${NEXT_SHOWN}`));
   if (name !== chosen) return;
   $("job-name").textContent = name;
   $("job-about").textContent = `${job.successCount} succeeded, ${job.errorCount} failed · ${job.description || job.command || (job.container ?? {}).image || ""}`;
@@ -142,7 +143,7 @@ $("filter").addEventListener("input", showJobs);
 $("job").addEventListener("close", () => { chosen = null; });
 $("run").addEventListener("click", () => act("PUT", jobPath(chosen), "It is asked for."));
 $("kill").addEventListener("click", () => act("DELETE", `/task/kill/${encodeURIComponent(chosen)}`, "It is being stopped."));
-$("disable").addEventListener("click", () => act("PUT", jobPath(chosen, `/${$("disable").dataset.to}`), "Done."));
+$("disable").addEventListener("click", () => act("PUT", addedPath(chosen, `/${$("disable").dataset.to}`), "Done."));
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && document.activeElement !== $("filter") && !$("job").open) {
     event.preventDefault();
