@@ -6,7 +6,7 @@ import pytest
 from chronos_cluster import ChronosCluster, refused
 
 from orlop.testing.harness import Refused
-from orlop_chronos import documents, executing, graph, orders
+from orlop_chronos import documents, executing, graph, orders, rendering
 from orlop_chronos.documents import Cause
 from orlop_chronos.framework import Chronos
 
@@ -202,6 +202,37 @@ def test_an_only_child_takes_the_schedule_of_a_deleted_job_and_another_drops_it(
     assert cluster.show("d")["parents"] == ["x"]
     cluster.advance(3600)
     assert len(cluster.running("b")) == 1
+
+
+def test_what_a_deleted_job_has_missed_is_not_made_up_for_by_its_heir() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R/2023-11-01T00:30:00Z/PT1H", disabled=True)
+    cluster.put("b", parents=["a"])
+    cluster.advance(2 * 3600)
+    cluster.give(orders.DeleteJob(name="a"))
+    cluster.advance(1)
+    assert cluster.runs("b") == []
+    upcoming = cluster.progress("b").upcoming
+    assert upcoming is not None
+    assert cluster.now_ms < upcoming.at_ms <= cluster.now_ms + 3_600_000
+    cluster.advance(3600)
+    assert [(run.cause, run.nominal_ms) for run in cluster.runs("b")] == [(Cause.TIME, upcoming.at_ms)]
+
+
+def test_an_heir_excludes_its_own_days() -> None:
+    """It is Tuesday, 14 November."""
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R/2023-11-15T03:00:00Z/P1D", exclude=["THU"])
+    cluster.put("b", parents=["a"], exclude=["WED", "2023-11-17"])
+    cluster.give(orders.DeleteJob(name="a"))
+    for _ in range(6):
+        cluster.advance(86_400)
+        for task in cluster.running("b"):
+            cluster.cluster.end_task(task)
+        cluster.cluster.settle()
+    assert [rendering.instant(run.nominal_ms)[:10] for run in cluster.runs("b")] == [
+        "2023-11-16", "2023-11-18", "2023-11-19", "2023-11-20",
+    ]  # fmt: skip
 
 
 def test_what_becomes_of_children_can_be_chosen() -> None:

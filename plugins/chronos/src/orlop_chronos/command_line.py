@@ -224,9 +224,10 @@ def rm(ctx: click.Context, name: str, children: str, yes: bool) -> None:
 @click.option("--until", required=True, metavar="TIME")
 @click.pass_context
 def backfill(ctx: click.Context, name: str, from_: str, until: str) -> None:
-    """Run a job for every due time of a stretch, one after the other.
+    """Run a job for every due time of a stretch.
 
-    Each run finds its due time in CHRONOS_NOMINAL_TIME.
+    One after the other; all at once if the job lets its runs overlap. Of a schedule with so many repetitions (`R3/...`)
+    there are no more due times than those. Each run finds its due time in CHRONOS_NOMINAL_TIME.
     """
     answer = _client(ctx).send("POST", _added(name, "/backfill"), **{"from": from_, "until": until})
     click.echo(f"{answer['runs']} runs")

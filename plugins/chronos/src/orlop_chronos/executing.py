@@ -10,7 +10,7 @@ from orlop.framework import Emit
 from orlop_chronos import documents, graph, notices
 from orlop_chronos.attending import create_run, start_children, stop, told
 from orlop_chronos.desk import Desk
-from orlop_chronos.documents import Cause, Control, JobRecord, Stop
+from orlop_chronos.documents import Cause, Control, JobRecord, Progress, Stop
 from orlop_chronos.ending import SUCCEEDED, count_success, tell_children
 from orlop_chronos.errors import bad_request, unknown_job, unknown_run
 from orlop_chronos.model import Job
@@ -175,19 +175,26 @@ def _leave_parent(desk: Desk, child: JobRecord, parent: JobRecord, children: Chi
         job = attrs.evolve(job, schedule=parent.job.schedule, schedule_time_zone=zone)
     elif not others:
         job = attrs.evolve(job, schedule="R0//P1D", disabled=True)
+    version = child.schedule_version + 1
+    record = attrs.evolve(child, job=job, since_ms=parent.since_ms, schedule_version=version)
     progress = attrs.evolve(desk.progress(name), edges={})
     if not job.parents:
-        inherited = desk.progress(parent.job.name)
-        takes_place = children is Children.INHERIT
-        progress = attrs.evolve(
-            progress,
-            upcoming=inherited.upcoming if takes_place else None,
-            left=inherited.left if takes_place else 0,
-        )
-    version = child.schedule_version + 1
-    desk.put_job(name, attrs.evolve(child, job=job, since_ms=parent.since_ms, schedule_version=version))
+        inherited = desk.progress(parent.job.name) if children is Children.INHERIT else Progress(left=0)
+        progress = attrs.evolve(progress, upcoming=_from_now_on(desk, record, inherited), left=inherited.left)
+    desk.put_job(name, record)
     desk.put_progress(name, progress)
     return job.parents
+
+
+def _from_now_on(desk: Desk, record: JobRecord, inherited: Progress) -> Moment | None:
+    """The first due time of an inherited schedule that is not past, and on no day that the heir excludes.
+
+    What its parent has missed, for it was disabled or the cluster was paused, is not the heir's to make up for.
+    """
+    due = Due.of(record)
+    if due is None or inherited.upcoming is None:
+        return None
+    return due.from_time(desk.now_ms, inherited.upcoming)
 
 
 def _kill(order: KillRuns, desk: Desk) -> list[int]:
@@ -245,10 +252,16 @@ def _backfill(order: Backfill, desk: Desk) -> int:
 
 
 def _due_times(due: Due, order: Backfill, most: int) -> list[Moment]:
+    """Those that the schedule has: of `R3/...` the first three, run or not. Raises ChronosError."""
+    first = due.first()
+    if first is None or first.at_ms > order.until_ms or due.trigger.repeats == 0:
+        return []
+    last = due.last_until(order.until_ms, first)
+    if due.trigger.repeats is not None:
+        last = due.nth(due.trigger.repeats, first, last)
     found: list[Moment] = []
-    first = due.trigger.moment(0)
-    moment = due.from_time(order.from_ms, first) if first is not None else None
-    while moment is not None and moment.at_ms <= order.until_ms:
+    moment = due.from_time(order.from_ms, first)
+    while moment is not None and moment.at_ms <= last.at_ms:
         if len(found) == most:
             raise bad_request(f"expected a stretch with at most {most} due times")
         found.append(moment)
