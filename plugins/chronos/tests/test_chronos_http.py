@@ -247,6 +247,29 @@ def test_the_graph_as_a_picture(api: Api, monkeypatch: pytest.MonkeyPatch) -> No
     assert "more than 1 jobs" in api.call("GET", f"{V3}/graph/svg").json()["message"]
 
 
+def test_how_long_runs_take_is_counted_from_their_start(api: Api) -> None:
+    """Not from when they were due, which of a backfill is long ago."""
+    api.put("a", schedule="R/2020-01-01T00:00:00Z/P1D", disabled=True)
+    query = "from=2020-01-01T00:00:00Z&until=2020-01-01T00:00:00Z"
+    assert api.call("POST", f"{V3}/jobs/a/backfill?{query}").json() == {"runs": 1}
+    api.on_loop(lambda cluster: cluster.advance(3))
+    api.on_loop(lambda cluster: cluster.end_task(cluster.running()[0], code=0))
+    assert api.read(f"{V3}/job/stat/a")["histogram"]["99thPercentile"] == 3000.0
+    assert api.read(f"{V3}/stats/99thPercentile") == [{"jobNameLabel": "a", "time": 3.0}]
+    assert api.read("/metrics")["histograms"]["jobs.run.time.a"]["mean"] == 3000.0
+
+
+@pytest.mark.parametrize(
+    "path", [f"{V3}/jobs", f"{V2}/jobs/summary", f"{V3}/job/a", f"{V3}/jobs/a/runs", f"{V3}/pause", "/ping", "/metrics"]
+)
+def test_what_can_be_had_can_be_asked_about(api: Api, path: str) -> None:
+    api.put("a")
+    asked, had = api.call("HEAD", path), api.call("GET", path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["Content-Type"] == had.headers["Content-Type"]
+    assert api.call("HEAD", f"{V3}/iso8601").status_code == 405
+
+
 def test_async_jobs(api: Api) -> None:
     api.put("a", V2, **{"async": True})
     (run,) = api.read(f"{V2}/job/a/runs")

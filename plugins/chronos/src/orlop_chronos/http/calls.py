@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import orjson
 from aiohttp import ClientPayloadError, web
 
-from orlop.framework import NotAvailable, Refused, View
+from orlop.framework import NotAvailable, Refused, TaskState, View
 from orlop_chronos import documents, reading
-from orlop_chronos.documents import JobRecord, Progress, Run, RunState, run_id
+from orlop_chronos.documents import Control, JobRecord, Progress, Run, RunState, run_id, task_key
 from orlop_chronos.errors import ChronosError, bad_request, unknown_job
 from orlop_chronos.framework import Chronos
 from orlop_chronos.http import packing
@@ -148,12 +148,39 @@ class Jobs:
         numbers = [*range(progress.next_run - 1, first - 1, -1), *open_before]
         return [run for number in numbers if (run := self.run(name, number)) is not None]
 
-    def open_states(self, name: str) -> list[RunState]:
-        return self.states(name, self.progress(name))
-
     def states(self, name: str, progress: Progress) -> list[RunState]:
-        """Of the job's open runs."""
-        return [run.state for number in progress.open_runs if (run := self.run(name, number)) is not None]
+        """Of the job's open runs. One whose task no node has taken yet is queued (Chronos)."""
+        runs = [run for number in progress.open_runs if (run := self.run(name, number)) is not None]
+        return [RunState.QUEUED if self._is_pending(run) else run.state for run in runs]
+
+    def without_node(self, runs: Iterable[Run], most: int) -> dict[int, str]:
+        """Why no node takes the tasks of these runs of a job, by the run's number; of so many runs at `most`.
+
+        Those that some node will take at once are not among them.
+        """
+        found: dict[int, str] = {}
+        for run in itertools.islice(filter(self._is_pending, runs), most):
+            explanation = self.view.explain(self.view.tasks[_task_of(run)])
+            if explanation.note or not explanation.fits:
+                found[run.number] = str(explanation)
+        return found
+
+    def _is_pending(self, run: Run) -> bool:
+        if run.state is not RunState.ACTIVE:
+            return False
+        task = self.view.tasks.get(_task_of(run))
+        return task is not None and task.state is TaskState.PENDING
+
+    @property
+    def paused(self) -> bool:
+        """Is nothing started by time or by a parent?"""
+        control: Control | None = self.view.objects(documents.CONTROL).get(documents.CLUSTER)
+        return control is not None and control.paused
+
+
+def _task_of(run: Run) -> str:
+    """The key of the last attempt's task."""
+    return task_key(run, len(run.attempts) - 1)
 
 
 def answer(value: Any, *, status: int = 200) -> web.Response:

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 
 from orlop_chronos import delivery
 from orlop_chronos.errors import ChronosError
-from orlop_chronos.http import jobs, page, reports
+from orlop_chronos.http import jobs, page, reports, upcoming
 from orlop_chronos.http.calls import V2, V3, Call, Dialect, Handler, failed
 from orlop_chronos.settings import Config
 
@@ -52,16 +52,17 @@ _RESOURCES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/jobs/{name}/runs", reports.history),
     ("POST", "/jobs/{name}/runs", jobs.start_told),
     ("DELETE", "/jobs/{name}/runs", jobs.kill_told),
-    ("GET", "/jobs/{name}/next", reports.upcoming),
+    ("GET", "/jobs/{name}/next", upcoming.upcoming),
     ("PUT", "/jobs/{name}/enable", jobs.set_disabled),
     ("PUT", "/jobs/{name}/disable", jobs.set_disabled),
     ("POST", "/jobs/{name}/backfill", jobs.backfill),
-    ("POST", "/next", reports.upcoming),
+    ("POST", "/next", upcoming.upcoming),
+    ("GET", "/pause", jobs.paused),
     ("PUT", "/pause", jobs.pause),
     ("PUT", "/resume", jobs.pause),
     # As they were called before, for all jobs but those that are called `success` or `stat`
     ("GET", "/job/{name}/runs", reports.history),
-    ("GET", "/job/{name}/next", reports.upcoming),
+    ("GET", "/job/{name}/next", upcoming.upcoming),
     ("PUT", "/job/{name}/enable", jobs.set_disabled),
     ("PUT", "/job/{name}/disable", jobs.set_disabled),
     ("POST", "/job/{name}/backfill", jobs.backfill),
@@ -79,12 +80,18 @@ def application(host: Host, settings: Config) -> web.Application:
     made.cleanup_ctx.append(delivery.beside(host, settings))
     for dialect in (V3, V2):
         for methods, path, handler in _RESOURCES:
-            for method in methods.split():
+            for method in _with_head(methods):
                 made.router.add_route(method, dialect.prefix + path, _route(host, settings, dialect, handler))
-    for method, path, handler in _TOP:
-        made.router.add_route(method, path, _route(host, settings, V3, handler))
+    for methods, path, handler in _TOP:
+        for method in _with_head(methods):
+            made.router.add_route(method, path, _route(host, settings, V3, handler))
     made.router.add_routes(page.ROUTES)
     return made
+
+
+def _with_head(methods: str) -> list[str]:
+    """Whatever can be had can be asked about."""
+    return [*methods.split(), *(["HEAD"] if "GET" in methods.split() else [])]
 
 
 def _route(

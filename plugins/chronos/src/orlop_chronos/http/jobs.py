@@ -14,7 +14,6 @@ from orlop_chronos.http.calls import Call, answer, answer_list, done, text
 from orlop_chronos.model import Job
 
 MOST_FOUND = 1_000
-MOST_UPCOMING = 1_000
 #: Of the answer to an order that makes a run: its number.
 RUN_HEADER = "Orlop-Run"
 
@@ -180,6 +179,11 @@ async def set_disabled(call: Call) -> web.StreamResponse:
 async def pause(call: Call) -> web.StreamResponse:
     await call.give(orders.Pause(paused=call.request.path.endswith("/pause")))
     return done()
+
+
+async def paused(call: Call) -> web.StreamResponse:
+    """Is everything paused?"""
+    return answer({"paused": (await call.jobs()).paused})
 
 
 async def backfill(call: Call) -> web.StreamResponse:

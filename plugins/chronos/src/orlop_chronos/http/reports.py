@@ -14,14 +14,13 @@ from orlop_chronos import drawing, instants, rendering
 from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
 from orlop_chronos.errors import bad_request
 from orlop_chronos.http.calls import Call, Jobs, answer, text
-from orlop_chronos.http.jobs import MOST_UPCOMING, read_definition
-from orlop_chronos.schedules import Moment
 from orlop_chronos.specs import node_name, task_name
-from orlop_chronos.triggers import Due
 
 #: Chronos' --job_history_limit.
 SHOWN_IN_STATISTICS: Final = 5
 MOST_RUNS: Final = 1_000
+#: Runs in one answer of which it is told why no node has taken them: each such reason is a look at every node.
+MOST_EXPLAINED: Final = 10
 #: A picture of more is of use to nobody.
 MOST_DRAWN: Final = 2_000
 
@@ -57,8 +56,13 @@ def _percentile(ordered: Sequence[int], share: float) -> float:
 
 
 def _durations(runs: Sequence[Run]) -> list[int]:
-    """Of successful runs, from when they were due to their end, in milliseconds."""
-    return [max(run.ended_ms - run.nominal_ms, 0) for run in runs if run.state is RunState.SUCCEEDED and run.ended_ms]
+    """Of successful runs, in milliseconds: from the start of the attempt that succeeded to the run's end, whenever the
+    run was due."""
+    return [
+        max(run.ended_ms - (run.attempts[-1].started_ms or run.attempts[-1].asked_ms), 0)
+        for run in runs
+        if run.state is RunState.SUCCEEDED and run.ended_ms and run.attempts
+    ]
 
 
 async def statistics(call: Call) -> web.StreamResponse:
@@ -143,10 +147,12 @@ async def history(call: Call) -> web.StreamResponse:
         runs = [one] if one is not None else []
     else:
         runs = jobs.runs(call.name, min(call.number("limit", 100), MOST_RUNS))
-    return answer([_run(jobs, record, run) for run in runs])
+    waiting = jobs.without_node(runs, MOST_EXPLAINED)
+    return answer([_run(jobs, record, run, waiting.get(run.number)) for run in runs])
 
 
-def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
+def _run(jobs: Jobs, record: JobRecord, run: Run, waits_because: str | None) -> dict[str, Any]:
+    """waits_because: why no node has taken the run's task yet; None if one has, or will at once."""
     attempts = [
         {
             "taskId": task_name(record.job, run, number),
@@ -169,11 +175,11 @@ def _run(jobs: Jobs, record: JobRecord, run: Run) -> dict[str, Any]:
         "nominalTime": rendering.instant(run.nominal_ms),
         "cause": run.cause.value,
         "becauseOf": run.because_of,
-        "state": run.state.value,
+        "state": (run.state if waits_because is None else RunState.WAITING).value,
         "count": run.count,
         "arguments": run.arguments,
         "endTime": rendering.instant(run.ended_ms),
-        "reason": run.reason,
+        "reason": run.reason or waits_because or "",
         "attempts": attempts,
     }
 
@@ -182,42 +188,6 @@ def _is_output_lost(jobs: Jobs, attempt: Attempt) -> bool:
     """Output is kept by the node alone."""
     node = jobs.view.node(attempt.node_id) if attempt.node_id else None
     return bool(attempt.node_id) and (node is None or node.state is NodeState.GONE)
-
-
-async def upcoming(call: Call) -> web.StreamResponse:
-    """Next due times of a job, or with a definition as the body of one that is not stored."""
-    jobs = await call.jobs()
-    most = min(call.number("count", 10), MOST_UPCOMING)
-    if call.request.method == "POST":
-        document = dict(await call.json())
-        document.setdefault("name", "draft")
-        document["command"] = document.get("command") or "draft"
-        definition = await read_definition(call, document)
-        now_ms = jobs.view.now.utc_ms
-        record = JobRecord(job=definition.job, uid="", created_ms=now_ms, since_ms=now_ms)
-        due = Due.of(record)
-        moment, left = (due.first(), due.trigger.repeats) if due is not None else (None, None)
-    else:
-        record = jobs.record(call.name)
-        progress = jobs.progress(call.name)
-        due, moment, left = Due.of(record), progress.upcoming, progress.left
-    if due is None:
-        raise bad_request("the job has parents and no schedule of its own")
-    found: list[Moment] = []
-    while moment is not None and len(found) < most and (left is None or len(found) < left):
-        found.append(moment)
-        moment = due.following(moment)
-    where = due.trigger.where
-    return answer(
-        [
-            {
-                "nominalTime": rendering.instant(one.at_ms),
-                "localTime": instants.format_instant(instants.wall_at(one.at_ms, where)),
-                "startTime": rendering.instant(due.starts_ms(one)),
-            }
-            for one in found
-        ]
-    )
 
 
 async def graph_dot(call: Call) -> web.StreamResponse:

@@ -94,6 +94,7 @@ async function showJob() {
   $("disable").textContent = job.disabled ? "Enable" : "Disable";
   $("disable").dataset.to = job.disabled ? "enable" : "disable";
   if (due === null) $("next").textContent = `Runs after ${job.parents.join(", ")}.`;
+  else if (job.disabled) $("next").textContent = "It is disabled.";
   else $("next").textContent = due.length ? `Next: ${due.map((one) => local(one.nominalTime)).join(" · ")}` : "It is due no more.";
   const rows = runs.map(runRow);
   $("runs").replaceChildren(...(rows.length ? rows : [make("tr", {}, make("td", { colspan: "10", class: "empty" }, "It has not run yet."))]));
@@ -131,9 +132,11 @@ async function quietly(work) {
 
 async function refresh() {
   await quietly(async () => {
-    const [summary, leader] = await Promise.all([call("GET", "/jobs/summary"), call("GET", "/leader")]);
+    const [summary, leader, all] = await Promise.all(
+      [call("GET", "/jobs/summary"), call("GET", "/leader"), call("GET", "/pause")],
+    );
     jobs = summary.jobs.sort((one, other) => one.name.localeCompare(other.name));
-    $("about").textContent = `on Orlop, at ${leader.leader}`;
+    $("about").textContent = `on Orlop, at ${leader.leader}${all.paused ? " · everything is paused" : ""}`;
     showJobs();
     await showJob();
   });
