@@ -134,7 +134,13 @@ def test_the_command_line(orlop: RunningOrlop, tmp_path: Path) -> None:
     assert (run["run"], run["cause"], run["arguments"]) == (0, "manual", "in")
     assert "typed  1 succeeded, 0 failed" in orlop.cli("chronos", "job", "show", "typed")
     assert "└─ after" in orlop.cli("chronos", "graph")
-    assert "there is no job 'nope'" in orlop.cli("chronos", "job", "show", "nope", code=4)
+    assert "Job 'nope' not found" in orlop.cli("chronos", "job", "show", "nope", code=4)
+    file.write_text(json.dumps({"name": "slow", "command": "for i in 1 2 3; do echo $i; sleep 0.3; done",
+                                "schedule": "R0//PT1H"}))  # fmt: skip
+    orlop.cli("chronos", "job", "add", str(file))
+    orlop.cli("chronos", "job", "run", "slow", "--detach")
+    assert orlop.cli("chronos", "job", "logs", "-f", "slow") == "1\n2\n3\n"
+    assert orlop.cli("chronos", "job", "logs", "-f", "slow") == "1\n2\n3\n", "what has ended, too"
     file.write_text(json.dumps({"name": "typed", "command": "sleep 1000", "schedule": "R0//PT1H", "overlap": "allow"}))
     orlop.cli("chronos", "job", "add", str(file))
     numbers = [orlop.cli("chronos", "job", "run", "typed", "--detach").split()[1] for _ in range(2)]
@@ -142,7 +148,7 @@ def test_the_command_line(orlop: RunningOrlop, tmp_path: Path) -> None:
     orlop.cli("chronos", "job", "kill", "typed", "--run", numbers[0])
     states = lambda: [one["state"] for one in read(orlop, "/v1/scheduler/job/typed/runs")]  # noqa: E731
     wait_until(lambda: states() == ["active", "killed", "succeeded"], "one of them is killed")
-    for name in ("after", "typed"):
+    for name in ("after", "typed", "slow"):
         orlop.cli("chronos", "job", "rm", name)
 
 

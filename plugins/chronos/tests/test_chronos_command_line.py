@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,9 +54,9 @@ class Api(ServedApi):
         response = self.call(method, B + path)
         assert response.status_code == 204, response.text
 
-    def run(self, *arguments: str, code: int = 0) -> Result:
+    def run(self, *arguments: str, code: int = 0, standard_input: str = "") -> Result:
         """`orlop chronos …`, which must end with this code."""
-        result = CliRunner().invoke(cli, ["--server", self.url, "chronos", *arguments])
+        result = CliRunner().invoke(cli, ["--server", self.url, "chronos", *arguments], input=standard_input)
         assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
         return result
 
@@ -160,3 +162,162 @@ def test_chronos_own_words_stay_its_own(api: Api) -> None:
     assert api.call("PUT", f"{B}/job/success/enable").text == "marked job enable as successful: true"
     assert api.get("/job/stat/enable")["histogram"]["count"] == 0
     assert api.get("/job/enable/runs") == [], "as it was called before"
+
+
+# --- when a job is due ---
+
+
+def test_a_draft_is_due_as_if_it_were_stored_now(api: Api) -> None:
+    """It is 14 November 2023, 22:13:20."""
+    draft = {"name": "a", "schedule": "R/2020-01-01T00:00:00Z/PT1H", "command": "true"}
+    shown = api.run("job", "next", "--draft", "-", "--count", "3", "-o", "name", standard_input=json.dumps(draft))
+    times = [f"2023-11-{text}:00:00.000Z" for text in ("14T22", "14T23", "15T00")]
+    assert shown.stdout.splitlines() == times
+    assert api.get("/jobs") == [], "nothing is stored"
+    api.put(**draft)
+    run = api.get("/jobs/a/runs")[0]
+    assert run["state"] == "active"
+    assert [run["nominalTime"], *(one["nominalTime"] for one in api.get("/jobs/a/next?count=2"))] == times
+
+
+@pytest.mark.parametrize(
+    ("members", "times"),
+    [
+        ({"schedule": "R3/2020-01-01T00:00:00Z/PT1H"}, ["14T22", "14T23", "15T00"]),
+        ({"schedule": "R2/2023-11-14T20:00:00Z/PT1H", "catchUp": "all"}, ["14T20", "14T21"]),
+        ({"schedule": "R2/2023-11-14T21:00:00Z/PT1H", "catchUp": "none"}, ["14T23", "15T00"]),
+        ({"schedule": "R2/2999-11-14T21:00:00Z/PT1H", "disabled": True}, []),
+        ({"schedule": "R/2023-11-14T21:00:00Z/PT1H", "name": "known"}, ["14T23", "15T00"]),
+    ],
+)
+def test_drafts(api: Api, members: dict[str, Any], times: list[str]) -> None:
+    api.put("known", schedule="R/2023-11-14T21:00:00Z/PT1H")
+    answer = api.call("POST", f"{B}/next?count={len(times) or 9}", {"command": "true", **members})
+    assert [one["nominalTime"][8:13] for one in answer.json()] == times
+
+
+def test_a_draft_that_cannot_be_read(api: Api, tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        assert str(path) in api.run("job", "next", "--draft", str(path), code=2).stderr
+
+
+def test_jitter_is_told(api: Api) -> None:
+    api.put("a", schedule="R/2023-11-15T20:00:00Z/P1D", jitter=3000)
+    (due,) = api.get("/jobs/a/next?count=1")
+    assert due["startTime"] > due["nominalTime"]
+    assert f"next {due['nominalTime']}, put off until {due['startTime']}" in api.run("job", "show", "a").stdout
+    api.put("b", schedule="R/2023-11-15T20:00:00Z/P1D")
+    assert "next 2023-11-15T20:00:00.000Z\n" in api.run("job", "show", "b").stdout
+
+
+# --- disabled and paused ---
+
+
+def test_a_disabled_job_is_due_never(api: Api) -> None:
+    api.put("a", schedule="R/2023-11-15T20:00:00Z/P1D", disabled=True)
+    assert api.get("/jobs/a/next") == []
+    shown = api.run("job", "next", "a")
+    assert shown.stdout.split() == ["DUE", "LOCAL", "STARTS"]
+    assert "it is disabled" in shown.stderr
+    assert "it is disabled" in api.run("job", "show", "a").stdout
+    assert api.run("job", "next", "a", "-o", "json").stderr == ""
+
+
+def test_a_pause_of_everything_can_be_seen(api: Api) -> None:
+    api.put("a", schedule="R/2023-11-14T20:00:00Z/PT1H", disabled=True)
+    api.put("b", schedule="R/2023-11-15T20:00:00Z/P1D")
+    commands = (("job", "ls"), ("job", "show", "b"), ("job", "next", "b"))
+    assert api.get("/pause") == {"paused": False}
+    assert all("paused" not in api.run(*command).output for command in commands)
+    assert json.loads(api.run("pause", "-o", "json").stdout) == {"paused": True}
+    assert api.get("/pause") == {"paused": True}
+    for command in commands:
+        assert "everything is paused" in api.run(*command).output
+    states = {line.split()[0]: line.split()[2] for line in api.run("job", "ls").stdout.splitlines()[1:]}
+    assert states == {"a": "disabled", "b": "paused"}
+    api.run("job", "resume", "a")
+    assert api.get("/jobs/a/next?count=1")[0]["nominalTime"] == "2023-11-14T23:00:00.000Z", "of what is missed nothing"
+    api.run("resume")
+    assert all("paused" not in api.run(*command).output for command in commands)
+
+
+# --- what cannot be done ---
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "x y"), ("history", "x y"), ("next", "x y"), ("logs", "x y"), ("logs", "-f", "x y"), ("run", "x y"),
+        ("kill", "x y"), ("kill", "x y", "--run", "3"), ("pause", "x y"), ("resume", "x y"), ("rm", "x y", "--yes"),
+        ("backfill", "x y", "--from", "2026-01-01T00:00:00Z", "--until", "2026-01-02T00:00:00Z"),
+    ],
+)  # fmt: skip
+def test_a_job_that_there_is_not(api: Api, command: tuple[str, ...]) -> None:
+    expected = "orlop: Job 'x y' not found (see `orlop chronos job ls`)\n"
+    assert api.run("job", *command, code=4).stderr == expected
+
+
+def test_which_of_several_jobs_is_refused(api: Api) -> None:
+    jobs = [{"name": name, "command": "true", "schedule": "R0//PT1H"} for name in ("a", "b", "c", "d")]
+    jobs[1]["schedule"] = "now and then"
+    failed = api.run("job", "add", "-", standard_input=json.dumps(jobs), code=1)
+    assert "[1] job 'b': schedule: expected R[n]/start/period" in failed.stderr
+    assert "; jobs before it are stored: 1; jobs after it were not tried: 2" in failed.stderr
+    assert [job["name"] for job in api.get("/jobs")] == ["a"]
+    del jobs[3]["name"]
+    failed = api.run("job", "add", "-", standard_input=json.dumps(jobs), code=1)
+    assert "[3].name: expected the job's name, a text; nothing is stored" in failed.stderr
+    failed = api.run("job", "add", "-", standard_input=json.dumps(jobs[1]), code=1)
+    assert failed.stderr.startswith("orlop: schedule: expected")
+
+
+def test_a_run_that_fits_on_no_node_waits_and_says_why(api: Api) -> None:
+    api.put("a", cpus=1000)
+    api.run("job", "run", "a", "--detach")
+    (run,) = api.get("/jobs/a/runs")
+    assert (run["state"], run["reason"]) == ("waiting", "0 of 1 nodes fit: not enough cpus (1)")
+    assert "0 of 1 nodes fit: not enough cpus" in api.run("job", "history", "a").stdout
+    failed = api.run("job", "run", "a", "--timeout", "0", code=3)
+    assert "run 1 has not ended" in failed.stderr
+    assert api.get("/jobs/summary")["jobs"][0]["state"] == "queued"
+    assert api.call("GET", "/chronos/metrics").json()["gauges"][
+        "org.apache.mesos.chronos.scheduler.jobs.TaskManager.queueSize"
+    ] == {"value": 2}
+
+
+# --- for programs ---
+
+
+def test_every_order_answers_in_json(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line.time, "sleep", lambda _: api.end_tasks())
+
+    def told(*arguments: str, **options: Any) -> Any:
+        return json.loads(api.run("job", *arguments, "-o", "json", **options).stdout)
+
+    document = {"name": "a", "command": "true", "schedule": "R3/2023-11-01T00:00:00Z/P1D", "disabled": True}
+    assert told("add", "-", standard_input=json.dumps([document, {**document, "name": "b"}])) == {"stored": ["a", "b"]}
+    run = told("run", "a")
+    assert (run["run"], run["state"]) == (0, "succeeded")
+    run = told("run", "a", "--detach")
+    assert (run["run"], run["state"]) == (1, "active")
+    assert told("kill", "a") == {"job": "a", "stopped": [1]}
+    assert told("resume", "a") == {"job": "a", "disabled": False}
+    assert told("pause", "a") == {"job": "a", "disabled": True}
+    assert told("backfill", "b", "--from", "2023-11-02T00:00:00Z", "--until", "2023-11-09T00:00:00Z") == {"runs": 2}
+    assert told("rm", "a", "--children", "detach", "--yes") == {"job": "a", "children": "detach"}
+
+
+def test_names_of_jobs_are_completed(api: Api) -> None:
+    for name in ("alpha", "also", "beta"):
+        api.put(name)
+
+    def completed(words: str, position: int) -> list[str]:
+        environment = {
+            "_ORLOP_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position),
+            "ORLOP_SERVER": api.url,
+        }  # fmt: skip
+        result = CliRunner().invoke(cli, [], env=environment, prog_name="orlop", complete_var="_ORLOP_COMPLETE")
+        return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
+
+    for verb in ("show", "run", "kill", "pause", "resume", "rm", "backfill", "history", "logs", "next"):
+        assert completed(f"orlop chronos job {verb} al", 4) == ["alpha", "also"]

@@ -52,9 +52,15 @@ def client_of(ctx: click.Context) -> Client:
     return Client(ctx.find_root().ensure_object(dict).get("server") or DEFAULT_SERVER)
 
 
-def _completed(
+def completed(
     path: str, member: str, names: tuple[str, ...], about: str, *, ended: bool = False
 ) -> Callable[..., list[CompletionItem]]:
+    """How an argument is completed: by what the server tells of at `path`, in the list `member` of its answer.
+
+    names: members of each element that it may be called by. about: the member that is shown beside. ended: ask for
+    those that have ended, too.
+    """
+
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         server = ctx.find_root().params.get("server") or DEFAULT_SERVER
         try:
@@ -74,7 +80,7 @@ def _complete_plugin(_: click.Context, __: click.Parameter, incomplete: str) -> 
 
 
 task_argument = click.argument(
-    "task", shell_complete=_completed("/v1/tasks", "tasks", ("id", "name"), "state", ended=True)
+    "task", shell_complete=completed("/v1/tasks", "tasks", ("id", "name"), "state", ended=True)
 )
-node_argument = click.argument("node", shell_complete=_completed("/v1/nodes", "nodes", ("id", "name"), "state"))
+node_argument = click.argument("node", shell_complete=completed("/v1/nodes", "nodes", ("id", "name"), "state"))
 plugin_argument = click.argument("name", shell_complete=_complete_plugin)

@@ -211,7 +211,20 @@ def logs(ctx: click.Context, task: str, follow: bool, tail: int | None, only: st
     """
     if follow and node:
         raise click.UsageError("--node: what is forgotten has ended and cannot be followed")
-    output = _Output(client_of(ctx), task, tail, node)
+    show_output(client_of(ctx), task, follow=follow, tail=tail, only=only, node=node)
+
+
+def show_output(
+    client: Client,
+    task: str,
+    *,
+    follow: bool = False,
+    tail: int | None = None,
+    only: str | None = None,
+    node: str | None = None,
+) -> None:
+    """What `orlop logs` shows. only: "stdout" or "stderr". Ctrl-C ends it. Raises Failure."""
+    output = _Output(client, task, tail, node)
     try:
         if only:
             for piece in output.read(only, follow=follow):
