@@ -60,6 +60,8 @@ async def _stored_now(call: Call, jobs: Jobs) -> _Prospect:
     if document.get("name") is None:
         document["name"] = _NO_NAME
         names = re.compile(_NO_NAME)
+    # When a job is due does not depend on what it runs, which need not be known yet.
+    document["command"] = document.get("command") or "draft"
     definition = await read_definition(call, document)
     name = definition.job.name
     desk = Desk(jobs.view, call.settings)
