@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from terms import begin
@@ -222,3 +223,22 @@ def test_whatever_leader_dies_where_answered_changes_are_there_and_no_half_ones(
         assert present == objects or name not in answered, f"{name} was answered and is lost"
     assert names(loaded(store)) == found
     assert encode(final.term.state.framework("f").objects["thing"][min(found)]) if found else True
+
+
+@pytest.mark.parametrize(("name", "text"), [("a\0b", "plain"), ("plain", "\ud800")], ids=["a key", "a document"])
+def test_what_has_no_stored_form_is_refused_and_the_term_goes_on(name: str, text: str) -> None:
+    leader = Leader(MemoryStore())
+    stored = StoredObject(document={"text": text}, version=1)
+    event = FrameworkActions(framework="f", seen=0, puts={("thing", name): stored}, replies={"bad": "done"})
+    leader.pipeline.decide([Submission(event, lambda failure: leader.told.append(("bad", failure)))], NOW)
+    assert leader.transaction() is None
+    ((who, failure),) = leader.told
+    assert who == "bad"
+    assert failure is not None
+    assert not failure.unknown
+    assert leader.writer.refusal == ""
+    leader.put("good")
+    leader.write_all()
+    assert leader.told[1:] == [("good", None)]
+    assert leader.answers == ["good"]
+    assert set(loaded(leader.store).framework("f").objects["thing"]) == {"good-0"}

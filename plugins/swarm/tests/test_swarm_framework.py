@@ -91,6 +91,27 @@ def test_names_are_made_up_and_differ() -> None:
     assert len({name_of(number, attempt) for attempt in range(40)}) == 40
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a", "a b", "_a", "a/b", "a\n", "x\ud800", "\u00e9e"])
+def test_names_are_as_engines_want_them(name: str) -> None:
+    pool = Pool()
+    with pytest.raises(Refused) as refused:
+        pool.create(name)
+    text = f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+    assert (type(refused.value.reason), str(refused.value.reason)) == (InvalidRequest, text)
+    task = pool.create("good.Name_-1")
+    with pytest.raises(Refused) as refused:
+        pool.do(Reserve(key=task.key, name=name))
+    assert str(refused.value.reason) == f"Error when allocating new name: {text}"
+    assert set(pool.objects(NAME)) == {"good.Name_-1"}
+
+
+def test_an_id_that_cannot_be_stored_is_refused() -> None:
+    pool = Pool()
+    with pytest.raises(Refused, match="cannot be stored"):
+        pool.create("web", Labels={ID_LABEL: "a\0b"})
+    assert not pool.objects(NAME)
+
+
 def test_what_finds_no_place_leaves_nothing() -> None:
     pool = Pool()
     with pytest.raises(NotPlaced):
@@ -295,7 +316,7 @@ def test_what_a_client_removes_while_its_node_is_drained_stays_removed(refused: 
 def test_one_that_is_moved_is_made_anew_where_it_is_best_and_started_if_it_ran() -> None:
     pool = Pool(nodes=1)
     ran, stopped = pool.create("ran", **MOVES), pool.create("stopped", **MOVES)
-    stays, _ = pool.create("stays"), pool.create("stays too")
+    stays, _ = pool.create("stays"), pool.create("stays-too")
     pool.cluster.start_task(ran)
     pool.cluster.add_node("n1", cpus=2, mem="2GiB", runtimes=("docker",))
     pool.cluster.settle()

@@ -2,7 +2,8 @@
 
 Pure, so that the server's worker threads and the simulator run the same thing. Commands are handled in order, each
 on the state that the earlier ones' objects lead to; then the framework's own handler sees the result. A command that
-refuses takes nothing back of the others. A handler that raises voids the whole run.
+refuses takes nothing back of the others; neither does one that wants stored what no store takes, which is refused. A
+handler that raises, or wants that, voids the whole run.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from orlop.model.clock import Now
 from orlop.model.documents import DocumentError, from_plain, parse_versioned, to_plain
 from orlop.model.events import LogEntry
 from orlop.model.tasks import Spec, Task
+from orlop.server.storable import Storable, Unstorable
 
 SPEC_IDS_REMEMBERED: Final = 1_000
 
@@ -66,8 +68,14 @@ class InvalidAction(Exception):
 class FrameworkRunner:
     """Runs one framework. It keeps a memory of spec hashes, nothing else."""
 
-    def __init__(self, framework: Framework, explainer: Callable[[State, Task], Explanation] | None = None) -> None:
+    def __init__(
+        self,
+        framework: Framework,
+        explainer: Callable[[State, Task], Explanation] | None = None,
+        storable: Storable | None = None,
+    ) -> None:
         self.framework = framework
+        self.storable = storable if storable is not None else Storable()
         self._explainer = explainer
         self._spec_ids: dict[int, tuple[Spec, str]] = {}
 
@@ -76,27 +84,34 @@ class FrameworkRunner:
         return View(state, self.framework.name, now, entropy, self._explainer)
 
     def run(self, state: State, changed: Changed, commands: Sequence[Command], now: Now, entropy: str) -> RunResult:
-        """One run. Raises whatever the framework's handler raises, and InvalidAction."""
+        """One run. Raises whatever the framework's handler raises, InvalidAction and Unstorable."""
         collected = _Collected(self, state)
         view = self.view(state, now, entropy)
         refusals: dict[str, Exception] = {}
         for command in commands:
             try:
-                actions = list(self.framework.command(view, command.value))
+                actions = collected.checked(self.framework.command(view, command.value), command.token)
             except Refused as refused:
                 refusals[command.token] = refused
                 continue
-            replies = collected.take(actions, command.token)
+            except Unstorable as error:
+                refusals[command.token] = Refused(str(error))
+                continue
+            replies = collected.take(actions)
             collected.replies[command.token] = replies[-1] if replies else None
             view = view.at(collected.state())
-        collected.take(self.framework.handle(view, changed), "")
+        collected.take(collected.checked(self.framework.handle(view, changed), ""))
         return RunResult(actions=collected.actions(now, changed), refusals=refusals, wakeups=collected.wakeups)
 
-    def spec_id(self, spec: Spec) -> str:
-        """The content hash, remembered by identity: apps ask for the same spec again and again."""
+    def spec_id(self, spec: Spec, key: str = "") -> str:
+        """The content hash, remembered by identity: apps ask for the same spec again and again.
+
+        key: of the ask. Raises Unstorable.
+        """
         known = self._spec_ids.get(id(spec))
         if known is not None and known[0] is spec:
             return known[1]
+        self.storable.spec(key, spec)
         if len(self._spec_ids) >= SPEC_IDS_REMEMBERED:
             self._spec_ids.clear()
         made = spec_id(spec)
@@ -145,19 +160,40 @@ class _Collected:
         self.replies: dict[str, Any] = {}
         self.wakeups: dict[str, int | None] = {}
 
-    def take(self, actions: Iterable[Action], cause: str) -> list[Any]:
+    def checked(self, actions: Iterable[Action], cause: str) -> list[tuple[Action, Any]]:
+        """All of them, each with what is made of it; nothing is taken yet. Raises InvalidAction, Unstorable."""
+        return [(action, self._made_of(action, cause)) for action in actions]
+
+    def _made_of(self, action: Action, cause: str) -> Request | StoredObject | None:
+        storable = self._runner.storable
+        match action:
+            case Ask():
+                request = self._request(action, cause)
+                storable.ask(request)
+                return request
+            case Put():
+                stored = self._runner.store(action.kind, action.value)
+                storable.object(self._name, action.kind, action.id, stored)
+                return stored
+            case Kill():
+                storable.reason(action.key, action.reason)
+            case Emit():
+                storable.event(action)
+        return None
+
+    def take(self, checked: Iterable[tuple[Action, Any]]) -> list[Any]:
         """Sorts them; returns the replies among them."""
         replies = []
-        for action in actions:
+        for action, made in checked:
             match action:
                 case Ask():
-                    self._asks[action.key] = self._request(action, cause)
+                    self._asks[action.key] = made
                 case Kill():
                     self._kills[action.key] = KillKey(key=action.key, reason=action.reason)
                 case Withdraw():
                     self._withdrawals[action.key] = None
                 case Put():
-                    self._objects[action.kind, action.id] = self._runner.store(action.kind, action.value)
+                    self._objects[action.kind, action.id] = made
                     self._unseen[action.kind, action.id] = None
                 case Delete():
                     self._objects[action.kind, action.id] = None
@@ -177,7 +213,7 @@ class _Collected:
         return Request(
             framework=self._name,
             key=ask.key,
-            spec_id=self._runner.spec_id(spec),
+            spec_id=self._runner.spec_id(spec, ask.key),
             spec=spec,
             group=ask.group,
             role=ask.role,

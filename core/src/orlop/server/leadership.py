@@ -51,8 +51,10 @@ from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
 from orlop.server.pipeline import Failure
 from orlop.server.plugin_host import PluginHost
+from orlop.server.redo import document_bytes_max
 from orlop.server.routing import Host
 from orlop.server.sessions import Sessions
+from orlop.server.storable import Storable
 from orlop.server.ticks import next_tick
 from orlop.server.timers import TimerService
 from orlop.store.interface import Compacted, OutcomeUnknown, Store, StoreError
@@ -128,6 +130,7 @@ class Leadership:
 
     def _make_frameworks(self) -> dict[str, FrameworkHost]:
         made = {}
+        storable = Storable(document_bytes_max(self._parts.store.limits))
         for name, (plugin, framework) in self._parts.classes.items():
             try:
                 instance = framework(self._parts.plugins.settings_of(plugin))
@@ -136,7 +139,7 @@ class Leadership:
                 continue
             made[name] = FrameworkHost(
                 plugin,
-                FrameworkRunner(instance, self._parts.kernel.explain),
+                FrameworkRunner(instance, self._parts.kernel.explain, storable),
                 self._core,
                 read_clock,
                 self._wakeup_setter(name),

@@ -26,6 +26,8 @@ MARK: Final = "mark"
 OVERHEAD_BYTES: Final = 64
 #: Kept free for the fence: its compares, and the state's own document.
 RESERVED_BYTES: Final = 4_096
+#: The state's own document has fewer.
+META_BYTES_MAX: Final = 1_024
 
 Write = Put | Delete
 
@@ -37,6 +39,11 @@ class Plan:
     before: tuple[tuple[Write, ...], ...]
     commit: tuple[Write, ...]
     after: tuple[tuple[Write, ...], ...]
+
+
+def document_bytes_max(limits: Limits) -> int:
+    """A single document of so many bytes, its key included, can be written for sure."""
+    return limits.bytes - RESERVED_BYTES - META_BYTES_MAX - OVERHEAD_BYTES
 
 
 def plan(writes: Sequence[Write], meta: Put, version: int, limits: Limits) -> Plan:

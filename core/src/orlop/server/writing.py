@@ -3,11 +3,13 @@
 The shell asks `next` what to do, does it, and tells how it went: `applied`, or `refused` when the store definitely did
 not take it. Every transaction is fenced: it compares the leader's key, which another leader would have made anew, and
 the state's own document, which every change writes. If a fence fails, or nobody knows how a transaction went, the shell
-ends the term; there is no method for that here.
+ends the term; there is no method for that here. What has no stored form is refused like what the store refuses:
+nothing of it was sent. Frameworks do not come so far with it, see `storable`.
 """
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 
 import attrs
@@ -19,6 +21,9 @@ from orlop.server import redo
 from orlop.server.loading import LEADER_KEY, Term
 from orlop.server.pipeline import Batch, Failure, Pipeline, Submission
 from orlop.store.interface import Compare, Delete, Field, Limits, Put, StoreRefused
+from orlop.store.requests import check_key
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -70,6 +75,11 @@ class Writer:
                 self._writing = self._plan(batch)
             except StoreRefused as error:
                 return self.refused(str(error))
+            except (TypeError, ValueError) as error:
+                log.error("what was decided cannot be written: %s", error, exc_info=True)
+                released = self.refused(str(error))
+                self.refusal = ""  # it is no fault of the store's, which takes the next
+                return released
         fence = Compare(records.META_KEY, Field.MOD_REVISION, self._fence)
         return Transaction(self._writing.parts[0], (self._leads, fence))
 
@@ -79,6 +89,8 @@ class Writer:
         ]
         writes += [Delete(key) for key in sorted(batch.deletes)]
         meta = Put(records.META_KEY, encode(batch.puts[records.META_KEY]))
+        for write in writes:
+            check_key(write.key)
         planned = redo.plan(writes, meta, batch.state.version, self._limits)
         return _Writing([*planned.before, planned.commit, *planned.after], len(planned.before) + 1)
 

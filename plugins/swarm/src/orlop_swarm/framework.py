@@ -34,7 +34,7 @@ from orlop.framework import (
 from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME, Container, Name
-from orlop_swarm.names import name_of
+from orlop_swarm.names import name_of, refusal
 from orlop_swarm.orders import Conflict, Create, Discard, Keep, Move, Order, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
@@ -75,6 +75,8 @@ class Swarm(Framework):
             raise Refused(error) from error
 
     def _create(self, view: View, order: Create) -> Iterator[Action]:
+        if order.name and (reason := refusal(order.name)):
+            raise InvalidRequest(reason)
         name = order.name or self._made_up(view)
         key = self._key(view, order, name)
         self._refuse_taken(view, name, key)
@@ -115,6 +117,8 @@ class Swarm(Framework):
             raise Refused(Conflict(name=name, key=taken.key, container=external_id))
 
     def _reserve(self, view: View, order: Reserve) -> Iterator[Action]:
+        if reason := refusal(order.name):
+            raise InvalidRequest(f"Error when allocating new name: {reason}")
         self._refuse_taken(view, order.name, order.key)
         known = view.objects(CONTAINER).get(order.key)
         if known is not None:

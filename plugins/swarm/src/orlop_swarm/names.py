@@ -1,7 +1,9 @@
-"""Names for containers that were given none: a word for how, and one for what, as of a ship."""
+"""Names for containers that were given none: a word for how, and one for what, as of a ship. And which names may be
+given, as engines say."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 HOW: Final = (
@@ -25,8 +27,16 @@ WHAT: Final = (
 #: How often words alone are tried before a number is added.
 WORDS_TRIED: Final = 8
 
+_CHARACTERS: Final = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
+_ALLOWED: Final = re.compile(f"{_CHARACTERS}+")
+
 
 def name_of(number: int, attempt: int = 0) -> str:
     """number: a large one, by chance. attempt: how often its names were taken already."""
     how, what = HOW[(number >> 7 * attempt) % len(HOW)], WHAT[(number >> 7 * attempt) // 97 % len(WHAT)]
     return f"{how}_{what}" if attempt < WORDS_TRIED else f"{how}_{what}{(number + attempt) % 10**9}"
+
+
+def refusal(name: str) -> str:
+    """Why no container may have the name, in an engine's words; empty: it may."""
+    return "" if _ALLOWED.fullmatch(name) else f"Invalid container name ({name}), only {_CHARACTERS} are allowed"
