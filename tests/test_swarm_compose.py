@@ -54,6 +54,22 @@ networks:
 volumes:
   data:
 """,
+    "fixed.yml": """\
+version: "2.4"
+services:
+  one:
+    image: busybox
+    command: httpd -f -p 80
+    ports: ["18086:80"]
+    volumes: ["data:/data"]
+volumes:
+  data:
+""",
+    "changed.yml": """\
+version: "2.4"
+services:
+  one: {environment: {IS: changed}}
+""",
     "web/Dockerfile": """\
 FROM busybox
 ARG TEXT=hello
@@ -96,6 +112,10 @@ STORY: Final[Sequence[str]] = (
     "down -t 0",
     "up -d -t 0 db",
     "exec -T db cat /data/file",
+    "-f fixed.yml up -d -t 0",
+    "-f fixed.yml -f changed.yml up -d -t 0",
+    "-f fixed.yml -f changed.yml exec -T one env",
+    "-f fixed.yml down -t 0",
     "down -t 0 -v --rmi local",
     "ps",
 )

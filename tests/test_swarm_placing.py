@@ -136,6 +136,15 @@ def test_a_port_is_published_once_on_each_node(clean_pool: RunningPool) -> None:
     assert clean_pool.run("web3", "-p", "18080:80") in nodes
 
 
+def test_a_stopped_container_keeps_no_other_one_from_its_port(clean_pool: RunningPool) -> None:
+    """As on one engine: whoever is started first has it, and the others are told so by their engine."""
+    nodes = [clean_pool.run(name, "-p", "18081:80") for name in ("old1", "old2")]
+    clean_pool.docker("stop", "-t", "0", "old1", "old2")
+    assert clean_pool.run("new", "-p", "18081:80") in nodes
+    old = ("old1", "old2")[nodes.index(clean_pool.node("new"))]
+    assert "port is already allocated" in clean_pool.docker("start", old, code=1)
+
+
 def test_a_host_port_is_exposed_once_on_each_node(clean_pool: RunningPool) -> None:
     nodes = {clean_pool.run(name, "--net", "host", "--expose", "80") for name in ("web1", "web2")}
     assert len(nodes) == 2

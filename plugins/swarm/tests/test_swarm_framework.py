@@ -91,6 +91,50 @@ def test_names_are_made_up_and_differ() -> None:
     assert len({name_of(number, attempt) for attempt in range(40)}) == 40
 
 
+def on_port(number: int) -> dict[str, Any]:
+    return {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": str(number)}]}}}
+
+
+def test_a_container_that_runs_holds_its_port_and_one_that_does_not_gives_it_up_where_there_is_no_other_node() -> None:
+    pool = Pool()
+    first = pool.create("first", **on_port(80))
+    pool.cluster.start_task(first)
+    second = pool.create("second", **on_port(80))
+    assert second.node != first.node, "it is made, and nobody runs: but there is another node"
+    pool.cluster.start_task(pool.task(second.key))
+    with pytest.raises(NotPlaced) as refused:
+        pool.create("third", **on_port(80))
+    assert "port 80 (Bridge mode)" in str(refused.value)
+    pool.cluster.stop_task(pool.task(first.key), code=0)
+    assert pool.create("third", **on_port(80)).node == first.node
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["bridge", "host"])
+def test_nodes_without_a_stopped_container_of_the_port_go_first(host: bool) -> None:
+    pool = Pool(nodes=3)
+    body = {"HostConfig": {"NetworkMode": "host"}, "ExposedPorts": {"80/tcp": {}}} if host else on_port(80)
+    stopped = pool.create("stopped", **body)
+    pool.cluster.start_task(stopped)
+    pool.cluster.stop_task(pool.task(stopped.key), code=0)
+    others = {pool.create(f"other{number}", HostConfig={"Memory": 2**20}).node for number in range(20)}
+    assert len(others) == 3
+    places = [pool.create(f"new{number}", **body).node for number in range(2)]
+    assert stopped.node not in places
+    assert len(set(places)) == 2
+
+
+def test_what_waits_for_a_place_goes_to_no_stopped_container_of_its_port() -> None:
+    """It might be started before."""
+    pool = Pool()
+    moves = pool.create("moves", **MOVES, **on_port(80))
+    stays = pool.create("stays", **on_port(80))
+    pool.cluster.start_task(stays)
+    pool.cluster.stop_task(pool.task(stays.key), code=0)
+    pool.cluster.step(DrainNode(node=moves.node or "", drained=True, within_ms=0))
+    pool.cluster.settle()
+    assert pool.task(moves.key).state is TaskState.PENDING
+
+
 @pytest.mark.parametrize("name", ["a\0b", "a", "a b", "_a", "a/b", "a\n", "x\ud800", "\u00e9e"])
 def test_names_are_as_engines_want_them(name: str) -> None:
     pool = Pool()

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from orlop.framework import Candidate, PlacementView, Request, Spec, Task
+from orlop.framework import Candidate, Desired, PlacementView, Request, Spec, Task, TaskState
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import Expression, ExpressionError
 from orlop_swarm.placement.index import Index, Texts
@@ -206,6 +206,20 @@ class Facts:
 
 
 NOTHING: Final = Wanted()
+
+
+def is_idle(container: str, candidate: Candidate, view: PlacementView) -> bool:
+    """Is it there and does not run, nor is on its way to? container: the id of a task, or of a foreign container.
+
+    It is nothing to be remembered with the node: tasks start and stop, and their candidate is the same all the while.
+    """
+    try:
+        task = view.task(container)
+    except KeyError:
+        foreign = candidate.facts.containers.get(container) if candidate.facts is not None else None
+        return foreign is not None and not foreign.live
+    to_start = task.desired is Desired.RUNNING and task.status.incarnation == 1
+    return task.state is TaskState.PREPARED and not to_start
 
 
 def on_all_addresses(ports: Iterable[int]) -> tuple[Binding, ...]:

@@ -5,6 +5,10 @@ of classic Swarm's filters looks at the tasks of a node as its containers, and a
 far as agents have told of that. Wishes (`~`) do not refuse: a node that satisfies all of them outweighs all others,
 which comes to the same as classic Swarm's two passes. A strategy weighs less than wishes and more than everything else:
 the kernel's scorers decide among equals only.
+
+A stopped container holds its ports against others that wait for a place, as it may be started meanwhile. What is placed
+now or never goes there if there is no other node: one engine lets containers have the same port that do not run at the
+same time, and `docker-compose` makes the new one while the old one is still there.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Spec
-from orlop_swarm.candidates import NOTHING, Facts, on_all_addresses, plain_texts
+from orlop_swarm.candidates import NOTHING, Facts, NodePlace, is_idle, on_all_addresses, plain_texts
 from orlop_swarm.placement import filters, strategies
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.strategies import Arrivals, Needs
@@ -26,6 +30,7 @@ from orlop_swarm.settings import Config
 FRAMEWORK: Final = "swarm"
 #: One container more or less counts for about 10; the kernel's own scorers give 3 together.
 STRATEGY_WEIGHT: Final = float(2**31)
+PORTS_WEIGHT: Final = float(2**32)
 WISHES_WEIGHT: Final = float(2**33)
 #: Containers of a node beyond these do not decide among nodes of equal weight.
 COUNTED_MAX: Final = 2**20
@@ -136,11 +141,15 @@ class ContainersFilter:
         reason = _reason(self._filter, demands)
         places, place_with_held = self._facts.places, self._facts.place_with_held
 
+        lenient = self.name == "port" and request.wait_ms == 0
+
         def check(candidate: Candidate) -> str | None:
             place = places.get(candidate.node.info.id)
             if place is None or place.candidate is not candidate or place.held is None:
                 place = place_with_held(candidate, view)
-            return None if test(place) else reason
+            if test(place) or (lenient and _only_idle(demands, place, candidate, view)):
+                return None
+            return reason
 
         check.follows = bool(demands.dependencies) or any(one.equal for one in demands.affinities)  # type: ignore[attr-defined]
         if inside := self._has_to_have(demands):
@@ -155,6 +164,11 @@ class ContainersFilter:
             case "affinity":
                 return tuple(plain_texts(demands.affinities))
         return ()
+
+
+def _only_idle(demands: Wanted, place: NodePlace, candidate: Candidate, view: PlacementView) -> bool:
+    """Does nothing that runs hold the ports?"""
+    return all(is_idle(one, candidate, view) for one in filters.port_holders(demands, place))
 
 
 def _reason(one: filters.Filter, demands: Wanted) -> str:
@@ -193,6 +207,31 @@ class WishesScorer:
         has_to_have = tuple(plain_texts(wishes.affinities)) if "affinity" in looked_at else ()
         if has_to_have or any(plain_texts(constraints)):
             score.among = lambda view: facts.among(view, constraints, has_to_have)  # type: ignore[attr-defined]
+        return score
+
+
+class PortsScorer:
+    """Nodes where no stopped container has the ports either, over others. See the module."""
+
+    name = "ports"
+    weight = PORTS_WEIGHT
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def prepare(self, request: Request, view: PlacementView) -> Score | None:
+        if request.wait_ms != 0:
+            return None
+        demands = self._facts.demands(request)
+        test = filters.FILTERS["port"].check(demands, soft=False) if demands is not None else None
+        if test is None:
+            return None
+        facts = self._facts
+
+        def score(candidate: Candidate) -> float:
+            return 1.0 if test(facts.place_with_held(candidate, view)) else 0.0
+
+        score.exact = True  # type: ignore[attr-defined]
         return score
 
 
@@ -267,4 +306,5 @@ def node_filters(settings: Config) -> list[NodeFilter]:
 
 def node_scorers(settings: Config) -> list[NodeScorer]:
     facts = facts_of(settings)
-    return [WishesScorer(facts, settings.filters), StrategyScorer(facts, settings)]
+    ports = [PortsScorer(facts)] if filters.Port.name in settings.filters else []
+    return [WishesScorer(facts, settings.filters), *ports, StrategyScorer(facts, settings)]

@@ -262,8 +262,13 @@ class KernelContainers:
         async def known(owner: Owner, switch: Switch) -> None:
             key = await self._key(owner.id)
             task = before.live.get(key) if key is not None else None
-            if task is not None and before.objects(CONTAINER)[task.key].moves:
+            if task is None:
+                return
+            if before.objects(CONTAINER)[task.key].moves:
                 await self._until_heard(owner, task, switch)
+            elif wanted.read(before.spec(task).payload).has_ports:
+                with contextlib.suppress(NotAvailable):  # the next to be made looks at who holds its ports
+                    await self._until_heard(owner, task, switch)
 
         return known
 

@@ -128,7 +128,7 @@ class Containers(Protocol):
     async def switching(self) -> Callable[[Owner, Switch], Awaitable[None]]:
         """Before an engine is asked to start or stop a container. What is to be awaited once it has done so returns
         when the kernel has heard of it: if the container moves, that decides whether it is started where it is made
-        again. Raises NotAvailable, both of them."""
+        again; and whether it runs decides whether others may have its ports. Raises NotAvailable, both of them."""
 
     async def discard(self, reference: str) -> bool:
         """One whose node cannot be used, or that waits for a node, is to be no more. False: there is none such.

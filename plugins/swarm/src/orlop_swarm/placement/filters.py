@@ -55,7 +55,14 @@ class Port:
         asked = [binding for binding in wanted.bindings if binding.port]
         if not asked:
             return None
-        return lambda place: not any(one.conflicts(taken) for one in asked for taken in place.held.bindings)
+        return lambda place: not any(place.held.takers(one) for one in asked)
+
+
+def port_holders(wanted: Wanted, place: Any) -> set[str]:
+    """Ids of the containers for which `Port` refuses the place."""
+    if wanted.host_network:
+        return {one for port in wanted.exposed for one in place.held.exposed.get(port, ())}
+    return {one for binding in wanted.bindings for one in place.held.takers(binding)}
 
 
 class ContainerSlots:

@@ -38,13 +38,15 @@ class Held:
     one `Held` is made for each change of the node, and asked often.
 
     texts: what the keys of affinities stand for, where it is there: "container", "image", and names of labels.
+    exposed: by ports of the node's own network, ids of the containers that have them.
     """
 
-    __slots__ = ("_having", "_said", "bindings", "count", "exposed", "texts")
+    __slots__ = ("_bindings", "_having", "_said", "count", "exposed", "texts")
 
     def __init__(self, containers: Iterable[Container], images: Iterable[str] = ()) -> None:
-        self.bindings: list[Binding] = []
-        self.exposed: set[str] = set()
+        #: By port: with the ids of the containers that have them.
+        self._bindings: dict[str, tuple[tuple[Binding, str], ...]] = {}
+        self.exposed: dict[str, tuple[str, ...]] = {}
         self.count = 0
         self.texts: dict[str, set[str]] = {"container": set(), "image": set(_image_names(images))}
         #: How many containers have a label.
@@ -55,7 +57,7 @@ class Held:
     def with_more(self, containers: Iterable[Container]) -> Held:
         """The same with some more containers. What does not change is shared with this one."""
         made = Held.__new__(Held)
-        made.bindings = self.bindings.copy()
+        made._bindings = self._bindings.copy()
         made.exposed = self.exposed.copy()
         made.count = self.count
         made.texts = self.texts.copy()
@@ -75,9 +77,11 @@ class Held:
                 if key not in KEYS:
                     self._own(key, own).add(value)
                     self._having[key] = self._having.get(key, 0) + 1
-            self.bindings += one.bindings
+            for binding in one.bindings:
+                self._bindings[binding.port] = (*self._bindings.get(binding.port, ()), (binding, one.id))
             if one.host_network:
-                self.exposed.update(one.exposed)
+                for port in one.exposed:
+                    self.exposed[port] = (*self.exposed.get(port, ()), one.id)
 
     def _own(self, key: str, own: set[str]) -> set[str]:
         if key in own:
@@ -85,6 +89,15 @@ class Held:
         own.add(key)
         found = self.texts[key] = set(self.texts.get(key, ()))
         return found
+
+    @property
+    def bindings(self) -> list[Binding]:
+        """All that are wanted or taken."""
+        return [binding for having in self._bindings.values() for binding, _ in having]
+
+    def takers(self, wanted: Binding) -> list[str]:
+        """Ids of the containers that have a port which conflicts with this one."""
+        return [one for binding, one in self._bindings.get(wanted.port, ()) if wanted.conflicts(binding)]
 
     @property
     def names(self) -> Set[str]:

@@ -76,6 +76,11 @@ class Wanted:
         return self.network == "host"
 
     @property
+    def has_ports(self) -> bool:
+        """Does it take ports of its node, while it runs?"""
+        return bool(self.exposed) if self.host_network else any(one.port for one in self.bindings)
+
+    @property
     def dependencies(self) -> tuple[str, ...]:
         """Names of the containers that must be on the same node."""
         beside = [one.partition(":")[0] for one in (*self.volumes_from, *self.links)]
