@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from engines import Engine, Lane
@@ -131,6 +132,27 @@ def test_what_a_client_is_told_of_a_container_that_moves_is_known_already(clean:
         for _ in range(3):
             client.start(brief)
             client.wait(brief)
+
+
+def test_a_volume_whose_node_is_away_is_not_made_anew(clean: RunningPool) -> None:
+    node = clean.engines[2]
+    clean.run("user", *on(node), "-v", "mounted:/data")
+    clean.docker("run", "--rm", *on(node), "-v", "left:/data", "busybox", "touch", "/data/file")
+    clean.die(node)
+    wait_rows(clean, {"user": "Host Down"})
+    for volume in ("mounted", "left"):
+        said = clean.docker("run", "--rm", "-v", f"{volume}:/data", "busybox", "true", code=125)
+        assert f"volume {volume} is on node {node.name}, which is not available: " in said
+    clean.revive(node)
+    wait_until(clean.complete, "the node is back")
+    assert clean.docker("run", "--rm", "-v", "left:/data", "busybox", "ls", "/data") == "file\n"
+
+
+def test_users_of_a_new_volume_that_start_at_once_share_it(clean: RunningPool) -> None:
+    names = [f"user{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as clients:
+        nodes = list(clients.map(lambda name: clean.run(name, "-v", "shared:/data"), names))
+    assert len(set(nodes)) == 1
 
 
 def test_an_agent_that_is_back_in_time_finds_all_as_it_was(clean: RunningPool) -> None:

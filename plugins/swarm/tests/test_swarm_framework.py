@@ -91,6 +91,22 @@ def test_names_are_made_up_and_differ() -> None:
     assert len({name_of(number, attempt) for attempt in range(40)}) == 40
 
 
+def test_a_volume_that_no_engine_has_yet_is_where_the_first_is_placed_that_mounts_it() -> None:
+    pool = Pool(nodes=3)
+    body = {"Image": "busybox", "HostConfig": {"Binds": ["new:/data"], "Memory": 2**20}}
+    for number in range(6):
+        pool.do(Create(body=body, name=f"user{number}", volumes=("new",)))
+    tasks = list(pool.cluster.view("swarm").live.values())
+    assert len(tasks) == 6
+    assert len({task.node for task in tasks}) == 1
+    large = {**body, "HostConfig": {**body["HostConfig"], "Memory": 2**31}}
+    with pytest.raises(NotPlaced) as refused:
+        pool.do(Create(body=large, volumes=("new",)))
+    assert f"volume new is on {tasks[0].node}" in str(refused.value)
+    others = {pool.create(f"other{number}", HostConfig={"Binds": [f"{number}:/data"]}).node for number in range(3)}
+    assert len(others) > 1
+
+
 def on_port(number: int) -> dict[str, Any]:
     return {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": str(number)}]}}}
 

@@ -17,7 +17,9 @@ from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.testing.harness import Cluster
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
+from orlop_swarm.hooks import node_filters, node_scorers
 from orlop_swarm.orders import Conflict, Create, Rename, Reserve, Reserved
+from orlop_swarm.settings import Config
 
 NODES: Final = ("n1", "n2", "n3")
 NAMES: Final = ("db", "web", "mail")
@@ -237,6 +239,18 @@ def test_commands_that_come_at_once_make_a_container_each(everything: bool) -> N
     view = one.view("swarm")
     assert {task.key for task in one.live()} == keys == view.objects(CONTAINER).keys()
     assert {name.key for name in view.objects(NAME).values()} == keys
+
+
+def test_those_that_come_at_once_share_their_new_volume() -> None:
+    settings = Config()
+    one = Cluster(Swarm(settings), filters=node_filters(settings), scorers=node_scorers(settings))
+    for number in range(3):
+        one.add_node(f"n{number}", runtimes=("docker",))
+    one.settle()
+    body = {"Image": "busybox", "HostConfig": {"Binds": ["new:/data"]}}
+    run_together(one, *(Create(body=body, name=f"user{number}", volumes=("new",)) for number in range(6)))
+    assert len(one.live()) == 6
+    assert len({task.node for task in one.live()}) == 1
 
 
 # Any history

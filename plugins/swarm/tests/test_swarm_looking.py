@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
+import attrs
 import pytest
 from scripted_engines import Asked, ScriptedPool, ScriptedResponse
 from test_swarm_fan_out import serving
 
+from orlop_swarm.engines.interface import EngineUnavailable
+from orlop_swarm.http import volume_places
 from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.looking import Holders, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.remembering import BELIEVED_S, Everywhere
 from orlop_swarm.http.services import SERVICES, Created, Creation
+from orlop_swarm.http.volume_places import VolumePlaces
 from orlop_swarm.merging.copies import HOME_LABEL
 from orlop_swarm.orders import Create
 from orlop_swarm.settings import Config
@@ -195,7 +199,46 @@ async def test_only_copies_of_a_network_are_on_other_nodes(
 
     pool = ScriptedPool(dict.fromkeys("ab", respond))
     body = {"HostConfig": {"NetworkMode": "n", "Binds": ["v:/v"]}}
-    assert await Looking().holders(pool.engines(), body) == found
+    unknown = () if volumes else ("v",)
+    assert await Looking().holders(pool.engines(), body) == attrs.evolve(found, unknown=unknown)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"Binds": ["v:/v"], "VolumeDriver": "shared"},
+        {"Mounts": [{"Type": "volume", "Source": "v", "VolumeOptions": {"DriverConfig": {"Name": "shared"}}}]},
+        {"Binds": ["/v:/v"]},
+    ],
+)
+async def test_a_volume_of_another_driver_may_span_nodes(host: dict[str, Any]) -> None:
+    pool = ScriptedPool(dict.fromkeys("ab", lambda _: ScriptedResponse([{"message": "not found"}], 404)))
+    assert (await Looking().holders(pool.engines(), {"HostConfig": host})).unknown == ()
+
+
+async def test_the_volumes_of_a_node_that_goes_away_are_remembered() -> None:
+    now, there = [0.0], {"a": {"v": "local", "s": "shared"}, "b": {"w": "local"}}
+
+    def respond(asked: Asked) -> ScriptedResponse:
+        if asked.node not in there:
+            raise EngineUnavailable(asked.node, "it has gone away")
+        volumes = [{"Name": name, "Driver": driver} for name, driver in there[asked.node].items()]
+        return ScriptedResponse([{"Volumes": volumes}])
+
+    pool = ScriptedPool(dict.fromkeys("ab", respond))
+    places = VolumePlaces(lambda: now[0])
+    await places.look(pool)
+    assert [places.nodes(name) for name in ("v", "w", "s")] == [["id-a"], ["id-b"], []]
+    asked = len(pool.asked)
+    await places.look(pool)
+    assert len(pool.asked) == asked, "that was a moment ago"
+    del there["a"]
+    there["b"] = {"x": "local"}
+    now[0] += volume_places.BELIEVED_S
+    await places.look(pool)
+    assert [places.nodes(name) for name in ("v", "w", "x")] == [["id-a"], [], ["id-b"]]
+    places.noted("id-b", "new")
+    assert places.nodes("new") == ["id-b"]
 
 
 class Asking(KernelContainers):

@@ -25,6 +25,8 @@ ID_LABEL: Final = LABEL_PREFIX + "id"
 ROLE_LABEL: Final = LABEL_PREFIX + "role"
 #: The operator of the constraints that say where the containers are that this one depends on, and its network.
 BESIDE: Final = "IS"
+#: That of the constraints that name volumes which no engine had: see `hooks.VolumesFilter`.
+SHARES: Final = "SHARES"
 USUAL_STOP_S: Final = 10
 
 
@@ -55,7 +57,7 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     return Ask(
         key,
         Spec(runtime="docker", payload=payload, resources=resources_of(host, settings)),
-        constraints=(*_among(order.nodes), *_beside(order.beside), *_beside(order.home)),
+        constraints=(*_among(order.nodes), *_beside(order.beside), *_beside(order.home), *_sharing(order.volumes)),
         policies=_policies(body, moves(body)),
         role=str(labels.get(ROLE_LABEL) or settings.role),
         name=name,
@@ -115,6 +117,10 @@ def _among(nodes: Sequence[str]) -> tuple[Constraint, ...]:
 
 def _beside(node: str) -> tuple[Constraint, ...]:
     return (Constraint(field="hostname", operator=BESIDE, value=node),) if node else ()
+
+
+def _sharing(volumes: Sequence[str]) -> tuple[Constraint, ...]:
+    return tuple(Constraint(field="volume", operator=SHARES, value=one) for one in volumes)
 
 
 def again(spec: Spec, key: str, name: str, role: str, *, runs: bool, not_before_utc_ms: int = 0) -> Ask:

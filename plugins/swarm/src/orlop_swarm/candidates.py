@@ -17,7 +17,7 @@ from orlop.framework import Candidate, Desired, PlacementView, Request, Spec, Ta
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import Expression, ExpressionError
 from orlop_swarm.placement.index import Index, Texts
-from orlop_swarm.placement.places import HEALTHY, Container, Held, overcommitted
+from orlop_swarm.placement.places import HEALTHY, VOLUMES, Container, Held, overcommitted
 from orlop_swarm.placement.wanted import Binding, Wanted
 from orlop_swarm.settings import Config
 
@@ -95,6 +95,10 @@ class Facts:
             if one.equal and one.literal is None and not one.accepts("")  # as a missing label is taken
         ]
         return min((found for found in told if found is not None), key=len, default=None)
+
+    def with_volume(self, view: PlacementView, name: str) -> Collection[str]:
+        """The nodes with tasks that mount it."""
+        return self._by_contents.fewest(view, ((VOLUMES, name),)) or ()
 
     def _labels_of(self, node_id: str, view: PlacementView) -> Texts:
         place = self.place(view.candidate(node_id))
@@ -202,6 +206,7 @@ class Facts:
             bindings=(*said.bindings, *on_all_addresses(task.ports)),
             host_network=said.host_network,
             exposed=said.exposed,
+            volumes=said.volumes,
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 import attrs
 
 from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Spec
+from orlop_swarm.asking import SHARES
 from orlop_swarm.candidates import NOTHING, Facts, NodePlace, is_idle, on_all_addresses, plain_texts
 from orlop_swarm.placement import filters, strategies
 from orlop_swarm.placement.expressions import ExpressionError
@@ -166,6 +167,33 @@ class ContainersFilter:
         return ()
 
 
+class VolumesFilter:
+    """Where the first container is placed that mounts a volume which no engine has yet, there the volume will be."""
+
+    name = "volumes"
+    operators = frozenset({SHARES})
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def prepare(self, request: Request, view: PlacementView) -> Check | None:
+        names = [one.value for one in request.spec.constraints if one.operator == SHARES]
+        if not names:
+            return None
+        with_volume = self._facts.with_volume
+
+        def check(candidate: Candidate) -> str | None:
+            for name in names:
+                nodes = with_volume(view, name)
+                if nodes and candidate.node.id not in nodes:
+                    on = ", ".join(sorted(view.node(node).info.name for node in nodes))
+                    return f"volume {name} is on {on}"
+            return None
+
+        check.placed = lambda _: None  # type: ignore[attr-defined]  # each task may decide it for the next one
+        return check
+
+
 def _only_idle(demands: Wanted, place: NodePlace, candidate: Candidate, view: PlacementView) -> bool:
     """Does nothing that runs hold the ports?"""
     return all(is_idle(one, candidate, view) for one in filters.port_holders(demands, place))
@@ -301,7 +329,7 @@ def node_filters(settings: Config) -> list[NodeFilter]:
             chosen.append(SlotsFilter(facts))
         elif one.name not in KERNEL_FILTERS:
             chosen.append((ContainersFilter if one.name in LOOKING_INSIDE else SwarmFilter)(one, facts))
-    return chosen
+    return [*chosen, VolumesFilter(facts)]
 
 
 def node_scorers(settings: Config) -> list[NodeScorer]:

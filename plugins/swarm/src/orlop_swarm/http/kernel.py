@@ -28,7 +28,7 @@ from orlop_swarm.http.services import Created, Creation, Known, Switch
 from orlop_swarm.orders import Conflict, Create, Discard, Keep, Order, Rename, Reserve, Reserved
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
-from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, unsatisfied
+from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, UNSATISFIED, unsatisfied
 from orlop_swarm.placement.strategies import NO_RESOURCES
 from orlop_swarm.settings import Config
 
@@ -68,6 +68,8 @@ class KernelContainers:
         _refuse_unreadable(body)
         image = await self._looking.image(engines, body.get("Image"))
         holders = await self._looking.holders(engines, body)
+        unknown = holders.unknown if not node else ()
+        await self._refuse_away(unknown)
         beside = await self._looking.dependencies(engines, body)
         allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
         home = ""
@@ -79,7 +81,13 @@ class KernelContainers:
         if bound:
             allowed = [bound]
         order = Create(
-            body=body, name=name, platform=creation.platform, version=creation.version, beside=beside, home=home
+            body=body,
+            name=name,
+            platform=creation.platform,
+            version=creation.version,
+            beside=beside,
+            home=home,
+            volumes=unknown,
         )
         if node or (holders.nodes is not None and not home):
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
@@ -92,6 +100,26 @@ class KernelContainers:
             if image.nodes.issuperset(allowed):
                 raise  # it is something else that is not there
         return await self._make_where_it_is(order, allowed, image, creation.version)
+
+    async def _refuse_away(self, volumes: Sequence[str]) -> None:
+        """Of those that no engine has. Raises Problem: one is on a node that cannot be used, and shall not be made anew
+        and empty elsewhere."""
+        away = {one.id: one for one in self._pool.nodes() if one.unavailable} if volumes else {}
+        if not away:
+            return
+        view = await self._host.view(FRAMEWORK)
+        mounted = {
+            name: task.node
+            for task in view.live.values()
+            if task.node in away
+            for name in wanted.named_volumes(view.spec(task).payload, of_engine=True)
+        }
+        for name in volumes:
+            nodes = [one for one in (mounted.get(name), *self._looking.volumes.nodes(name)) if one in away]
+            if nodes:
+                node = away[nodes[0]]
+                where = f"volume {name} is on node {node.name}, which is not available: {node.unavailable}"
+                raise Problem(500, f"{UNSATISFIED}\n[{where}]")
 
     async def _make_where_it_is(self, order: Create, allowed: Sequence[str], image: Image, version: str) -> Created:
         """allowed: names of the nodes that it may be on, whether they have the image or not. Raises Problem."""
@@ -145,6 +173,8 @@ class KernelContainers:
             raise _failed(task)
         container = task.status.external_id
         self._keys[container] = reserved.key
+        for volume in order.volumes:
+            self._looking.volumes.noted(task.node or "", volume)
         warnings = task.status.message.splitlines() if task.state is TaskState.PREPARED else []
         return Created(id=container, node=task.node or "", name=reserved.name, warnings=warnings)
 
@@ -205,6 +235,8 @@ class KernelContainers:
         failed = [position for position, one in enumerate(chosen) if one.name in refusing and one.name != "health"]
         if failed:
             text = unsatisfied(wanted.read(order.body), chosen[: failed[-1] + 1])
+        elif "volumes" in refusing:
+            text = UNSATISFIED
         else:
             text = NO_RESOURCES
         return f"{text}\n{error.explanation}"

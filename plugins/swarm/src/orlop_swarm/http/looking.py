@@ -23,6 +23,7 @@ from orlop_swarm.engines.interface import Engine, EngineUnavailable
 from orlop_swarm.http.finding import told
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.remembering import Everywhere
+from orlop_swarm.http.volume_places import VolumePlaces
 from orlop_swarm.merging.copies import home_of
 from orlop_swarm.placement import filters, wanted
 from orlop_swarm.placement.scheduler import unsatisfied
@@ -52,17 +53,19 @@ class Image:
 @attrs.frozen(kw_only=True)
 class Holders:
     """nodes: the names of those where a container has to be; None: anywhere. for_good: also when it moves, for there is
-    nothing of what it needs on others."""
+    nothing of what it needs on others. unknown: names of volumes that no engine has, of the engines' own driver."""
 
     nodes: frozenset[str] | None
     for_good: bool
+    unknown: tuple[str, ...] = ()
 
 
 class Looking:
-    """Asks engines. images: what need not be asked."""
+    """Asks engines. images: what need not be asked. volumes: what engines have said that may be away."""
 
-    def __init__(self, images: Everywhere | None = None) -> None:
+    def __init__(self, images: Everywhere | None = None, volumes: VolumePlaces | None = None) -> None:
         self._images = images if images is not None else Everywhere()
+        self.volumes = volumes if volumes is not None else VolumePlaces()
 
     async def image(self, engines: Sequence[Engine], reference: Any, *, anew: bool = False) -> Image:
         """anew: whatever was said a moment ago. Raises Problem (404, 400) in an engine's words."""
@@ -85,10 +88,12 @@ class Looking:
     async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> Holders:
         """The nodes where its volumes and networks are at home.
 
-        A name that no engine knows says nothing: an engine makes the volume, or refuses the network. Where not all
+        A name that no engine knows says nothing here: an engine makes the volume, or refuses the network. Where not all
         are on one node volumes count before networks, of which every node has a copy, and earlier before later ones.
         """
-        volumes, networks = named_volumes(body), named_networks(body)
+        volumes, networks = wanted.named_volumes(body), named_networks(body)
+        of_engine = frozenset(wanted.named_volumes(body, of_engine=True))
+        unknown = []
         if not volumes and not networks:
             return Holders(nodes=None, for_good=False)
         paths = [f"/volumes/{quote(name, safe='')}" for name in volumes]
@@ -97,13 +102,15 @@ class Looking:
         for_good = False
         for position, answers in enumerate(await asyncio.gather(*(_each(engines, path) for path in paths))):
             having = {node: found for node, (status, found) in answers.items() if status == 200}
+            if position < len(volumes) and not having and volumes[position] in of_engine:
+                unknown.append(volumes[position])
             if not having or any(found.get("Scope") != LOCAL for found in having.values()):
                 continue
             home = home_of(having)
             together = home if holders is None else holders & home
             holders = together if together or position < len(volumes) else holders
             for_good |= position < len(volumes) or having.keys() == home
-        return Holders(nodes=holders, for_good=for_good)
+        return Holders(nodes=holders, for_good=for_good, unknown=tuple(unknown))
 
     async def dependencies(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> str:
         """The name of the node that has the containers it depends on; empty: there are none, or no engine has them.
@@ -154,21 +161,6 @@ def _from_registry(image: Mapping[str, Any]) -> bool:
 
 def _named_at(image: Mapping[str, Any]) -> datetime.datetime:
     return datetime.datetime.fromisoformat((image.get("Metadata") or {}).get("LastTagTime") or _NEVER)
-
-
-def named_volumes(body: Mapping[str, Any]) -> list[str]:
-    """Names of the volumes that a create request mounts."""
-    host = body.get("HostConfig")
-    if not isinstance(host, Mapping):
-        return []
-    found = []
-    for bind in host.get("Binds") or ():
-        source = str(bind).partition(":")[0]
-        if ":" in str(bind) and source and not source.startswith(("/", ".", "~")):
-            found.append(source)
-    mounts = [one for one in host.get("Mounts") or () if isinstance(one, Mapping) and one.get("Type") == "volume"]
-    found += [str(one["Source"]) for one in mounts if one.get("Source")]
-    return list(dict.fromkeys(found))
 
 
 def named_networks(body: Mapping[str, Any]) -> list[str]:

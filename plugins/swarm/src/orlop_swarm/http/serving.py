@@ -20,6 +20,7 @@ from orlop_swarm.http.overview import KernelOverview
 from orlop_swarm.http.remembering import Everywhere
 from orlop_swarm.http.services import Services
 from orlop_swarm.http.versions import Versions
+from orlop_swarm.http.volume_places import VolumePlaces
 from orlop_swarm.settings import Config
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def application(host: Host, settings: Config) -> web.Application:
     """The whole API over the cluster's nodes."""
     pool = EnginePool(host.nodes, lambda node, name: _dial(host, node, name))
     images = Everywhere()
-    looking = Looking(images)
+    volumes = VolumePlaces()
+    looking = Looking(images, volumes)
     containers = KernelContainers(host, pool, looking, settings)
     services = Services(
         pool=pool,
@@ -44,6 +46,7 @@ def application(host: Host, settings: Config) -> web.Application:
     )
     made = make_application(services)
     made.cleanup_ctx.append(NetworkKeeper(pool, lambda: _heard(host)).live)
+    made.cleanup_ctx.append(volumes.live(pool))
     return made
 
 

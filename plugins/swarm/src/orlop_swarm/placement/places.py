@@ -11,8 +11,10 @@ from orlop_swarm.placement.expressions import Expression
 from orlop_swarm.placement.wanted import Binding
 
 HEALTHY: Final = 100
-#: Keys of affinities that are no labels.
-KEYS: Final = frozenset({"container", "image"})
+#: Stands for names of volumes; no expression can have it.
+VOLUMES: Final = "\0volumes"
+#: Keys that are no labels; but for the last, of affinities.
+KEYS: Final = frozenset({"container", "image", VOLUMES})
 
 
 @attrs.frozen(kw_only=True)
@@ -21,7 +23,7 @@ class Container:
 
     id: the full one. names: without slashes; of each container only these are looked at, not the short ids.
     images: its image's id, and each tag. bindings: ports of the node, wanted and taken.
-    exposed: "80/tcp", with the node's own network (`host_network`).
+    exposed: "80/tcp", with the node's own network (`host_network`). volumes: names of what it mounts.
     """
 
     id: str
@@ -31,13 +33,15 @@ class Container:
     bindings: tuple[Binding, ...] = ()
     host_network: bool = False
     exposed: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
 
 
 class Held:
     """All containers and images of a node, taken together for quick looks. What an expression said is remembered, so
     one `Held` is made for each change of the node, and asked often.
 
-    texts: what the keys of affinities stand for, where it is there: "container", "image", and names of labels.
+    texts: what the keys of affinities stand for, where it is there: "container", "image", and names of labels; and
+    `VOLUMES`.
     exposed: by ports of the node's own network, ids of the containers that have them.
     """
 
@@ -73,6 +77,8 @@ class Held:
             self._own("container", own).update((one.id, *one.names))
             if one.images:
                 self._own("image", own).update(_image_names(one.images))
+            if one.volumes:
+                self._own(VOLUMES, own).update(one.volumes)
             for key, value in one.labels.items():
                 if key not in KEYS:
                     self._own(key, own).add(value)

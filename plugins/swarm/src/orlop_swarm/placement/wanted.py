@@ -29,6 +29,8 @@ KINDS: Final = {
     "policies": ("reschedule:", LABEL_PREFIX + "reschedule-policies"),
 }
 READINGS_REMEMBERED: Final = 2_000
+#: The driver of volumes that engines have themselves.
+LOCAL_DRIVER: Final = "local"
 _STARTS: Final = (LABEL_PREFIX, *(prefix for prefix, _ in KINDS.values()))
 
 
@@ -56,6 +58,7 @@ class Wanted:
 
     policies: when it is placed anew. strategy: empty for the usual one. image, labels: its own.
     volumes_from, links: as given. network: its mode. exposed: "80/tcp". bindings: ports of the node.
+    volumes: names of those of the engine's own driver.
     """
 
     constraints: tuple[Expression, ...] = ()
@@ -70,6 +73,7 @@ class Wanted:
     network: str = ""
     exposed: tuple[str, ...] = ()
     bindings: tuple[Binding, ...] = ()
+    volumes: tuple[str, ...] = ()
 
     @property
     def host_network(self) -> bool:
@@ -119,7 +123,28 @@ def read(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
         network=str(host.get("NetworkMode") or ""),
         exposed=tuple(sorted(map(str, _mapping(body.get("ExposedPorts"))))),
         bindings=_bindings(host.get("PortBindings")),
+        volumes=tuple(named_volumes(body, of_engine=True)),
     )
+
+
+def named_volumes(body: Mapping[str, Any], *, of_engine: bool = False) -> list[str]:
+    """Names of the volumes that a create request mounts. of_engine: only those that say no other driver."""
+    host = _mapping(body.get("HostConfig"))
+    found = []
+    if not of_engine or (host.get("VolumeDriver") or LOCAL_DRIVER) == LOCAL_DRIVER:
+        for bind in host.get("Binds") or ():
+            source = str(bind).partition(":")[0]
+            if ":" in str(bind) and source and not source.startswith(("/", ".", "~")):
+                found.append(source)
+    mounts = [one for one in host.get("Mounts") or () if isinstance(one, Mapping) and one.get("Type") == "volume"]
+    if of_engine:
+        mounts = [one for one in mounts if _driver(one) == LOCAL_DRIVER]
+    found += [str(one["Source"]) for one in mounts if one.get("Source")]
+    return list(dict.fromkeys(found))
+
+
+def _driver(mount: Mapping[str, Any]) -> str:
+    return str(_mapping(_mapping(mount.get("VolumeOptions")).get("DriverConfig")).get("Name") or LOCAL_DRIVER)
 
 
 def read_environment(environment: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:

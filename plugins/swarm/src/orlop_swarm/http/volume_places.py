@@ -1,0 +1,96 @@
+"""Which nodes have which volumes, as their engines last said: of a node that is away nobody else can tell.
+
+A volume that is on such a node must not be made anew, empty, on another one. All engines are asked now and then, and
+what is seen on the way is noted. Nothing is stored: a server that has begun to lead while a node is away knows of its
+volumes only by the containers that mount them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Final
+
+from aiohttp import web
+
+from orlop.framework import NotAvailable
+from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.http.finding import told
+from orlop_swarm.placement.wanted import LOCAL_DRIVER
+
+#: How often it is looked which engines can be used, and how old may be what one of these has said.
+LOOK_EVERY_S: Final = 1.0
+BELIEVED_S: Final = 30.0
+ANSWER_WITHIN_S: Final = 60.0
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class VolumePlaces:
+    """Names of volumes by the ids of their nodes. clock: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._names: dict[str, set[str]] = {}
+        #: When engines were asked for all of theirs.
+        self._asked: dict[str, float] = {}
+
+    def noted(self, node: str, name: str) -> None:
+        """The node has this one, among others."""
+        self._names.setdefault(node, set()).add(name)
+
+    def told(self, node: str, names: Iterable[str]) -> None:
+        """The node has these and no others."""
+        self._names[node] = set(names)
+
+    def nodes(self, name: str) -> list[str]:
+        """Ids of those that had it when they were last heard of."""
+        return [node for node, names in self._names.items() if name in names]
+
+    async def look(self, pool: Pool) -> None:
+        """Asks those that have come, and those that were not asked for a while. Raises NotAvailable."""
+        known = {node.id for node in pool.nodes()}
+        for gone in self._names.keys() - known:
+            del self._names[gone]
+        usable = {engine.node.id: engine for engine in pool.engines()}
+        self._asked = {node: at for node, at in self._asked.items() if node in usable}
+        before = self._clock() - BELIEVED_S
+        due = [engine for node, engine in usable.items() if self._asked.get(node, before) <= before]
+        await asyncio.gather(*map(self._ask, due))
+
+    async def _ask(self, engine: Engine) -> None:
+        at = self._clock()
+        try:
+            status, content = await told(engine, "/volumes")
+        except EngineUnavailable:
+            return
+        if status == 200:
+            self._asked[engine.node.id] = at
+            volumes = content.get("Volumes") or ()
+            self.told(engine.node.id, (one["Name"] for one in volumes if one.get("Driver") == LOCAL_DRIVER))
+
+    async def _look_for_ever(self, pool: Pool) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_WITHIN_S):
+                    await self.look(pool)
+            except (NotAvailable, TimeoutError):
+                pass
+            except Exception:  # noqa: BLE001 - it must live
+                _LOG.exception("a bug in the look at volumes")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def live(self, pool: Pool) -> Callable[[web.Application], AsyncIterator[None]]:
+        """A cleanup context of an application: it is looked while that lives."""
+
+        async def context(_: web.Application) -> AsyncIterator[None]:
+            looking = asyncio.create_task(self._look_for_ever(pool))
+            yield
+            looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await looking
+
+        return context
