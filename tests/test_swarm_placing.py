@@ -151,10 +151,19 @@ def test_a_host_port_is_exposed_once_on_each_node(clean_pool: RunningPool) -> No
     assert "[port 80/tcp (Host mode)]" in refusal(clean_pool, "--net", "host", "--expose", "80")
 
 
-@pytest.mark.parametrize("option", [("--link", "base"), ("--volumes-from", "base"), ("--net", "container:base")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--link", "base"),
+        ("--volumes-from", "base"),
+        ("--net", "container:base"),
+        ("--pid", "container:base"),
+        ("--ipc", "container:base"),
+    ],
+)
 def test_what_depends_on_a_container_goes_to_its_node(clean_pool: RunningPool, option: tuple[str, str]) -> None:
     for node in (first(clean_pool), second(clean_pool)):
-        clean_pool.run("base", "-e", f"constraint:node=={node}", "-v", "/data")
+        clean_pool.run("base", "-e", f"constraint:node=={node}", "-v", "/data", "--ipc", "shareable")
         # The other node is the emptier one.
         assert {clean_pool.run(f"user{number}", *option) for number in range(3)} == {node}
         clean_pool.clear()

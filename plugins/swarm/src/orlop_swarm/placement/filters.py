@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from orlop_swarm.placement.expressions import Expression
-from orlop_swarm.placement.wanted import Wanted
+from orlop_swarm.placement.wanted import OF_CONTAINER, Wanted
 
 Check = Callable[[Any], bool]
 
@@ -89,15 +89,16 @@ def has_slots(place: Any) -> bool:
 
 
 class Dependency:
-    """The node has all containers that are named in links, `--volumes-from` and `--net=container:NAME`."""
+    """The node has all containers that are named in links, `--volumes-from`, and `container:NAME` of `--net`, `--pid`
+    and `--ipc`."""
 
     name = "dependency"
 
     def explain(self, wanted: Wanted) -> Sequence[str]:
         found = [f"--volumes-from={one}" for one in wanted.volumes_from]
         found += [f"--link={one}" for one in wanted.links]
-        if wanted.network.startswith("container:"):
-            found.append(f"--net={wanted.network}")
+        modes = (("net", wanted.network), ("pid", wanted.pid), ("ipc", wanted.ipc))
+        found += [f"--{option}={mode}" for option, mode in modes if mode.startswith(OF_CONTAINER)]
         return found
 
     def check(self, wanted: Wanted, soft: bool) -> Check | None:

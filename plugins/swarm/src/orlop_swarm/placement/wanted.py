@@ -29,6 +29,8 @@ KINDS: Final = {
     "policies": ("reschedule:", LABEL_PREFIX + "reschedule-policies"),
 }
 READINGS_REMEMBERED: Final = 2_000
+#: Modes of what a container shares with another one, of this name or id.
+OF_CONTAINER: Final = "container:"
 #: The driver of volumes that engines have themselves.
 LOCAL_DRIVER: Final = "local"
 _STARTS: Final = (LABEL_PREFIX, *(prefix for prefix, _ in KINDS.values()))
@@ -57,7 +59,7 @@ class Wanted:
     """See the module.
 
     policies: when it is placed anew. strategy: empty for the usual one. image, labels: its own.
-    volumes_from, links: as given. network: its mode. exposed: "80/tcp". bindings: ports of the node.
+    volumes_from, links: as given. network, pid, ipc: their modes. exposed: "80/tcp". bindings: ports of the node.
     volumes: names of those of the engine's own driver.
     """
 
@@ -71,6 +73,8 @@ class Wanted:
     volumes_from: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     network: str = ""
+    pid: str = ""
+    ipc: str = ""
     exposed: tuple[str, ...] = ()
     bindings: tuple[Binding, ...] = ()
     volumes: tuple[str, ...] = ()
@@ -88,9 +92,9 @@ class Wanted:
     def dependencies(self) -> tuple[str, ...]:
         """Names of the containers that must be on the same node."""
         beside = [one.partition(":")[0] for one in (*self.volumes_from, *self.links)]
-        if self.network.startswith("container:"):
-            beside.append(self.network.removeprefix("container:"))
-        return tuple(beside)
+        modes = (self.network, self.pid, self.ipc)
+        beside += [one.removeprefix(OF_CONTAINER) for one in modes if one.startswith(OF_CONTAINER)]
+        return tuple(dict.fromkeys(beside))
 
     @property
     def reschedule(self) -> bool:
@@ -121,6 +125,8 @@ def read(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
         volumes_from=tuple(map(str, host.get("VolumesFrom") or ())),
         links=tuple(map(str, host.get("Links") or ())),
         network=str(host.get("NetworkMode") or ""),
+        pid=str(host.get("PidMode") or ""),
+        ipc=str(host.get("IpcMode") or ""),
         exposed=tuple(sorted(map(str, _mapping(body.get("ExposedPorts"))))),
         bindings=_bindings(host.get("PortBindings")),
         volumes=tuple(named_volumes(body, of_engine=True)),
