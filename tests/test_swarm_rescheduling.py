@@ -134,6 +134,44 @@ def test_what_a_client_is_told_of_a_container_that_moves_is_known_already(clean:
             client.wait(brief)
 
 
+def test_what_was_changed_since_its_creation_is_as_it_was(clean: RunningPool) -> None:
+    node = clean.engines[2]
+    clean.docker("network", "create", "extra")
+    clean.docker("network", "create", "passing")
+    assert clean.run("changed", *MOVES, *on(node)) == node.name
+    clean.docker("network", "connect", "--alias", "here", "extra", "changed")
+    clean.docker("network", "connect", "passing", "changed")
+    for network in ("passing", "bridge"):
+        clean.docker("network", "disconnect", network, "changed")
+    clean.docker("update", "--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5", "--restart", "always", "changed")
+    clean.docker("rename", "changed", "renamed")
+    assert reserved(clean, node) == ("0.5 / ", "64 MiB / ")
+
+    clean.die(node)
+    wait_rows(clean, {"renamed": "Up"})
+    with clean.client() as client:
+        seen = client.inspect_container("renamed")
+    host, networks = seen["HostConfig"], seen["NetworkSettings"]["Networks"]
+    assert seen["Node"]["Name"] != node.name
+    assert (host["Memory"], host["NanoCpus"], host["RestartPolicy"]["Name"]) == (2**26, 500_000_000, "always")
+    assert networks.keys() == {"extra"}
+    assert "here" in networks["extra"]["Aliases"]
+    assert clean.docker("exec", "renamed", "ping", "-c", "1", "-W", "5", "-q", "here")
+
+    clean.revive(node)
+    wait_until(clean.complete, "the node is back")
+    wait_until(lambda: not held(node), f"the copy on {node.name} is removed")
+
+
+def reserved(pool: RunningPool, node: Engine) -> tuple[str, str]:
+    """The beginnings of what is told of the node's cpus and memory."""
+    with pool.client() as client:
+        rows_of_info = [(row[0].strip(" └"), row[1]) for row in client.info()["SystemStatus"]]
+    there = rows_of_info[[name for name, _ in rows_of_info].index(node.name) :]
+    cpus, memory = (next(text for name, text in there if name == f"Reserved {kind}") for kind in ("CPUs", "Memory"))
+    return cpus[: cpus.index("/") + 2], memory[: memory.index("/") + 2]
+
+
 def test_a_volume_whose_node_is_away_is_not_made_anew(clean: RunningPool) -> None:
     node = clean.engines[2]
     clean.run("user", *on(node), "-v", "mounted:/data")

@@ -54,12 +54,12 @@ from orlop.model.tasks import (
 )
 
 __all__ = [
-    "SANDBOX", "Action", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit", "Exit",
-    "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable", "NotPlaced",
-    "Now", "Outcome", "PartitionPolicy", "Pattern", "PatternError", "PlacementView", "Policies", "PortRequest",
-    "PortSet", "Probe", "ProbeKind", "ProbeResult", "Process", "Put", "Refused", "Reply", "Request", "ResourceError",
-    "Resources", "Spec", "Task", "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc", "spec_id",
-    "stopped_by_drain",
+    "SANDBOX", "Action", "Amend", "Ask", "Candidate", "Changed", "Constraint", "Delete", "Desired", "Docker", "Emit",
+    "Exit", "Explanation", "Framework", "Kill", "Node", "NodeFilter", "NodeScorer", "NodeState", "NotAvailable",
+    "NotPlaced", "Now", "Outcome", "PartitionPolicy", "Pattern", "PatternError", "PlacementView", "Policies",
+    "PortRequest", "PortSet", "Probe", "ProbeKind", "ProbeResult", "Process", "Put", "Refused", "Reply", "Request",
+    "ResourceError", "Resources", "Spec", "Task", "TaskState", "View", "WakeAt", "Withdraw", "format_utc", "parse_utc",
+    "spec_id", "stopped_by_drain",
 ]  # fmt: skip
 
 
@@ -91,13 +91,14 @@ def Process(  # noqa: N802  (reads as a value where it is used)
 def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802
     """A spec for the `docker` runtime. `create_body`: members of the Engine API's create request, as they are.
 
-    Eight more are ours: `orlop_pull` ("always", "missing" or "never"); `orlop_name`, the container's name, which is
+    Nine more are ours: `orlop_pull` ("always", "missing" or "never"); `orlop_name`, the container's name, which is
     `orlop-` and the task's id otherwise; `orlop_platform`, "os/arch" of the image; `orlop_api_version`, in which the
     body is meant; `orlop_exact`: nothing but labels is added to the body, neither limits nor variables; `orlop_labels`,
     names of the task's variables (see `Ask.environment`) that its container shall have as labels too;
     `orlop_shares_are_cpus`: `HostConfig.CpuShares` says how many cpus, and the engine is told that part of 1024 shares
-    for all of its own; and `orlop_artefacts`, as those of a `Process`, fetched into a folder that the container has at
-    `/mnt/mesos/sandbox`, named by its variable `MESOS_SANDBOX`.
+    for all of its own; `orlop_networks`, name → settings of the container's endpoint in a network that it joins once it
+    is created, None for one that it leaves; and `orlop_artefacts`, as those of a `Process`, fetched into a folder that
+    the container has at `/mnt/mesos/sandbox`, named by its variable `MESOS_SANDBOX`.
     """
     return Spec(runtime="docker", payload={"Image": image, **create_body})
 
@@ -150,6 +151,18 @@ class Withdraw:
     """Ends the key's task if it is still pending; a placed one goes on."""
 
     key: str
+
+
+@attrs.frozen
+class Amend:
+    """The key's live task has another spec from now on: what it takes of its node, what the next one is asked for by.
+
+    What runs is not touched: whoever says so has changed it already, as its runtime is the same. Without a live task it
+    does nothing. The node is held to more than it has, if that is how it is.
+    """
+
+    key: str
+    spec: Spec
 
 
 @attrs.frozen
@@ -207,7 +220,7 @@ class Reply:
     value: Any
 
 
-Action = Ask | Withdraw | Kill | Put | Delete | WakeAt | Emit | Reply
+Action = Ask | Amend | Withdraw | Kill | Put | Delete | WakeAt | Emit | Reply
 
 
 class Refused(Exception):

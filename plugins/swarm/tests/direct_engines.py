@@ -189,6 +189,9 @@ class DirectContainers:
     async def removing(self, container: str) -> bool:
         return False
 
+    async def changed(self, container: str, **_: Any) -> None:
+        """They are nothing to count, and do not move."""
+
     async def not_removed(self, container: str) -> None:
         raise NotImplementedError
 

@@ -49,6 +49,9 @@ class NoContainers:
     async def removing(self, container: str) -> bool:
         raise NotImplementedError
 
+    async def changed(self, container: str, **_: Any) -> None:
+        """They are nothing to count, and do not move."""
+
     async def not_removed(self, container: str) -> None:
         raise NotImplementedError
 

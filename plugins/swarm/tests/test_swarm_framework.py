@@ -15,7 +15,7 @@ from orlop_swarm.asking import ID_LABEL, InvalidRequest, resources_of, with_labe
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.framework import TRY_AGAIN_AFTER_MS, Swarm
 from orlop_swarm.names import name_of
-from orlop_swarm.orders import Conflict, Create, Discard, Keep, Move, Rename, Reserve, Reserved
+from orlop_swarm.orders import Change, Conflict, Create, Discard, Keep, Move, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 MOVES = {"Env": ["reschedule:on-node-failure", "A=b"]}
@@ -105,6 +105,46 @@ def test_a_volume_that_no_engine_has_yet_is_where_the_first_is_placed_that_mount
     assert f"volume new is on {tasks[0].node}" in str(refused.value)
     others = {pool.create(f"other{number}", HostConfig={"Binds": [f"{number}:/data"]}).node for number in range(3)}
     assert len(others) > 1
+
+
+#: As Docker's client sends `update --memory 64m --cpus 1.5 --restart always`.
+UPDATE = {
+    "BlkioWeight": 0,
+    "CpuQuota": 0,
+    "CpusetCpus": "",
+    "DeviceRequests": None,
+    "Memory": 2**26,
+    "NanoCpus": 1_500_000_000,
+    "OomKillDisable": False,
+    "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0},
+}
+
+
+def test_what_is_changed_counts_and_is_not_forgotten_when_the_container_moves() -> None:
+    pool = Pool()
+    host = {"Memory": 2**30, "CpusetCpus": "0", "NetworkMode": "front", "PortBindings": {}}
+    task = pool.create("web", HostConfig=host, **MOVES)
+    free = pool.cluster.state.candidates[task.node or ""].free.units
+    pool.do(Change(key=task.key, update=UPDATE))
+    after = pool.cluster.state.candidates[task.node or ""].free.units
+    assert (free["mem"] - after["mem"], free["cpus"] - after["cpus"]) == (2**26 - 2**30, 1500)
+    pool.do(Change(key=task.key, update={"Memory": 0, "RestartPolicy": {"Name": ""}}))
+    alias = {"Aliases": ["here"]}
+    pool.do(Change(key=task.key, networks={"back": alias, "passing": {}}))
+    pool.do(Change(key=task.key, networks={"passing": None, "front": None}))
+    pool.cluster.step(DrainNode(node=task.node or "", drained=True, within_ms=0))
+    pool.cluster.settle()
+    moved = pool.task(task.key)
+    assert moved.node != task.node
+    spec = pool.cluster.view("swarm").spec(moved)
+    changed = {"Memory": 2**26, "NanoCpus": 1_500_000_000, "RestartPolicy": UPDATE["RestartPolicy"]}
+    assert spec.payload["HostConfig"] == {**host, **changed}
+    assert spec.payload["orlop_networks"] == {"back": alias, "front": None}
+    assert spec.resources.units == {"mem": 2**26, "cpus": 1500}
+
+
+def test_nothing_is_left_to_change_of_what_is_gone() -> None:
+    assert Pool().do(Change(key="gone", update=UPDATE)) is None
 
 
 def on_port(number: int) -> dict[str, Any]:

@@ -252,7 +252,7 @@ class Draft:
             wait_ms=request.wait_ms,
             status=Status(task=task_id, state=TaskState.PENDING, incarnation=0, at_utc_ms=now),
         )
-        self._refer(request)
+        self._refer(request.spec_id, request.spec)
         if previous:
             self._leave_old_group(part, self._tasks[previous], request)
         part.latest[request.key] = task_id
@@ -292,6 +292,34 @@ class Draft:
                 self._delayed = self._delayed.delete(sequence)
                 self.waiting.add(waiting_key(self._tasks[task_id]), sequence, task_id)
         self.next_due_utc_ms = min((due for due, _ in self._delayed.values()), default=0)
+
+    def amend(self, task: Task, spec_id: str, spec: Spec) -> None:
+        """Gives a live task another spec. It keeps its place in all indexes but that of what waits."""
+        before = self._specs[task.spec].spec.resources
+        self._refer(spec_id, spec)
+        self._more_references[task.spec] = self._more_references.get(task.spec, 0) - 1
+        amended = task.changed(spec=spec_id)
+        self.put_task(amended)
+        self.touch(amended)
+        if task.placement is not None:
+            self._take_more(amended, spec.resources - before)
+        elif task.sequence not in self._delayed:
+            self.waiting.remove(waiting_key(task), (task.sequence,))
+            self.waiting.add(waiting_key(amended), task.sequence, task.id)
+
+    def _take_more(self, task: Task, more: Resources) -> None:
+        """more: of some kinds it may be less than before."""
+        assert task.placement is not None
+        node_id = task.placement.node
+        usage = self.usage(task.role)
+        for kind, amount in more.units.items():
+            usage[kind] = usage.get(kind, 0) + amount
+        held = self._candidates.get(node_id)
+        if held is None or task.sequence not in held.tasks or not more:
+            return
+        free = held.free - more
+        self._put_candidate(Candidate(held.node, free, held.unheld_ports, held.tasks, held.facts, held.heard))
+        self.freed_nodes[node_id] = None
 
     def place(self, task: Task, node_id: str, ports: tuple[int, ...]) -> Candidate:
         """Puts a pending task on a node; the caller takes it out of the waiting."""
@@ -374,12 +402,12 @@ class Draft:
         self._put_candidate(Candidate(before.node, before.free + needs, ports, tasks, before.facts, before.heard))
         self.freed_nodes[task.placement.node] = None
 
-    def _refer(self, request: Request) -> None:
-        if request.spec_id not in self._specs:
-            self._specs[request.spec_id] = SpecRecord(spec=request.spec)
-            self.puts[records.SPECS + request.spec_id] = request.spec
-            self.deletes.discard(records.SPECS + request.spec_id)
-        self._more_references[request.spec_id] = self._more_references.get(request.spec_id, 0) + 1
+    def _refer(self, spec_id: str, spec: Spec) -> None:
+        if spec_id not in self._specs:
+            self._specs[spec_id] = SpecRecord(spec=spec)
+            self.puts[records.SPECS + spec_id] = spec
+            self.deletes.discard(records.SPECS + spec_id)
+        self._more_references[spec_id] = self._more_references.get(spec_id, 0) + 1
 
     def _count_references(self) -> None:
         """Writes down by how many more (or fewer) tasks each spec is referred to; unreferenced ones are dropped."""

@@ -15,7 +15,7 @@ from orlop.model.asks import Explanation, Request
 from orlop.model.events import LogEntry
 from orlop.model.facts import NodeFacts
 from orlop.model.messages import Epoch, Hello, ToAgent
-from orlop.model.tasks import Status
+from orlop.model.tasks import Spec, Status
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +86,15 @@ class KillKey:
 
 
 @attrs.frozen(kw_only=True)
+class Amendment:
+    """The live task of this key has this spec from now on."""
+
+    key: str
+    spec_id: str
+    spec: Spec
+
+
+@attrs.frozen(kw_only=True)
 class FrameworkActions:
     """What a framework's handler wants, all of it or nothing.
 
@@ -98,6 +107,7 @@ class FrameworkActions:
     asks: tuple[Request, ...] = ()
     kills: tuple[KillKey, ...] = ()
     withdrawals: tuple[str, ...] = ()
+    amendments: tuple[Amendment, ...] = ()
     puts: Mapping[tuple[str, str], StoredObject] = attrs.field(factory=dict)
     deletes: tuple[tuple[str, str], ...] = ()
     log: tuple[LogEntry, ...] = ()

@@ -52,7 +52,7 @@ def check_changed(before: State, after: State, tasks: Iterable[str], nodes: Iter
 def _check_move(known: Task | None, task: Task) -> None:
     if known is None or known is task:
         return
-    if (known.framework, known.key, known.spec) != (task.framework, task.key, task.spec):
+    if (known.framework, known.key) != (task.framework, task.key):
         raise InvariantBroken(f"task {task.id} changed its identity")
     was = (known.status.incarnation, STATE_ORDER[known.state])
     if (task.status.incarnation, STATE_ORDER[task.state]) < was:

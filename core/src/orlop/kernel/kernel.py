@@ -327,6 +327,10 @@ class _Batch:
             task = self._draft.live_task(name, key)
             if task is not None and task.placement is None:
                 self._draft.end_unplaced(task, Outcome.WITHDRAWN, "withdrawn")
+        for amendment in event.amendments:
+            task = self._draft.live_task(name, amendment.key)
+            if task is not None and task.spec != amendment.spec_id:
+                self._draft.amend(task, amendment.spec_id, amendment.spec)
         for request in event.asks:
             self._draft.ask(name, request)
         self._draft.log_all(event.log)

@@ -229,7 +229,7 @@ def _documents(event: Event) -> int:
         case AgentHello():
             return 1 + len(event.hello.statuses)
         case FrameworkActions():
-            changes = (event.asks, event.kills, event.withdrawals, event.puts, event.deletes)
+            changes = (event.asks, event.kills, event.withdrawals, event.amendments, event.puts, event.deletes)
             return max(1, sum(map(len, changes)))
         case _:
             return 1

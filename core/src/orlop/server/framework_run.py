@@ -16,6 +16,7 @@ from immutables import Map
 
 from orlop.framework import (
     Action,
+    Amend,
     Ask,
     Changed,
     Delete,
@@ -29,7 +30,7 @@ from orlop.framework import (
     WakeAt,
     Withdraw,
 )
-from orlop.kernel.events import FrameworkActions, KillKey
+from orlop.kernel.events import Amendment, FrameworkActions, KillKey
 from orlop.kernel.state import FrameworkState, State, StoredObject
 from orlop.model.asks import Explanation, Request, spec_id
 from orlop.model.clock import Now
@@ -152,6 +153,7 @@ class _Collected:
         self._newest = state
         self._name = runner.framework.name
         self._asks: dict[str, Request] = {}
+        self._amendments: dict[str, Amendment] = {}
         self._kills: dict[str, KillKey] = {}
         self._withdrawals: dict[str, None] = {}
         self._objects: dict[tuple[str, str], StoredObject | None] = {}
@@ -164,13 +166,16 @@ class _Collected:
         """All of them, each with what is made of it; nothing is taken yet. Raises InvalidAction, Unstorable."""
         return [(action, self._made_of(action, cause)) for action in actions]
 
-    def _made_of(self, action: Action, cause: str) -> Request | StoredObject | None:
+    def _made_of(self, action: Action, cause: str) -> Request | Amendment | StoredObject | None:
         storable = self._runner.storable
         match action:
             case Ask():
                 request = self._request(action, cause)
                 storable.ask(request)
                 return request
+            case Amend():
+                spec_id = self._runner.spec_id(action.spec, action.key)
+                return Amendment(key=action.key, spec_id=spec_id, spec=action.spec)
             case Put():
                 stored = self._runner.store(action.kind, action.value)
                 storable.object(self._name, action.kind, action.id, stored)
@@ -188,6 +193,8 @@ class _Collected:
             match action:
                 case Ask():
                     self._asks[action.key] = made
+                case Amend():
+                    self._amendments[action.key] = made
                 case Kill():
                     self._kills[action.key] = KillKey(key=action.key, reason=action.reason)
                 case Withdraw():
@@ -261,13 +268,15 @@ class _Collected:
             for one in self._emitted
             if one.type
         )
-        nothing = not (self._asks or self._kills or self._withdrawals or self._objects or self._emitted)
+        of_tasks = self._asks or self._amendments or self._kills or self._withdrawals
+        nothing = not (of_tasks or self._objects or self._emitted)
         if nothing and not self.replies and not changed.everything and not self._frees_records(changed):
             return None
         return FrameworkActions(
             framework=self._name,
             seen=self._state.version,
             asks=tuple(self._asks.values()),
+            amendments=tuple(self._amendments.values()),
             kills=tuple(self._kills.values()),
             withdrawals=tuple(self._withdrawals),
             puts={key: stored for key, stored in self._objects.items() if stored is not None},

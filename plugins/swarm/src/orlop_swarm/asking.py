@@ -15,7 +15,7 @@ import attrs
 
 from orlop.docker_containers import cpus_limit
 from orlop.framework import Ask, Constraint, Desired, PartitionPolicy, Policies, Resources, Spec
-from orlop_swarm.orders import Create
+from orlop_swarm.orders import Change, Create
 from orlop_swarm.placement import wanted
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.wanted import KINDS, LABEL_PREFIX
@@ -28,6 +28,8 @@ BESIDE: Final = "IS"
 #: That of the constraints that name volumes which no engine had: see `hooks.VolumesFilter`.
 SHARES: Final = "SHARES"
 USUAL_STOP_S: Final = 10
+#: The member of a payload for the networks that a container has come to, or has left, since it was created.
+NETWORKS: Final = "orlop_networks"
 
 
 class InvalidRequest(Exception):
@@ -136,6 +138,35 @@ def again(spec: Spec, key: str, name: str, role: str, *, runs: bool, not_before_
         not_before_utc_ms=not_before_utc_ms,
         desired=Desired.RUNNING if runs else Desired.PREPARED,
     )
+
+
+def changed(spec: Spec, order: Change, settings: Config) -> Spec:
+    """The same container as its engine has changed it. Raises InvalidRequest."""
+    payload = dict(spec.payload)
+    host = _object("HostConfig", payload.get("HostConfig"))
+    host |= {member: value for member, value in order.update.items() if _says_something(member, value)}
+    payload["HostConfig"] = host
+    networks = _object(NETWORKS, payload.get(NETWORKS))
+    for name, settings_of_endpoint in order.networks.items():
+        if settings_of_endpoint is None and networks.get(name) is not None and not _is_of_creation(name, payload):
+            del networks[name]  # it has come and gone
+        else:
+            networks[name] = settings_of_endpoint
+    if networks:
+        payload[NETWORKS] = networks
+    return attrs.evolve(spec, payload=payload, resources=resources_of(host, settings))
+
+
+def _says_something(member: str, value: Any) -> bool:
+    """Of a request to update, in which engines take what is empty, or zero, for what shall stay as it is."""
+    if member == "RestartPolicy":
+        return isinstance(value, Mapping) and bool(value.get("Name"))
+    return value is not None if member == "PidsLimit" else bool(value)
+
+
+def _is_of_creation(network: str, payload: Mapping[str, Any]) -> bool:
+    """Is the container made in this network?"""
+    return network in wanted.named_networks(payload) or (network == "bridge" and wanted.is_in_bridge(payload))
 
 
 def _object(path: str, value: Any) -> dict[str, Any]:

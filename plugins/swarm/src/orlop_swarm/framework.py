@@ -16,6 +16,7 @@ import attrs
 
 from orlop.framework import (
     Action,
+    Amend,
     Changed,
     Delete,
     Desired,
@@ -35,7 +36,7 @@ from orlop_swarm import asking
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME, Container, Name
 from orlop_swarm.names import name_of, refusal
-from orlop_swarm.orders import Conflict, Create, Discard, Keep, Move, Order, Rename, Reserve, Reserved
+from orlop_swarm.orders import Change, Conflict, Create, Discard, Keep, Move, Order, Rename, Reserve, Reserved
 from orlop_swarm.settings import Config
 
 #: A container that could not be made where it was to move is tried again after so long.
@@ -71,6 +72,8 @@ class Swarm(Framework):
                     yield Kill(command.key, DISCARDED)
                 case Keep():
                     yield from self._keep(view, command)
+                case Change():
+                    yield from self._change(view, command)
         except InvalidRequest as error:
             raise Refused(error) from error
 
@@ -149,6 +152,11 @@ class Swarm(Framework):
         known = view.objects(CONTAINER).get(order.key)
         if known is not None:
             yield Put(CONTAINER, order.key, attrs.evolve(known, moves=order.moves))
+
+    def _change(self, view: View, order: Change) -> Iterator[Action]:
+        task = view.live.get(order.key)
+        if task is not None:
+            yield Amend(order.key, asking.changed(view.spec(task), order, self.settings))
 
     def handle(self, view: View, changed: Changed) -> Iterable[Action]:
         containers = view.objects(CONTAINER)

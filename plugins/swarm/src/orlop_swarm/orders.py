@@ -82,7 +82,20 @@ class Keep:
     moves: bool
 
 
-Order = Create | Reserve | Rename | Move | Discard | Keep
+@attrs.frozen(kw_only=True)
+class Change:
+    """The container's engine has changed it for a client; so shall it be made again, if it is, and count.
+
+    update: the body of the client's request. networks: name → the endpoint's settings, or None for one that it has
+    left.
+    """
+
+    key: str
+    update: Mapping[str, Any] = attrs.field(factory=dict)
+    networks: Mapping[str, Mapping[str, Any] | None] = attrs.field(factory=dict)
+
+
+Order = Create | Reserve | Rename | Move | Discard | Keep | Change
 
 
 @attrs.frozen(kw_only=True)

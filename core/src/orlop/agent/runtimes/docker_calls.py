@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import orjson
 
@@ -26,6 +26,14 @@ def create(client: Any, body: Mapping[str, Any], name: str, platform: str, versi
 def start(client: Any, container: str) -> None:
     """POST /containers/ID/start. Raises as docker-py."""
     _call(client, "POST", f"/v{client.api_version}/containers/{container}/start")
+
+
+def connect(client: Any, container: str, network: str, settings: Mapping[str, Any] | None) -> None:
+    """POST /networks/NAME/connect, with an endpoint's settings; None: /disconnect. Raises as docker-py."""
+    body = {"Container": container} if settings is None else {"Container": container, "EndpointConfig": settings}
+    action = "disconnect" if settings is None else "connect"
+    path = f"/v{client.api_version}/networks/{quote(network, safe='')}/{action}"
+    _call(client, "POST", path, orjson.dumps(body))
 
 
 def inspect(client: Any, container: str) -> dict[str, Any]:

@@ -95,7 +95,8 @@ class Creation:
     kept: its ends are not its task's (`Policies.keep_ended`).
     artefacts, sandbox: what is to be fetched before, and where to. own_network: it has addresses of its own.
     stays_ended: the engine neither restarts nor removes it when it ends.
-    shares_are_cpus: see `scaled_shares`.
+    shares_are_cpus: see `scaled_shares`. networks: those that it joins once it is created, by name, with the settings
+    of its endpoint; None: it leaves this one.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Creation:
     own_network: bool = True
     stays_ended: bool = False
     shares_are_cpus: bool = False
+    networks: Mapping[str, Mapping[str, Any] | None] = attrs.field(factory=dict)
 
 
 def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
@@ -131,6 +133,7 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise InvalidPayload(f'payload.orlop_api_version: expected a version like "1.41", got {version!r}')
     shares_are_cpus = bool(body.pop("orlop_shares_are_cpus", False))
+    networks = _networks(body.pop("orlop_networks", None))
     variables = _variable_labels(launch, body.pop("orlop_labels", ()))
     artefacts = parse_artefacts("payload.orlop_artefacts", body.pop("orlop_artefacts", None))
     body["Labels"] = _mapping("payload.Labels", body.get("Labels")) | variables | _labels(launch.assignment, context)
@@ -162,7 +165,15 @@ def creation_of(launch: Launch, context: RuntimeContext) -> Creation:
         own_network=host.get("NetworkMode") not in ("host", "none"),
         stays_ended=_stays_ended(host),
         shares_are_cpus=shares_are_cpus,
+        networks=networks,
     )
+
+
+def _networks(value: object) -> dict[str, Mapping[str, Any] | None]:
+    """By name; None: the container shall leave it."""
+    path = "payload.orlop_networks"
+    given = _mapping(path, value)
+    return {name: None if one is None else _mapping(f"{path}.{name}", one) for name, one in given.items()}
 
 
 def scaled_shares(body: Mapping[str, Any], engine_cpus: int) -> dict[str, Any]:

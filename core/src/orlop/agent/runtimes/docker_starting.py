@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 #: A container that is just being removed holds its name for a moment.
 NAME_FREE_WITHIN_S: Final = 30.0
 NAME_POLL_S: Final = 0.1
+#: How engines refuse to connect what is connected.
+FORBIDDEN: Final = 403
 WAITING_FOR_ENGINE: Final = "waiting for the Docker Engine"
 NEVER_STARTED: Final = "killed before it was started"
 
@@ -140,6 +142,11 @@ class Starting:
         if record.abandoned.is_set():
             await self._engine.discard(container, record.identity)
             raise _Abandoned
+        try:
+            await self._join(container, creation)
+        except EngineRefused:
+            await self._engine.discard(container, record.identity)
+            raise
         if creation.prepared_only:
             self._emit(record, Phase.PREPARED, external_id=container, message="\n".join(warnings))
             return
@@ -156,6 +163,17 @@ class Starting:
             raise
         if not creation.own_network:
             self._emit(record, Phase.RUNNING)
+
+    async def _join(self, container: str, creation: Creation) -> None:
+        """Its further networks: an engine takes one at the creation. Raises EngineRefused, EngineLost."""
+        for name, settings in creation.networks.items():
+            asked = (self._engine.client, container, name, settings)
+            try:
+                await self._engine.in_thread(self._engine.pools.start, docker_calls.connect, *asked)
+            except EngineRefused as error:
+                if settings is not None and error.status != FORBIDDEN:  # it is there already
+                    raise
+                _log.info("network %s of %s: %s", name, container, error)
 
     async def _create_or_adopt(self, record: Record, creation: Creation) -> tuple[str, list[str]] | None:
         """The id of a container that is to be started, and the engine's warnings; None when an adopted one has been

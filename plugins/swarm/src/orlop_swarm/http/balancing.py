@@ -15,11 +15,12 @@ import orjson
 from aiohttp import web
 
 from orlop.framework import Candidate, Refused, Task, TaskState, View
+from orlop_swarm.asking import NETWORKS
 from orlop_swarm.balancing import Movable, Move, plan
 from orlop_swarm.candidates import container_of, labels_of
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.engines.interface import Engine, Pool
-from orlop_swarm.http.looking import Looking, named_networks
+from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, Balancing
 from orlop_swarm.orders import Move as MoveOrder
@@ -152,9 +153,10 @@ def _may_move(view: View, task: Task, said: Wanted) -> bool:
         return False
     payload = view.spec(task).payload
     host = payload.get("HostConfig") or {}
+    networks = wanted.named_networks(payload) or payload.get(NETWORKS)
     data = host.get("Binds") or host.get("Mounts") or payload.get("Volumes")
     there = task.state in (TaskState.PREPARED, TaskState.RUNNING)
-    return there and not data and not named_networks(payload) and not said.dependencies and not said.strategy
+    return there and not data and not networks and not said.dependencies and not said.strategy
 
 
 def _needs(view: View, task: Task) -> Needs:

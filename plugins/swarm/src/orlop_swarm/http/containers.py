@@ -37,7 +37,7 @@ def routes() -> list[web.RouteDef]:
     handed_on = [
         *((hdrs.METH_GET, rest) for rest in ("top", "stats", "changes", "logs", "export", "archive")),
         *((hdrs.METH_POST, rest) for rest in ("pause", "unpause")),
-        *((hdrs.METH_POST, rest) for rest in ("resize", "update", "copy")),
+        *((hdrs.METH_POST, rest) for rest in ("resize", "copy")),
         (hdrs.METH_HEAD, "archive"),
         (hdrs.METH_PUT, "archive"),
     ]
@@ -49,6 +49,7 @@ def routes() -> list[web.RouteDef]:
         web.get(f"/containers/{_NAME}/json", inspect, allow_head=False),
         web.post(f"/containers/{_NAME}/wait", wait),
         web.post(f"/containers/{_NAME}/rename", rename),
+        web.post(f"/containers/{_NAME}/update", update),
         *(web.route(method, f"/containers/{_NAME}/{rest}", _handed_on(f"/{rest}")) for method, rest in handed_on),
         *(web.post(f"/containers/{_NAME}/{rest}", _switched(f"/{rest}")) for rest in _SWITCHES),
         web.delete(f"/containers/{_NAME}", remove),
@@ -297,6 +298,16 @@ async def rename(request: web.Request) -> web.StreamResponse:
     if done:
         services.owners.forget(held.name)
         services.owners.seen(owner.engine.node.id, held.id, name, labels=held.labels)
+    return plain
+
+
+async def update(request: web.Request) -> web.StreamResponse:
+    """Answered when it is stored, so that it is not forgotten when the container moves."""
+    body = _object(request, await relaying.small_body(request))
+    owner, response = await asked(request, "/update")
+    plain = await relaying.whole(response)
+    if plain.status < 300 and owner.id and body:
+        await request.app[SERVICES].containers.changed(owner.id, update=body)
     return plain
 
 

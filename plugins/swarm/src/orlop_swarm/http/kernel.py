@@ -25,7 +25,7 @@ from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known, Switch
-from orlop_swarm.orders import Conflict, Create, Discard, Keep, Order, Rename, Reserve, Reserved
+from orlop_swarm.orders import Change, Conflict, Create, Discard, Keep, Order, Rename, Reserve, Reserved
 from orlop_swarm.placement import filters, strategies, wanted
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.scheduler import NO_HEALTHY_NODE, NO_NODES, UNSATISFIED, unsatisfied
@@ -250,6 +250,19 @@ class KernelContainers:
         """See `Containers`."""
         if (key := await self._key(container)) is not None:
             await self._command(Rename(key=key, name=name))
+
+    async def changed(
+        self,
+        container: str,
+        *,
+        update: Mapping[str, Any] | None = None,
+        networks: Mapping[str, Mapping[str, Any] | None] | None = None,
+    ) -> None:
+        """See `Containers`."""
+        key = await self._key(container)
+        document = (await self._host.view(FRAMEWORK)).objects(CONTAINER).get(key) if key is not None else None
+        if key is not None and document is not None and (update or document.moves):
+            await self._command(Change(key=key, update=update or {}, networks=networks or {}))
 
     async def gone(self, container: str) -> None:
         """See `Containers`."""

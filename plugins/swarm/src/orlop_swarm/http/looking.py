@@ -37,8 +37,6 @@ _CONFIGURED: Final = (
     "Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "OnBuild", "Shell", "StopSignal", "User",
     "Volumes", "WorkingDir",
 )  # fmt: skip
-#: Networks that every engine has of its own.
-BUILT_IN: Final = frozenset(("", "default", "bridge", "host", "none", "nat"))
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +89,7 @@ class Looking:
         A name that no engine knows says nothing here: an engine makes the volume, or refuses the network. Where not all
         are on one node volumes count before networks, of which every node has a copy, and earlier before later ones.
         """
-        volumes, networks = wanted.named_volumes(body), named_networks(body)
+        volumes, networks = wanted.named_volumes(body), wanted.named_networks(body)
         of_engine = frozenset(wanted.named_volumes(body, of_engine=True))
         unknown = []
         if not volumes and not networks:
@@ -161,15 +159,6 @@ def _from_registry(image: Mapping[str, Any]) -> bool:
 
 def _named_at(image: Mapping[str, Any]) -> datetime.datetime:
     return datetime.datetime.fromisoformat((image.get("Metadata") or {}).get("LastTagTime") or _NEVER)
-
-
-def named_networks(body: Mapping[str, Any]) -> list[str]:
-    """Names (or ids) of the networks of a create request that somebody has made."""
-    host, wanted_networks = body.get("HostConfig"), body.get("NetworkingConfig")
-    mode = str(host.get("NetworkMode") or "") if isinstance(host, Mapping) else ""
-    endpoints = wanted_networks.get("EndpointsConfig") if isinstance(wanted_networks, Mapping) else None
-    names = [mode, *(endpoints if isinstance(endpoints, Mapping) else ())]
-    return list(dict.fromkeys(one for one in names if one not in BUILT_IN and not one.startswith("container:")))
 
 
 async def _each(engines: Sequence[Engine], path: str) -> dict[str, tuple[int, Any]]:

@@ -159,7 +159,8 @@ async def _take_back(request: web.Request, usable: Iterable[Engine], told: Itera
 
 
 async def connected(request: web.Request) -> web.StreamResponse:
-    """POST /networks/{id}/connect and /disconnect: on the engine of the container."""
+    """POST /networks/{id}/connect and /disconnect: on the engine of the container. Answered when it is stored, so that
+    it is not forgotten when the container moves."""
     body = await json_body(request)
     action = request.rel_url.raw_path.rpartition("/")[2]
     owner = await request.app[SERVICES].owners.find(str(body.get("Container", "")))
@@ -169,12 +170,13 @@ async def connected(request: web.Request) -> web.StreamResponse:
         network_id = await id_on(request, one, owner.engine)
     else:
         network_id = str((copy.document if copy is not None else one.first)["Id"])
-    return await relaying.relay(
-        request,
-        owner.engine,
-        f"/networks/{quote(network_id, safe='')}/{action}",
-        body=orjson.dumps({**body, "Container": owner.reference}),
-    )
+    path = f"/networks/{quote(network_id, safe='')}/{action}"
+    given = orjson.dumps({**body, "Container": owner.reference})
+    plain = await relaying.whole(await relaying.ask(request, owner.engine, path, body=given))
+    if plain.status < 300 and owner.id:
+        endpoint = (body.get("EndpointConfig") or {}) if action == "connect" else None
+        await request.app[SERVICES].containers.changed(owner.id, networks={one.name: endpoint})
+    return plain
 
 
 async def id_on(request: web.Request, one: Shown, engine: Engine) -> str:

@@ -114,6 +114,16 @@ class Containers(Protocol):
     async def renamed(self, container: str, name: str) -> None:
         """Its name is this one, and no other. Called in either case after `reserve`, with the new or the old name."""
 
+    async def changed(
+        self,
+        container: str,
+        *,
+        update: Mapping[str, Any] | None = None,
+        networks: Mapping[str, Mapping[str, Any] | None] | None = None,
+    ) -> None:
+        """The engine has changed it for a client: it counts so, and is made so again if it moves. See `Change`. Raises
+        Problem, NotAvailable."""
+
     async def gone(self, container: str) -> None:
         """The engine has removed it: returns when its name and its resources are free again. Containers that the
         kernel does not know are gone at once."""

@@ -29,6 +29,8 @@ KINDS: Final = {
     "policies": ("reschedule:", LABEL_PREFIX + "reschedule-policies"),
 }
 READINGS_REMEMBERED: Final = 2_000
+#: Networks that every engine has of its own.
+BUILT_IN: Final = frozenset(("", "default", "bridge", "host", "none", "nat"))
 #: Modes of what a container shares with another one, of this name or id.
 OF_CONTAINER: Final = "container:"
 #: The driver of volumes that engines have themselves.
@@ -147,6 +149,20 @@ def named_volumes(body: Mapping[str, Any], *, of_engine: bool = False) -> list[s
         mounts = [one for one in mounts if _driver(one) == LOCAL_DRIVER]
     found += [str(one["Source"]) for one in mounts if one.get("Source")]
     return list(dict.fromkeys(found))
+
+
+def named_networks(body: Mapping[str, Any]) -> list[str]:
+    """Names (or ids) of the networks of a create request that somebody has made."""
+    host, wanted_networks = body.get("HostConfig"), body.get("NetworkingConfig")
+    mode = str(host.get("NetworkMode") or "") if isinstance(host, Mapping) else ""
+    endpoints = wanted_networks.get("EndpointsConfig") if isinstance(wanted_networks, Mapping) else None
+    names = [mode, *(endpoints if isinstance(endpoints, Mapping) else ())]
+    return list(dict.fromkeys(one for one in names if one not in BUILT_IN and not one.startswith("container:")))
+
+
+def is_in_bridge(body: Mapping[str, Any]) -> bool:
+    """Is the container made in the network that engines take where nothing is said?"""
+    return _mapping(body.get("HostConfig")).get("NetworkMode") in (None, "", "default", "bridge")
 
 
 def _driver(mount: Mapping[str, Any]) -> str:
