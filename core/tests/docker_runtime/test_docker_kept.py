@@ -11,10 +11,13 @@ import pytest
 from docker_driver import Driver, launch, opened
 from engines import wait_until
 
+from orlop.agent.runtimes import docker_starting
 from orlop.agent.runtimes.interface import Launch, Phase, Report, RuntimeContext, Snapshot
 from orlop.model.tasks import Desired, Outcome, Policies
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+WITHIN_S = 30.0
 
 
 def kept(context: RuntimeContext, name: str, desired: Desired = Desired.PREPARED, **payload: Any) -> Launch:
@@ -141,6 +144,30 @@ async def test_one_that_is_moved_is_started_once(context: RuntimeContext, client
         await driver.phase(one.task, Phase.RUNNING)
         await asyncio.to_thread(client.stop, "moved", timeout=0)
         assert (await ended(driver, one.task, True)).exit is not None
+
+
+async def test_one_that_comes_back_waits_until_its_former_self_has_given_its_name_up(
+    context: RuntimeContext, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = asyncio.Event()
+    adopt = docker_starting.Starting._adopt
+
+    async def noticed(self: Any, *arguments: Any) -> Any:
+        looked.set()
+        return await adopt(self, *arguments)
+
+    monkeypatch.setattr(docker_starting.Starting, "_adopt", noticed)
+    async with opened(context) as driver:
+        before, after = kept(context, "back", Desired.RUNNING), kept(context, "back")
+        await driver.runtime.start(before)
+        await driver.phase(before.task, Phase.RUNNING)
+        await driver.runtime.kill(before.task)
+        await ended(driver, before.task, True)
+        await driver.runtime.start(after)
+        await asyncio.wait_for(looked.wait(), WITHIN_S)
+        await driver.runtime.remove(before.task)
+        report = await driver.phase(after.task, Phase.PREPARED)
+        assert client.inspect_container("back")["Id"] == report.external_id
 
 
 async def test_an_engines_refusals_are_passed_on(context: RuntimeContext, client: Any) -> None:

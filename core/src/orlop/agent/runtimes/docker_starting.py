@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 #: A container that is just being removed holds its name for a moment.
 NAME_FREE_WITHIN_S: Final = 30.0
 NAME_POLL_S: Final = 0.1
+#: How engines refuse a name that is taken.
+CONFLICT: Final = 409
 #: How engines refuse to connect what is connected.
 FORBIDDEN: Final = 403
 WAITING_FOR_ENGINE: Final = "waiting for the Docker Engine"
@@ -42,7 +44,11 @@ class _Abandoned(Exception):
 
 
 class _NameTaken(Exception):
-    """The name is, or soon will be, free again."""
+    """The name is, or soon will be, free again. The text is for who waits in vain, and status the engine's."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Starting:
@@ -129,7 +135,9 @@ class Starting:
                 to_pull = True
             except _NameTaken as taken:
                 if time.monotonic() > deadline:
-                    raise EngineRefused(str(taken)) from taken
+                    raise EngineRefused(str(taken), taken.status) from taken
+                if record.abandoned.is_set():
+                    raise _Abandoned from None
                 await asyncio.sleep(NAME_POLL_S)
 
     async def _create_and_start(self, record: Record, creation: Creation) -> None:
@@ -187,7 +195,7 @@ class Starting:
             made = await self._engine.in_thread(self._engine.pools.start, docker_calls.create, *asked)
             return str(made["Id"]), made.get("Warnings") or []
         except EngineRefused as error:
-            if error.status != 409:
+            if error.status != CONFLICT:
                 raise
             adopted = await self._adopt(record, creation.name, str(error) if creation.kept else "")
             return (adopted, []) if adopted is not None else None
@@ -200,9 +208,11 @@ class Starting:
             raise _NameTaken(f"the name {name} is not free") from error
         there = container_json.identity_of(inspected["Config"].get("Labels"), self._context)
         if there is None or there.task != record.task:
-            if refusal:
-                raise EngineRefused(refusal, 409)
-            raise EngineRefused(f"the name {name} is taken by a container that is not of this task")
+            text = refusal or f"the name {name} is taken by a container that is not of this task"
+            status = CONFLICT if refusal else 0
+            if there is not None and not inspected["State"]["Running"]:
+                raise _NameTaken(text, status)  # its task has ended, and it is about to be put aside
+            raise EngineRefused(text, status)
         seen = container_json.report_of(inspected, there)
         if seen is None:
             raise _NameTaken(f"the name {name} is not free")
