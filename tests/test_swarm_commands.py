@@ -134,6 +134,24 @@ def test_what_is_removed_while_its_node_is_drained_stays_removed(clean_pool: Run
         clean_pool.server.cli("undrain", second)
 
 
+def test_a_drain_that_is_taken_back_brings_a_container_back_at_once(clean_pool: RunningPool) -> None:
+    """Its program does not heed the signal to end: so its node takes tasks again before it has gone."""
+    second = clean_pool.engines[1].name
+    clean_pool.run("web", *MOVES, "-e", f"constraint:node=={second}")
+    before = clean_pool.docker("inspect", "-f", "{{.Id}}", "web")
+    try:
+        clean_pool.server.cli("drain", second, "--deadline", "0s")
+    finally:
+        clean_pool.server.cli("undrain", second)
+
+    def is_back() -> bool:
+        told = clean_pool.docker("inspect", "-f", "{{.Id}}", "web", code=None)
+        return told.startswith(tuple("0123456789abcdef")) and told != before
+
+    wait_until(is_back, "it is made again")
+    assert "already in use" not in clean_pool.server.cli("events")
+
+
 def test_what_a_drain_cannot_move_is_explained(clean_pool: RunningPool) -> None:
     first, second = (engine.name for engine in clean_pool.engines)
     clean_pool.run("pinned", *MOVES, "-e", f"constraint:node=={second}")

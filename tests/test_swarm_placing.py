@@ -9,6 +9,7 @@ from typing import Any
 
 import docker
 import pytest
+import requests
 from engines import Engine
 from swarm_pool import RunningPool, running_pool
 from waiting import wait_until
@@ -96,6 +97,25 @@ def test_what_cannot_be_read_is_refused_with_its_place(pool: RunningPool, variab
     with pool.client() as client, pytest.raises(docker.errors.APIError) as refused:
         client.create_container("busybox", "true", environment=[variable])
     assert (refused.value.status_code, refused.value.explanation) == (400, text)
+
+
+def test_names_that_no_engine_takes_are_refused_and_harm_nobody(clean_pool: RunningPool) -> None:
+    """A key with a zero character was once the end of the server's leadership."""
+    clean_pool.run("good")
+    address = clean_pool.url.replace("tcp://", "http://")
+    for name in ("a%00b", "a%20b", "%ED%A0%80a", "a"):
+        created = requests.post(f"{address}/containers/create?name={name}", json={"Image": "busybox"}, timeout=60)
+        renamed = requests.post(f"{address}/containers/good/rename?name={name}", timeout=60)
+        for answer in (created, renamed):
+            assert answer.status_code == 400, answer.text
+            assert "Invalid container name (" in answer.json()["message"]
+            assert "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" in answer.json()["message"]
+    labels = {"com.docker.swarm.id": "a\0b"}
+    refused = requests.post(f"{address}/containers/create", json={"Image": "busybox", "Labels": labels}, timeout=60)
+    assert "cannot be stored" in refused.json()["message"]
+    assert clean_pool.docker("ps", "--format", "{{.Names}}") == "good\n"
+    assert clean_pool.run("other")
+    assert "leads no more" not in (clean_pool.folder / "orlop.log").read_text()
 
 
 def test_a_strategy_that_there_is_not_is_refused(pool: RunningPool) -> None:
