@@ -181,6 +181,30 @@ def test_events_of_the_past_are_told_up_to_a_time_and_filtered(clean_pool: Runni
     assert clean_pool.docker("events", *past, *of_one).split() == [clean_pool.engines[1].name]
 
 
+def test_a_container_of_an_image_of_a_container_is_one_of_its_own(clean_pool: RunningPool) -> None:
+    pool = clean_pool
+    pool.run("mother", "-e", "reschedule:on-node-failure", "-l", "mine=1")
+    swarm_id = pool.docker("inspect", "-f", '{{index .Config.Labels "com.docker.swarm.id"}}', "mother").strip()
+    pool.docker("commit", "mother", "made:1")
+    pool.docker(
+        "commit", "-c", f"LABEL com.docker.swarm.id={swarm_id}", "-c", 'CMD ["sleep", "77"]', "mother", "made:2"
+    )
+    with contextlib.closing(engine_of(pool, "mother").client()) as engine:
+        labels = engine.inspect_image("made:1")["Config"]["Labels"]
+    assert {name for name, value in labels.items() if value and "policies" not in name} == {"mine"}
+    configured = json.loads(pool.docker("inspect", "-f", "{{json .Config}}", "made:2"))
+    assert (configured["Cmd"], configured["Labels"]["mine"]) == (["sleep", "77"], "1")
+    for tag, name in (("made:1", "child"), ("made:2", "marked")):
+        pool.docker("run", "-d", "--name", name, "--label", "tag=" + tag, tag)
+        assert name in names(pool)
+        assert pool.docker("inspect", "-f", "{{.Config.Image}}", name).strip() == tag
+        pool.docker("logs", name)
+    assert "com.docker.swarm.id" not in pool.docker("inspect", "-f", "{{json .Config.Labels}}", "child")
+    assert pool.docker("inspect", "-f", "{{.Name}}", swarm_id).strip() == "/mother"
+    pool.docker("rm", "-f", "child", "marked")
+    assert names(pool) == ["mother"]
+
+
 def test_an_exec_can_be_inspected_after_its_end(clean_pool: RunningPool) -> None:
     for engine in clean_pool.engines:
         clean_pool.run(f"on-{engine.name}", "-e", f"constraint:node=={engine.name}")

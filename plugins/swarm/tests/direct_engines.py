@@ -206,8 +206,8 @@ class DirectContainers:
         down = {node.id for node in self._pool.nodes() if node.unavailable}
         return [one for one in self.remembered.values() if one.node in down]
 
-    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
-        return lambda labels: False
+    async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:
+        return lambda name, labels: False
 
 
 def _needed(configuration: Mapping[str, Any]) -> Iterator[str]:

@@ -64,8 +64,8 @@ class NoContainers:
     async def out_of_reach(self) -> list[Known]:
         return []
 
-    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
-        return lambda labels: False
+    async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:
+        return lambda name, labels: False
 
 
 @contextlib.asynccontextmanager

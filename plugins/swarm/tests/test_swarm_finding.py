@@ -11,6 +11,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from orlop.docker_containers import TASK_LABEL
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
 from orlop_swarm.http.finding import SWARM_ID, Owners
 from orlop_swarm.http.problems import NotFound, Problem
@@ -100,8 +101,8 @@ class NothingKnown:
         self._known = known
         self._old = old
 
-    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
-        return lambda labels: labels.get("which", "") in self._old
+    async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:
+        return lambda name, labels: labels.get("which", "") in self._old
 
     async def settled(self, reference: str) -> bool:
         return False
@@ -206,11 +207,11 @@ async def test_a_node_that_is_down_is_not_believed_to_hold_anything() -> None:
 
 async def test_an_old_copy_is_not_found_and_what_may_move_is_looked_for_each_time() -> None:
     alpha, beta = two()
-    alpha.labels = {SWARM_ID: "key", "which": "new"}
+    alpha.labels = {SWARM_ID: "key", TASK_LABEL: "task", "which": "new"}
     owners = Owners(ScriptedPool(alpha, beta), NothingKnown(old=("old",)))
     assert (await owners.find("one")).engine is alpha
-    beta.held, beta.labels = alpha.held, {SWARM_ID: "key", "which": "new"}
-    alpha.labels = {SWARM_ID: "key", "which": "old"}
+    beta.held, beta.labels = alpha.held, {SWARM_ID: "key", TASK_LABEL: "task", "which": "new"}
+    alpha.labels = {SWARM_ID: "key", TASK_LABEL: "task", "which": "old"}
     for reference in ("one", "a1" * 6):
         assert (await owners.find(reference)).engine is beta
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
 import pytest
 from scripted_engines import ScriptedPool
-from test_swarm_framework import Pool
+from test_swarm_framework import MOVES, Pool
 from test_swarm_switching import Kernel
 
+from orlop.docker_containers import TASK_LABEL
 from orlop.framework import Task
 from orlop.kernel.events import AgentStatuses
 from orlop_swarm.asking import ID_LABEL
@@ -18,7 +20,7 @@ from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.merging.remembered import NEVER, inspection
-from orlop_swarm.orders import Rename, Reserve
+from orlop_swarm.orders import Discard, Rename, Reserve
 from orlop_swarm.settings import Config
 
 
@@ -111,3 +113,53 @@ async def test_one_that_was_just_made_is_known_before_its_id_is_written() -> Non
     containers._keys["a" * 64] = just.key
     for container, key in (("b" * 64, before.key), ("a" * 64, just.key), ("c" * 64, None), ("a" * 64, just.key)):
         assert await containers._key(container) == key
+
+
+class Holding(Kernel):
+    """With the tasks that nodes hold, of every framework. others: ids of those of other frameworks."""
+
+    others: tuple[str, ...] = ()
+
+    def candidates(self) -> list[Any]:
+        state = self._cluster.state
+        held = [state.candidate(node.id) for node in state.nodes()]
+        return [*held, SimpleNamespace(tasks=dict(enumerate(self.others)))]
+
+
+async def is_left_behind(pool: Pool, name: str, task: str, others: tuple[str, ...] = (), swarm_id: str = "") -> bool:
+    """Of a container with this name and these labels."""
+    kernel = Holding(pool)
+    kernel.others = others
+    containers = KernelContainers(cast("Any", kernel), ScriptedPool({}), Looking(), Config())
+    labels = {TASK_LABEL: task, ID_LABEL: swarm_id} if task else {ID_LABEL: swarm_id}
+    return (await containers.left_behind())(name, labels)
+
+
+async def test_what_has_moved_leaves_an_old_copy_and_an_image_gives_nobody_away() -> None:
+    pool = Pool()
+    before = made(pool, "web", "a" * 64, **MOVES)
+    child = made(pool, "child", "b" * 64)
+    assert not await is_left_behind(pool, "web", before.id, swarm_id=before.key)
+    pool.cluster.lose_node(before.node or "")
+    pool.cluster.settle()
+    task = pool.task(before.key)
+    assert (task.live, task.id != before.id) == (True, True), "it has moved"
+    assert not await is_left_behind(pool, "web", task.id, swarm_id=task.key)
+    assert await is_left_behind(pool, "web", before.id, swarm_id=task.key)
+    # Their image says whose container it was made of.
+    assert not await is_left_behind(pool, "child", child.id, swarm_id=task.key)
+    assert not await is_left_behind(pool, "an-old-name", child.id, swarm_id=task.key)
+    assert not await is_left_behind(pool, "app", "of-an-app", others=("of-an-app",), swarm_id=task.key)
+    assert not await is_left_behind(pool, "foreign", "", swarm_id=task.key)
+    assert not await is_left_behind(pool, "foreign", "of-another-cluster")
+
+
+async def test_what_was_given_up_is_left_behind_once_its_task_has_ended() -> None:
+    pool = Pool(1)
+    task = made(pool, "web", "a" * 64)
+    pool.cluster.lose_node("n0", gone=False)
+    assert not await is_left_behind(pool, "web", task.id)
+    pool.do(Discard(key=task.key))
+    pool.cluster.end_task(task)
+    pool.cluster.settle()
+    assert await is_left_behind(pool, "web", task.id)

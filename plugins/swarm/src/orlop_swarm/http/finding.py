@@ -18,6 +18,7 @@ import attrs
 import orjson
 from aiohttp import hdrs
 
+from orlop.docker_containers import TASK_LABEL
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.problems import NotFound, Problem
 from orlop_swarm.http.services import Containers
@@ -182,7 +183,7 @@ class Owners:
         everywhere = await _each(engines, plain)
         found = await self._without_old(everywhere)
         if not found and _HEXADECIMAL.fullmatch(plain):
-            found = await self._without_old(await _by_swarm_id(engines, plain))
+            found = await self._of_swarm_id(engines, plain)
         if len(found) == 1:
             return found[0]
         if found:
@@ -195,10 +196,16 @@ class Owners:
 
     async def _without_old(self, found: list[Held]) -> list[Held]:
         found = [held for held in found if not is_kept(held.name)]
-        if not any(SWARM_ID in held.labels for held in found):
+        if not any(TASK_LABEL in held.labels for held in found):
             return found
         is_old = await self._containers.left_behind()
-        return [held for held in found if not is_old(held.labels)]
+        return [held for held in found if not is_old(held.name, held.labels)]
+
+    async def _of_swarm_id(self, engines: Iterable[Engine], reference: str) -> list[Held]:
+        """The kernel knows whose it is; the label may also come from an image that was made of that container."""
+        found = await self._without_old(await _by_swarm_id(engines, reference))
+        known = await self._containers.known(reference) if found else None
+        return found if known is None or not known.id else [held for held in found if held.id == known.id]
 
     async def _refuse_if_down(self, reference: str) -> None:
         known = await self._containers.known(reference)

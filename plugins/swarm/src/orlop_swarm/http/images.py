@@ -13,9 +13,10 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
-from orlop_swarm.http import relaying
+from orlop_swarm.http import finding, relaying
 from orlop_swarm.http.broadcasting import Broadcast, stream, upload
 from orlop_swarm.http.calling import (
+    JSON_HEADERS,
     WORK_WITHIN_S,
     ask_each,
     chosen,
@@ -31,7 +32,7 @@ from orlop_swarm.http.copying import copy, path_of
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging import images as merging
-from orlop_swarm.merging.answers import Answer, good, nobody_has_it, refusal
+from orlop_swarm.merging.answers import Answer, Document, good, is_own, nobody_has_it, refusal
 from orlop_swarm.merging.filters import Filters
 from orlop_swarm.merging.progress import Lines, Message, encoded
 
@@ -208,9 +209,40 @@ def _imported_name(request: web.Request) -> str:
 
 
 async def committed(request: web.Request) -> web.StreamResponse:
-    """POST /commit: the image is where its container is."""
+    """POST /commit: the image is where its container is, and has not got what only that one is."""
     owner = await request.app[SERVICES].owners.find(request.query.get("container", ""))
-    return await relaying.relay(request, owner.engine, "/commit", query=query_of(request, container=owner.reference))
+    query = query_of(request, container=owner.reference)
+    body = await relaying.small_body(request)
+    given = _given(body) if not body or request.content_type == "application/json" else None
+    status, shown = await finding.told(owner.engine, owner.path("/json"))
+    own = [name for name in (shown["Config"].get("Labels") or ()) if is_own(name)] if status == 200 else []
+    if not own or given is None:
+        return await relaying.relay(request, owner.engine, "/commit", query=query)
+    # An engine adds the container's labels to those that it is told, so that none can be left out. Told nothing at
+    # all it takes the container's whole configuration.
+    configured = given or shown["Config"]
+    labels = {**(configured.get("Labels") or {}), **dict.fromkeys(own, "")}
+    response = await owner.engine.request(
+        request.method,
+        "/commit",
+        query=query,
+        headers={**relaying.headers_of(request), **JSON_HEADERS},
+        body=orjson.dumps({**configured, "Labels": labels}),
+        version=request[VERSION],
+    )
+    return await relaying.pass_on(request, response)
+
+
+def _given(body: bytes) -> Document | None:
+    """What a client wants otherwise in the image; empty: it says nothing. None when an engine would not take it."""
+    try:
+        value = orjson.loads(body or b"null")
+    except ValueError:
+        return None
+    if value is None:
+        return {}
+    fits = isinstance(value, dict) and isinstance(value.get("Labels"), dict | None)
+    return value if fits else None
 
 
 def routes() -> list[web.RouteDef]:

@@ -6,15 +6,16 @@ Where a container may be placed depends on what it needs of one engine alone; se
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import attrs
 
 from orlop.docker_containers import TASK_LABEL
-from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState
+from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
@@ -382,15 +383,34 @@ class KernelContainers:
         view = await self._host.view(FRAMEWORK)
         return list(on_nodes(down, view))
 
-    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
+    async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:
         """See `Containers`."""
-        live = (await self._host.view(FRAMEWORK)).live
+        view = await self._host.view(FRAMEWORK)
+        names, live, told = view.objects(NAME), view.live, functools.cache(lambda: _told_apart(view))
 
-        def is_old(labels: Mapping[str, str]) -> bool:
-            task = live.get(labels.get(ID_LABEL, ""))
-            return task is not None and labels.get(TASK_LABEL, task.id) != task.id
+        def is_old(name: str, labels: Mapping[str, str]) -> bool:
+            task = labels.get(TASK_LABEL, "")
+            holder = names.get(name)
+            if not task or (holder is not None and holder.key in live and live[holder.key].id == task):
+                return False  # it is what its name says: the rest looks at every task
+            current, ended = told()
+            if task in current or task in ended:
+                return task in ended
+            # The Swarm id may be that of the image: any framework's task that is placed is no copy of another one.
+            return labels.get(ID_LABEL, "") in live and not self._is_placed(task)
 
         return is_old
+
+    def _is_placed(self, task: str) -> bool:
+        return any(task == one for candidate in self._host.candidates() for one in candidate.tasks.values())
+
+
+def _told_apart(view: View) -> tuple[Set[str], Set[str]]:
+    """Ids of the tasks that are live, and of those that have ended."""
+    ids: dict[bool, set[str]] = {True: set(), False: set()}
+    for task in view.tasks.values():
+        ids[task.live].add(task.id)
+    return ids[True], ids[False]
 
 
 class _Taken(Problem):

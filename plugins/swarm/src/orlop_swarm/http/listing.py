@@ -9,11 +9,12 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.http import relaying
+from orlop_swarm.http.finding import own_names
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, is_true
 from orlop_swarm.merging.containers import is_kept_row
 from orlop_swarm.merging.filters import BadFilters, Filters
-from orlop_swarm.merging.listing import Boundary, Listed, doubtful, listing, lost_rows
+from orlop_swarm.merging.listing import Boundary, Listed, Row, doubtful, listing, lost_rows
 
 
 def routes() -> list[web.RouteDef]:
@@ -38,7 +39,7 @@ async def containers(request: web.Request) -> web.StreamResponse:
     for engine, one in zip(engines, answers, strict=True):
         if one is not None:
             told = orjson.loads(relaying.content(one))
-            rows = [row for row in told if not is_old(row.get("Labels") or {}) and not is_kept_row(row)]
+            rows = [row for row in told if not is_kept_row(row) and not is_old(_name(row), row.get("Labels") or {})]
             lists.append(Listed(node=engine.node, rows=rows, address=services.published_on(engine.node)))
     nodes = {node.id: node for node in services.pool.nodes()}
     everything = is_true(request.query.get("all", "")) or bool(_limit(request)) or "status" in filters.values
@@ -49,6 +50,10 @@ async def containers(request: web.Request) -> web.StreamResponse:
     moments = await services.owners.moments(unclear)
     rows = listing(lists, lost, names=services.names, limit=limit, before=before, since=since, moments=moments)
     return answer(rows)
+
+
+def _name(row: Row) -> str:
+    return next(iter(own_names(row.get("Names") or ())), "")
 
 
 async def _refused_by_one(request: web.Request, error: BadFilters) -> web.StreamResponse:

@@ -156,9 +156,9 @@ class Containers(Protocol):
     async def out_of_reach(self) -> Sequence[Known]:
         """Those whose nodes cannot be used now."""
 
-    async def left_behind(self) -> Callable[[Mapping[str, str]], bool]:
-        """Of the labels that an engine has of a container: has it moved away, so that this is an old copy, which its
-        node's agent has yet to remove?"""
+    async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:
+        """Of the name (without a slash) and the labels that an engine has of a container: has it moved away, or been
+        given up, so that this is what its node's agent has yet to remove? Labels may be those of its image."""
 
 
 @attrs.frozen(kw_only=True)

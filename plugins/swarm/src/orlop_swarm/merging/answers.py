@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 
 from orlop.docker_containers import LABELS
+from orlop_swarm.asking import ID_LABEL
 
 #: In what an engine says of a registry that it cannot reach: one and the same for our purposes.
 _SOURCE_PORT: Final = re.compile(r":[0-9]+(?=->)")
@@ -82,11 +83,21 @@ def nobody_has_it(answers: Iterable[Answer]) -> Refusal | None:
     return refusal(ordered, but=(404,)) or refusal(ordered)
 
 
+def is_own(label: str) -> bool:
+    """Is it what the pool itself says of one container, which is true of no other?"""
+    return label.startswith(LABELS) or label == ID_LABEL
+
+
 def visible(labels: Any) -> Any:
-    """Labels without the pool's own; anything else as it is."""
-    if not isinstance(labels, dict) or not any(name.startswith(LABELS) for name in labels):
+    """Labels without the pool's own; anything else as it is. A Swarm id is its client's business, but an empty one is
+    only what an image has instead of that of the container that it was made of."""
+    if not isinstance(labels, dict) or not any(_is_hidden(*label) for label in labels.items()):
         return labels
-    return {name: value for name, value in labels.items() if not name.startswith(LABELS)}
+    return {name: value for name, value in labels.items() if not _is_hidden(name, value)}
+
+
+def _is_hidden(name: str, value: Any) -> bool:
+    return name.startswith(LABELS) or (name == ID_LABEL and not value)
 
 
 def without_our_labels(document: Document) -> Document:
