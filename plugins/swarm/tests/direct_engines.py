@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -202,8 +202,8 @@ class DirectContainers:
     async def settled(self, reference: str) -> bool:
         return False
 
-    async def out_of_reach(self) -> list[Known]:
-        down = {node.id for node in self._pool.nodes() if node.unavailable}
+    async def out_of_reach(self, silent: Set[str] = frozenset()) -> list[Known]:
+        down = {node.id for node in self._pool.nodes() if node.unavailable} | silent
         return [one for one in self.remembered.values() if one.node in down]
 
     async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:

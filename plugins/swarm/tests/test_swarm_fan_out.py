@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
 from typing import Any
 
 import aiohttp
@@ -61,7 +61,7 @@ class NoContainers:
     async def settled(self, reference: str) -> bool:
         return False
 
-    async def out_of_reach(self) -> list[Known]:
+    async def out_of_reach(self, silent: Set[str] = frozenset()) -> list[Known]:
         return []
 
     async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:

@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from orlop.docker_containers import TASK_LABEL
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
 from orlop_swarm.http.finding import SWARM_ID, Owners
-from orlop_swarm.http.problems import NotFound, Problem
+from orlop_swarm.http.problems import NodeAway, NotFound, Problem
 from orlop_swarm.http.services import Known
 from orlop_swarm.http.versions import FRESH_S, RETRY_S, Spoken, Versions, common
 
@@ -62,7 +62,8 @@ class ScriptedEngine:
         if path == "/containers/json":
             return ScriptedResponse(200, b"[]")
         reference = path.split("/")[2]
-        found = [one for one, name in self.held.items() if reference == name or one.startswith(reference)]
+        exact = [one for one, name in self.held.items() if reference in (one, name)]
+        found = exact or [one for one in self.held if one.startswith(reference)]
         if len(found) > 1:
             message = f"Multiple IDs found with provided prefix: {reference}"
             return ScriptedResponse(500, orjson.dumps({"message": message}))
@@ -223,6 +224,63 @@ async def test_an_engine_that_goes_away_while_it_is_asked_hides_nothing_of_the_o
     assert (await owners.find("one")).engine is alpha
     with pytest.raises(NotFound, match="No such container: two"):
         await owners.find("two")
+
+
+async def test_what_is_known_on_a_node_that_does_not_answer_is_not_taken_for_nothing() -> None:
+    alpha, beta = two()
+    alpha.held["b1c2" * 16] = "short"
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown(Known(id="b1" * 32, name="b1c", node="id-beta")))
+    beta.away = True
+    for reference in ("b1c", "b1" * 32):
+        for sure in (False, True):
+            with pytest.raises(NodeAway, match=f"Container {reference} is on node beta, .*: it is away") as caught:
+                await owners.find(reference, sure=sure)
+            assert caught.value.status == 503
+    assert (await owners.find("b1c2" * 16)).engine is alpha, "a whole id has no other"
+    assert (await owners.find("short")).engine is alpha
+    with pytest.raises(NotFound):
+        await owners.find("nobody")
+    beta.away = False
+    assert (await owners.find("b1" * 32)).engine is beta
+
+
+async def test_a_prefix_may_be_that_of_one_that_does_not_answer() -> None:
+    alpha, beta = two()
+    alpha.held["b1b1c2c2" * 8] = "short"
+
+    class Known64(NothingKnown):
+        async def known(self, reference: str) -> Known | None:
+            return Known(id="b1" * 32, name="two", node="id-beta") if reference == "b1b1" else None
+
+    owners = Owners(ScriptedPool(alpha, beta), Known64())
+    beta.away = True
+    with pytest.raises(Problem, match="Multiple IDs found with provided prefix: b1b1"):
+        await owners.find("b1b1")
+    assert (await owners.find("b1b1c2")).engine is alpha
+
+
+async def test_one_that_the_kernel_does_not_know_is_where_it_was_seen() -> None:
+    alpha, beta = two()
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    await owners.find("two")
+    beta.away = True
+    for _ in range(2):
+        with pytest.raises(NodeAway, match="Container two is on node beta"):
+            await owners.find("two", sure=True)
+
+
+async def test_a_name_wins_although_it_begins_ids_of_another_engine() -> None:
+    alpha = ScriptedEngine("alpha", {"4f01" * 16: "x", "4f02" * 16: "y"})
+    beta = ScriptedEngine("beta", {"ab" * 32: "4f", "4f01abcd" * 8: "z"})
+    owners = Owners(ScriptedPool(alpha, beta), NothingKnown())
+    assert (await owners.find("4f")).engine is beta
+    named = await owners.named("4f")
+    assert named is not None
+    assert named.engine is beta
+    assert await owners.named("4f0") is None
+    with pytest.raises(Problem, match="Multiple IDs found with provided prefix: 4f01"):
+        await owners.find("4f01")
+    assert (await owners.find("4f02")).engine is alpha
 
 
 @pytest.mark.parametrize(

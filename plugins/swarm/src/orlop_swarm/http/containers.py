@@ -15,7 +15,7 @@ from orlop_swarm.engines.interface import EngineUnavailable, Response
 from orlop_swarm.http import relaying
 from orlop_swarm.http.calling import prune_each
 from orlop_swarm.http.finding import Held, Owner
-from orlop_swarm.http.problems import NotFound, Problem, answer
+from orlop_swarm.http.problems import NodeAway, NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION, Creation, Switch, is_true
 from orlop_swarm.merging.containers import shown_inspection
 from orlop_swarm.merging.remembered import inspection
@@ -119,7 +119,13 @@ async def _answer_of(request: web.Request, owner: Owner, rest: str) -> Response:
     try:
         return await relaying.ask(request, owner.engine, owner.path(rest))
     except EngineUnavailable as error:
-        raise away(request.match_info["name"], error) from None
+        raise _away(request, owner, error) from None
+
+
+def _away(request: web.Request, owner: Owner, error: EngineUnavailable) -> Problem:
+    """Without an id, nobody has it, and the engine was only to say so."""
+    reference = request.match_info["name"]
+    return NodeAway(reference, error.node, error.reason) if owner.id else NotFound(f"No such container: {reference}")
 
 
 async def _is_elsewhere(request: web.Request, owner: Owner) -> bool:
@@ -130,10 +136,6 @@ async def _is_elsewhere(request: web.Request, owner: Owner) -> bool:
     except Problem:
         return False
     return found.engine.node.id != owner.engine.node.id
-
-
-def away(reference: str, error: EngineUnavailable) -> Problem:
-    return Problem(503, f"Container {reference} is on node {error.node}, which is not available: {error.reason}")
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -182,8 +184,8 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     try:
         owner, response = await asked(request, "/json")
-    except Problem as problem:
-        if problem.status != 503 or (shown := await _remembered(request)) is None:
+    except NodeAway as problem:
+        if (shown := await _remembered(request, problem.reason)) is None:
             raise
         return answer(shown)
     plain = await relaying.whole(response)
@@ -201,16 +203,16 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     return answer(shown)
 
 
-async def _remembered(request: web.Request) -> dict[str, Any] | None:
-    """None when it is on no node that is down."""
+async def _remembered(request: web.Request, reason: str) -> dict[str, Any] | None:
+    """reason: why its node does not answer. None when the kernel does not know it."""
     services = request.app[SERVICES]
     reference = request.match_info["name"].removeprefix("/")
     known = await services.containers.known(reference.rpartition("/")[2])
     node = next((one for one in services.pool.nodes() if known is not None and one.id == known.node), None)
-    if known is None or node is None or not node.unavailable:
+    if known is None or node is None:
         return None
     about = services.versions.about(node.id)
-    return shown_inspection(inspection(known, node.unavailable), node=node, about=about, address="")
+    return shown_inspection(inspection(known, reason), node=node, about=about, address="")
 
 
 async def attach(request: web.Request) -> web.StreamResponse:
@@ -219,7 +221,7 @@ async def attach(request: web.Request) -> web.StreamResponse:
     try:
         return await relaying.upgrade(request, owner.engine, owner.path(rest))
     except EngineUnavailable as error:
-        raise away(request.match_info["name"], error) from None
+        raise _away(request, owner, error) from None
 
 
 async def wait(request: web.Request) -> web.StreamResponse:
@@ -244,7 +246,9 @@ async def remove(request: web.Request) -> web.StreamResponse:
         plain = await _removed(request, owner)
     except Problem as problem:
         by_force = problem.status == 503 and is_true(request.query.get("force", ""))
-        if by_force and await containers.discard(request.match_info["name"].removeprefix("/")):
+        reference = request.match_info["name"].removeprefix("/")
+        if by_force and await containers.discard(reference):
+            request.app[SERVICES].owners.forget(reference)
             return web.Response(status=204)
         raise
     if plain.status < 300:

@@ -20,7 +20,7 @@ from aiohttp import hdrs
 
 from orlop.docker_containers import TASK_LABEL
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
-from orlop_swarm.http.problems import NotFound, Problem
+from orlop_swarm.http.problems import NodeAway, NotFound, Problem
 from orlop_swarm.http.services import Containers
 from orlop_swarm.merging.containers import is_kept
 from orlop_swarm.merging.listing import nanoseconds
@@ -110,7 +110,7 @@ class Owners:
             if not sure:
                 return Owner(engine=engine, reference=plain, id=place[1], sure=False)
             # There is no other of its whole id, so that nobody else needs to be asked.
-            if plain == place[1] and await _inspected(engine, plain) is not None:
+            if plain == place[1] and (await _told_by([engine], plain)).held:
                 return Owner(engine=engine, reference=plain, id=plain, sure=True)
         held = await self.look(reference)
         return Owner(engine=held.engine, reference=self._told(reference, held), id=held.id, sure=True)
@@ -149,7 +149,7 @@ class Owners:
 
     async def named(self, name: str) -> Held | None:
         """The container of exactly this name, if an engine has one. Raises NotAvailable."""
-        found = await _each(self._pool.engines(), name)
+        found = (await _told_by(self._pool.engines(), name)).held
         return next((held for held in found if held.name == name), None)
 
     async def exec(self, exec_id: str) -> Owner:
@@ -180,19 +180,23 @@ class Owners:
         if "/" in plain:
             node, _, plain = plain.partition("/")
             engines = [one for one in engines if node in (one.node.name, one.node.id)]
-        everywhere = await _each(engines, plain)
-        found = await self._without_old(everywhere)
-        if not found and _HEXADECIMAL.fullmatch(plain):
+        told = await _told_by(engines, plain)
+        found = await self._without_old(told.held)
+        if not found and not told.refused and _HEXADECIMAL.fullmatch(plain):
             found = await self._of_swarm_id(engines, plain)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            return _meant(reference, plain, found)
-        self.forget(plain)
-        if not again and await self._containers.settled(plain):
+        if (exact := _exactly(reference, plain, found)) is not None:
+            return exact
+        if not found and not told.refused and not again and await self._containers.settled(plain):
             return await self._asked(reference, again=True)
-        await self._refuse_if_down(plain)
-        raise NotFound(f"No such container: {reference}", hidden=bool(everywhere))
+        await self._refuse_if_silent(plain, found, told.silent)
+        if told.refused:
+            raise told.refused[0]
+        if len(found) > 1:
+            raise Problem(400, f"Multiple IDs found with provided prefix: {reference}")
+        if found:
+            return found[0]
+        self.forget(plain)
+        raise NotFound(f"No such container: {reference}", hidden=bool(told.held))
 
     async def _without_old(self, found: list[Held]) -> list[Held]:
         found = [held for held in found if not is_kept(held.name)]
@@ -207,43 +211,76 @@ class Owners:
         known = await self._containers.known(reference) if found else None
         return found if known is None or not known.id else [held for held in found if held.id == known.id]
 
-    async def _refuse_if_down(self, reference: str) -> None:
-        known = await self._containers.known(reference)
-        if known is None:
+    async def _refuse_if_silent(self, reference: str, found: Sequence[Held], silent: Mapping[str, str]) -> None:
+        """Raises Problem, if it may be on a node that does not answer. found: what others have under a prefix.
+
+        silent: ids of nodes that have just been asked in vain, and why.
+        """
+        nodes = {node.id: node for node in self._pool.nodes()}
+        away = {**{node.id: node.unavailable for node in nodes.values() if node.unavailable}, **silent}
+        if found and not away:
             return
-        node = next((one for one in self._pool.nodes() if one.id == known.node), None)
+        known = await self._containers.known(reference)
+        if found:
+            if known is None or known.node not in away or known.id in {held.id for held in found}:
+                return
+            if reference not in (known.id, known.name):
+                raise Problem(400, f"Multiple IDs found with provided prefix: {reference}")
+        elif known is None:
+            # One that was made behind the pool's back, and was seen there.
+            place = self._places.get(reference)
+            if place is not None and place[0] in away:
+                raise NodeAway(reference, nodes[place[0]].name, away[place[0]])
+            return
         if not known.node:
             raise Problem(503, f"Container {reference} waits for a node on which it can be")
-        if node is None:
+        if known.node not in nodes:
             raise Problem(503, f"Container {reference} is on node {known.node}, which is gone")
-        if node.unavailable:
-            raise Problem(
-                503, f"Container {reference} is on node {node.name}, which is not available: {node.unavailable}"
-            )
+        if known.node in away:
+            raise NodeAway(reference, nodes[known.node].name, away[known.node])
 
 
-def _meant(reference: str, plain: str, found: Sequence[Held]) -> Held:
-    """Of several: a whole id before a name, a name before a prefix; only one of them may be left."""
+def _exactly(reference: str, plain: str, found: Sequence[Held]) -> Held | None:
+    """Of several: a whole id before a name. None: there is none of either. Raises Problem (400): several have it."""
     for wanted in ([one for one in found if one.id == plain], [one for one in found if one.name == plain]):
         if len(wanted) == 1:
             return wanted[0]
         if wanted:
             places = ", ".join(f"{one.engine.node.name}/{one.name}" for one in wanted)
             raise Problem(400, f"Container {reference} is on several nodes: {places}")
-    raise Problem(400, f"Multiple IDs found with provided prefix: {reference}")
+    return None
 
 
-async def _each(engines: Iterable[Engine], reference: str) -> list[Held]:
-    """What those engines that answer have under that reference. Raises Problem, when one has several."""
+@attrs.frozen(kw_only=True)
+class _Told:
+    """What engines have said of a reference. refused: of those to which it may mean several, say; in the order of the
+    engines. silent: ids of the nodes that have not answered, and why."""
+
+    held: list[Held]
+    refused: list[Problem]
+    silent: Mapping[str, str]
+
+
+async def _told_by(engines: Sequence[Engine], reference: str) -> _Told:
+    """What one engine refuses, or that it is away, is not the end of it."""
     asked = [_inspected(engine, reference) for engine in engines]
-    return [held for held in await asyncio.gather(*asked) if held is not None]
+    held, refused, silent = list[Held](), list[Problem](), dict[str, str]()
+    for engine, one in zip(engines, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        match one:
+            case Held():
+                held.append(one)
+            case Problem():
+                refused.append(one)
+            case EngineUnavailable():
+                silent[engine.node.id] = one.reason
+            case BaseException():
+                raise one
+    return _Told(held=held, refused=refused, silent=silent)
 
 
 async def _inspected(engine: Engine, reference: str) -> Held | None:
-    try:
-        status, body = await told(engine, f"/containers/{quote(reference, safe='')}/json")
-    except EngineUnavailable:
-        return None
+    """Raises Problem, in the engine's words; EngineUnavailable."""
+    status, body = await told(engine, f"/containers/{quote(reference, safe='')}/json")
     if status == 200:
         return Held(
             engine=engine,

@@ -375,9 +375,9 @@ class KernelContainers:
         task = meant(reference, view)
         return known(task, view) if task is not None else None
 
-    async def out_of_reach(self) -> Sequence[Known]:
+    async def out_of_reach(self, silent: Set[str] = frozenset()) -> Sequence[Known]:
         """See `Containers`."""
-        down = {node.id for node in self._pool.nodes() if node.unavailable}
+        down = {node.id for node in self._pool.nodes() if node.unavailable} | silent
         if not down:
             return ()
         view = await self._host.view(FRAMEWORK)

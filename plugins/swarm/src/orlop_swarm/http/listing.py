@@ -43,7 +43,8 @@ async def containers(request: web.Request) -> web.StreamResponse:
             lists.append(Listed(node=engine.node, rows=rows, address=services.published_on(engine.node)))
     nodes = {node.id: node for node in services.pool.nodes()}
     everything = is_true(request.query.get("all", "")) or bool(_limit(request)) or "status" in filters.values
-    lost = lost_rows(await services.containers.out_of_reach(), nodes, filters) if everything else []
+    silent = {engine.node.id for engine, one in zip(engines, answers, strict=True) if one is None}
+    lost = lost_rows(await services.containers.out_of_reach(silent), nodes, filters) if everything else []
     limit = _limit(request)
     by_node = {engine.node.id: engine for engine in engines}
     unclear = [(by_node[listed.node.id], container) for listed, container in doubtful(lists, limit, (before, since))]

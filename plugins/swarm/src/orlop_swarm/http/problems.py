@@ -26,6 +26,14 @@ class NotFound(Problem):
         self.hidden = hidden
 
 
+class NodeAway(Problem):
+    """The container is known, and its node does not answer. node: its name. reason: why not."""
+
+    def __init__(self, reference: str, node: str, reason: str) -> None:
+        super().__init__(503, f"Container {reference} is on node {node}, which is not available: {reason}")
+        self.reason = reason
+
+
 def answer(value: object, *, status: int = 200) -> web.Response:
     """A JSON answer as an engine writes it: with a line's end."""
     body = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)

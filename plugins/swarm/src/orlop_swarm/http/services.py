@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
@@ -153,8 +153,8 @@ class Containers(Protocol):
         """By its name or its Swarm id: if it is on its way to another node, returns when it is there, or after some
         seconds. False: it is not on its way."""
 
-    async def out_of_reach(self) -> Sequence[Known]:
-        """Those whose nodes cannot be used now."""
+    async def out_of_reach(self, silent: Set[str] = frozenset()) -> Sequence[Known]:
+        """Those whose nodes cannot be used now, or are among these, by their ids: they were asked in vain."""
 
     async def left_behind(self) -> Callable[[str, Mapping[str, str]], bool]:
         """Of the name (without a slash) and the labels that an engine has of a container: has it moved away, or been
