@@ -204,6 +204,29 @@ def test_an_agent_that_is_back_in_time_finds_all_as_it_was(clean: RunningPool) -
     assert clean.docker("inspect", "-f", "{{.Id}}", "moves") == identity
 
 
+def test_what_is_on_a_node_that_has_just_gone_is_not_said_to_be_nowhere(clean: RunningPool) -> None:
+    """Before the kernel has noticed, and after."""
+    node = clean.engines[1]
+    for name in ("one", "moves"):
+        assert clean.run(name, *on(node), *(MOVES if name == "moves" else ())) == node.name
+    clean.run("here", *on(clean.engines[2]))
+    clean.kill_agent(node)
+    try:
+        shown = clean.docker("inspect", "-f", "{{.State.Error}}", "one").strip()
+        assert shown.startswith("Host Down: ")
+        assert rows(clean) == {"one": "Host Down", "moves": "Host Down", "here": "Up"}
+        for words in (("rm", "-f"), ("rm",), ("stop",), ("logs",), ("exec",), ("rename",)):
+            more = {"exec": ["true"], "rename": ["other"]}.get(words[0], [])
+            text = clean.docker(*words, "one", *more, code=None)
+            assert f"is on node {node.name}, which is not available" in text, words
+        assert "No such container: nobody" in clean.docker("stop", "nobody", code=1)
+        assert "is already in use by container" in clean.docker("create", "--name", "one", "busybox", code=None)
+    finally:
+        clean.start_agent(node)
+    wait_until(clean.complete, "the node is back")
+    wait_rows(clean, {"one": "Up", "moves": "Up", "here": "Up"})
+
+
 def test_networks_and_links_are_there_again(clean: RunningPool) -> None:
     node = clean.engines[2]
     for engine in clean.engines[:2]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
 import pytest
-from scripted_engines import ScriptedPool
+from scripted_engines import Asked, Script, ScriptedPool, ScriptedResponse
 from test_swarm_framework import MOVES, Pool
 from test_swarm_switching import Kernel
 
@@ -15,12 +16,13 @@ from orlop.docker_containers import TASK_LABEL
 from orlop.framework import Task
 from orlop.kernel.events import AgentStatuses
 from orlop_swarm.asking import ID_LABEL
+from orlop_swarm.engines.interface import EngineNode, EngineUnavailable
 from orlop_swarm.http.kernel import KernelContainers
 from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.merging.remembered import NEVER, inspection
-from orlop_swarm.orders import Discard, Rename, Reserve
+from orlop_swarm.orders import Conflict, Discard, Rename, Reserve
 from orlop_swarm.settings import Config
 
 
@@ -163,3 +165,42 @@ async def test_what_was_given_up_is_left_behind_once_its_task_has_ended() -> Non
     pool.cluster.end_task(task)
     pool.cluster.settle()
     assert await is_left_behind(pool, "web", task.id)
+
+
+def absent(_: Asked) -> ScriptedResponse:
+    return ScriptedResponse([{"message": "No such container"}], 404)
+
+
+def there(_: Asked) -> ScriptedResponse:
+    return ScriptedResponse([{}])
+
+
+def silent(asked: Asked) -> ScriptedResponse:
+    raise EngineUnavailable(asked.node, "it has just gone")
+
+
+@pytest.mark.parametrize(
+    ("container", "answer", "waited_for"), [("", absent, False), ("a" * 64, there, False), ("a" * 64, silent, False),
+                                            ("a" * 64, absent, True)],
+)  # fmt: skip
+async def test_a_name_is_waited_for_only_when_its_holder_has_gone_from_its_engine(
+    container: str, answer: Script, waited_for: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """container: the holder's; empty while it is being made."""
+    pool = Pool(1)
+    task = made(pool, "web", container) if container else pool.create("web")
+    engines = ScriptedPool({"n0": answer})
+    monkeypatch.setattr(engines, "nodes", lambda: [EngineNode(id=task.node or "", name="n0", address="")])
+    containers = KernelContainers(cast("Any", Kernel(pool)), engines, Looking(), Config())
+    waited = list[str]()
+
+    async def ended(key: str) -> None:
+        waited.append(key)
+
+    monkeypatch.setattr(containers, "_ended", ended)
+    conflict = Conflict(name="web", key=task.key, container=container)
+    with contextlib.nullcontext() if waited_for else pytest.raises(Problem, match="is already in use") as caught:
+        await containers._until_gone(conflict)
+    assert waited == ([task.key] if waited_for else [])
+    if caught is not None:
+        assert caught.value.status == 409

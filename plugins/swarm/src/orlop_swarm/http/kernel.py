@@ -10,7 +10,6 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 import attrs
 
@@ -206,20 +205,20 @@ class KernelContainers:
             raise Problem(status, str(refused.reason)) from refused
 
     async def _until_gone(self, conflict: Conflict) -> None:
-        """Raises Problem (`_Taken`): it is there."""
+        """Returns when its holder is no more, if that is so on its engine already. Raises Problem (`_Taken`): it is
+        there, or is being made, or nobody can tell; NotAvailable."""
+        task = (await self._host.view(FRAMEWORK)).live.get(conflict.key)
+        if not conflict.container or (task is not None and (task.node is None or self._is_down(task))):
+            raise _Taken(conflict)
         for engine in self._pool.engines():
             try:
-                status, _ = await told(
-                    engine, f"/containers/{quote(conflict.container or conflict.name, safe='')}/json"
-                )
+                status, _ = await told(engine, f"/containers/{conflict.container}/json")
             except EngineUnavailable:
+                if task is not None and task.node == engine.node.id:
+                    raise _Taken(conflict) from None
                 continue
             if status != 404:
                 raise _Taken(conflict)
-        view = await self._host.view(FRAMEWORK)
-        task = view.live.get(conflict.key)
-        if task is not None and self._is_down(task):
-            raise _Taken(conflict)
         await self._ended(conflict.key)
 
     def _is_down(self, task: Task) -> bool:
