@@ -212,6 +212,28 @@ def test_a_build_is_repeated_where_its_layers_are(
     assert any("Using cache" in line.get("stream", "") for line in said)
 
 
+def test_a_build_goes_where_what_it_begins_with_was_built(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    on_delta = {"constraint:node": "=delta"}
+    build(client, "FROM busybox\nRUN echo mine > /x", tag="mybase:1", buildargs=on_delta)
+    client.create_container("busybox", "true", name="delta/makes-it-fuller")
+    built_of = {
+        "from:1": "FROM mybase:1\nRUN grep mine /x",
+        "argument:1": "ARG TAG\nFROM mybase:${TAG}\nRUN grep mine /x",
+        "copied:1": "FROM busybox\nCOPY --from=mybase:1 /x /y\nRUN grep mine /y",
+    }
+    for tag, dockerfile in built_of.items():
+        said = build(client, dockerfile, tag=tag, buildargs={"TAG": "1"})
+        assert tag in tags_of(direct["delta"]), said
+    build(client, "FROM busybox\nRUN echo new > /x", tag="mybase:1", buildargs={"constraint:node": "=gamma"})
+    said = build(client, "FROM mybase:1\nRUN grep new /x", tag="newest:1")
+    assert "newest:1" in tags_of(direct["gamma"]), said
+    assert "mybase:1" in tags_of(direct["delta"])
+    said = build(client, "FROM mybase:1\nRUN grep new /x", tag="brought:1", buildargs=on_delta)
+    assert "brought:1" in tags_of(direct["delta"]), said
+
+
 def test_a_build_in_a_network_is_where_the_networks_containers_are(client: docker.APIClient) -> None:
     network = client.create_network("building")["Id"]
     client.create_container("busybox", "sleep 1000", name="delta/target")

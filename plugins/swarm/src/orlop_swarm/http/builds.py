@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 import orjson
 from aiohttp import web
 
+from orlop_swarm import dockerfiles
 from orlop_swarm.engines.interface import Engine
-from orlop_swarm.http import networks, relaying
+from orlop_swarm.http import contexts, copying, networks, relaying
 from orlop_swarm.http.calling import ask_each, engines, query_of
+from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.networks import id_on
-from orlop_swarm.http.placing import having_any, place_of, split
+from orlop_swarm.http.placing import Builds, having_any, place_of, split
 from orlop_swarm.http.problems import Problem
-from orlop_swarm.http.services import SERVICES
+from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging.copies import Shown
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.places import Place
@@ -33,9 +36,13 @@ NO: Final = frozenset(("0", "no", "false", "none"))
 
 async def built(request: web.Request) -> web.StreamResponse:
     """POST /build."""
-    changes, said = _without_expressions(request)
+    changes, arguments, said = _without_expressions(request)
     network = await _network_of(request)
-    engine = await _placed(request, said, network.nodes)
+    context = await contexts.read(request, request.query.get("dockerfile", ""))
+    names = dockerfiles.images(context.dockerfile, arguments, request.query.get("target", ""))
+    bases = await _bases(request, names)
+    engine = await _placed(request, said, network.nodes, bases)
+    await _bring(request, engine, bases)
     if network.shown is not None:
         changes["networkmode"] = await id_on(request, network.shown, engine)
     elif network.container:
@@ -44,7 +51,7 @@ async def built(request: web.Request) -> web.StreamResponse:
     for key in ("buildid", "session"):
         if value := request.query.get(key):
             builds.placed(value, engine.node.id)
-    return await relaying.relay(request, engine, "/build", query=query_of(request, **changes))
+    return await relaying.relay(request, engine, "/build", query=query_of(request, **changes), body=context.body)
 
 
 @attrs.frozen(kw_only=True)
@@ -72,9 +79,36 @@ async def _network_of(request: web.Request) -> _Network:
     return _Network(nodes=await networks.in_use_on(request, shown) or None, shown=shown)
 
 
-def _without_expressions(request: web.Request) -> tuple[dict[str, str], Wanted]:
-    """What the engine is told otherwise, and what the arguments say of the place. Raises Problem (400)."""
+async def _bases(request: web.Request, names: Iterable[str]) -> dict[str, Image]:
+    """What is known of the images that a build begins with; the engine that builds asks a registry for the others."""
+    looking, usable = Looking(request.app[SERVICES].images), engines(request)
+    found = {}
+    for name in names:
+        with contextlib.suppress(Problem):
+            found[name] = await looking.image(usable, name)
+    return found
+
+
+async def _bring(request: web.Request, engine: Engine, bases: Mapping[str, Image]) -> None:
+    """What is in no registry, to the engine that builds. Raises Problem."""
+    others = {one.node.name: one for one in engines(request)}
+    for name, image in bases.items():
+        node = engine.node.name
+        if image.registry or node in image.nodes:
+            continue
+        source = others[min(image.nodes)]
+        if failed := await copying.copy(name, source, [engine], request[VERSION]):
+            reason = failed[0][1]
+            raise Problem(500, f"{name} is on node {source.node.name}, and could not be copied to {node}: {reason}")
+
+
+def _without_expressions(request: web.Request) -> tuple[dict[str, str], Mapping[str, Any], Wanted]:
+    """What the engine is told otherwise, the build's own arguments, and what they say of the place.
+
+    Raises Problem (400).
+    """
     changes: dict[str, str] = {}
+    rest: Mapping[str, Any] = {}
     said = Wanted()
     if given := request.query.get("buildargs"):
         rest, said = _arguments(given)
@@ -82,7 +116,7 @@ def _without_expressions(request: web.Request) -> tuple[dict[str, str], Wanted]:
     # An engine leaves the containers of a failed step behind, where nobody looks for them in a pool.
     if request.query.get("rm", "").lower() not in NO:
         changes["forcerm"] = "1"
-    return changes, said
+    return changes, rest, said
 
 
 def _arguments(text: str) -> tuple[Mapping[str, Any], Wanted]:
@@ -100,7 +134,9 @@ def _arguments(text: str) -> tuple[Mapping[str, Any], Wanted]:
         raise Problem(400, f"error from constraint filter: {error.reason}") from None
 
 
-async def _placed(request: web.Request, said: Wanted, nodes: frozenset[str] | None) -> Engine:
+async def _placed(
+    request: web.Request, said: Wanted, nodes: frozenset[str] | None, bases: Mapping[str, Image]
+) -> Engine:
     """Raises Problem (500), in classic Swarm's words. nodes: ids of the only ones that will do; None: all."""
     usable = [engine for engine in engines(request) if nodes is None or engine.node.id in nodes]
     if len(usable) == 1 and said == Wanted():
@@ -109,11 +145,28 @@ async def _placed(request: web.Request, said: Wanted, nodes: frozenset[str] | No
     if not places:
         raise Problem(503, "no engine answers")
     wished = having_any(places, [*_cached_from(request), *request.query.getall("t", [])])
+    chosen = _chosen(request.app[SERVICES].builds, said, places, wished, list(bases.values()))
+    return next(engine for engine in usable if engine.node.id == chosen.id)
+
+
+def _chosen(
+    builds: Builds, said: Wanted, places: Sequence[Place], wished: frozenset[str], bases: Sequence[Image]
+) -> Place:
+    """Where all that it begins with is, if what is said lets it be there; else what is in no registry is brought.
+
+    Raises Problem (500).
+    """
+    in_none = [image.nodes for image in bases if not image.registry]
+    pulled = [image.nodes for image in bases if image.registry]
+    for needed in ([*in_none, *pulled], in_none):
+        having = [place for place in places if all(place.name in nodes for nodes in needed)]
+        with contextlib.suppress(Unplaceable):
+            if having:
+                return builds.choose(said, having, wished)
     try:
-        chosen = request.app[SERVICES].builds.choose(said, places, wished)
+        return builds.choose(said, places, wished)
     except Unplaceable as error:
         raise Problem(500, str(error)) from None
-    return next(engine for engine in usable if engine.node.id == chosen.id)
 
 
 def _cached_from(request: web.Request) -> list[str]:

@@ -90,7 +90,12 @@ def headers_of(request: web.Request, *, upgrade: bool = False) -> CIMultiDict[st
 
 
 async def ask(
-    request: web.Request, engine: Engine, path: str, *, query: str | None = None, body: bytes | None = None
+    request: web.Request,
+    engine: Engine,
+    path: str,
+    *,
+    query: str | None = None,
+    body: bytes | AsyncIterator[bytes] | None = None,
 ) -> Response:
     """The engine's answer to the client's request. path: the engine's, quoted. query, body: instead of the client's.
 
@@ -107,7 +112,12 @@ async def ask(
 
 
 async def relay(
-    request: web.Request, engine: Engine, path: str, *, query: str | None = None, body: bytes | None = None
+    request: web.Request,
+    engine: Engine,
+    path: str,
+    *,
+    query: str | None = None,
+    body: bytes | AsyncIterator[bytes] | None = None,
 ) -> web.StreamResponse:
     """Has the engine answer the request. Raises as `ask` does."""
     return await pass_on(request, await ask(request, engine, path, query=query, body=body))
