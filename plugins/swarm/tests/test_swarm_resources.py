@@ -121,6 +121,28 @@ def test_images_are_saved_together_where_one_engine_has_them_all(
     assert "Unable to find a healthy engine containing all images: [of-gamma:1 of-delta:1]" in both.stderr
 
 
+def test_a_tag_of_two_images_means_the_one_tagged_last_to_every_command(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    for node in ("delta", "gamma", "delta"):
+        build(client, f"FROM busybox\nENV NODE={node}\nRUN date +%N > /x", tag="app:1", nocache=True,
+              buildargs={"constraint:node": f"={node}"})  # fmt: skip
+        last = direct[node].inspect_image("app:1")["Id"]
+        assert client.inspect_image("app:1")["Id"] == last
+        assert client.history("app:1")[0]["Id"] == last
+        assert f"{last.removeprefix('sha256:')}.json" in tarred(client.get_image("app:1"))
+        assert f"{last.removeprefix('sha256:')}.json" in tarred(
+            [client.get(f"{client.base_url}/images/get?names=app:1").content]
+        )
+        client.tag("app:1", "app", "2")
+        assert client.inspect_image("app:2")["Id"] == last
+
+
+def tarred(pieces: Any) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+        return archive.getnames()
+
+
 def test_an_image_that_a_container_uses_stays_on_all_nodes(
     client: docker.APIClient, direct: dict[str, docker.APIClient]
 ) -> None:

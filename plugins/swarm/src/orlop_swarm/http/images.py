@@ -6,7 +6,7 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from urllib.parse import urlencode
 
 import orjson
@@ -29,6 +29,7 @@ from orlop_swarm.http.calling import (
     refuse_unless_any,
 )
 from orlop_swarm.http.copying import copy, path_of
+from orlop_swarm.http.looking import last_named
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging import images as merging
@@ -75,9 +76,9 @@ def _within(part: Answer, bounds: Mapping[str, Bound | None]) -> Answer:
 
 async def inspected(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/json."""
-    told = await ask_each(request, engines(request), path_of(request.match_info["name"], "/json"))
+    _, told = await holders(request, request.match_info["name"])
     refuse(nobody_has_it(told))
-    return answer(merging.inspected(told))
+    return answer(merging.inspected(_meant(told)))
 
 
 async def holders(request: web.Request, name: str) -> tuple[list[Engine], list[Answer]]:
@@ -88,10 +89,24 @@ async def holders(request: web.Request, name: str) -> tuple[list[Engine], list[A
     return [engine for engine in usable if engine.node.id in having], told
 
 
+def _meant(told: Iterable[Answer]) -> list[Answer]:
+    """A name may be that of several images, each on nodes of its own: those of the one that containers get."""
+    having = good(told)
+    nodes = last_named({part.node: part.content for part in having}) if having else ()
+    return [part for part in having if part.node in nodes]
+
+
+async def _having(request: web.Request, name: str) -> list[Engine]:
+    """The engines that have the image that is meant."""
+    having, told = await holders(request, name)
+    nodes = {part.node_id for part in _meant(told)}
+    return [engine for engine in having if engine.node.id in nodes]
+
+
 async def on_holder(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/history and /get: of the first engine that has it."""
     name, what = request.match_info["name"], request.rel_url.raw_path.rpartition("/")[2]
-    having, _ = await holders(request, name)
+    having = await _having(request, name)
     return await relaying.relay(request, (having or engines(request))[0], path_of(name, f"/{what}"))
 
 
@@ -101,7 +116,7 @@ async def saved(request: web.Request) -> web.StreamResponse:
     names = [name for names in request.query.getall("names", []) for name in names.split(",") if name]
     having: list[Engine] = list(engines(request))
     for name in names:
-        here, _ = await holders(request, name)
+        here = await _having(request, name)
         if not here:
             # An engine knows best how to say so.
             return await relaying.relay(request, engines(request)[0], "/images/get")
@@ -115,16 +130,15 @@ async def saved(request: web.Request) -> web.StreamResponse:
 async def pushed(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/push: of the first engine that has it, with the tag if one is given."""
     name, tag = request.match_info["name"], request.query.get("tag", "")
-    having, _ = await holders(request, f"{name}:{tag}" if tag else name)
+    having = await _having(request, f"{name}:{tag}" if tag else name)
     return await relaying.relay(request, (having or engines(request))[0], path_of(name, "/push"))
 
 
 async def tagged(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/tag: wherever the image is."""
-    query = request.rel_url.raw_query_string
-    told = await ask_each(
-        request, engines(request), path_of(request.match_info["name"], "/tag"), method="POST", query=query
-    )
+    query, name = request.rel_url.raw_query_string, request.match_info["name"]
+    asked = await _having(request, name) or engines(request)
+    told = await ask_each(request, asked, path_of(name, "/tag"), method="POST", query=query)
     refuse(nobody_has_it(told))
     refuse(refusal(told, but=(404,)))
     return web.Response(status=201)

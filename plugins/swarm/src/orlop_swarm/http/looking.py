@@ -81,7 +81,7 @@ class Looking:
         if having.keys() == names and all(_same(body, one) for body in having.values()):
             self._images.told(reference, names, changes)
         registry = all(map(_from_registry, having.values()))
-        return Image(nodes=frozenset(having if registry else _last_named(having)), registry=registry)
+        return Image(nodes=frozenset(having if registry else last_named(having)), registry=registry)
 
     async def holders(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> Holders:
         """The nodes where its volumes and networks are at home.
@@ -125,8 +125,9 @@ class Looking:
         return next(iter(places), "")
 
 
-def _last_named(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Of the nodes with an image of one name, those with the one that has got it last. One engine gives a name that it
+def last_named(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of the nodes (by name) with an image of one name, as their engines inspect it, those with the one that has got it
+    last. One engine gives a name that it
     builds anew to the new image alone; here a copy of the former one may be left on another node."""
     last = max(map(_named_at, images.values()))
     meant = [image for image in images.values() if _named_at(image) == last]

@@ -1,7 +1,7 @@
 """Images: the same one on several nodes is shown once.
 
-One tag may stand for different images on different nodes, when it was built or imported there. Both are shown: which
-of them a container gets depends on its node, and hiding one would hide that.
+One tag may stand for different images on different nodes, when it was built or imported there. Lists show both; who
+calls for one by that tag, gets the one that was tagged last (see `http.looking`).
 """
 
 from __future__ import annotations
