@@ -126,8 +126,8 @@ def _arguments(text: str) -> tuple[Mapping[str, Any], Wanted]:
         raise Problem(400, f"error reading build args: {error}") from None
     if arguments is None:
         return {}, Wanted()
-    if not isinstance(arguments, dict):
-        raise Problem(400, "error reading build args: an object is expected")
+    if not isinstance(arguments, dict) or not all(isinstance(one, str | None) for one in arguments.values()):
+        raise Problem(400, "error reading build args: an object with texts is expected")
     try:
         return split(arguments)
     except ExpressionError as error:

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 
 from orlop_swarm.asking import moves
 from orlop_swarm.engines.interface import EngineUnavailable, Response
-from orlop_swarm.http import relaying
+from orlop_swarm.http import bodies, relaying
 from orlop_swarm.http.calling import prune_each
 from orlop_swarm.http.finding import Held, Owner
 from orlop_swarm.http.problems import NodeAway, NotFound, Problem, answer
@@ -141,9 +141,10 @@ async def _is_elsewhere(request: web.Request, owner: Owner) -> bool:
 async def create(request: web.Request) -> web.StreamResponse:
     """The kernel finds the place."""
     services = request.app[SERVICES]
-    body = _object(request, await relaying.small_body(request))
-    if body is None:
-        return await _refused_by_one(request)
+    body = await bodies.read(request, bodies.CONTAINER)
+    if body is None or not bodies.is_configured(body):
+        # No engine takes that name: should it take the body after all, it still creates nothing.
+        return await bodies.refused_by_one(request, "/containers/create", query="name=%20")
     creation = Creation(
         body=body,
         name=request.query.get("name", "").removeprefix("/"),
@@ -158,25 +159,6 @@ async def create(request: web.Request) -> web.StreamResponse:
         services.owners.seen(created.node, created.id, created.name, labels=body.get("Labels"))
     services.owners.created(created.id, created.moment)
     return answer({"Id": created.id, "Warnings": list(created.warnings)}, status=201)
-
-
-def _object(request: web.Request, body: bytes) -> dict[str, Any] | None:
-    """The JSON object in it; None when an engine would not take it."""
-    if request.content_type != "application/json" and hdrs.CONTENT_TYPE in request.headers:
-        return None
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-async def _refused_by_one(request: web.Request) -> web.StreamResponse:
-    """In an engine's own words, if there is one. Raises Problem (400)."""
-    for engine in request.app[SERVICES].pool.engines():
-        # No engine takes that name: should it read the body after all, it still creates nothing.
-        return await relaying.relay(request, engine, "/containers/create", query="name=%20")
-    raise Problem(400, "the body is not a JSON object")
 
 
 async def inspect(request: web.Request) -> web.StreamResponse:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import hdrs, web
 
-from orlop_swarm.http import relaying
+from orlop_swarm.http import bodies, relaying
 from orlop_swarm.http.containers import asked
 from orlop_swarm.http.finding import Owner
 from orlop_swarm.http.problems import NotFound
@@ -62,7 +62,7 @@ async def _owner_of(request: web.Request, exec_id: str) -> Owner:
 def _is_detached(body: bytes) -> bool:
     """What cannot be read is for the engine to refuse."""
     try:
-        options = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        options = bodies.shaped(bodies.decoded(body), {"Detach": bool})
+    except bodies.Misfit:
         return True
-    return isinstance(options, dict) and options.get("Detach") is True
+    return bool(options and options.get("Detach"))

@@ -103,6 +103,8 @@ class Owners:
         Raises NotFound, Problem (400 when several are meant; 503 when its node cannot be reached), NotAvailable.
         """
         plain = reference.removeprefix("/")
+        if not plain:
+            raise Problem(400, f'invalid name or ID supplied: "{reference}"')
         place = self._places.get(plain)
         engine = None if place is None else self._usable(place[0])
         if place is not None and engine is not None:

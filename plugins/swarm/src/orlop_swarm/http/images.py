@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
-from orlop_swarm.http import finding, relaying
+from orlop_swarm.http import bodies, finding, relaying
 from orlop_swarm.http.broadcasting import Broadcast, stream, upload
 from orlop_swarm.http.calling import (
     JSON_HEADERS,
@@ -33,7 +33,7 @@ from orlop_swarm.http.looking import last_named
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging import images as merging
-from orlop_swarm.merging.answers import Answer, Document, good, is_own, nobody_has_it, refusal
+from orlop_swarm.merging.answers import Answer, good, is_own, nobody_has_it, refusal
 from orlop_swarm.merging.filters import Filters
 from orlop_swarm.merging.progress import Lines, Message, encoded
 
@@ -226,8 +226,7 @@ async def committed(request: web.Request) -> web.StreamResponse:
     """POST /commit: the image is where its container is, and has not got what only that one is."""
     owner = await request.app[SERVICES].owners.find(request.query.get("container", ""))
     query = query_of(request, container=owner.reference)
-    body = await relaying.small_body(request)
-    given = _given(body) if not body or request.content_type == "application/json" else None
+    given = await bodies.read(request, {"Labels": (str,)}) if await relaying.small_body(request) else {}
     status, shown = await finding.told(owner.engine, owner.path("/json"))
     own = [name for name in (shown["Config"].get("Labels") or ()) if is_own(name)] if status == 200 else []
     if not own or given is None:
@@ -245,18 +244,6 @@ async def committed(request: web.Request) -> web.StreamResponse:
         version=request[VERSION],
     )
     return await relaying.pass_on(request, response)
-
-
-def _given(body: bytes) -> Document | None:
-    """What a client wants otherwise in the image; empty: it says nothing. None when an engine would not take it."""
-    try:
-        value = orjson.loads(body or b"null")
-    except ValueError:
-        return None
-    if value is None:
-        return {}
-    fits = isinstance(value, dict) and isinstance(value.get("Labels"), dict | None)
-    return value if fits else None
 
 
 def routes() -> list[web.RouteDef]:

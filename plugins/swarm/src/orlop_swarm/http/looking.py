@@ -67,8 +67,8 @@ class Looking:
 
     async def image(self, engines: Sequence[Engine], reference: Any, *, anew: bool = False) -> Image:
         """anew: whatever was said a moment ago. Raises Problem (404, 400) in an engine's words."""
-        if not isinstance(reference, str) or not reference:
-            raise Problem(400, "No command specified" if reference is None else "invalid reference format")
+        if not reference or not isinstance(reference, str):
+            raise Problem(400, "invalid reference format" if reference else "No command specified")
         changes, names = self._images.changes, frozenset(engine.node.name for engine in engines)
         if not anew and self._images.has(reference, names):
             return Image(nodes=names, registry=False, remembered=True)
@@ -76,7 +76,9 @@ class Looking:
         having = {node: body for node, (status, body) in answers.items() if status == 200}
         if not having:
             status, body = min(answers.values(), key=lambda one: (one[0] != 404, one[0]))
-            raise Problem(status, body["message"] if isinstance(body, dict) else f"No such image: {reference}")
+            text = str(body["message"]) if isinstance(body, dict) else f"No such image: {reference}"
+            # With this in front when it is asked for alone, and without it when something is to be made of it.
+            raise Problem(status, text.removeprefix(f"no such image: {reference}: "))
         one = next(iter(having.values()))
         if having.keys() == names and all(_same(body, one) for body in having.values()):
             self._images.told(reference, names, changes)

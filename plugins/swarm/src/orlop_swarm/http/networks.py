@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine
-from orlop_swarm.http import relaying
+from orlop_swarm.http import bodies, relaying
 from orlop_swarm.http.calling import (
     WORK_WITHIN_S,
     ask_each,
@@ -35,6 +35,8 @@ from orlop_swarm.merging.filters import Filters
 DEFAULT_DRIVER: Final = "bridge"
 #: The filter for what is in use.
 USED: Final = '{"dangling":["false"]}'
+#: A network of which there is none, quoted: an engine that was only asked to refuse a request changes nothing.
+NOWHERE: Final = "/networks/%20"
 #: What a copy on a further node takes from the first one.
 COPIED: Final = ("Driver", "EnableIPv6", "IPAM", "Internal", "Attachable", "Options", "Labels", "ConfigOnly")
 
@@ -103,9 +105,11 @@ async def _on_copies(
 
 async def created(request: web.Request) -> web.StreamResponse:
     """POST /networks/create. `node/name` makes it on that node alone; one that spans nodes is made once."""
-    body = await json_body(request)
+    body = await bodies.read(request, bodies.NETWORK)
+    if body is None:
+        return await bodies.refused_by_one(request, "/networks/create")
     usable = list(engines(request))
-    node, slash, name = str(body.get("Name", "")).partition("/")
+    node, slash, name = (body.get("Name") or "").partition("/")
     if slash:
         usable = list(of_node(request, node))
         if not usable:
@@ -161,9 +165,11 @@ async def _take_back(request: web.Request, usable: Iterable[Engine], told: Itera
 async def connected(request: web.Request) -> web.StreamResponse:
     """POST /networks/{id}/connect and /disconnect: on the engine of the container. Answered when it is stored, so that
     it is not forgotten when the container moves."""
-    body = await json_body(request)
+    body = await bodies.read(request, bodies.CONNECTION)
     action = request.rel_url.raw_path.rpartition("/")[2]
-    owner = await request.app[SERVICES].owners.find(str(body.get("Container", "")))
+    if body is None:
+        return await bodies.refused_by_one(request, f"{NOWHERE}/{action}")
+    owner = await request.app[SERVICES].owners.find(body.get("Container") or "")
     one = await find(request, request.match_info["id"])
     copy = one.on(owner.engine.node.id)
     if action == "connect":
@@ -226,17 +232,6 @@ async def prune(request: web.Request) -> web.StreamResponse:
         left = {one.name for one in copies.grouped(told, copies.of_network)}
         merged["NetworksDeleted"] = [name for name in merged["NetworksDeleted"] if name not in left] or None
     return answer(merged)
-
-
-async def json_body(request: web.Request) -> Document:
-    """The request's JSON, which is to be an object. Raises Problem (400)."""
-    try:
-        body = orjson.loads(await relaying.small_body(request) or b"null")
-    except ValueError as error:
-        raise Problem(400, f"invalid JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise Problem(400, "invalid JSON: an object is expected")
-    return body
 
 
 def routes() -> list[web.RouteDef]:

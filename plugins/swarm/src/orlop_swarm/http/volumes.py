@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine
+from orlop_swarm.http import bodies
 from orlop_swarm.http.calling import (
     WORK_WITHIN_S,
     ask_each,
@@ -23,7 +24,7 @@ from orlop_swarm.http.calling import (
     refuse_unless_any,
 )
 from orlop_swarm.http.homes import home_for
-from orlop_swarm.http.networks import USED, json_body, unused_only
+from orlop_swarm.http.networks import USED, unused_only
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.merging import copies
 from orlop_swarm.merging.answers import Answer, good, in_order, nobody_has_it, refusal
@@ -83,8 +84,10 @@ def _refuse_unknown(told: Sequence[Answer], reference: str) -> None:
 
 async def created(request: web.Request) -> web.StreamResponse:
     """POST /volumes/create. What a driver shares among nodes is made on all of them."""
-    body = await json_body(request)
-    asked, name = _meant(request, str(body.get("Name") or secrets.token_hex(32)))
+    body = await bodies.read(request, bodies.VOLUME)
+    if body is None:
+        return await bodies.refused_by_one(request, "/volumes/create")
+    asked, name = _meant(request, body.get("Name") or secrets.token_hex(32))
     if not asked:
         raise Problem(404, f"there is no node for the volume {body['Name']} with an engine that can be used")
     if (body.get("Driver") or LOCAL) == LOCAL and len(asked) > 1:
