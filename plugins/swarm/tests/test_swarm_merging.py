@@ -363,3 +363,21 @@ def test_the_order_of_the_answers_never_matters(chance: random.Random) -> None:
     assert images.listed(parts) == images.listed(shuffled[0])
     assert copies.networks(of(*nets)) == copies.networks(of(*shuffled[1]))
     assert system.info(infos, [], ABOUT) == system.info(shuffled[2], [], ABOUT)
+
+
+def test_what_nodes_do_of_one_request_is_told_once_and_what_they_do_again_once_more() -> None:
+    def event(action: str, name: str, at_s: float, kind: str = "image", **more: Any) -> dict[str, Any]:
+        return {"Type": kind, "Action": action, "timeNano": int(at_s * events.SECOND_NS), **more,
+                "Actor": {"ID": more.get("ID", "i"), "Attributes": {"name": name}}}  # fmt: skip
+
+    once = events.Once()
+    assert [once.is_new(node, event("untag", "i", 1)) for node in "aabb"] == [True, True, False, False]
+    assert [once.is_new(node, event("tag", "x", 2)) for node in "aba"] == [True, False, True]
+    assert once.is_new("b", event("tag", "y", 2)), "another name"
+    assert once.is_new("b", event("tag", "x", 2, ID="j")), "another image"
+    assert [once.is_new(node, event("create", "n", 3, "network", ID=node)) for node in "ab"] == [True, False]
+    assert [once.is_new(node, event("create", "n", 3, "container")) for node in "ab"] == [True, True]
+    assert once.is_new("b", event("create", "n", 40, "network")), "long after it"
+    for number in range(3 * events.EVENTS_REMEMBERED):
+        assert once.is_new("a", event("tag", str(number), 50))
+    assert len(once._done) == events.EVENTS_REMEMBERED

@@ -296,7 +296,9 @@ def test_a_network_is_on_every_node_and_shown_once(
     assert names_of(client) == names_of(direct["gamma"]) == names_of(direct["delta"]) == set()
 
 
-def test_containers_of_all_nodes_are_seen_in_their_network_and_keep_it(client: docker.APIClient) -> None:
+def test_containers_of_all_nodes_are_seen_in_their_network_and_keep_it(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
     network = client.create_network("busy")["Id"]
     made = {}
     for node in ("gamma", "delta"):
@@ -308,6 +310,13 @@ def test_containers_of_all_nodes_are_seen_in_their_network_and_keep_it(client: d
         made["gamma"]: "in-gamma",
         made["delta"]: "in-delta",
     }
+    ids = {part["Id"] for part in (one.inspect_network("busy") for one in direct.values())}
+    assert len(ids) == 2
+    assert network in ids
+    for reference in ("busy", *ids):
+        rows = client.containers(filters={"network": reference})
+        assert {row["Id"] for row in rows} == set(made.values()), reference
+    assert client.containers(filters={"network": "0" * 64}) == []
     client.disconnect_container_from_network("in-delta", network)
     with pytest.raises(docker.errors.APIError, match="has active endpoints"):
         client.remove_network("busy")
@@ -439,6 +448,32 @@ def test_events_of_all_nodes_come_in_one_stream(pool: Served, client: docker.API
         decode=True,
     )
     assert [event["Actor"]["Attributes"]["name"] for event in past] == ["on-gamma", "on-delta"]
+
+
+def test_what_is_done_on_all_nodes_is_told_once(client: docker.APIClient) -> None:
+    since = f"{time.time():.9f}"
+    seen: list[dict[str, Any]] = []
+    with contextlib.closing(docker.APIClient(base_url=client.base_url, version="1.41")) as listening:
+        stream = listening.events(decode=True, filters={"type": ["network", "image"]})
+        reader = threading.Thread(target=lambda: seen.extend(stream), daemon=True)
+        reader.start()
+        network = client.create_network("told")["Id"]
+        client.remove_network("told")
+        for tag in ("1", "2"):
+            client.tag("busybox:latest", "told", tag)
+        for tag in ("1", "2"):
+            client.remove_image(f"told:{tag}")
+        client.create_network("the-last")
+        wait_until(lambda: seen and seen[-1]["Actor"]["Attributes"].get("name") == "the-last", "the last event")
+        stream.close()
+        reader.join(30)
+    expected = ["create", "destroy", "tag", "tag", "untag", "untag", "create"]
+    assert sorted(event["Action"] for event in seen) == sorted(expected)
+    past = list(
+        client.events(since=since, until=f"{time.time():.9f}", filters={"type": ["network", "image"]}, decode=True)
+    )
+    assert [event["Action"] for event in past] == expected
+    assert {event["Actor"]["ID"] for event in past if event["Actor"]["Attributes"].get("name") == "told"} == {network}
 
 
 @pytest.mark.parametrize("cli", THERE)

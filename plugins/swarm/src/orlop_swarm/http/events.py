@@ -23,7 +23,7 @@ from orlop_swarm.http.calling import answer_of, chosen, engines, filters_of, que
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import VERSION
 from orlop_swarm.merging.answers import Answer
-from orlop_swarm.merging.events import SECOND_NS, Event, Followed, in_time, nanoseconds, of_node, timestamp
+from orlop_swarm.merging.events import SECOND_NS, Event, Followed, Once, in_time, nanoseconds, of_node, timestamp
 from orlop_swarm.merging.filters import Filters
 from orlop_swarm.merging.progress import Lines
 
@@ -64,6 +64,7 @@ class _Stream:
         self._sources: dict[str, _Source] = {}
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(WAITING_MAX)
         self._began = time.time_ns()
+        self._once = Once()
         engines(request)
 
     async def answer(self) -> web.StreamResponse:
@@ -125,7 +126,7 @@ class _Stream:
         written = b""
         for node_id, event in in_time(dict(zip(usable, parts, strict=True))):
             source = self._sources.get(node_id)
-            if source is None or source.followed.is_new(event):
+            if (source is None or source.followed.is_new(event)) and self._once.is_new(node_id, event):
                 written += _line(event, usable[node_id])
         return written
 
@@ -189,7 +190,7 @@ class _Stream:
                 response = await self._open(source.engine, source.followed.since())
             if response is not None:
                 async for event in _events(response):
-                    if source.followed.is_new(event):
+                    if source.followed.is_new(event) and self._once.is_new(source.engine.node.id, event):
                         await self._queue.put(_line(event, source.engine))
 
     async def _close(self) -> None:

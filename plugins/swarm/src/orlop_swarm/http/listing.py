@@ -10,6 +10,7 @@ from aiohttp import web
 
 from orlop_swarm.http import relaying
 from orlop_swarm.http.finding import own_names
+from orlop_swarm.http.networks import with_ids
 from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, is_true
 from orlop_swarm.merging.containers import is_kept_row
@@ -27,6 +28,7 @@ async def containers(request: web.Request) -> web.StreamResponse:
         filters = Filters.parse(request.query.get("filters", ""))
     except BadFilters as error:
         return await _refused_by_one(request, error)
+    filters = await with_ids(request, filters)
     engines = [engine for engine in services.pool.engines() if filters.chooses(engine.node.name, engine.node.id)]
     before, since = await _boundary(request, filters, "before"), await _boundary(request, filters, "since")
     queries = [_query(request, filters, engine.node.id, before, since) for engine in engines]

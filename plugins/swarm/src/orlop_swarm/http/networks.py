@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -35,6 +36,7 @@ from orlop_swarm.merging.filters import Filters
 DEFAULT_DRIVER: Final = "bridge"
 #: The filter for what is in use.
 USED: Final = '{"dangling":["false"]}'
+_ID: Final = re.compile(r"[0-9a-f]{64}")
 #: A network of which there is none, quoted: an engine that was only asked to refuse a request changes nothing.
 NOWHERE: Final = "/networks/%20"
 #: What a copy on a further node takes from the first one.
@@ -78,6 +80,17 @@ async def find(request: web.Request, reference: str) -> Shown:
     if found is None:
         raise Problem(404, f"network {reference} not found")
     return found
+
+
+async def with_ids(request: web.Request, filters: Filters) -> Filters:
+    """A filter `network` by an id lets what is in any copy of that network pass. Raises Problem."""
+    references = filters.values.get("network", ())
+    if not any(map(_ID.fullmatch, references)) or not request.app[SERVICES].pool.engines():
+        return filters
+    groups = copies.grouped(await _networks(request, engines(request)), copies.of_network)
+    ids = [{copy.document["Id"] for copy in one.copies} for one in groups]
+    meant = {one for copy_ids in ids if not copy_ids.isdisjoint(references) for one in copy_ids}
+    return Filters({**filters.values, "network": [*references, *sorted(meant - set(references))]})
 
 
 async def inspected(request: web.Request) -> web.StreamResponse:
@@ -213,10 +226,12 @@ async def removed(request: web.Request) -> web.StreamResponse:
         # These engines will refuse; should their containers have gone meanwhile, it is as well.
         told = await _on_copies(request, _only(one, used), method="DELETE")
         refuse(refusal(told, but=(404,)))
-    rest = [copy.node_id for copy in one.copies if copy.node_id not in used]
-    if rest:
-        told = await _on_copies(request, _only(one, rest), method="DELETE")
-        refuse(refusal(told, but=(404,)))
+    # The one that clients see goes first: it is told of in the pool's events.
+    home, *others = [copy.node_id for copy in one.copies]
+    for nodes in ([home], others):
+        if rest := [node for node in nodes if node not in used]:
+            told = await _on_copies(request, _only(one, rest), method="DELETE")
+            refuse(refusal(told, but=(404,)))
     return web.Response(status=204)
 
 

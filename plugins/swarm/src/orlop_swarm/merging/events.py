@@ -8,9 +8,11 @@ were told already are left out.
 from __future__ import annotations
 
 import re
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import attrs
 import orjson
 
 from orlop.docker_containers import LABELS
@@ -24,6 +26,13 @@ SECOND_NS: Final = 1_000_000_000
 OVERLAP_NS: Final = SECOND_NS
 #: More than an engine keeps to tell again (256).
 EVENTS_REMEMBERED: Final = 1_024
+#: What one request to the pool does on all nodes: types, and what is done to things of them.
+DONE_EVERYWHERE: Final = {
+    "network": frozenset(("create", "destroy")),
+    "image": frozenset(("tag", "untag", "delete", "pull", "load")),
+}
+#: So far apart may be, by the nodes' clocks, what they do of one request.
+TOGETHER_NS: Final = 30 * SECOND_NS
 
 
 def nanoseconds(timestamp: str) -> int | None:
@@ -59,6 +68,52 @@ def of_node(event: Event, node: EngineNode) -> Event:
     attributes.update({"node.name": node.name, "node.id": node.id, "node.ip": node.address, "node.addr": node.address})
     legacy = {"Name": node.name, "Id": node.id, "Addr": node.address, "Ip": node.address}
     return {**event, "Actor": {**actor, "Attributes": attributes}, "node": legacy}
+
+
+@attrs.define
+class _Done:
+    """told: how often clients were told of it. by: how often each node (id) has done it. latest: nanoseconds."""
+
+    latest: int
+    told: int = 0
+    by: Counter[str] = attrs.field(factory=Counter)
+
+
+class Once:
+    """What all nodes do because of one request is told once: of the node that does it first."""
+
+    def __init__(self) -> None:
+        self._done: OrderedDict[tuple[str, ...], _Done] = OrderedDict()
+
+    def is_new(self, node: str, event: Event) -> bool:
+        """Has nothing been told yet that it would say again? Remembers it. node: its id."""
+        key = _done_everywhere(event)
+        if key is None:
+            return True
+        at = moment(event)
+        done = self._done.pop(key, None)
+        if done is None or abs(at - done.latest) > TOGETHER_NS:
+            done = _Done(at)
+        self._done[key] = done
+        if len(self._done) > EVENTS_REMEMBERED:
+            self._done.popitem(last=False)
+        done.latest = max(done.latest, at)
+        done.by[node] += 1
+        if done.by[node] <= done.told:
+            return False
+        done.told += 1
+        return True
+
+
+def _done_everywhere(event: Event) -> tuple[str, ...] | None:
+    """What is done, in the words that all nodes have for it; None: it is done on one node alone. A network's copies
+    have one name, and ids of their own."""
+    kind, action = str(event.get("Type", "")), str(event.get("Action", ""))
+    if action not in DONE_EVERYWHERE.get(kind, ()):
+        return None
+    actor = event.get("Actor") or {}
+    name = str((actor.get("Attributes") or {}).get("name", ""))
+    return kind, action, name, "" if kind == "network" else str(actor.get("ID", ""))
 
 
 class Followed:
