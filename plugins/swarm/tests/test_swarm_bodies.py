@@ -126,6 +126,48 @@ def test_what_one_engine_refuses_the_pool_refuses_in_its_words(
     assert said(f"http://127.0.0.1:{pool.port}") == one
 
 
+LISTS = [
+    *(("GET", path) for path in ("/containers/json", "/images/json", "/networks", "/volumes", "/events")),
+    *(("POST", f"/{what}/prune") for what in ("containers", "images", "networks", "volumes")),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(
+            (method, f"{path}?until=1&filters={filters}")
+            for method, path in LISTS
+            for filters in ("{", "[]", '{"a":[1]}')
+        ),
+        ("GET", "/v1/info"),
+        ("GET", "/v1.2.3/_ping"),
+        ("GET", "/v1.99/info"),
+        ("OPTIONS", "/containers/json"),
+        ("OPTIONS", "/v1.41/nowhere"),
+        ("OPTIONS", "/v1.1/info"),
+        ("DELETE", "/containers/"),
+        ("GET", "/containers/nobody/checkpoints"),
+        ("POST", "/containers/nobody/checkpoints"),
+        ("DELETE", "/containers/nobody/checkpoints/one"),
+    ],
+)
+def test_what_is_not_as_usual_is_answered_as_by_one_engine(
+    method: str, path: str, pool: Served, members: list[Engine]
+) -> None:
+    def said(url: str) -> tuple[int, str, str | None]:
+        answer = requests.request(method, url + path)
+        return answer.status_code, answer.text, answer.headers.get("Content-Type")
+
+    assert said(f"http://127.0.0.1:{pool.port}") == said(members[0].tcp_url.replace("tcp", "http"))
+
+
+def test_more_than_is_usual_of_a_version_is_that_version(pool: Served) -> None:
+    for version in ("1.41.0", "1.41."):
+        assert requests.get(f"http://127.0.0.1:{pool.port}/v{version}/info").json()["ServerVersion"]
+    assert requests.get(f"http://127.0.0.1:{pool.port}/v1.41.1/info").status_code == 400
+
+
 def test_what_one_engine_takes_the_pool_takes(pool: Served) -> None:
     def asked(path: str, body: bytes) -> Any:
         answer = requests.post(f"http://127.0.0.1:{pool.port}{path}", data=body, headers={"Content-Type": JSON})

@@ -171,7 +171,8 @@ def test_containers_without_labels_or_ports_are_shown_as_they_are() -> None:
     assert shown["NetworkSettings"] == {"Ports": None}
 
 
-@pytest.mark.parametrize("text", ["nonsense", "[]", "1", '{"a": 1}', '{"a": "b"}'])
+@pytest.mark.parametrize("text", ["nonsense", "{} x", '{"a": NaN}', "[]", "1", '{"a": 1}', '{"a": "b"}',
+                                  '{"a": [1]}', '{"a": {"b": 1}}', '{"a": ["b"], "c": {"d": true}}'])  # fmt: skip
 def test_what_is_no_filter_is_refused(text: str) -> None:
     with pytest.raises(BadFilters):
         Filters.parse(text)
@@ -180,7 +181,9 @@ def test_what_is_no_filter_is_refused(text: str) -> None:
 def test_both_forms_of_filters_are_read() -> None:
     assert Filters.parse('{"name": ["a", "b"]}').values == {"name": ("a", "b")}
     assert Filters.parse('{"name": {"a": true, "b": false}}').values == {"name": ("a",)}
-    assert Filters.parse("").values == {}
+    for nothing in ("", "null", "{}"):
+        assert Filters.parse(nothing).values == {}
+    assert Filters.parse('{"a": null, "b": [null, "\\ud800c"]}').values == {"a": (), "b": ("", "\ufffdc")}
     both = Filters.parse('{"name": ["a"], "node": ["n1"]}')
     assert both.without({"node"}) == '{"name":["a"]}'
     assert both.without({"node", "name"}) == ""

@@ -18,24 +18,25 @@ from aiohttp import ClientConnectionResetError, hdrs, web
 from orlop.framework import NotAvailable
 from orlop_swarm.engines.client import SAFE
 from orlop_swarm.engines.interface import EngineUnavailable
-from orlop_swarm.http import balancing, builds, containers, events, images, listing, networks, system, volumes
+from orlop_swarm.http import balancing, bodies, builds, containers, events, images, listing, networks, system, volumes
 from orlop_swarm.http.exec import routes as exec_routes
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.relaying import EngineAnswer
 from orlop_swarm.http.services import SERVICES, SPOKEN, VERSION, Services
 from orlop_swarm.http.versions import number
+from orlop_swarm.merging.filters import BadFilters
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: Below this version an engine's errors are plain text.
-JSON_ERRORS_FROM: Final = (1, 24)
+JSON_ERRORS_FROM: Final[tuple[int, ...]] = (1, 24)
 BODY_BYTES_MAX: Final = 16 * 2**20
 
 #: First segments of what can change which images there are.
 CHANGE_IMAGES: Final = frozenset(("images", "build", "commit"))
 
 _LOG: Final = logging.getLogger(__name__)
-_PREFIX: Final = re.compile(r"/v([0-9]+\.[0-9]+)(/.*)")
+_PREFIX: Final = re.compile(r"/v([0-9.]{1,32})(/.*)")
 #: An engine cleans such paths and sends its client elsewhere; nobody's name is one of these.
 _DOUBLED: Final = re.compile(r"(?:/|%2f){2,}", re.IGNORECASE)
 _CLIMBS: Final = re.compile(r"/\.{1,2}(?:/|$)")
@@ -111,16 +112,22 @@ def make_application(services: Services) -> web.Application:
             return moved(request, _DOUBLED.sub("/", path))
         asked = _PREFIX.fullmatch(path)
         plain = asked.group(2) if asked else path
-        found = table.find(request.method, plain)
+        found = (
+            (_options, dict[str, str]()) if request.method == hdrs.METH_OPTIONS else table.find(request.method, plain)
+        )
         if found is None or _CLIMBS.search(unquote(path)):
             raise Problem(404, "page not found")
         handler, parameters = found
         request[SPOKEN] = spoken = await services.versions.spoken()
         request[VERSION] = asked.group(1) if asked else spoken.maximum
         spoken.check(request[VERSION])
+        request[VERSION] = ".".join(map(str, number(request[VERSION])))
         request.match_info.update(parameters)
         try:
             return await handler(request)
+        except BadFilters:
+            # Each endpoint has its own words for them, and nothing is done before they are read.
+            return await bodies.refused_by_one(request, plain, request.rel_url.raw_query_string)
         finally:
             if request.method not in SAFE and _first(plain) in CHANGE_IMAGES:
                 services.images.forget()
@@ -130,6 +137,13 @@ def make_application(services: Services) -> web.Application:
     application.on_response_prepare.append(add_headers)
     application.router.add_route("*", "/{path:.*}", handle)
     return application
+
+
+async def _options(_: web.Request) -> web.StreamResponse:
+    """OPTIONS of whatever path: nothing, and that is fine."""
+    nothing = EngineAnswer()
+    nothing.untyped, nothing.content_length = True, 0
+    return nothing
 
 
 @web.middleware

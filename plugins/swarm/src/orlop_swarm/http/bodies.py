@@ -48,6 +48,8 @@ _HOST: Final = {
     "Links": [str],
     "VolumesFrom": [str],
     "NetworkMode": str,
+    "PidMode": str,
+    "IpcMode": str,
     "AutoRemove": bool,
     "Memory": int,
     "NanoCpus": int,

@@ -19,7 +19,7 @@ from orlop_swarm.http import relaying
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging.answers import Answer, Document, Refusal, good, pruned, refusal
-from orlop_swarm.merging.filters import BadFilters, Filters
+from orlop_swarm.merging.filters import Filters
 
 #: How long an engine may take to list what it has.
 ANSWER_WITHIN_S: Final = 10.0
@@ -38,11 +38,8 @@ def engines(request: web.Request) -> Sequence[Engine]:
 
 
 def filters_of(request: web.Request) -> Filters:
-    """Raises Problem (400)."""
-    try:
-        return Filters.parse(request.query.get("filters", ""))
-    except BadFilters as error:
-        raise Problem(400, str(error)) from None
+    """Raises BadFilters: an engine is to refuse the request."""
+    return Filters.parse(request.query.get("filters", ""))
 
 
 def chosen(request: web.Request, filters: Filters) -> Sequence[Engine]:

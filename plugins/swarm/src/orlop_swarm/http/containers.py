@@ -29,6 +29,7 @@ _SWITCHES: Final = {
     "stop": Switch.STOPPED,
     "kill": Switch.STOPPED,
 }
+_LIST_OR_MAKE: Final = (hdrs.METH_GET, hdrs.METH_POST)
 _DEADLY: Final = ("", "KILL", "SIGKILL", "9")
 
 
@@ -52,7 +53,12 @@ def routes() -> list[web.RouteDef]:
         web.post(f"/containers/{_NAME}/update", update),
         *(web.route(method, f"/containers/{_NAME}/{rest}", _handed_on(f"/{rest}")) for method, rest in handed_on),
         *(web.post(f"/containers/{_NAME}/{rest}", _switched(f"/{rest}")) for rest in _SWITCHES),
-        web.delete(f"/containers/{_NAME}", remove),
+        *(
+            web.route(method, f"/containers/{_NAME}/checkpoints", _handed_on("/checkpoints"))
+            for method in _LIST_OR_MAKE
+        ),
+        web.delete(f"/containers/{_NAME}/checkpoints/{'{checkpoint}'}", remove_checkpoint),
+        web.delete("/containers/{name:.*}", remove),
     ]
 
 
@@ -62,6 +68,10 @@ def _handed_on(rest: str) -> Handler:
         return await relaying.pass_on(request, response)
 
     return handle
+
+
+async def remove_checkpoint(request: web.Request) -> web.StreamResponse:
+    return await _handed_on(f"/checkpoints/{quote(request.match_info['checkpoint'], safe='')}")(request)
 
 
 def _switched(rest: str) -> Handler:

@@ -9,12 +9,13 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.http import relaying
+from orlop_swarm.http.calling import filters_of
 from orlop_swarm.http.finding import own_names
 from orlop_swarm.http.networks import with_ids
-from orlop_swarm.http.problems import NotFound, Problem, answer
+from orlop_swarm.http.problems import NotFound, answer
 from orlop_swarm.http.services import SERVICES, is_true
 from orlop_swarm.merging.containers import is_kept_row
-from orlop_swarm.merging.filters import BadFilters, Filters
+from orlop_swarm.merging.filters import Filters
 from orlop_swarm.merging.listing import Boundary, Listed, Row, doubtful, listing, lost_rows
 
 
@@ -24,11 +25,7 @@ def routes() -> list[web.RouteDef]:
 
 async def containers(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
-    try:
-        filters = Filters.parse(request.query.get("filters", ""))
-    except BadFilters as error:
-        return await _refused_by_one(request, error)
-    filters = await with_ids(request, filters)
+    filters = await with_ids(request, filters_of(request))
     engines = [engine for engine in services.pool.engines() if filters.chooses(engine.node.name, engine.node.id)]
     before, since = await _boundary(request, filters, "before"), await _boundary(request, filters, "since")
     queries = [_query(request, filters, engine.node.id, before, since) for engine in engines]
@@ -57,13 +54,6 @@ async def containers(request: web.Request) -> web.StreamResponse:
 
 def _name(row: Row) -> str:
     return next(iter(own_names(row.get("Names") or ())), "")
-
-
-async def _refused_by_one(request: web.Request, error: BadFilters) -> web.StreamResponse:
-    """In an engine's own words, if there is one. Raises Problem (400)."""
-    for engine in request.app[SERVICES].pool.engines():
-        return await relaying.relay(request, engine, "/containers/json")
-    raise Problem(400, str(error))
 
 
 async def _boundary(request: web.Request, filters: Filters, name: str) -> Boundary | None:

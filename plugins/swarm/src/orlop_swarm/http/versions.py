@@ -25,12 +25,16 @@ ANSWER_WITHIN_S: Final = 5.0
 RETRY_S: Final = 5.0
 #: What is said of an empty pool: the oldest that clients of today speak, and the oldest engine's that is tested.
 ALONE: Final = ("1.24", "1.41")
+#: Of the versions that there are: "1.41".
+USUAL_PARTS: Final = 2
 
 
-def number(version: str) -> tuple[int, int]:
-    """Raises ValueError."""
-    major, _, minor = version.partition(".")
-    return int(major), int(minor)
+def number(version: str) -> tuple[int, ...]:
+    """As engines compare versions: at least two numbers, and what is left out is 0. Raises ValueError."""
+    parts = [int(part or 0) for part in version.split(".")]
+    while len(parts) > USUAL_PARTS and not parts[-1]:
+        parts.pop()
+    return (*parts, *(0 for _ in range(USUAL_PARTS - len(parts))))
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -29,13 +30,15 @@ class Filters:
         """Raises BadFilters."""
         if not text:
             return cls({})
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            raise BadFilters("invalid filter") from None
+        value = _decoded(text)
+        if value is None:
+            return cls({})
         if not isinstance(value, dict):
             raise BadFilters("invalid filter")
-        return cls({str(name): _values(listed) for name, listed in value.items()})
+        kinds = {type(listed) for listed in value.values()} - {type(None)}
+        if len(kinds) > 1:
+            raise BadFilters("invalid filter")  # it is one way of writing them, or the other
+        return cls({name: _values(listed) for name, listed in value.items()})
 
     def without(self, names: Iterable[str]) -> str:
         """As JSON, for an engine; empty when nothing is left."""
@@ -49,12 +52,27 @@ class Filters:
         return not wanted or any(found_in(value, name) for value in wanted for name in (node, node_id))
 
 
+def _decoded(text: str) -> Any:
+    """Half a pair of surrogates is no character, and replaced, as engines do it. Raises BadFilters."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        lenient = json.dumps(json.loads(text), ensure_ascii=False)
+        return orjson.loads(lenient.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+    except (ValueError, RecursionError):
+        raise BadFilters("invalid filter") from None
+
+
 def _values(listed: Any) -> tuple[str, ...]:
     """Raises BadFilters."""
-    if isinstance(listed, dict):
-        return tuple(str(value) for value, counts in listed.items() if counts)
-    if isinstance(listed, list):
-        return tuple(str(value) for value in listed)
+    if isinstance(listed, dict) and all(isinstance(counts, bool | None) for counts in listed.values()):
+        return tuple(value for value, counts in listed.items() if counts)
+    if isinstance(listed, list) and all(isinstance(value, str | None) for value in listed):
+        return tuple(value or "" for value in listed)
+    if listed is None:
+        return ()
     raise BadFilters("invalid filter")
 
 
