@@ -316,6 +316,11 @@ def test_containers_of_all_nodes_are_seen_in_their_network_and_keep_it(
     for reference in ("busy", *ids):
         rows = client.containers(filters={"network": reference})
         assert {row["Id"] for row in rows} == set(made.values()), reference
+        assert {row["NetworkSettings"]["Networks"]["busy"]["NetworkID"] for row in rows} == {network}
+    for name in ("in-gamma", "in-delta"):
+        shown = client.inspect_container(name)["NetworkSettings"]["Networks"]
+        assert shown["busy"]["NetworkID"] == network
+        assert shown["bridge"]["NetworkID"] in {one.inspect_network("bridge")["Id"] for one in direct.values()}
     assert client.containers(filters={"network": "0" * 64}) == []
     client.disconnect_container_from_network("in-delta", network)
     with pytest.raises(docker.errors.APIError, match="has active endpoints"):

@@ -15,6 +15,7 @@ from orlop_swarm.engines.interface import EngineUnavailable, Response
 from orlop_swarm.http import bodies, relaying
 from orlop_swarm.http.calling import prune_each
 from orlop_swarm.http.finding import Held, Owner
+from orlop_swarm.http.networks import show_ids
 from orlop_swarm.http.problems import NodeAway, NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION, Creation, Switch, is_true
 from orlop_swarm.merging.containers import shown_inspection
@@ -183,9 +184,10 @@ async def inspect(request: web.Request) -> web.StreamResponse:
     plain = await relaying.whole(response)
     if plain.status != 200:
         return plain
-    node = owner.engine.node
+    node, told = owner.engine.node, orjson.loads(relaying.content(plain))
+    await show_ids(request, [told])
     shown = shown_inspection(
-        orjson.loads(relaying.content(plain)),
+        told,
         node=node,
         about=services.versions.about(node.id),
         address=services.published_on(node),

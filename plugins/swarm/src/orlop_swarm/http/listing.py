@@ -11,7 +11,7 @@ from aiohttp import web
 from orlop_swarm.http import relaying
 from orlop_swarm.http.calling import filters_of
 from orlop_swarm.http.finding import own_names
-from orlop_swarm.http.networks import with_ids
+from orlop_swarm.http.networks import show_ids, with_ids
 from orlop_swarm.http.problems import NotFound, answer
 from orlop_swarm.http.services import SERVICES, is_true
 from orlop_swarm.merging.containers import is_kept_row
@@ -39,6 +39,7 @@ async def containers(request: web.Request) -> web.StreamResponse:
         if one is not None:
             told = orjson.loads(relaying.content(one))
             rows = [row for row in told if not is_kept_row(row) and not is_old(_name(row), row.get("Labels") or {})]
+            await show_ids(request, rows)
             lists.append(Listed(node=engine.node, rows=rows, address=services.published_on(engine.node)))
     nodes = {node.id: node for node in services.pool.nodes()}
     everything = is_true(request.query.get("all", "")) or bool(_limit(request)) or "status" in filters.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ from orlop_swarm.http.calling import (
     refuse_unless_any,
 )
 from orlop_swarm.http.homes import home_for
+from orlop_swarm.http.looking import BUILT_IN
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging import copies
@@ -91,6 +93,29 @@ async def with_ids(request: web.Request, filters: Filters) -> Filters:
     ids = [{copy.document["Id"] for copy in one.copies} for one in groups]
     meant = {one for copy_ids in ids if not copy_ids.isdisjoint(references) for one in copy_ids}
     return Filters({**filters.values, "network": [*references, *sorted(meant - set(references))]})
+
+
+async def show_ids(request: web.Request, told: Iterable[Document]) -> None:
+    """Into what engines have told of containers (rows of lists, inspections), the ids of the networks that clients see
+    are written instead of those of their copies."""
+    ends = [end for one in told for end in _ends(one)]
+    known = request.app[SERVICES].network_ids
+    if any(end["NetworkID"] not in known for end in ends):
+        with contextlib.suppress(Problem):
+            groups = copies.grouped(await _networks(request, engines(request)), copies.of_network)
+            there = {copy.document["Id"]: one for one in groups for copy in one.copies}
+            # What is there no more is told by containers that have stopped.
+            shown = {end["NetworkID"]: end["NetworkID"] for end in ends if end["NetworkID"] not in there}
+            shown |= {network: one.first["Id"] for network, one in there.items() if copies.home_is_there(one)}
+            for network, seen in shown.items():
+                known.told(network, seen)
+    for end in ends:
+        end["NetworkID"] = known.shown(end["NetworkID"])
+
+
+def _ends(container: Document) -> list[Document]:
+    ends = ((container.get("NetworkSettings") or {}).get("Networks") or {}).items()
+    return [end for name, end in ends if name not in BUILT_IN and end and end.get("NetworkID")]
 
 
 async def inspected(request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""Which images all nodes have, as far as that was asked a moment ago.
+"""What need not be asked of engines each time: which images all nodes have, and which networks are copies.
 
 Most containers are made from a few images that are everywhere, and to ask all engines each time costs more than all
 else that the pool adds. So what they have said is believed for a while, if they all have one and the same image: then
@@ -15,6 +15,7 @@ from typing import Final
 #: Somebody may change an engine's images without the pool.
 BELIEVED_S: Final = 10.0
 REMEMBERED_MAX: Final = 1_000
+NETWORKS_REMEMBERED_MAX: Final = 10_000
 
 
 class Everywhere:
@@ -41,3 +42,22 @@ class Everywhere:
         """Images may have changed."""
         self.changes += 1
         self._until.clear()
+
+
+class NetworkIds:
+    """By the id of a copy of a network, the id of the one that clients see. Both stay the same as long as they live."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+
+    def __contains__(self, network: str) -> bool:
+        return network in self._shown
+
+    def shown(self, network: str) -> str:
+        """Itself, when nothing else is known."""
+        return self._shown.get(network, network)
+
+    def told(self, network: str, shown: str) -> None:
+        if len(self._shown) >= NETWORKS_REMEMBERED_MAX:
+            self._shown.clear()
+        self._shown[network] = shown

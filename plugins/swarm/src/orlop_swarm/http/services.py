@@ -12,7 +12,7 @@ from aiohttp import web
 from orlop_swarm.balancing import Move
 from orlop_swarm.engines.interface import EngineNode, Pool
 from orlop_swarm.http.placing import Builds
-from orlop_swarm.http.remembering import Everywhere
+from orlop_swarm.http.remembering import Everywhere, NetworkIds
 from orlop_swarm.http.versions import Spoken, Versions
 from orlop_swarm.merging.containers import published_address
 from orlop_swarm.merging.system import About, Member
@@ -175,6 +175,7 @@ class Services:
     balancing: Balancing | None = None
     builds: Builds = attrs.field(factory=Builds)
     images: Everywhere = attrs.field(factory=Everywhere)
+    network_ids: NetworkIds = attrs.field(factory=NetworkIds)
 
     def published_on(self, node: EngineNode) -> str:
         """See `published_address`. Raises NotAvailable."""

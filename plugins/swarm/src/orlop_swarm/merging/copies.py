@@ -104,6 +104,11 @@ def _not_at_home(copy: Copy) -> bool:
     return bool((copy.document.get("Labels") or {}).get(HOME_LABEL) != copy.node)
 
 
+def home_is_there(one: Shown) -> bool:
+    """Is the copy that is shown the home's, and not only there while the home is away?"""
+    return (one.first.get("Labels") or {}).get(HOME_LABEL, one.copies[0].node) == one.copies[0].node
+
+
 def unused(answers: Iterable[Answer], used: Iterable[Answer], belongs: Belongs, member: str = "") -> list[Shown]:
     """What is used on no node at all (`dangling`). answers: what is unused on each node; used: what is used there."""
     taken = {belongs(document) for answer in good(used) for document in _documents(answer, member)}
