@@ -43,6 +43,7 @@ NETWORK: Final[Shape] = {
 }
 CONNECTION: Final[Shape] = {"Container": str, "EndpointConfig": (None,), "Force": bool}
 VOLUME: Final[Shape] = {"Name": str, "Driver": str, "DriverOpts": _TEXTS, "Labels": _TEXTS}
+_RESTART: Final = {"Name": str, "MaximumRetryCount": int}
 _HOST: Final = {
     "Binds": [str],
     "Links": [str],
@@ -60,7 +61,24 @@ _HOST: Final = {
     "PublishAllPorts": bool,
     "Mounts": [{"Type": str, "Source": str, "Target": str}],
     "LogConfig": {"Type": str, "Config": _TEXTS},
-    "RestartPolicy": {"Name": str, "MaximumRetryCount": int},
+    "RestartPolicy": _RESTART,
+}
+UPDATE: Final[Shape] = {
+    "Memory": int,
+    "MemorySwap": int,
+    "MemoryReservation": int,
+    "KernelMemory": int,
+    "NanoCpus": int,
+    "CpuShares": int,
+    "CpuPeriod": int,
+    "CpuQuota": int,
+    "CpuRealtimePeriod": int,
+    "CpuRealtimeRuntime": int,
+    "CpusetCpus": str,
+    "CpusetMems": str,
+    "BlkioWeight": int,
+    "PidsLimit": int,
+    "RestartPolicy": _RESTART,
 }
 #: Of a container's configuration; without any of these there is none.
 _CONFIGURED: Final = {

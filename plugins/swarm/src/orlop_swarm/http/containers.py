@@ -301,7 +301,7 @@ async def rename(request: web.Request) -> web.StreamResponse:
 
 async def update(request: web.Request) -> web.StreamResponse:
     """Answered when it is stored, so that it is not forgotten when the container moves."""
-    body = _object(request, await relaying.small_body(request))
+    body = await bodies.read(request, bodies.UPDATE)
     owner, response = await asked(request, "/update")
     plain = await relaying.whole(response)
     if plain.status < 300 and owner.id and body:

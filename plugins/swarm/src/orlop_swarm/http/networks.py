@@ -27,13 +27,13 @@ from orlop_swarm.http.calling import (
     refuse_unless_any,
 )
 from orlop_swarm.http.homes import home_for
-from orlop_swarm.http.looking import BUILT_IN
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging import copies
 from orlop_swarm.merging.answers import Answer, Document, good, nobody_has_it, refusal
 from orlop_swarm.merging.copies import Ambiguous, Shown
 from orlop_swarm.merging.filters import Filters
+from orlop_swarm.placement.wanted import BUILT_IN
 
 DEFAULT_DRIVER: Final = "bridge"
 #: The filter for what is in use.
