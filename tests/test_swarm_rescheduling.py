@@ -181,6 +181,8 @@ def test_a_volume_whose_node_is_away_is_not_made_anew(clean: RunningPool) -> Non
     for volume in ("mounted", "left"):
         said = clean.docker("run", "--rm", "-v", f"{volume}:/data", "busybox", "true", code=125)
         assert f"volume {volume} is on node {node.name}, which is not available: " in said
+        said = clean.docker("volume", "create", volume, code=1)
+        assert f"volume {volume} is on node {node.name}, which is not available: " in said
     clean.revive(node)
     wait_until(clean.complete, "the node is back")
     assert clean.docker("run", "--rm", "-v", "left:/data", "busybox", "ls", "/data") == "file\n"

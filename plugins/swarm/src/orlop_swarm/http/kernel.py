@@ -19,7 +19,7 @@ from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.framework import why_it_moves
-from orlop_swarm.http import copying
+from orlop_swarm.http import copying, volume_places
 from orlop_swarm.http.finding import Owner, told
 from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Image, Looking
@@ -117,9 +117,7 @@ class KernelContainers:
         for name in volumes:
             nodes = [one for one in (mounted.get(name), *self._looking.volumes.nodes(name)) if one in away]
             if nodes:
-                node = away[nodes[0]]
-                where = f"volume {name} is on node {node.name}, which is not available: {node.unavailable}"
-                raise Problem(500, f"{UNSATISFIED}\n[{where}]")
+                raise Problem(500, f"{UNSATISFIED}\n[{volume_places.where(name, away[nodes[0]])}]")
 
     async def _make_where_it_is(self, order: Create, allowed: Sequence[str], image: Image, version: str) -> Created:
         """allowed: names of the nodes that it may be on, whether they have the image or not. Raises Problem."""

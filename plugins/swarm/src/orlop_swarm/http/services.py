@@ -14,6 +14,7 @@ from orlop_swarm.engines.interface import EngineNode, Pool
 from orlop_swarm.http.placing import Builds
 from orlop_swarm.http.remembering import Everywhere, NetworkIds
 from orlop_swarm.http.versions import Spoken, Versions
+from orlop_swarm.http.volume_places import VolumePlaces
 from orlop_swarm.merging.containers import published_address
 from orlop_swarm.merging.system import About, Member
 
@@ -176,6 +177,7 @@ class Services:
     builds: Builds = attrs.field(factory=Builds)
     images: Everywhere = attrs.field(factory=Everywhere)
     network_ids: NetworkIds = attrs.field(factory=NetworkIds)
+    volumes: VolumePlaces = attrs.field(factory=VolumePlaces)
 
     def published_on(self, node: EngineNode) -> str:
         """See `published_address`. Raises NotAvailable."""

@@ -43,6 +43,7 @@ def application(host: Host, settings: Config) -> web.Application:
         balancing=Balancer(host, pool, looking, settings),
         names=settings.names,
         images=images,
+        volumes=volumes,
     )
     made = make_application(services)
     made.cleanup_ctx.append(NetworkKeeper(pool, lambda: _heard(host)).live)

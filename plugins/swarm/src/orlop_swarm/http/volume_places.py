@@ -14,11 +14,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
-from aiohttp import web
+import orjson
+from aiohttp import hdrs, web
 
 from orlop.framework import NotAvailable
-from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
-from orlop_swarm.http.finding import told
+from orlop_swarm.engines.interface import Engine, EngineNode, EngineUnavailable, Pool
 from orlop_swarm.placement.wanted import LOCAL_DRIVER
 
 #: How often it is looked which engines can be used, and how old may be what one of these has said.
@@ -27,6 +27,11 @@ BELIEVED_S: Final = 30.0
 ANSWER_WITHIN_S: Final = 60.0
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+def where(name: str, node: EngineNode) -> str:
+    """For who asks for a volume whose node is away."""
+    return f"volume {name} is on node {node.name}, which is not available: {node.unavailable}"
 
 
 class VolumePlaces:
@@ -50,6 +55,11 @@ class VolumePlaces:
         """Ids of those that had it when they were last heard of."""
         return [node for node, names in self._names.items() if name in names]
 
+    def away(self, name: str, nodes: Iterable[EngineNode]) -> EngineNode | None:
+        """The first of these nodes that has it and cannot be used."""
+        having = self.nodes(name)
+        return next((one for one in nodes if one.unavailable and one.id in having), None)
+
     async def look(self, pool: Pool) -> None:
         """Asks those that have come, and those that were not asked for a while. Raises NotAvailable."""
         known = {node.id for node in pool.nodes()}
@@ -64,10 +74,14 @@ class VolumePlaces:
     async def _ask(self, engine: Engine) -> None:
         at = self._clock()
         try:
-            status, content = await told(engine, "/volumes")
+            response = await engine.request(hdrs.METH_GET, "/volumes")
+            try:
+                content = orjson.loads(await response.read() or b"null")
+            finally:
+                await response.close()
         except EngineUnavailable:
             return
-        if status == 200:
+        if response.status == 200:
             self._asked[engine.node.id] = at
             volumes = content.get("Volumes") or ()
             self.told(engine.node.id, (one["Name"] for one in volumes if one.get("Driver") == LOCAL_DRIVER))

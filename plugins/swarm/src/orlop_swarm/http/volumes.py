@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.engines.interface import Engine
-from orlop_swarm.http import bodies
+from orlop_swarm.http import bodies, volume_places
 from orlop_swarm.http.calling import (
     WORK_WITHIN_S,
     ask_each,
@@ -26,6 +26,7 @@ from orlop_swarm.http.calling import (
 from orlop_swarm.http.homes import home_for
 from orlop_swarm.http.networks import USED, unused_only
 from orlop_swarm.http.problems import Problem, answer
+from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging import copies
 from orlop_swarm.merging.answers import Answer, good, in_order, nobody_has_it, refusal
 
@@ -90,6 +91,8 @@ async def created(request: web.Request) -> web.StreamResponse:
     asked, name = _meant(request, body.get("Name") or secrets.token_hex(32))
     if not asked:
         raise Problem(404, f"there is no node for the volume {body['Name']} with an engine that can be used")
+    if (body.get("Driver") or LOCAL) == LOCAL and "/" not in str(body.get("Name")):
+        await _refuse_away(request, asked, name)
     if (body.get("Driver") or LOCAL) == LOCAL and len(asked) > 1:
         there = good(await ask_each(request, asked, _path(name)))
         if there:  # then it is created anew, which changes nothing
@@ -103,6 +106,14 @@ async def created(request: web.Request) -> web.StreamResponse:
     # One that is away makes it when a container needs it.
     refuse(refusal(part for part in told if part.status != 503))
     return answer(copies.volume(copies.of_one(told)), status=201)
+
+
+async def _refuse_away(request: web.Request, usable: Sequence[Engine], name: str) -> None:
+    """Raises Problem (503): it is on a node that cannot be used, and shall not be made anew and empty elsewhere."""
+    services = request.app[SERVICES]
+    node = services.volumes.away(name, services.pool.nodes())
+    if node is not None and not good(await ask_each(request, usable, _path(name))):
+        raise Problem(503, volume_places.where(name, node))
 
 
 async def removed(request: web.Request) -> web.StreamResponse:
