@@ -129,8 +129,8 @@ class Looking:
 
 def last_named(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Of the nodes (by name) with an image of one name, as their engines inspect it, those with the one that has got it
-    last. One engine gives a name that it
-    builds anew to the new image alone; here a copy of the former one may be left on another node."""
+    last. One engine gives a name that it builds anew to the new image alone; here a copy of the former one may be left
+    on another node."""
     last = max(map(_named_at, images.values()))
     meant = [image for image in images.values() if _named_at(image) == last]
     return [node for node, image in images.items() if any(_same(image, one) for one in meant)]
