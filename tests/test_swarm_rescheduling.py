@@ -188,6 +188,20 @@ def test_a_volume_whose_node_is_away_is_not_made_anew(clean: RunningPool) -> Non
     assert clean.docker("run", "--rm", "-v", "left:/data", "busybox", "ls", "/data") == "file\n"
 
 
+def test_a_container_whose_node_goes_away_while_it_is_made_is_not_waited_for(clean: RunningPool) -> None:
+    node = clean.engines[1]
+    clean.run("before")  # so that no engine need be asked for the image
+    clean.docker("rm", "-f", "before")
+    clean.kill_agent(node)
+    bound = ("-e", f"constraint:node=={node.name}")
+    said = clean.docker("create", "--name", "late", *bound, "busybox", code=1)
+    assert f"node {node.name} went away while the container was being made: " in said
+    clean.start_agent(node)
+    wait_until(clean.complete, "the node is back")
+    wait_rows(clean, {})
+    assert clean.run("late", *on(node)) == node.name
+
+
 def test_users_of_a_new_volume_that_start_at_once_share_it(clean: RunningPool) -> None:
     names = [f"user{number}" for number in range(4)]
     with ThreadPoolExecutor(len(names)) as clients:

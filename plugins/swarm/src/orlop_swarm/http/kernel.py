@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 FRAMEWORK: Final = "swarm"
 #: A pull may be part of it.
 MADE_WITHIN_S: Final = 3_600.0
+#: Meanwhile it is looked so often whether its node is still there.
+NODE_LOOK_S: Final = 1.0
 #: An engine has done something; its agent tells the kernel within so long, or something is wrong.
 TOLD_WITHIN_S: Final = 10.0
 #: What moves is made again within so long once it has a place, and gets one within so long if there is any.
@@ -69,7 +71,7 @@ class KernelContainers:
         image = await self._looking.image(engines, body.get("Image"))
         holders = await self._looking.holders(engines, body)
         unknown = holders.unknown if not node else ()
-        await self._refuse_away(unknown)
+        await self._refuse_away(unknown, holders.silent)
         beside = await self._looking.dependencies(engines, body)
         allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
         home = ""
@@ -101,10 +103,10 @@ class KernelContainers:
                 raise  # it is something else that is not there
         return await self._make_where_it_is(order, allowed, image, creation.version)
 
-    async def _refuse_away(self, volumes: Sequence[str]) -> None:
+    async def _refuse_away(self, volumes: Sequence[str], silent: Mapping[str, str]) -> None:
         """Of those that no engine has. Raises Problem: one is on a node that cannot be used, and shall not be made anew
-        and empty elsewhere."""
-        away = {one.id: one for one in self._pool.nodes() if one.unavailable} if volumes else {}
+        and empty elsewhere. silent: names of nodes that were asked in vain, and why."""
+        away = volume_places.away_among(self._pool.nodes(), silent) if volumes else {}
         if not away:
             return
         view = await self._host.view(FRAMEWORK)
@@ -161,10 +163,7 @@ class KernelContainers:
         reserved = await self._reserved(order)
         self._making.add(reserved.key)
         try:
-            # Once it is there, it is: its node tells of it again if what is known of it were lost.
-            task = await self._host.wait_for(
-                FRAMEWORK, reserved.name, lambda one: _made(one, reserved.key), MADE_WITHIN_S, durable=False
-            )
+            task = await self._until_made(reserved)
         finally:
             self._making.discard(reserved.key)
         if task is None or task.key != reserved.key or not task.live:
@@ -175,6 +174,26 @@ class KernelContainers:
             self._looking.volumes.noted(task.node or "", volume)
         warnings = task.status.message.splitlines() if task.state is TaskState.PREPARED else []
         return Created(id=container, node=task.node or "", name=reserved.name, warnings=warnings)
+
+    async def _until_made(self, reserved: Reserved) -> Task | None:
+        """Its task, made or over. Raises Problem: its node has gone away before that, and it is given up; TimeoutError,
+        NotAvailable."""
+        until_s = time.monotonic() + MADE_WITHIN_S
+        while True:
+            # Once it is there, it is: its node tells of it again if what is known of it were lost.
+            made = self._host.wait_for(
+                FRAMEWORK, reserved.name, lambda one: _made(one, reserved.key), NODE_LOOK_S, durable=False
+            )
+            try:
+                return await made
+            except TimeoutError:
+                if time.monotonic() > until_s:
+                    raise
+            task = (await self._host.view(FRAMEWORK)).live.get(reserved.key)
+            node = next((one for one in self._pool.nodes() if task is not None and one.id == task.node), None)
+            if node is not None and node.unavailable:
+                await self._command(Discard(key=reserved.key))
+                raise Problem(500, f"node {node.name} went away while the container was being made: {node.unavailable}")
 
     async def _reserved(self, order: Create) -> Reserved:
         """Raises Problem, NotAvailable."""

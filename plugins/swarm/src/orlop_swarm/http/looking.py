@@ -51,11 +51,13 @@ class Image:
 @attrs.frozen(kw_only=True)
 class Holders:
     """nodes: the names of those where a container has to be; None: anywhere. for_good: also when it moves, for there is
-    nothing of what it needs on others. unknown: names of volumes that no engine has, of the engines' own driver."""
+    nothing of what it needs on others. unknown: names of volumes that no engine has, of the engines' own driver.
+    silent: names of nodes that have not answered, and why."""
 
     nodes: frozenset[str] | None
     for_good: bool
     unknown: tuple[str, ...] = ()
+    silent: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class Looking:
@@ -100,7 +102,9 @@ class Looking:
         paths += [f"/networks/{quote(name, safe='')}" for name in networks]
         holders: frozenset[str] | None = None
         for_good = False
+        silent: dict[str, str] = {}
         for position, answers in enumerate(await asyncio.gather(*(_each(engines, path) for path in paths))):
+            silent |= {node: str(body["message"]) for node, (status, body) in answers.items() if status == 503}
             having = {node: found for node, (status, found) in answers.items() if status == 200}
             if position < len(volumes) and not having and volumes[position] in of_engine:
                 unknown.append(volumes[position])
@@ -110,7 +114,7 @@ class Looking:
             together = home if holders is None else holders & home
             holders = together if together or position < len(volumes) else holders
             for_good |= position < len(volumes) or having.keys() == home
-        return Holders(nodes=holders, for_good=for_good, unknown=tuple(unknown))
+        return Holders(nodes=holders, for_good=for_good, unknown=tuple(unknown), silent=silent)
 
     async def dependencies(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> str:
         """The name of the node that has the containers it depends on; empty: there are none, or no engine has them.

@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
+import attrs
 import orjson
 from aiohttp import hdrs, web
 
@@ -27,6 +28,13 @@ BELIEVED_S: Final = 30.0
 ANSWER_WITHIN_S: Final = 60.0
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+def away_among(nodes: Iterable[EngineNode], silent: Mapping[str, str]) -> dict[str, EngineNode]:
+    """Those that cannot be used, by their ids. silent: names of those that were asked in vain, and why: of a node that
+    was lost a moment ago the kernel does not know yet."""
+    known = [attrs.evolve(one, unavailable=one.unavailable or silent.get(one.name, "")) for one in nodes]
+    return {one.id: one for one in known if one.unavailable}
 
 
 def where(name: str, node: EngineNode) -> str:
@@ -55,10 +63,9 @@ class VolumePlaces:
         """Ids of those that had it when they were last heard of."""
         return [node for node, names in self._names.items() if name in names]
 
-    def away(self, name: str, nodes: Iterable[EngineNode]) -> EngineNode | None:
-        """The first of these nodes that has it and cannot be used."""
-        having = self.nodes(name)
-        return next((one for one in nodes if one.unavailable and one.id in having), None)
+    def one_of(self, name: str, nodes: Mapping[str, EngineNode]) -> EngineNode | None:
+        """The first of these nodes, by their ids, that has it."""
+        return next((nodes[node] for node in self.nodes(name) if node in nodes), None)
 
     async def look(self, pool: Pool) -> None:
         """Asks those that have come, and those that were not asked for a while. Raises NotAvailable."""

@@ -111,8 +111,12 @@ async def created(request: web.Request) -> web.StreamResponse:
 async def _refuse_away(request: web.Request, usable: Sequence[Engine], name: str) -> None:
     """Raises Problem (503): it is on a node that cannot be used, and shall not be made anew and empty elsewhere."""
     services = request.app[SERVICES]
-    node = services.volumes.away(name, services.pool.nodes())
-    if node is not None and not good(await ask_each(request, usable, _path(name))):
+    if not services.volumes.nodes(name):
+        return
+    told = await ask_each(request, usable, _path(name))
+    silent = {part.node: str(part.content) for part in told if part.status == 503}
+    node = services.volumes.one_of(name, volume_places.away_among(services.pool.nodes(), silent))
+    if node is not None and not good(told):
         raise Problem(503, volume_places.where(name, node))
 
 
