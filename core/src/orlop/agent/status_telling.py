@@ -34,7 +34,7 @@ TOKENS: Final = frozenset({RESEND, PASSED, GATHERED})
 
 
 class StatusTelling:
-    """See the module. records: the worker's, which go on changing; each is `note`d when it has changed or is gone."""
+    """See the module. records: the worker's, which go on changing; it says so of each."""
 
     def __init__(self, records: Mapping[str, TaskRecord]) -> None:
         self._records = records
@@ -45,13 +45,25 @@ class StatusTelling:
         #: Tasks whose start is under way.
         self._starting: set[str] = set()
         self._timers: set[str] = set()
-        for task in records:
-            self.confirmed(task)
+        for record in records.values():
+            self.remembered(record)
+
+    def remembered(self, record: TaskRecord) -> None:
+        """It is the task's record from now on: of its status, or of what the server has confirmed."""
+        if record.unacknowledged:
+            self._unconfirmed[record.assignment.task] = None
+        else:
+            self._unconfirmed.pop(record.assignment.task, None)
+
+    def forgotten(self, task: str) -> None:
+        """There is no record of it any more."""
+        for tasks in (self._unconfirmed, self._passing, self._gathered):
+            tasks.pop(task, None)
+        self._starting.discard(task)
 
     def changed(self, record: TaskRecord, now: Now) -> None:
-        """Its status may be a new one."""
+        """Its status may be a new one, to be told of."""
         task = record.assignment.task
-        self.confirmed(task)
         passes = record.status.state in PASSING and not record.waits_prepared
         if passes and not record.to_stop:
             self._starting.add(task)
@@ -61,14 +73,6 @@ class StatusTelling:
             self._passing.setdefault(task, now.monotonic_ms)
         elif record.unacknowledged:
             self._gathered[task] = None
-
-    def confirmed(self, task: str) -> None:
-        """What the server has of the task's status may be another, or there is no record of it any more."""
-        record = self._records.get(task)
-        if record is not None and record.unacknowledged:
-            self._unconfirmed[task] = None
-        else:
-            self._unconfirmed.pop(task, None)
 
     def tell(self) -> Iterator[Effect]:
         """What is to be told now, and when something will be."""
@@ -115,4 +119,4 @@ class StatusTelling:
             yield Tell(told)
 
     def _statuses(self, tasks: Iterable[str]) -> tuple[Status, ...]:
-        return tuple(self._records[task].status for task in tasks if task in self._records)
+        return tuple(self._records[task].status for task in tasks)

@@ -347,7 +347,7 @@ class Worker:
                 continue
             if record.status.state is TaskState.REMOVED and sequence == record.status.sequence:
                 del self._records[task]
-                self._telling.confirmed(task)
+                self._telling.forgotten(task)
                 yield Drop(task)
             else:
                 self._remember(attrs.evolve(record, acknowledged=sequence))
@@ -409,4 +409,4 @@ class Worker:
 
     def _remember(self, record: TaskRecord) -> None:
         self._records[record.assignment.task] = record
-        self._telling.confirmed(record.assignment.task)
+        self._telling.remembered(record)
