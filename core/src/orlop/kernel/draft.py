@@ -165,6 +165,12 @@ class Draft:
             usage = self._usage[role] = dict(self._role_usage.get(role, NOTHING).units)
         return usage
 
+    def _count_usage(self, role: str, amounts: Resources, sign: int = 1) -> None:
+        """The role's placed tasks take so much more, or with a sign of -1 less."""
+        usage = self.usage(role)
+        for kind, amount in amounts.units.items():
+            usage[kind] = usage.get(kind, 0) + sign * amount
+
     def group_tasks(self, framework: str, group: str) -> Iterator[Task]:
         """The latest task of each key of a group, in the order of keys."""
         part = self._framework(framework)
@@ -311,9 +317,7 @@ class Draft:
         """more: of some kinds it may be less than before."""
         assert task.placement is not None
         node_id = task.placement.node
-        usage = self.usage(task.role)
-        for kind, amount in more.units.items():
-            usage[kind] = usage.get(kind, 0) + amount
+        self._count_usage(task.role, more)
         held = self._candidates.get(node_id)
         if held is None or task.sequence not in held.tasks or not more:
             return
@@ -332,9 +336,7 @@ class Draft:
         after = Candidate(before.node, before.free - needs, unheld, held, before.facts, before.heard)
         self._put_candidate(after)
         self.taken.append(node_id)
-        usage = self.usage(task.role)
-        for kind, amount in needs.units.items():
-            usage[kind] = usage.get(kind, 0) + amount
+        self._count_usage(task.role, needs)
         self._framework(task.framework).held(task.group, node_id, 1)
         placement = Placement(node=node_id, ports=ports, at_utc_ms=self.now.utc_ms)
         status = Status(task=task.id, state=TaskState.ASSIGNED, incarnation=1, at_utc_ms=self.now.utc_ms)
@@ -390,9 +392,7 @@ class Draft:
     def _release(self, task: Task) -> None:
         assert task.placement is not None
         needs = self._specs[task.spec].spec.resources
-        usage = self.usage(task.role)
-        for kind, amount in needs.units.items():
-            usage[kind] = usage.get(kind, 0) - amount
+        self._count_usage(task.role, needs, -1)
         self._framework(task.framework).held(task.group, task.placement.node, -1)
         before = self._candidates.get(task.placement.node)
         if before is None or task.sequence not in before.tasks:
