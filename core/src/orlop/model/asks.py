@@ -18,8 +18,17 @@ NOW_OR_NEVER: Final = 0
 
 def spec_id(spec: Spec) -> str:
     """The content hash under which a spec is stored: 32 hexadecimal digits."""
-    canonical = orjson.dumps(to_plain(spec), option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(canonical).hexdigest()[:32]
+    return id_of(canonical(spec))
+
+
+def canonical(spec: Spec) -> bytes:
+    """The same for equal specs. Raises TypeError: it has no JSON."""
+    return orjson.dumps(to_plain(spec), option=orjson.OPT_SORT_KEYS)
+
+
+def id_of(content: bytes) -> str:
+    """See `spec_id`. content: a spec's, `canonical`."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 @attrs.frozen(kw_only=True)

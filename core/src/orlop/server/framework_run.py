@@ -32,7 +32,7 @@ from orlop.framework import (
 )
 from orlop.kernel.events import Amendment, FrameworkActions, KillKey
 from orlop.kernel.state import FrameworkState, State, StoredObject
-from orlop.model.asks import Explanation, Request, spec_id
+from orlop.model.asks import Explanation, Request, id_of
 from orlop.model.clock import Now
 from orlop.model.documents import DocumentError, from_plain, parse_versioned, to_plain
 from orlop.model.events import LogEntry
@@ -112,10 +112,10 @@ class FrameworkRunner:
         known = self._spec_ids.get(id(spec))
         if known is not None and known[0] is spec:
             return known[1]
-        self.storable.spec(key, spec)
+        content = self.storable.spec(key, spec)
         if len(self._spec_ids) >= SPEC_IDS_REMEMBERED:
             self._spec_ids.clear()
-        made = spec_id(spec)
+        made = id_of(content)
         self._spec_ids[id(spec)] = (spec, made)
         return made
 

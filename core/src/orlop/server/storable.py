@@ -15,14 +15,16 @@ from orlop.framework import Emit
 from orlop.kernel import records
 from orlop.kernel.loading import encode
 from orlop.kernel.state import StoredObject
-from orlop.model.asks import Request
-from orlop.model.documents import to_bytes
+from orlop.model.asks import Request, canonical
 from orlop.model.tasks import Spec
+from orlop.model.versions import VERSIONS
 from orlop.store import requests
 
 #: Of the UTF-8 of keys, names, groups, roles and ids of objects. They are repeated in the event log, of which a record
 #: holds many.
 NAME_BYTES_MAX: Final = 4_096
+#: What a spec's document has beside its content.
+VERSION_BYTES: Final = len(f'"v":{VERSIONS.of(Spec)},')
 
 
 class Unstorable(ValueError):
@@ -46,14 +48,14 @@ class Storable:
             raise _wrong(key, error) from error
         self._check_size(key, size)
 
-    def spec(self, key: str, spec: Spec) -> None:
-        """key: of the ask."""
-        what = f"the spec of {key!r}"
+    def spec(self, key: str, spec: Spec) -> bytes:
+        """Its canonical form, from which its id is made. key: of the ask."""
         try:
-            size = len(to_bytes(spec))
+            content = canonical(spec)
         except (TypeError, ValueError) as error:
             raise _wrong(key, error) from error
-        self._check_size(what, size)
+        self._check_size(f"the spec of {key!r}", len(content) + VERSION_BYTES)
+        return content
 
     def ask(self, request: Request) -> None:
         """All but its spec: what becomes part of its task."""
