@@ -184,7 +184,7 @@ def _skip(desk: Desk, run: Run, reason: str) -> Run:
 def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     """Takes up what has become of the run's task."""
     if run.state is RunState.AWAITING:
-        if (deadline_ms := _awaited_until_ms(record.job, run)) is not None and deadline_ms <= desk.now_ms:
+        if (deadline_ms := _deadline_ms(record.job, _began_ms(run))) is not None and deadline_ms <= desk.now_ms:
             reason = f"nobody said within {record.job.max_completion_time} s how it ended"
             _attempt_failed(desk, record, run, reason)
         return
@@ -199,22 +199,21 @@ def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
         _attempt_ended(desk, record, run, task)
     elif run.stop is not None:
         _kill(desk, run)
-    elif (deadline_ms := _deadline_ms(record.job, task)) is not None and deadline_ms <= desk.now_ms:
+    elif (deadline_ms := _deadline_ms(record.job, task.started_utc_ms)) is not None and deadline_ms <= desk.now_ms:
         stop(desk, record, run, Stop.LATE, f"it ran longer than {record.job.max_completion_time} s")
 
 
-def _deadline_ms(job: Job, task: Task) -> int | None:
-    if not job.max_completion_time or task.started_utc_ms is None:
+def _deadline_ms(job: Job, began_ms: int | None) -> int | None:
+    """When an attempt that began then (None: it has not yet) takes too long. None: never."""
+    if not job.max_completion_time or began_ms is None:
         return None
-    return task.started_utc_ms + job.max_completion_time * 1000
+    return began_ms + job.max_completion_time * 1000
 
 
-def _awaited_until_ms(job: Job, run: Run) -> int | None:
-    """The same where the task has ended, and it is still to be said how the run has."""
+def _began_ms(run: Run) -> int:
+    """Of a run's last attempt, whose task has ended."""
     attempt = run.attempts[-1]
-    if not job.max_completion_time:
-        return None
-    return (attempt.started_ms or attempt.asked_ms) + job.max_completion_time * 1000
+    return attempt.started_ms or attempt.asked_ms
 
 
 def _attempt_ended(desk: Desk, record: JobRecord, run: Run, task: Task | None) -> None:
@@ -500,12 +499,12 @@ def _next_time(desk: Desk, record: JobRecord) -> int | None:
         if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
             times.append(run.due_ms)
         elif run.state is RunState.AWAITING:
-            if (deadline_ms := _awaited_until_ms(job, run)) is not None:
+            if (deadline_ms := _deadline_ms(job, _began_ms(run))) is not None:
                 times.append(deadline_ms)
         elif run.state is RunState.ACTIVE:
             task = _task_of(desk, run)
             if task is None:
                 times.append(run.attempts[-1].asked_ms + UNSEEN_MS)
-            elif run.stop is None and (deadline_ms := _deadline_ms(job, task)) is not None:
+            elif run.stop is None and (deadline_ms := _deadline_ms(job, task.started_utc_ms)) is not None:
                 times.append(deadline_ms)
     return min(times, default=None)

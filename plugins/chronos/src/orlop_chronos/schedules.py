@@ -218,8 +218,7 @@ class Crontab(Trigger):
         return Moment(found, 0) if found is not None and found <= LATEST_MS else None
 
     def last_until(self, at_ms: int, start: Moment) -> Moment:
-        found = self._next(at_ms + 1, reverse=True)
-        found = max(found, start.at_ms) if found is not None else start.at_ms
+        found = max(self._next(at_ms + 1, reverse=True) or start.at_ms, start.at_ms)
         # Where the clock was set back, the library, which goes by the clock on the wall, overlooks what was due before.
         while (later := self._next(found, reverse=False)) is not None and later <= at_ms:
             found = later
