@@ -80,7 +80,7 @@ UPDATE: Final[Shape] = {
     "PidsLimit": int,
     "RestartPolicy": _RESTART,
 }
-#: Of a container's configuration; without any of these there is none.
+#: Of a container's configuration, what the pool looks at.
 _CONFIGURED: Final = {
     "Image": str,
     "Cmd": None,

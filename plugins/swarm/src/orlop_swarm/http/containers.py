@@ -58,7 +58,7 @@ def routes() -> list[web.RouteDef]:
             web.route(method, f"/containers/{_NAME}/checkpoints", _handed_on("/checkpoints"))
             for method in _LIST_OR_MAKE
         ),
-        web.delete(f"/containers/{_NAME}/checkpoints/{'{checkpoint}'}", remove_checkpoint),
+        web.delete(f"/containers/{_NAME}/checkpoints/{{checkpoint}}", remove_checkpoint),
         web.delete("/containers/{name:.*}", remove),
     ]
 

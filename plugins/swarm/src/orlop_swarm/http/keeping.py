@@ -9,25 +9,19 @@ Only the leader does so: other servers have not heard of the nodes' agents.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Final
 from urllib.parse import quote
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
-from orlop.framework import NotAvailable
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.finding import told
 from orlop_swarm.http.networks import copy_of
 from orlop_swarm.merging import copies
 from orlop_swarm.merging.answers import Answer
 from orlop_swarm.merging.copies import HOME_LABEL, NETWORK_LABEL, Copy, Shown
-
-#: How often it is looked whether an engine has come, or come back.
-LOOK_EVERY_S: Final = 1.0
-ANSWER_WITHIN_S: Final = 60.0
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -42,25 +36,6 @@ class NetworkKeeper:
         self._served: set[str] = set()
         #: Of nodes that are to be served, what they lacked at the last look: (node's id, network's label).
         self._lacked: frozenset[tuple[str, str]] = frozenset()
-
-    async def live(self, _: web.Application) -> AsyncIterator[None]:
-        """A cleanup context of an application: it is looked while that lives."""
-        looking = asyncio.create_task(self._look_for_ever())
-        yield
-        looking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await looking
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(ANSWER_WITHIN_S):
-                    await self.look()
-            except (NotAvailable, TimeoutError):
-                pass
-            except Exception:  # noqa: BLE001 - it must live: nothing else copies networks
-                _LOG.exception("a bug in the keeping of networks")
-            await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
         """Serves the nodes that have come since the last look. Raises NotAvailable."""

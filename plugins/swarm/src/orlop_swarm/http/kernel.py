@@ -17,7 +17,7 @@ from orlop.docker_containers import TASK_LABEL
 from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME
-from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.engines.interface import Engine, EngineNode, EngineUnavailable, Pool
 from orlop_swarm.framework import why_it_moves
 from orlop_swarm.http import copying, volume_places
 from orlop_swarm.http.finding import Owner, told
@@ -190,7 +190,7 @@ class KernelContainers:
                 if time.monotonic() > until_s:
                     raise
             task = (await self._host.view(FRAMEWORK)).live.get(reserved.key)
-            node = next((one for one in self._pool.nodes() if task is not None and one.id == task.node), None)
+            node = self._node_of(task) if task is not None else None
             if node is not None and node.unavailable:
                 await self._command(Discard(key=reserved.key))
                 raise Problem(500, f"node {node.name} went away while the container was being made: {node.unavailable}")
@@ -238,8 +238,12 @@ class KernelContainers:
                 raise _Taken(conflict)
         await self._ended(conflict.key)
 
+    def _node_of(self, task: Task) -> EngineNode | None:
+        return next((node for node in self._pool.nodes() if node.id == task.node), None)
+
     def _is_down(self, task: Task) -> bool:
-        return any(node.id == task.node and node.unavailable for node in self._pool.nodes())
+        node = self._node_of(task)
+        return node is not None and bool(node.unavailable)
 
     def _unplaced(self, order: Create, error: NotPlaced) -> str:
         """Classic Swarm's words for it, and then the kernel's."""

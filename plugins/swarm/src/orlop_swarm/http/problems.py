@@ -27,7 +27,7 @@ class NotFound(Problem):
 
 
 class NodeAway(Problem):
-    """The container is known, and its node does not answer. node: its name. reason: why not."""
+    """The container is known, and its node does not answer. reason: why not."""
 
     def __init__(self, reference: str, node: str, reason: str) -> None:
         super().__init__(503, f"Container {reference} is on node {node}, which is not available: {reason}")

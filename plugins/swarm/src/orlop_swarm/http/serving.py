@@ -10,6 +10,7 @@ from aiohttp import web
 from orlop.framework import NotAvailable
 from orlop_swarm.engines.interface import Connection, Dial, EngineUnavailable
 from orlop_swarm.engines.pool import EnginePool
+from orlop_swarm.http import recurring
 from orlop_swarm.http.application import make_application
 from orlop_swarm.http.balancing import Balancer
 from orlop_swarm.http.finding import Owners
@@ -46,8 +47,8 @@ def application(host: Host, settings: Config) -> web.Application:
         volumes=volumes,
     )
     made = make_application(services)
-    made.cleanup_ctx.append(NetworkKeeper(pool, lambda: _heard(host)).live)
-    made.cleanup_ctx.append(volumes.live(pool))
+    made.cleanup_ctx.append(recurring.beside(NetworkKeeper(pool, lambda: _heard(host)).look, "networks"))
+    made.cleanup_ctx.append(recurring.beside(lambda: volumes.look(pool), "volumes"))
     return made
 
 

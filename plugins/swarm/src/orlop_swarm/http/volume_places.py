@@ -8,26 +8,19 @@ volumes only by the containers that mount them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import attrs
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
-from orlop.framework import NotAvailable
 from orlop_swarm.engines.interface import Engine, EngineNode, EngineUnavailable, Pool
 from orlop_swarm.placement.wanted import LOCAL_DRIVER
 
-#: How often it is looked which engines can be used, and how old may be what one of these has said.
-LOOK_EVERY_S: Final = 1.0
+#: How old may be what an engine has said.
 BELIEVED_S: Final = 30.0
-ANSWER_WITHIN_S: Final = 60.0
-
-_LOG: Final = logging.getLogger(__name__)
 
 
 def away_among(nodes: Iterable[EngineNode], silent: Mapping[str, str]) -> dict[str, EngineNode]:
@@ -92,26 +85,3 @@ class VolumePlaces:
             self._asked[engine.node.id] = at
             volumes = content.get("Volumes") or ()
             self.told(engine.node.id, (one["Name"] for one in volumes if one.get("Driver") == LOCAL_DRIVER))
-
-    async def _look_for_ever(self, pool: Pool) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(ANSWER_WITHIN_S):
-                    await self.look(pool)
-            except (NotAvailable, TimeoutError):
-                pass
-            except Exception:  # noqa: BLE001 - it must live
-                _LOG.exception("a bug in the look at volumes")
-            await asyncio.sleep(LOOK_EVERY_S)
-
-    def live(self, pool: Pool) -> Callable[[web.Application], AsyncIterator[None]]:
-        """A cleanup context of an application: it is looked while that lives."""
-
-        async def context(_: web.Application) -> AsyncIterator[None]:
-            looking = asyncio.create_task(self._look_for_ever(pool))
-            yield
-            looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await looking
-
-        return context

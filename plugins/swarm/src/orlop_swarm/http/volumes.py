@@ -28,7 +28,7 @@ from orlop_swarm.http.networks import USED, unused_only
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging import copies
-from orlop_swarm.merging.answers import Answer, good, in_order, nobody_has_it, refusal
+from orlop_swarm.merging.answers import Answer, Document, good, in_order, nobody_has_it, refusal
 
 #: The driver of engines themselves.
 LOCAL: Final = "local"
@@ -91,14 +91,8 @@ async def created(request: web.Request) -> web.StreamResponse:
     asked, name = _meant(request, body.get("Name") or secrets.token_hex(32))
     if not asked:
         raise Problem(404, f"there is no node for the volume {body['Name']} with an engine that can be used")
-    if (body.get("Driver") or LOCAL) == LOCAL and "/" not in str(body.get("Name")):
-        await _refuse_away(request, asked, name)
-    if (body.get("Driver") or LOCAL) == LOCAL and len(asked) > 1:
-        there = good(await ask_each(request, asked, _path(name)))
-        if there:  # then it is created anew, which changes nothing
-            asked = [engine for engine in asked if engine.node.id in {part.node_id for part in there}]
-        else:
-            asked = [await home_for(request, asked, body)]
+    if (body.get("Driver") or LOCAL) == LOCAL:
+        asked = await _where_it_is(request, asked, name, body)
     told = await ask_each(
         request, asked, "/volumes/create", method="POST", body={**body, "Name": name}, within_s=WORK_WITHIN_S
     )
@@ -108,16 +102,24 @@ async def created(request: web.Request) -> web.StreamResponse:
     return answer(copies.volume(copies.of_one(told)), status=201)
 
 
-async def _refuse_away(request: web.Request, usable: Sequence[Engine], name: str) -> None:
-    """Raises Problem (503): it is on a node that cannot be used, and shall not be made anew and empty elsewhere."""
+async def _where_it_is(request: web.Request, asked: Sequence[Engine], name: str, body: Document) -> Sequence[Engine]:
+    """The engines that have it: to create it anew changes nothing there. Or the one that shall have it.
+
+    Raises Problem (503): it is on a node that cannot be used, and shall not be made anew and empty elsewhere.
+    """
     services = request.app[SERVICES]
-    if not services.volumes.nodes(name):
-        return
-    told = await ask_each(request, usable, _path(name))
-    silent = {part.node: str(part.content) for part in told if part.status == 503}
-    node = services.volumes.one_of(name, volume_places.away_among(services.pool.nodes(), silent))
-    if node is not None and not good(told):
-        raise Problem(503, volume_places.where(name, node))
+    may_be_away = "/" not in str(body.get("Name")) and services.volumes.nodes(name)
+    if len(asked) == 1 and not may_be_away:
+        return asked
+    told = await ask_each(request, asked, _path(name))
+    if there := {part.node_id for part in good(told)}:
+        return [engine for engine in asked if engine.node.id in there]
+    if may_be_away:
+        silent = {part.node: str(part.content) for part in told if part.status == 503}
+        node = services.volumes.one_of(name, volume_places.away_among(services.pool.nodes(), silent))
+        if node is not None:
+            raise Problem(503, volume_places.where(name, node))
+    return asked if len(asked) == 1 else [await home_for(request, asked, body)]
 
 
 async def removed(request: web.Request) -> web.StreamResponse:
