@@ -1,16 +1,20 @@
 """A minute of cron on three simulated servers and five nodes while everything breaks: a scenario, and what must hold.
 
 After all is healed, what is recorded is held against what the schedules say and against the programs that were really
-started: every due time is accounted for exactly once, by a run or with the reason why there was none; every program
+started: every due time is accounted for exactly once, by a run or with the reason why there was none; each backfill has
+a run for every due time of its stretch, all of them or, if nobody was told that it was accepted, none; every program
 belongs to a recorded attempt, and the other way round; children started only after their parents' successes.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import attrs
 
 from orlop.framework import Framework, View
 from orlop.testing.harness import START_UTC_MS
@@ -22,12 +26,47 @@ from orlop_chronos.model import Overlap
 from orlop_chronos.settings import Config
 from orlop_chronos.triggers import Due
 
+#: Two without parents, which may be removed, and one that no client removes.
+FIRST = ("fast", "slow", "lone")
+STAYS = "lone"
 PARENTS = {"sum": ["fast", "slow"], "last": ["sum"]}
+REPEATS = (None, None, 5, 9)
 OVERLAPS = ("queue", "forbid", "replace", "allow")
 
 
-def definition(name: str, chance: random.Random) -> reading.Definition:
-    """A job of that name: intervals from 3 to 12 s, or after its parents."""
+@attrs.frozen
+class Interval:
+    """A schedule in words of its own. repeats: how often in all; None: without end."""
+
+    start_ms: int
+    period_s: int
+    repeats: int | None
+
+    @property
+    def text(self) -> str:
+        start = instants.format_instant(instants.wall_at(self.start_ms, instants.UTC))
+        return f"R{'' if self.repeats is None else self.repeats}/{start}/PT{self.period_s}S"
+
+    def within(self, from_ms: int, until_ms: int) -> list[int]:
+        """When it is due then, both ends included."""
+        numbers = itertools.count() if self.repeats is None else range(self.repeats)
+        due = (self.start_ms + number * self.period_s * 1000 for number in numbers)
+        return [at_ms for at_ms in itertools.takewhile(lambda at_ms: at_ms <= until_ms, due) if at_ms >= from_ms]
+
+
+@attrs.frozen(kw_only=True)
+class Backfill(orders.Backfill):
+    """Its client knows when the job is due."""
+
+    interval: Interval
+
+    @property
+    def due_times(self) -> Counter[int]:
+        return Counter(self.interval.within(self.from_ms, self.until_ms))
+
+
+def definition(name: str, interval: Interval, chance: random.Random) -> reading.Definition:
+    """A job of that name, which is due by that interval or after its parents."""
     document: dict[str, Any] = {
         "name": name,
         "command": "work",
@@ -43,30 +82,43 @@ def definition(name: str, chance: random.Random) -> reading.Definition:
     if name in PARENTS:
         document["parents"] = PARENTS[name]
     else:
-        start = instants.format_instant(instants.wall_at(START_UTC_MS + chance.randint(0, 20_000), instants.UTC))
-        document["schedule"] = f"R{chance.choice(['', '', '5', '9'])}/{start}/PT{chance.randint(3, 12)}S"
+        document["schedule"] = interval.text
     return reading.read_job(document, START_UTC_MS, reading.Defaults(disk=0))
 
 
 class Cron(Scenario):
-    """Clients define jobs, run them by hand, kill, disable and enable them, and sometimes remove one."""
+    """Clients define jobs, run them by hand and for stretches of time, kill, disable and enable them, and sometimes
+    remove one."""
 
     def __init__(self) -> None:
         self.started: Counter[str] = Counter()
+        self.backfilled = 0
+        self.backfills: list[Backfill] = []
+        self.backfills_in_doubt: list[Backfill] = []
 
     def frameworks(self) -> Iterable[Framework]:
         return [Chronos(Config(history_count=10_000))]
 
     def commands(self, chance: random.Random) -> Iterable[tuple[float, str, Any]]:
-        names = ["fast", "slow", "lone", "sum", "last"]
+        names = [*FIRST, "sum", "last"]
+        intervals = {}
         for position, name in enumerate(names):
-            put = orders.PutJob(definition=definition(name, chance), names=reading.NAMES_V3)
+            intervals[name] = interval = Interval(
+                START_UTC_MS + chance.randint(0, 20_000), chance.randint(3, 12), chance.choice(REPEATS)
+            )
+            put = orders.PutJob(definition=definition(name, interval, chance), names=reading.NAMES_V3)
             # Several times: one may be refused, and a parent must be there before its child.
             for again in range(4):
                 yield min(position + again * 10.0, 59), "chronos", put
         for _ in range(chance.randint(0, 8)):
             name = chance.choice(names)
             yield chance.uniform(5, 59), "chronos", self._disturbance(name, chance)
+        for _ in range(chance.randint(1, 3)):
+            from_ms = START_UTC_MS + chance.randint(-20_000, 60_000)
+            until_ms = from_ms + chance.randint(0, 30_000)
+            name = chance.choice((STAYS, *FIRST))
+            order = Backfill(name=name, from_ms=from_ms, until_ms=until_ms, interval=intervals[name])
+            yield chance.uniform(5, 59), "chronos", order
 
     @staticmethod
     def _disturbance(name: str, chance: random.Random) -> orders.Order:
@@ -75,14 +127,23 @@ class Cron(Scenario):
                 return orders.StartJob(name=name)
             case "kill":
                 return orders.KillRuns(name=name)
-            case "delete":
+            case "delete" if name != STAYS:
                 return orders.DeleteJob(name=name)
             case "pause":
                 return orders.Pause(paused=True)
             case "resume":
                 return orders.Pause(paused=False)
             case what:
-                return orders.SetDisabled(name=name, disabled=what == "disable")
+                return orders.SetDisabled(name=name, disabled=what in ("disable", "delete"))
+
+    def answered(self, framework: str, command: Any, reply: Any) -> None:
+        if isinstance(command, Backfill):
+            self.backfills.append(command)
+            assert reply == command.due_times.total(), (command, reply)
+
+    def unknown(self, framework: str, command: Any) -> None:
+        if isinstance(command, Backfill):
+            self.backfills_in_doubt.append(command)
 
     def ends(self, framework: str, key: str, chance: random.Random) -> tuple[float, int]:
         self.started[key] += 1
@@ -105,7 +166,21 @@ class Cron(Scenario):
             runs = runs_of(view, name)
             check_due_times(view, record, runs)
             check_parents(view, record, runs)
+        if STAYS in view.objects(documents.JOB):
+            self._check_backfills(runs_of(view, STAYS))
         self._check_programs(view)
+
+    def _check_backfills(self, runs: list[Run]) -> None:
+        """Of the job that no client removes: nothing of it is forgotten."""
+        found = Counter(run.nominal_ms for run in runs if run.cause is Cause.BACKFILL)
+        expected = sum((order.due_times for order in self.backfills if order.name == STAYS), Counter())
+        in_doubt = [order.due_times for order in self.backfills_in_doubt if order.name == STAYS]
+        possible = [expected]
+        for due in in_doubt:
+            possible += [one + due for one in possible]
+        assert found in possible, (found, expected, in_doubt)
+        assert not any(run.state is RunState.SKIPPED for run in runs if run.cause is Cause.BACKFILL)
+        self.backfilled += found.total()
 
     def _check_programs(self, view: View) -> None:
         """Every program is a recorded attempt's, and every attempt that ran had its program."""

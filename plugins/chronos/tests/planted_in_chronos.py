@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orlop_chronos import attending, ending
+from orlop_chronos import attending, ending, executing
 from orlop_chronos.documents import Cause
 
 
@@ -20,6 +20,17 @@ def every_due_time_twice(patch: pytest.MonkeyPatch) -> None:
         return create(desk, record, cause, *arguments, **members)
 
     patch.setattr(attending, "create_run", twice)
+
+
+def every_run_that_is_asked_for_twice(patch: pytest.MonkeyPatch) -> None:
+    """As if an order were carried out again by the next leader."""
+    create = executing.create_run
+
+    def twice(*arguments: Any, **members: Any) -> Any:
+        create(*arguments, **members)
+        return create(*arguments, **members)
+
+    patch.setattr(executing, "create_run", twice)
 
 
 def every_other_due_time(patch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from minute_of_cron import Cron
 from planted_in_chronos import (
     any_parent_will_do,
     every_other_due_time,
+    every_run_that_is_asked_for_twice,
     nothing_is_in_the_way,
     nothing_is_said_of_what_is_passed_over,
 )
@@ -19,7 +20,14 @@ from orlop.testing.simulation.world import Broken
 
 
 def test_no_due_time_is_missed_or_doubled(orlop_simulation: Any) -> None:
-    orlop_simulation(Cron, seeds=range(60))
+    played: list[Cron] = []
+
+    def cron() -> Cron:
+        played.append(Cron())
+        return played[-1]
+
+    orlop_simulation(cron, seeds=range(60))
+    assert any(one.backfilled for one in played)
 
 
 # --- does the net catch fish? ---
@@ -27,7 +35,13 @@ def test_no_due_time_is_missed_or_doubled(orlop_simulation: Any) -> None:
 
 @pytest.mark.parametrize(
     "plant",
-    [every_other_due_time, nothing_is_said_of_what_is_passed_over, any_parent_will_do, nothing_is_in_the_way],
+    [
+        every_other_due_time,
+        every_run_that_is_asked_for_twice,
+        nothing_is_said_of_what_is_passed_over,
+        any_parent_will_do,
+        nothing_is_in_the_way,
+    ],
 )
 def test_a_planted_fault_is_found(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
+from pool_of_containers import CPUS
 
 from orlop.agent.task_record import TaskRecord
+from orlop.framework import Spec
 from orlop_swarm import asking, framework
 
 
@@ -19,6 +22,17 @@ def whether_it_ran_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     """What moves is made, and waits for somebody to start it."""
     again = asking.again
     patch.setattr(asking, "again", lambda *arguments, **members: again(*arguments, **{**members, "runs": False}))
+
+
+def updates_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """What moves is made as it was first."""
+    again = asking.again
+
+    def as_it_was(spec: Spec, *arguments: Any, **members: Any) -> Any:
+        host = {**spec.payload["HostConfig"], "NanoCpus": CPUS}
+        return again(attrs.evolve(spec, payload={**spec.payload, "HostConfig": host}), *arguments, **members)
+
+    patch.setattr(asking, "again", as_it_was)
 
 
 def names_stay_taken(patch: pytest.MonkeyPatch) -> None:

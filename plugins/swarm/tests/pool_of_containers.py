@@ -1,29 +1,33 @@
 """A minute of a pool's life on three simulated servers and five nodes while everything breaks, and what must hold.
 
-Clients create, start, stop, rename and remove containers; operators kill some, and empty nodes. What is looked at: a
-name has one container at any moment; what moves runs elsewhere if it ran; and after all is healed each container is on
-one node, once, none that was made is missing without a reason, and none is there that a client has removed.
+Clients create, start, stop, rename, update and remove containers; operators kill some, and empty nodes. What is looked
+at: a name has one container at any moment; what moves runs elsewhere if it ran; what was updated stays so, wherever it
+moves; and after all is healed each container is on one node, once, none that was made is missing without a reason, and
+none is there that a client has removed.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
 
 import attrs
 
-from orlop.framework import Action, Desired, Framework, Outcome, Task, TaskState, View, stopped_by_drain
+from orlop.framework import Action, Desired, Framework, Outcome, Refused, Task, TaskState, View, stopped_by_drain
 from orlop.testing.scenario import Scenario, SimulatedCluster
 from orlop_swarm.asking import ID_LABEL
 from orlop_swarm.documents import CONTAINER, NAME, Container
 from orlop_swarm.framework import Swarm
-from orlop_swarm.orders import Create, Rename, Reserve, Reserved
+from orlop_swarm.orders import Change, Create, Rename, Reserve, Reserved
 
 NAMES: Final = ("db", "web", "mail", "cache", "queue")
 KEYS: Final = tuple(f"container-{number}" for number in range(12))
 MOVING: Final = frozenset(KEYS[:8])
+#: In billionths of a processor: what each is made with, and what it may be updated to.
+CPUS: Final = 200_000_000
+OTHER_CPUS: Final = (50_000_000, 100_000_000, 150_000_000)
 TOUCHES: Final = ("start", "start", "start", "stop", "remove")
 
 
@@ -37,9 +41,11 @@ class Renamed:
 
 
 class Pool(Swarm):
-    """Swarm, with a client that renames only what has a name reserved, as the route does."""
+    """Swarm, with clients that rename only what has a name reserved and update only what is there, as the routes do."""
 
     def command(self, view: View, command: Any) -> Iterable[Action]:
+        if isinstance(command, Change) and command.key not in view.live:
+            raise Refused("it is not there")
         if not isinstance(command, Renamed):
             return super().command(view, command)
         known = view.objects(CONTAINER).get(command.key)
@@ -60,6 +66,8 @@ class Containers(Scenario):
         self._gone: dict[str, str] = {}
         self._removed: set[str] = set()
         self._last: dict[str, Task] = {}
+        self._updated: dict[str, int] = {}
+        self._perhaps_updated: dict[str, set[int]] = defaultdict(set)
         self._ran: dict[str, bool] = {}
 
     def frameworks(self) -> Iterable[Framework]:
@@ -70,7 +78,7 @@ class Containers(Scenario):
             body: dict[str, Any] = {
                 "Image": "busybox",
                 "Labels": {ID_LABEL: key},
-                "HostConfig": {"NanoCpus": 2 * 10**8},
+                "HostConfig": {"NanoCpus": CPUS},
                 "Env": ["reschedule:on-node-failure"] if key in MOVING else [],
             }
             at_s = chance.uniform(0, 40)
@@ -79,6 +87,8 @@ class Containers(Scenario):
                 name, begun_s = chance.choice(NAMES), chance.uniform(at_s, 55)
                 yield begun_s, "swarm", Reserve(key=key, name=name)
                 yield begun_s + chance.uniform(0.1, 4), "swarm", Renamed(key, name, chance.random() < 0.7)
+            for _ in range(chance.choice((0, 1, 2))):
+                yield chance.uniform(at_s, 58), "swarm", Change(key=key, update={"NanoCpus": chance.choice(OTHER_CPUS)})
 
     def operations(self, chance: random.Random) -> Iterator[tuple[float, str, tuple[Any, ...]]]:
         for _ in range(chance.randint(10, 60)):
@@ -98,6 +108,13 @@ class Containers(Scenario):
             self._answered.add(reply.key)
         elif isinstance(command, Renamed) and command.done:
             self.happened["renamed"] += 1
+        elif isinstance(command, Change):
+            self.happened["updated"] += 1
+            self._updated[command.key] = command.update["NanoCpus"]
+
+    def unknown(self, framework: str, command: Any) -> None:
+        if isinstance(command, Change):
+            self._perhaps_updated[command.key].add(command.update["NanoCpus"])
 
     def touched(self, what: str, framework: str, key: str, task: str) -> None:
         self.happened[f"touched: {what}"] += 1
@@ -137,6 +154,7 @@ class Containers(Scenario):
         wanted = Desired.RUNNING if self._ran.get(key, False) else Desired.PREPARED
         assert task.stopping or task.desired is wanted, f"{key} is to be {task.desired} where it has moved to"
         self.happened[f"moved, {'running' if wanted is Desired.RUNNING else 'stopped'}"] += 1
+        self.happened["updated, and moved"] += key in self._updated
 
     def _note_whether_it_runs(self, key: str, task: Task) -> None:
         if task.running:
@@ -175,3 +193,5 @@ class Containers(Scenario):
         assert not back, f"have come back: {back}"
         for key, task in live.items():
             assert task.state in (TaskState.PREPARED, TaskState.RUNNING), (key, task.state)
+            cpus, updated = view.spec(task).payload["HostConfig"]["NanoCpus"], self._updated.get(key, CPUS)
+            assert cpus in {updated, *self._perhaps_updated[key]}, f"{key} has {cpus}, and was updated to {updated}"

@@ -12,6 +12,7 @@ from planted_in_swarm import (
     a_drain_is_a_removal,
     names_are_given_twice,
     names_stay_taken,
+    updates_are_forgotten,
     what_is_removed_is_made_again,
     whether_it_ran_is_forgotten,
 )
@@ -23,7 +24,8 @@ from orlop.testing.simulation.world import Broken
 #: What must have happened somewhere, or the histories would show nothing.
 HAPPENS: Final = {
     "made", "running", "touched: start", "touched: stop", "touched: remove", "moved, running", "moved, stopped",
-    "a client has removed it", "an operator has killed it", "its node was emptied", "renamed",
+    "a client has removed it", "an operator has killed it", "its node was emptied", "renamed", "updated",
+    "updated, and moved",
 }  # fmt: skip
 
 
@@ -47,9 +49,10 @@ def test_each_container_is_there_once_and_for_a_reason(orlop_simulation: Any) ->
     [
         (what_is_removed_is_made_again, 0),
         (whether_it_ran_is_forgotten, 8),
+        (updates_are_forgotten, 8),
         (names_stay_taken, 0),
         (names_are_given_twice, 0),
-        (a_drain_is_a_removal, 1),
+        (a_drain_is_a_removal, 4),
         (a_container_ends_with_its_run, 0),
     ],
 )
