@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop_swarm.placement.expressions import LENGTH_MAX, ExpressionError, parse
-from orlop_swarm.placement.regular import STEPS_REMEMBERED, Pattern, PatternError
 
 
 @pytest.mark.parametrize(
@@ -80,6 +79,8 @@ def test_what_is_refused(text: str, reason: str) -> None:
         ("node==/node-[1-3]$/", ["node-1", "node-3"], ["node-4", "node-1\n", "node-12"]),
         ("node==/a|b/", ["xa", "bx"], ["c"]),
         ("node==a|b", ["ax", "xb"], ["c", "ba"]),  # ^a|b$: what classic Swarm made of it
+        (r"node==/^\Qa.b\E$/", ["a.b"], ["acb"]),
+        (r"node==/^\pL+$/", ["aé"], ["a1"]),
         (r"node==/^\d+\.\w$/", ["12.a"], ["a.1", "12.", "1٣.a", "12.é"]),
         (r"node==/\bweb\b/", ["a-web-1", "web"], ["webs"]),
         ("node==/^(a*)*$/", ["", "aa"], ["ab"]),
@@ -121,20 +122,10 @@ def test_hostile_expressions_cost_little() -> None:
         "/^(a|a)*$/",
         "/(.*)(.*)(.*)(.*)(.*)(.*)x$/",
         "/^(a?)+$/",
-        "/" + "(" * 99 + "a" + ")" * 99 + "/",
+        "/" + "(" * 999 + "a" + ")" * 999 + "/",
+        "/" + "(" * 2_000 + "a" + ")" * 2_000 + "/",
     ):
         parse(f"node=={text}").matches(["a" * 5_000 + "b"])
-    with pytest.raises(PatternError, match="too deeply"):
-        Pattern("(" * 101 + ")" * 101)
-
-
-def test_what_is_remembered_has_an_end() -> None:
-    pattern = Pattern("(a|b)*z")
-    for number in range(STEPS_REMEMBERED + 10):
-        pattern.search(chr(0x4E00 + number))
-    assert sum(map(len, pattern._moments.values())) <= STEPS_REMEMBERED
-    assert len(pattern._moments) <= STEPS_REMEMBERED
-    assert pattern.search("abz")
 
 
 # --- against Python's own engine, on what both read alike ---
@@ -154,14 +145,11 @@ patterns = st.recursive(
 
 @given(patterns, st.lists(st.text("abAB-1.\n", max_size=6), max_size=5))
 def test_patterns_match_what_pythons_do(text: str, subjects: list[str]) -> None:
-    ours, theirs = Pattern(text), re.compile(text, re.ASCII)
+    ours, theirs = parse(f"node==/{text}/"), re.compile(text, re.ASCII)
     for subject in subjects:
-        assert ours.search(subject) == bool(theirs.search(subject)), (text, subject)
+        assert ours.accepts(subject) == bool(theirs.search(subject)), (text, subject)
 
 
-@given(st.text("a(|)[]*?+^$\\.-:iUd", max_size=10))
-def test_any_text_is_a_pattern_or_refused(text: str) -> None:
-    try:
-        Pattern(text).search("a-b")
-    except PatternError:
-        return
+@given(st.text("a(|)[]*?+^$\\.-:iUd", min_size=1, max_size=10))
+def test_any_text_may_stand_between_slashes(text: str) -> None:
+    parse(f"node==/{text}/").matches(["a-b"])

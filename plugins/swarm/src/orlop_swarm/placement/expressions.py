@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from orlop_swarm.placement.regular import Pattern, PatternError
+from orlop.framework import Pattern, PatternError
 
 #: The longest expression. Classic Swarm had no limit.
 LENGTH_MAX: Final = 4_096
@@ -67,7 +67,7 @@ class Expression:
         """Does the value match this text? The operator does not count."""
         if self.literal is not None:
             return text == self.literal
-        return self._pattern is not None and self._pattern.search(text)
+        return self._pattern is not None and self._pattern.is_found_in(text)
 
     def matches(self, texts: Iterable[str]) -> bool:
         """`==`: does any of them match? `!=`: does none?"""
