@@ -153,15 +153,20 @@ class ScenarioSimulation(Simulation):
         super().__init__(seed, workload, plan, shape)
         self._cluster = SimulatedCluster(self)
         self._seen: tuple[Any, ...] = ()
+        self._latest = 0
         for node in self.nodes.values():
             node.ends = self._ends
 
     def committed(self) -> State | None:
-        """The leader's; None while nobody leads."""
+        """The leader's; None while nobody leads, or only one that has slept and knows less than others after it."""
         leader = self.leader()
         if leader is None or leader.life is None or leader.life.leading is None:
             return None
-        return leader.life.leading.pipeline.committed
+        state = leader.life.leading.pipeline.committed
+        if state.version < self._latest:
+            return None
+        self._latest = state.version
+        return state
 
     def _ends(self, assignment: Assignment) -> tuple[int, int] | None:
         chance = self.world.source(f"ends/{assignment.framework}/{assignment.key}")
