@@ -224,6 +224,8 @@ def check_due_times(view: View, record: JobRecord, runs: list[Run]) -> None:
     until_ms = max([view.now.utc_ms, *accounted])
     expected = []
     moment = due.first()
+    if record.job.name in PARENTS:  # it has inherited a schedule, and goes by it from then on
+        moment = due.from_time(min(accounted, default=until_ms), due.first())  # type: ignore[arg-type]
     while moment is not None and moment != progress.upcoming and moment.at_ms <= until_ms:
         expected.append(moment.at_ms)
         moment = due.following(moment)
