@@ -42,8 +42,8 @@ def skipped(number: int, at_ms: int, reason: str, decided_ms: int, **members: An
     return run(number, at_ms, state="skipped", reason=reason, ended_ms=decided_ms, attempts=(), **members)
 
 
-def order(kind: Kind, sent_ms: int, *, job: str = "a", known: bool = True) -> Order:
-    return Order(kind=kind, job=job, sent_ms=sent_ms, answered_ms=sent_ms + 10 if known else None)
+def order(kind: Kind, sent_ms: int, *, job: str = "a", known: bool = True, **members: Any) -> Order:
+    return Order(kind=kind, job=job, sent_ms=sent_ms, answered_ms=sent_ms + 10 if known else None, **members)
 
 
 @attrs.define

@@ -123,6 +123,15 @@ def by_hand(story: Story) -> None:
     story.orders.append(order(Kind.START, at(9) + 3_995))
 
 
+def backfilled(story: Story) -> None:
+    """Two due times again, after all others."""
+    for number, due in ((10, 2), (11, 3)):
+        again = run(number, at(9) + (number - 9) * 2_500, cause="backfill")
+        story.runs.append(attrs.evolve(again, nominal_ms=at(due)))
+        story.programs.append(program(story.runs[number]))
+    story.orders.append(order(Kind.BACKFILL, at(9) + 100, stretch_ms=(at(1) + 1, at(3))))
+
+
 def disabled_for_a_while(story: Story) -> None:
     """Three due times fall into it; the last of them is made up for."""
     story.orders += [order(Kind.DISABLE, at(3) + 5_000), order(Kind.ENABLE, at(6) + 2_000)]
@@ -136,7 +145,8 @@ def disabled_for_a_while(story: Story) -> None:
 
 RIGHT = (
     missed_and_collapsed, missed_by_more_than_epsilon, overlap_forbidden, replaced, tried_again, lost_with_its_node,
-    lost_and_tried_again, held_up_by_one_whose_end_nobody_heard_of, by_hand, disabled_for_a_while,
+    lost_and_tried_again, held_up_by_one_whose_end_nobody_heard_of, by_hand, backfilled,
+    disabled_for_a_while,
 )  # fmt: skip
 
 
@@ -227,9 +237,9 @@ def a_run_at_any_time(story: Story) -> None:
     story.programs.append(program(story.runs[10]))
 
 
-@wrong("by backfill, which nobody asked for")
+@wrong("by sunshine, which nobody asked for")
 def a_cause_that_was_not_given(story: Story) -> None:
-    story.programs[4] = attrs.evolve(story.programs[4], cause="backfill")
+    story.programs[4] = attrs.evolve(story.programs[4], cause="sunshine")
 
 
 @wrong("by a parent, and it has none")
@@ -292,6 +302,32 @@ def a_lost_start_by_hand(story: Story) -> None:
 def a_start_by_nobody(story: Story) -> None:
     by_hand(story)
     story.orders.pop()
+
+
+@wrong("1 backfills of what was due at 1030000 were acknowledged, and are not recorded")
+def a_backfill_that_stopped_halfway(story: Story) -> None:
+    backfilled(story)
+    del story.runs[11], story.programs[11]
+
+
+@wrong("1 backfills of what was due at 1030000 are recorded that nobody asked for")
+def a_backfill_of_too_much(story: Story) -> None:
+    backfilled(story)
+    story.orders[-1] = attrs.evolve(story.orders[-1], stretch_ms=(at(2), at(2)))
+
+
+@wrong("1 backfills of what was due at 1020000 are recorded that nobody asked for")
+def a_backfill_that_was_made_twice(story: Story) -> None:
+    backfilled(story)
+    twice = run(12, at(9) + 7_000, cause="backfill")
+    story.runs.append(attrs.evolve(twice, nominal_ms=at(2)))
+    story.programs.append(program(story.runs[12]))
+
+
+@wrong("1020001 is no due time")
+def a_backfill_of_any_time(story: Story) -> None:
+    backfilled(story)
+    story.programs[10] = attrs.evolve(story.programs[10], nominal_ms=at(2) + 1)
 
 
 @wrong("no later run stands for it")

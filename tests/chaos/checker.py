@@ -26,7 +26,7 @@ def _judge(evidence: Evidence, name: str) -> Verdict:
     reasons = [*_existence(case), *_doubled(case), *_unordered(case), *_overlapping(case), *_too_many(case)]
     reasons += _forbidden(case)
     if case.history is not None:
-        reasons += [*records.check(case), *_by_hand(case), *families.check(case)]
+        reasons += [*records.check(case), *_by_hand(case), *_backfilled(case), *families.check(case)]
     served, owed, excused, missed = _served(case)
     first = [program for program in case.programs if program.attempt == 0 and program.cause in BY_TIME]
     return Verdict(
@@ -105,6 +105,9 @@ def _unordered(case: Case) -> Iterator[str]:
         elif program.cause == "parent":
             if not case.job.parents:
                 yield f"{what}: by a parent, and it has none"
+        elif program.cause == "backfill":
+            if not case.is_due_time(program.nominal_ms):
+                yield f"{what}: {program.nominal_ms} is no due time"
         elif program.cause != "manual":
             yield f"{what}: by {program.cause}, which nobody asked for"
         if program.attempt > case.job.retries:
@@ -155,10 +158,12 @@ def _forbidden(case: Case) -> Iterator[str]:
 
 
 def _allowed_again(case: Case, order: Order, at_ms: int, cause: str) -> bool:
-    """By hand a disabled job may be run; and somebody may have enabled it since."""
+    """By hand a disabled job may be run, and by a backfill; and somebody may have enabled it since."""
     if order.kind is Kind.DELETE:
         return False
-    return cause == "manual" or any(order.sent_ms < other.sent_ms <= at_ms for other in case.orders(Kind.ENABLE))
+    return cause in ("manual", "backfill") or any(
+        order.sent_ms < other.sent_ms <= at_ms for other in case.orders(Kind.ENABLE)
+    )
 
 
 def _by_hand(case: Case) -> Iterator[str]:
@@ -176,3 +181,17 @@ def _by_hand(case: Case) -> Iterator[str]:
         yield f"{lost} starts by hand were acknowledged, and are not recorded"
     if ghosts := len(made) - len(match(windows, made)):
         yield f"{ghosts} runs by hand are recorded that nobody asked for"
+
+
+def _backfilled(case: Case) -> Iterator[str]:
+    """Each acknowledged backfill has a run for each due time of its stretch, and no other has one."""
+    made = Counter(run.nominal_ms for run in case.history or () if run.cause == "backfill")
+    asked, certain = Counter[int](), Counter[int]()
+    for order in case.orders(Kind.BACKFILL):
+        due = case.due_within(*order.stretch_ms)
+        asked.update(due)
+        certain.update(due if order.acknowledged else ())
+    for at_ms, count in sorted((certain - made).items()):
+        yield f"{count} backfills of what was due at {at_ms} were acknowledged, and are not recorded"
+    for at_ms, count in sorted((made - asked).items()):
+        yield f"{count} backfills of what was due at {at_ms} are recorded that nobody asked for"

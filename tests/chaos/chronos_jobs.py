@@ -29,6 +29,8 @@ CLIENTS: Final = 2
 JOBS_SOON: Final = 40
 #: The share of further ones that are defined.
 LATER_JOBS: Final = 0.05
+#: The longest stretch of a backfill. Its runs go one after the other, and only while no other waits.
+BACKFILLED_MS: Final = 8_000
 ORDER_EVERY_S: Final = (0.3, 1.5)
 #: Of jobs that are defined without an epsilon below /scheduler, by the default settings.
 EPSILON_OF_2X_MS: Final = 60_000
@@ -65,13 +67,13 @@ class ChronosJobs:
         chance = self._cluster.chance()
         made = 0
         while not self._cluster.over.wait(chance.uniform(*ORDER_EVERY_S)):
-            kind = chance.choices(list(Kind), (8, 4, 1, 3, 1))[0]
+            kind = chance.choices(list(Kind), (8, 4, 1, 3, 1, 1))[0]
             if kind is Kind.CREATE:
                 if made < JOBS_SOON // CLIENTS or chance.random() < LATER_JOBS:
                     self._create(f"{prefix}{made}", chance)
                     made += 1
                 continue
-            known = [one for one in list(self._defined.values()) if one.doomed or kind is not Kind.DELETE]
+            known = [one for one in list(self._defined.values()) if _may_be(kind, one)]
             if known:
                 self._disturb(kind, chance.choice(known).job.name, chance)
 
@@ -115,10 +117,24 @@ class ChronosJobs:
                 self._send(kind, name, chance, "PUT", prefix)
             case Kind.DELETE:
                 self._send(kind, name, chance, "DELETE", prefix)
+            case Kind.BACKFILL:
+                from_ms = utc_ms() - chance.randint(0, 30_000)
+                until_ms = from_ms + chance.randint(0, BACKFILLED_MS)
+                stretch = urllib.parse.urlencode({"from": _instant(from_ms), "until": _instant(until_ms)})
+                self._send(kind, name, chance, "POST", f"{prefix}/backfill?{stretch}", stretch_ms=(from_ms, until_ms))
             case _:
                 self._send(kind, name, chance, "PUT", f"{prefix}/{kind}")
 
-    def _send(self, kind: Kind, name: str, chance: random.Random, method: str, path: str, document: Any = None) -> None:
+    def _send(
+        self,
+        kind: Kind,
+        name: str,
+        chance: random.Random,
+        method: str,
+        path: str,
+        document: Any = None,
+        stretch_ms: tuple[int, int] = (0, 0),
+    ) -> None:
         """Through any server, with a note of what was answered. What was refused leaves no order."""
         sent_ms = utc_ms()
         answered_ms = None
@@ -135,7 +151,8 @@ class ChronosJobs:
                 self.wrong.append(f"{method} {path}: {error.code} {text}")
         except (OSError, ValueError):
             pass
-        self.orders.append(Order(kind=kind, job=name, sent_ms=sent_ms, answered_ms=answered_ms))
+        order = Order(kind=kind, job=name, sent_ms=sent_ms, answered_ms=answered_ms, stretch_ms=stretch_ms)
+        self.orders.append(order)
 
     def _must_exist(self, name: str, at_ms: int) -> bool:
         orders = [one for one in list(self.orders) if one.job == name]
@@ -191,6 +208,20 @@ class ChronosJobs:
 
     def _programs(self) -> list[Program]:
         return [one for file in sorted(self._folder.iterdir()) for one in read_programs(file.name, file.read_text())]
+
+
+def _may_be(kind: Kind, definition: _Definition) -> bool:
+    """May a client ask for that?"""
+    match kind:
+        case Kind.DELETE:
+            return definition.doomed
+        case Kind.BACKFILL:
+            return not definition.job.parents
+    return True
+
+
+def _instant(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _document(job: Job, command: str) -> dict[str, Any]:

@@ -40,16 +40,21 @@ class Kind(enum.StrEnum):
     DISABLE = "disable"
     ENABLE = "enable"
     DELETE = "delete"
+    BACKFILL = "backfill"
 
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """What a client sent and was not refused. answered_ms: None when the outcome is not known."""
+    """What a client sent and was not refused.
+
+    answered_ms: None when the outcome is not known. stretch_ms: of a backfill, from when until when, both included.
+    """
 
     kind: Kind
     job: str
     sent_ms: int
     answered_ms: int | None
+    stretch_ms: tuple[int, int] = (0, 0)
 
     @property
     def acknowledged(self) -> bool:

@@ -176,7 +176,9 @@ class Witness:
         names = {task: node.info.name if node is not None else "" for task, node in said.items()}
         found = {task: node for task, (node, _) in self.running.items()}
         known_ms = self._world.now_ms - KNOWN_WITHIN_MS
+        stopping = {task.id for task in state.tasks.values() if task.live and task.stopping}
         differ = {task for task, _ in names.items() ^ found.items() if self._changed_ms.get(task, 0) <= known_ms}
+        differ -= stopping  # each of them may have ended, or still run
         if differ:
             raise Broken(f"the state does not say what runs: {', '.join(sorted(differ))}")
 
