@@ -44,6 +44,30 @@ def test_replace_stops_the_earlier_run_first() -> None:
     assert cluster.show("a")["errorCount"] == 0
 
 
+@pytest.mark.parametrize(
+    ("overlap", "states"),
+    [
+        ("queue", ["queued", "skipped"]),
+        ("forbid", ["queued", "skipped"]),
+        ("replace", ["killed", "queued"]),
+        ("allow", ["active", "active"]),
+    ],
+)
+def test_what_still_runs_of_a_removed_job_is_in_the_way_of_its_namesake(overlap: str, states: list[str]) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT10S", overlap=overlap)
+    (former,) = cluster.running("a")
+    cluster.cluster.nodes[str(former.node)].stops = lambda _: False  # it takes its time
+    cluster.give(orders.DeleteJob(name="a"))
+    cluster.put("a", schedule="R//PT10S", overlap=overlap)
+    cluster.advance(15)
+    assert cluster.states("a") == states
+    cluster.cluster.report_stopped(former)
+    cluster.cluster.settle()
+    assert former.id not in {task.id for task in cluster.running("a")}
+    assert len(cluster.running("a")) == states.count("active") + states.count("queued")
+
+
 def test_replace_gives_up_one_that_is_to_be_tried_again() -> None:
     cluster = ChronosCluster()
     cluster.put("a", schedule="R//PT10S", overlap="replace", retryDelay=15)

@@ -23,6 +23,7 @@ from orlop_chronos.documents import (
     RunState,
     Stop,
     identity_of,
+    is_task_of,
     task_key,
 )
 from orlop_chronos.ending import end, rule_is_met
@@ -95,7 +96,7 @@ def create_run(
         queued = sum(one.state is RunState.QUEUED for one in alike)
         if queued >= most_queued:
             return _skip(desk, run, f"{queued} runs were waiting already")
-    if policy is not Overlap.ALLOW and any(_is_in_the_way(one, run) for one in open_runs):
+    if policy is not Overlap.ALLOW and _must_wait(desk, record, run):
         run = attrs.evolve(run, state=RunState.QUEUED)
     desk.put_run(run)
     _start_if_due(desk, record, run)
@@ -310,10 +311,8 @@ def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
         return
     if run.due_ms > desk.now_ms:
         return
-    if record.job.overlap_policy is not Overlap.ALLOW:
-        others = (other for other in desk.open_runs(run.job) if other.number != run.number)
-        if any(_is_in_the_way(other, run) for other in others):
-            return
+    if record.job.overlap_policy is not Overlap.ALLOW and _must_wait(desk, record, run):
+        return
     number = len(run.attempts)
     attempt = Attempt(task="", asked_ms=desk.now_ms)
     desk.put_run(attrs.evolve(run, state=RunState.ACTIVE, attempts=(*run.attempts, attempt), stop=None, reason=""))
@@ -326,6 +325,24 @@ def _give_up(desk: Desk, record: JobRecord, run: Run) -> None:
         end(desk, record, run, RunState.FAILED, f"{run.reason}; not tried again, its job was disabled")
     else:
         _skip(desk, run, "its job was disabled")
+
+
+def _must_wait(desk: Desk, record: JobRecord, run: Run) -> bool:
+    """Is another run in its way, or what still runs of a job of that name that was removed?"""
+    others = (other for other in desk.open_runs(run.job) if other.number != run.number)
+    if any(_is_in_the_way(other, run) for other in others):
+        return True
+    return _is_first(desk, run) and any(
+        task.live and not is_task_of(record, key) for key, task in desk.view.group(run.job).items()
+    )
+
+
+def _is_first(desk: Desk, run: Run) -> bool:
+    """Has nothing of the job been started yet?"""
+    if run.attempts:
+        return False
+    earlier = (desk.run(run.job, number) for number in range(desk.progress(run.job).oldest_run, run.number))
+    return not any(one is not None and one.attempts for one in earlier)
 
 
 def _is_in_the_way(other: Run, run: Run) -> bool:

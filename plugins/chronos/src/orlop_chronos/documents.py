@@ -196,3 +196,8 @@ def identity_of(record: JobRecord, cause: Cause, number: int) -> str:
 def task_key(run: Run, attempt: int) -> str:
     """Of an attempt's task: unique for all time. Attempts are numbered from 0."""
     return f"{run.job}/{run.nominal_ms}/{run.identity}/{attempt}"
+
+
+def is_task_of(record: JobRecord, key: str) -> bool:
+    """Is it a task's key of this very job, and not of one that had its name?"""
+    return key.rsplit("/", 2)[1].startswith(f"{record.uid}-")
