@@ -7,7 +7,7 @@ import pytest
 
 from orlop.framework import Action, Ask, Changed, Framework, Kill, PortRequest, Process, Resources, Task, View
 from orlop.kernel import records
-from orlop.kernel.events import DrainNode
+from orlop.kernel.events import DrainNode, KillTask
 from orlop.kernel.kernel import KernelSettings
 from orlop.model.tasks import ProbeResult
 from orlop.server.framework_run import FrameworkRunner
@@ -81,6 +81,30 @@ def test_what_cannot_be_placed_waits_and_says_why() -> None:
     cluster.add_node("later")
     cluster.settle()
     assert len(cluster.running()) == 3
+
+
+class Pair(Framework):
+    """One small task, and one that is larger."""
+
+    name = "pair"
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        for key, cpus in (("small", 0.1), ("large", 0.2)):
+            if key not in view.tasks:
+                yield Ask(key, run=Process("true"), needs=Resources(cpus=cpus), group=key)
+
+
+def test_all_that_waited_in_a_group_may_be_killed_as_a_node_becomes_free() -> None:
+    cluster = Cluster(Pair())
+    cluster.add_node("n")
+    cluster.step(DrainNode(node="n", drained=True))
+    cluster.settle()
+    small = cluster.view("pair").tasks["small"]
+    assert small.placement is None
+    kill = KillTask(task=small.id, reason="operator", token="kill")
+    cluster.step(kill, DrainNode(node="n", drained=False))
+    cluster.settle()
+    assert [task.key for task in cluster.running()] == ["large"]
 
 
 def test_a_lost_nodes_tasks_run_elsewhere() -> None:

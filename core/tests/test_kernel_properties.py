@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Put, Resources, View
-from orlop.kernel.events import DrainNode
+from orlop.kernel.events import DrainNode, KillTask
 from orlop.model.facts import ForeignContainer, NodeFacts
 from orlop.testing.harness import Cluster
 
@@ -86,6 +86,19 @@ class Histories(RuleBasedStateMachine):
     def a_node_is_drained(self, data: st.DataObject, drained: bool) -> None:
         self.cluster.step(DrainNode(node=data.draw(st.sampled_from(sorted(self.cluster.nodes))), drained=drained))
 
+    @precondition(lambda self: self.cluster.live())
+    @rule(data=st.data())
+    def much_comes_at_once(self, data: st.DataObject) -> None:
+        kills = [
+            KillTask(task=task.id, reason="operator", token=task.id)
+            for task in data.draw(st.lists(st.sampled_from(self.cluster.live()), max_size=6))
+        ]
+        drains = [
+            DrainNode(node=name, drained=data.draw(st.booleans()))
+            for name in data.draw(st.lists(st.sampled_from(sorted(self.cluster.nodes)), max_size=3))
+        ]
+        self.cluster.step(*data.draw(st.permutations([*kills, *drains])))
+
     @rule(data=st.data(), cpus=st.sampled_from([0, 500, 3_000]), state=st.sampled_from(["running", "exited"]))
     def somebody_uses_an_engine(self, data: st.DataObject, cpus: int, state: str) -> None:
         container = ForeignContainer(id="c", state=state, cpus_thousandths=cpus)
@@ -125,5 +138,5 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=300, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

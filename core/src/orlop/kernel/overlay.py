@@ -115,8 +115,8 @@ class WaitingOverlay:
                 self._older.change(key).pop(sequence, None)
 
     def unchanged_keys(self) -> list[WaitingKey]:
-        """Groups that waited before, and to which this batch has added nothing. In no order."""
-        return [key for key in self._base if key not in self.fresh]
+        """Groups of which some have waited since before, and to which this batch has added nothing. In no order."""
+        return [key for key in self._base if key not in self.fresh and self._older.size(key)]
 
     def count(self, key: WaitingKey) -> int:
         """How many wait in a group."""
