@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Put, Resources, View
-from orlop.kernel.events import DrainNode, KillTask
+from orlop.kernel.events import DrainNode, Event, KillTask
 from orlop.model.facts import ForeignContainer, NodeFacts
 from orlop.testing.harness import Cluster
 
@@ -44,6 +47,22 @@ class Wanted(Framework):
     def command(self, view: View, command: tuple[str, int]) -> Iterator[Action]:
         group, copies = command
         yield Put("wish", group, Wish(copies))
+
+
+@contextlib.contextmanager
+def at_once(cluster: Cluster) -> Iterator[None]:
+    """What is done in the block comes to the kernel as one batch."""
+    events: list[Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "step", lambda *more: events.extend(more))
+        yield
+    cluster.step(*events)
+
+
+def some_of(things: Sequence[Any]) -> st.SearchStrategy[list[Any]]:
+    """Few or none, each once."""
+    indices = st.lists(st.sampled_from(range(len(things))), max_size=4, unique=True) if things else st.just([])
+    return indices.map(lambda chosen: [things[index] for index in chosen])
 
 
 class Histories(RuleBasedStateMachine):
@@ -86,18 +105,22 @@ class Histories(RuleBasedStateMachine):
     def a_node_is_drained(self, data: st.DataObject, drained: bool) -> None:
         self.cluster.step(DrainNode(node=data.draw(st.sampled_from(sorted(self.cluster.nodes))), drained=drained))
 
-    @precondition(lambda self: self.cluster.live())
     @rule(data=st.data())
     def much_comes_at_once(self, data: st.DataObject) -> None:
-        kills = [
-            KillTask(task=task.id, reason="operator", token=task.id)
-            for task in data.draw(st.lists(st.sampled_from(self.cluster.live()), max_size=6))
-        ]
-        drains = [
-            DrainNode(node=name, drained=data.draw(st.booleans()))
-            for name in data.draw(st.lists(st.sampled_from(sorted(self.cluster.nodes)), max_size=3))
-        ]
-        self.cluster.step(*data.draw(st.permutations([*kills, *drains])))
+        """In one batch, as under load."""
+        with at_once(self.cluster):
+            for task in data.draw(some_of(self.cluster.live())):
+                self.cluster.step(KillTask(task=task.id, reason="operator", token=task.id))
+            for task in data.draw(some_of(self.cluster.running())):
+                self.cluster.end_task(task)
+            for name in data.draw(some_of(sorted(self.cluster.nodes))):
+                what = data.draw(st.sampled_from(["lost", "gone", "back", "drained", "undrained"]))
+                if what == "back":
+                    self.cluster.return_node(name)
+                elif what in ("lost", "gone"):
+                    self.cluster.lose_node(name, gone=what == "gone")
+                else:
+                    self.cluster.step(DrainNode(node=name, drained=what == "drained"))
 
     @rule(data=st.data(), cpus=st.sampled_from([0, 500, 3_000]), state=st.sampled_from(["running", "exited"]))
     def somebody_uses_an_engine(self, data: st.DataObject, cpus: int, state: str) -> None:
@@ -138,5 +161,5 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=300, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
