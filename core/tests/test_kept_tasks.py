@@ -35,8 +35,10 @@ def assignment(desired: Desired = Desired.PREPARED) -> Assignment:
     return Assignment(task="t", framework="f", key="t", name="t", spec=SPEC, desired=desired)
 
 
-def assigned(desired: Desired = Desired.PREPARED, *, full: bool = False, empty: bool = False) -> Assignments:
-    items = () if empty else (assignment(desired),)
+def assigned(
+    desired: Desired = Desired.PREPARED, *, full: bool = False, empty: bool = False, runs: int = 1
+) -> Assignments:
+    items = () if empty else (attrs.evolve(assignment(desired), incarnation=runs),)
     return Assignments(epoch=Epoch(1, 1), revision=5, full=full, items=items)
 
 
@@ -109,6 +111,26 @@ def test_a_refusal_is_passed_on_as_it_is() -> None:
     refused = Exit(outcome=Outcome.ERROR, reason="invalid volume specification")
     node.does(Report(task="t", incarnation=1, phase=Phase.ENDED, exit=refused, message="400"))
     assert (node.told[-1].state, node.told[-1].exit, node.told[-1].message) == (TaskState.REMOVED, refused, "400")
+
+
+@pytest.mark.parametrize("removed_before", [True, False])
+def test_what_was_told_and_not_written_down_is_made_up_for(removed_before: bool) -> None:
+    """The agent died in between, and knows of fewer runs than the server."""
+    node = Node()
+    node.does(seen(Phase.PREPARED))
+    node.does(seen(Phase.RUNNING))
+    node.does(STOPPED)
+    written = list(node.worker.records.values())
+    node.does(seen(Phase.RUNNING))
+    node.does(STOPPED)
+    known = node.told[-1]
+    assert known.incarnation == 3
+    node.worker = Worker(["docker"], written, Epoch(1, 1))
+    node.does(Snapshot(runtime="docker", reports=(STOPPED,)))
+    for removed in (removed_before, not removed_before):
+        node.does(seen(Phase.ENDED, 3) if removed else assigned(full=True, runs=3))
+    assert node.told[-1].state is TaskState.REMOVED
+    assert node.told[-1].advances(known)
 
 
 @pytest.mark.parametrize("state", [Phase.PREPARED, Phase.RUNNING, Phase.ENDED])

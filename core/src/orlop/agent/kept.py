@@ -12,6 +12,7 @@ import attrs
 
 from orlop.agent.runtimes.interface import Phase, Report
 from orlop.agent.task_record import TaskRecord
+from orlop.model.messages import Assignment
 from orlop.model.tasks import STATE_ORDER, Desired, Exit, Outcome, Status, TaskState
 
 
@@ -53,6 +54,11 @@ def meaning(record: TaskRecord, report: Report) -> RunOver | Over | StartDue | R
             return StartDue()
         return attrs.evolve(report, phase=Phase.PREPARED)
     return report
+
+
+def is_behind(record: TaskRecord, assignment: Assignment) -> bool:
+    """Does the server know of more runs? They were told to it, and the agent died before it had written that down."""
+    return record.kept and assignment.incarnation > record.status.incarnation
 
 
 def exit_of_missing(record: TaskRecord) -> Exit:

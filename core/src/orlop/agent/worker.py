@@ -145,6 +145,11 @@ class Worker:
             revision=message.revision,
             orphan=False,
         )
+        if kept.is_behind(record, item):
+            # What it tells of an earlier run is no news to the server, not even that its container is gone.
+            record = attrs.evolve(record, status=attrs.evolve(record.status, incarnation=item.incarnation))
+            yield from self._moved(record, record.status.state, now, exit_=record.status.exit)
+            record = self._records[item.task]
         if record.assignment.desired is known.assignment.desired or not known.live:
             self._remember(record)
             return
