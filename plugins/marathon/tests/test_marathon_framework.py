@@ -319,6 +319,32 @@ def test_kill_and_scale_kills_exactly_those(world):
     assert not left & {task.key for task in victims}
 
 
+def test_a_kill_that_scales_and_is_sent_again_scales_once(world):
+    world.create(id="/a", instances=3)
+    world.settle()
+    world.hold()
+    victim = world.running("/a")[0]
+    for _ in range(3):
+        world.give(orders.KillTasks(names=(victim.name,), scale=True, force=True))
+        world.cluster.settle()
+    assert world.objects(root.APP)["/a"].app.instances == 2
+    assert len(world.running("/a")) == 2
+
+
+def test_what_was_to_be_started_again_is_scaled_away_once(world):
+    world.create(id="/a", instances=3)
+    world.settle()
+    world.hold()
+    victim = world.running("/a")[0]
+    world.give(orders.KillTasks(names=(victim.name,)))
+    for _ in range(2):
+        world.give(orders.KillTasks(names=(victim.name,), scale=True, force=True))
+        world.cluster.settle()
+    assert world.objects(root.APP)["/a"].app.instances == 2
+    world.move(world.movable("/a")[0])
+    assert len(world.live("/a")) == 2
+
+
 def test_killing_what_is_not_placed(world):
     world.create(id="/a", cpus=1000)
     world.settle()

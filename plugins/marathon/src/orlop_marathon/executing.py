@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -274,13 +274,23 @@ def _kill_tasks(order: orders.KillTasks, view: View, settings: Config) -> Execut
         return Executed(result=Result(tasks=tasks), actions=kills, look_at=look_at, doomed=doomed)
     root = Root.of(view)
     apps = root.definitions()
-    for task in tasks:
-        if task.group in apps:
-            app = apps[task.group]
-            apps[app.id] = attrs.evolve(app, instances=max(0, app.instances - 1))
+    for path in apps.keys() & {task.group for task in tasks}:
+        app, killed = apps[path], [task for task in tasks if task.group == path]
+        apps[path] = attrs.evolve(app, instances=max(0, app.instances - _places(view, app, killed)))
     wanted = Wanted(apps=apps, groups=root.groups, scope=paths.ROOT, force=order.force)
     executed = _executed(deploy(view, settings, wanted), *kills, tasks=tasks)
     return attrs.evolve(executed, doomed=doomed)
+
+
+def _places(view: View, app: App, killed: Sequence[Task]) -> int:
+    """How many of the app's instances its tasks `killed` are.
+
+    One that is being stopped already counts only where another would be started in its place, so that a kill that is
+    sent twice scales once.
+    """
+    active = sum(task.live and not task.stopping for task in view.group(app.id).values())
+    again = sum(task.stopping for task in killed)
+    return len(killed) - again + min(again, max(0, app.instances - active))
 
 
 @execute.register
