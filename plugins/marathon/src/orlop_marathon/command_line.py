@@ -12,7 +12,8 @@ import click
 
 from orlop.cli.client import Client
 from orlop.cli.failures import NOT_CONVERGED, Failure
-from orlop.cli.output import output_option, show, table
+from orlop.cli.output import output_option, show, show_json, table
+from orlop_marathon import paths
 
 POLL_S: Final = 0.25
 _wait_options = (
@@ -45,7 +46,12 @@ def _client(ctx: click.Context) -> Client:
 
 
 def _path(app_id: str) -> str:
-    return f"/v2/apps/{app_id.strip('/')}"
+    """Where the API has the app. Raises Failure for what is no app's id: `web/tasks` would be something else there."""
+    path = paths.resolve(app_id)
+    wrong = paths.violations(app_id) or (["must not be root"] if path == paths.ROOT else [])
+    if wrong:
+        raise Failure(f"{app_id!r} is no app's id: {'; '.join(wrong)}", code=2)
+    return f"/v2/apps{path}"
 
 
 @app.command()
@@ -107,9 +113,12 @@ def show_(ctx: click.Context, app_id: str, output: str) -> None:
     """One app, its tasks, its last failure."""
     document = _client(ctx).get(_path(app_id))
     if output == "json":
-        click.echo(json.dumps(document, indent=2))
+        show_json(document)
         return
     one = document["app"]
+    if output == "name":
+        click.echo(one["id"])
+        return
     click.echo(f"{one['id']}  {one['tasksRunning']} of {one['instances']} running, version {one['version']}")
     click.echo(f"runs {one.get('cmd') or ' '.join(one.get('args', [])) or one.get('container', {})}")
     failure = one.get("lastTaskFailure")
