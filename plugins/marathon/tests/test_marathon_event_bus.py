@@ -62,6 +62,21 @@ def test_each_failure_that_counts_is_told(world):
     assert len(world.events("failed_health_check_event")) == 4
 
 
+def test_health_is_not_told_again_when_the_state_changes(world):
+    world.create(id="/a", instances=2, **CHECKED)
+    world.settle()
+    one, other = world.running("/a")
+    world.cluster.set_health(one, alive=True)
+    world.cluster.set_health(other, alive=False, failures=2)
+    world.settle()
+    world.hold()
+    said = len(world.cluster.published)
+    world.give(orders.KillTasks(names=(one.name, other.name)))
+    world.cluster.settle()
+    told = [event["eventType"] for event in world.cluster.published[said:]]
+    assert told == ["status_update_event", "instance_changed_event"] * 2
+
+
 def test_an_app_has_terminated_when_its_tasks_have(world):
     world.create(id="/a")
     world.settle()

@@ -217,9 +217,10 @@ class Marathon(Framework):
                 continue
             now = _Said.of(task)
             before = self._said.get(key)
-            if before is None or (before.task, before.state) != (now.task, now.state):
+            if before is None or before.task != now.task:
+                before = _Said(task=now.task, state="")
+            if before.state != now.state:
                 actions += events.task_events(view, task, health_changed=False)
-                before = _Said(task=now.task, state=now.state)
             if task.live:
                 actions += self._health_events(view, task, before, now)
                 self._said[key] = now
