@@ -102,6 +102,26 @@ def test_what_is_not_known_of_a_task_is_left_out():
     assert (shown["host"], shown["ipAddresses"], shown["servicePorts"]) == ("", [], [0])
 
 
+def test_where_an_app_is_reached_for_scripts():
+    app = record_of(ports=[9000, 9001]).app
+    starting, running, more = task(TaskState.STARTING), task(), task()
+    more = attrs.evolve(more, placement=attrs.evolve(more.placement, ports=(31005, 31006)))
+    shown = rendering.endpoints_text(app, [(starting, NODE), (more, NODE), (running, NODE)])
+    assert shown == "shop_web\t9000\tnode1:31000\tnode1:31005\t\nshop_web\t9001\tnode1:0\tnode1:31006\t\n"
+    without = record_of(portDefinitions=[]).app
+    assert rendering.endpoints_text(without, [(running, NODE)]) == "shop_web\t \tnode1\t\n"
+    assert rendering.endpoints_text(without, []) == "shop_web\t \t\n"
+
+
+def test_a_port_of_the_container_alone_is_reached_at_the_container():
+    mappings = [{"containerPort": 80, "servicePort": 1}, {"containerPort": 81, "hostPort": 0, "servicePort": 2}]
+    app = record_of(
+        networks=[{"mode": "container", "name": "n"}], container={"portMappings": mappings, "type": "MESOS"}
+    )
+    shown = rendering.endpoints_text(app.app, [(task(addresses=("172.17.0.2",)), NODE)])
+    assert shown == "shop_web\t1\t172.17.0.2:80\t\nshop_web\t2\tnode1:31000\t\n"
+
+
 def test_a_task_with_a_network_of_its_own_shows_its_own_addresses():
     record = record_of(networks=[{"mode": "container/bridge"}])
     shown = rendering.task_json(task(addresses=("172.17.0.2", "fd00::2")), record, NODE)

@@ -40,6 +40,26 @@ def app(name: str = "/a", **more: Any) -> dict[str, Any]:
 # --- apps ---
 
 
+@pytest.mark.parametrize(
+    ("accepted", "kind"),
+    [
+        ("text/plain", "text/plain"),
+        ("text/plain;q=0.9, */*", "text/plain"),
+        ("*/*", "application/json"),
+        ("application/json, text/plain, */*", "application/json"),
+    ],
+)
+def test_lists_of_tasks_are_lines_for_who_wants_text(server, accepted, kind):
+    server.ok("POST", "/v2/apps", app("/g/a", instances=2), status=201)
+    server.ok("POST", "/v2/apps", app("/b"), status=201)
+    for path, lines in (("/v2/tasks", 2), ("/v2/apps/g/a/tasks", 1), ("/v2/apps/g/*/tasks", 1)):
+        response = server.call("GET", path, headers={"Accept": accepted})
+        assert response.headers["Content-Type"].partition(";")[0] == kind
+        if kind == "text/plain":
+            assert len(response.text.splitlines()) == lines
+    assert server.call("GET", "/v2/apps/nope/tasks", headers={"Accept": accepted}).status_code == 404
+
+
 def test_creating(server):
     response = server.call("POST", "/v2/apps", app("/g/a", instances=2))
     assert response.status_code == 201

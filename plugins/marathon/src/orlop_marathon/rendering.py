@@ -16,7 +16,7 @@ from orlop.framework import Node, ProbeResult, Task, format_utc, parse_utc
 from orlop_marathon import paths, wire
 from orlop_marathon.events import mesos_state
 from orlop_marathon.groups import Tree
-from orlop_marathon.model import AppRecord
+from orlop_marathon.model import App, AppRecord, PortMapping
 from orlop_marathon.queries import GroupEmbed
 from orlop_marathon.reconciling import config_version, instance_id
 
@@ -154,6 +154,31 @@ def _addresses(task: Task, record: AppRecord | None, node: Node | None) -> list[
     return [
         {"ipAddress": address, "protocol": "IPv6" if ":" in address else "IPv4"} for address in addresses if address
     ]
+
+
+def endpoints_text(app: App, tasks: Iterable[tuple[Task, Node]]) -> str:
+    """Where the app is reached, for scripts: lines of its id, a service port and each running task's `host:port`.
+
+    Tabs are between and at the end; an app without ports has one line, of hosts. (Marathon up to 1.10.)
+    """
+    name = "_".join(paths.segments(app.id))
+    running = [(task, node) for task, node in tasks if mesos_state(task) == "TASK_RUNNING"]
+    rows = [
+        (str(port), [_endpoint(app, position, task, node) for task, node in running])
+        for position, port in enumerate(app.service_ports)
+    ]
+    rows = rows or [(" ", [node.info.name for _, node in running])]
+    return "".join("\t".join((name, port, *sorted(where), "\n")) for port, where in rows)
+
+
+def _endpoint(app: App, position: int, task: Task, node: Node) -> str:
+    """Of a port that the container alone has, its own address. 0 for a port that the task does not know yet."""
+    own = [isinstance(entry, PortMapping) and entry.host_port is None for entry in app.port_entries]
+    if own[position] and task.status.addresses:
+        return f"{task.status.addresses[0]}:{app.port_mappings[position].container_port}"
+    place = position - sum(own[:position])
+    known = not own[position] and place < len(task.ports)
+    return f"{node.info.name}:{task.ports[place] if known else 0}"
 
 
 def _probe_json(task: Task, probe: ProbeResult) -> dict[str, Any]:

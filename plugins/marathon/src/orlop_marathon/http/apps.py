@@ -8,7 +8,7 @@ from aiohttp import web
 
 from orlop.framework import View
 from orlop_marathon import errors, orders, parsing, paths, queries, root
-from orlop_marathon.http.calls import Call, Methods, answer, deployed
+from orlop_marathon.http.calls import Call, Methods, answer, deployed, plain
 from orlop_marathon.http.reading import ALWAYS, SINGLE, Reader
 from orlop_marathon.model import AppRecord
 
@@ -79,6 +79,8 @@ async def _tasks(call: Call, at: list[str]) -> web.Response:
         apps = list(reader.tree.apps_below(group))
     else:
         apps = [_record(reader.view, paths.join(at)).app.id]
+    if call.wants_text:
+        return plain("".join(reader.endpoints(path) for path in apps))
     return answer({"tasks": [task for path in apps for task in reader.tasks(path)]})
 
 

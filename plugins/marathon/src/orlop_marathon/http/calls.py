@@ -54,6 +54,16 @@ class Call:
     def value(self, name: str) -> str | None:
         return self.request.query.get(name)
 
+    @property
+    def accepted(self) -> list[str]:
+        """The media types that the client takes, in its order; whatever it prefers is not looked at."""
+        return [part.partition(";")[0].strip() for part in self.request.headers.get("Accept", "*/*").split(",")]
+
+    @property
+    def wants_text(self) -> bool:
+        """Is it one that takes text and does not name JSON?"""
+        return "text/plain" in self.accepted and "application/json" not in self.accepted
+
     async def json(self) -> Any:
         """The body's JSON value. Raises MarathonError (400, 413)."""
         return load_json(await self._body())
@@ -115,6 +125,11 @@ def answer(
     if location is not None:
         headers["Location"] = quote(location)
     return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
+
+
+def plain(value: str) -> web.Response:
+    """An answer for scripts."""
+    return web.Response(text=value, content_type="text/plain")
 
 
 def empty(status: int) -> web.Response:

@@ -59,6 +59,11 @@ class Reader:
     def tasks(self, path: str) -> list[dict[str, Any]]:
         return [self.task(task) for task in self.placed(path)]
 
+    def endpoints(self, path: str) -> str:
+        """The app's lines of the list of tasks for scripts."""
+        nodes = ((task, self.view.node(task.node)) for task in self.placed(path))
+        return rendering.endpoints_text(self.apps[path].app, [(task, node) for task, node in nodes if node is not None])
+
     # Apps
 
     def definition(self, record: AppRecord) -> dict[str, Any]:

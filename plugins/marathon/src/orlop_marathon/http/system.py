@@ -120,7 +120,7 @@ def info_json(settings: Config, leader: str, cluster: str, cluster_id: str) -> d
 
 
 async def _ping(call: Call) -> web.Response:
-    accepted = [part.partition(";")[0].strip() for part in call.request.headers.get("Accept", "*/*").split(",")]
+    accepted = call.accepted
     if "text/html" in accepted:
         return web.Response(body=b"pong", content_type="text/html")
     if any(one in ("", "*/*") or one.startswith("text/") for one in accepted):

@@ -12,7 +12,7 @@ from orlop.framework import Explanation, Task, View, format_utc
 from orlop_marathon import errors, orders, paths, root, wire
 from orlop_marathon.events import mesos_state
 from orlop_marathon.http.apps import kill
-from orlop_marathon.http.calls import Call, Methods, answer, empty
+from orlop_marathon.http.calls import Call, Methods, answer, empty, plain
 from orlop_marathon.http.reading import Reader
 
 #: Values of `status`; others ask for nothing.
@@ -49,6 +49,8 @@ def resolve_queue(tail: list[str]) -> Methods | None:
 
 async def _list(call: Call) -> web.Response:
     reader = Reader(await call.view())
+    if call.wants_text:
+        return plain("".join(reader.endpoints(path) for path in reader.apps))
     asked = (value.casefold() for value in call.values("status", "status[]"))
     states = {_STATUSES[value] for value in asked if value in _STATUSES}
     tasks = [
