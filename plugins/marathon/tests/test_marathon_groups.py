@@ -129,9 +129,13 @@ def test_new_groups_come_with_their_apps():
     assert set(groups) == {"/g", "/g/h"}
 
 
-def test_an_app_given_twice_is_refused():
-    with pytest.raises(MarathonError, match="given twice"):
+def test_what_is_given_twice_is_refused():
+    with pytest.raises(MarathonError, match="/apps: /g/a is given twice"):
         updated({}, {"id": "/g", "apps": [{"id": "a", "cmd": "x"}] * 2})
+    with pytest.raises(MarathonError, match="/groups: /g/h is given twice"):
+        updated(
+            {}, {"id": "/g", "groups": [{"id": "h", "apps": [{"id": "a", "cmd": "x"}]}, {"id": "/g/h", "apps": []}]}
+        )
 
 
 def test_scaling_rounds_up_and_stays_below_the_group():

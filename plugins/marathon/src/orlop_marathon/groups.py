@@ -201,6 +201,9 @@ def _apply(apps: dict[str, App], groups: dict[str, GroupRecord], update: GroupUp
                     if table is groups or path != gone:
                         del table[path]
         for group in update.groups:
+            if group.id not in kept:
+                raise not_valid_at("/groups", f"{group.id} is given twice")
+            kept.remove(group.id)
             _apply(apps, groups, group)
 
 
