@@ -205,8 +205,14 @@ async def test_http_timeout_and_refusal() -> None:
     for kind in (ProbeKind.HTTP, ProbeKind.TCP):
         async with bench() as made:
             result = await made.first(probe(kind, port=port))
-            assert result.alive is False
-            assert "connect" in result.last_failure_cause
+            refused = f"cannot connect to 127.0.0.1:{port}: Connection refused"
+            assert (result.alive, result.last_failure_cause) == (False, refused)
+
+
+async def test_https_of_what_does_not_speak_it() -> None:
+    async with server({"/": 200}) as port, bench() as made:
+        result = await made.first(probe(ProbeKind.HTTPS, port=port))
+        assert result.last_failure_cause.startswith(f"cannot connect to 127.0.0.1:{port}: [SSL: ")
 
 
 async def test_a_probe_without_its_port_says_so() -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -231,6 +233,8 @@ class ProbeRunner:
                 if probe.ignore_1xx and 100 <= answer.status < 200:
                     return None
                 return Observation(200 <= answer.status < 400, f"{answer.status} {answer.reason}")
+        except aiohttp.ClientConnectorError as error:
+            return _no_connection(address, port, error.os_error)
         except aiohttp.ClientError as error:
             return Observation(False, str(error) or type(error).__name__)
 
@@ -248,6 +252,12 @@ def _address_of(probe: Probe, watch: _Watch) -> str | None:
     return next((one for one in watch.own_addresses if (":" in one) == probe.ipv6), None)
 
 
+def _no_connection(address: str, port: int, error: OSError) -> Observation:
+    """In the system's words (`Connection refused`), where asyncio and aiohttp have others of their own."""
+    reason = str(error) if error.errno is None or isinstance(error, ssl.SSLError) else os.strerror(error.errno)
+    return Observation(False, f"cannot connect to {address}:{port}: {reason}")
+
+
 async def _tcp(address: str, port: int, timeout_s: float) -> Observation:
     try:
         async with asyncio.timeout(timeout_s):
@@ -255,7 +265,7 @@ async def _tcp(address: str, port: int, timeout_s: float) -> Observation:
     except TimeoutError:
         raise
     except OSError as error:
-        return Observation(False, f"cannot connect to {address}:{port}: {error.strerror or error}")
+        return _no_connection(address, port, error)
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
