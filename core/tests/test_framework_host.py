@@ -42,6 +42,24 @@ class Noting(Framework):
         return ()
 
 
+class Failing(Noting):
+    """Raises so often; and when it is commanded."""
+
+    def __init__(self, failures: int = 0, error: type[BaseException] = ValueError) -> None:
+        super().__init__()
+        self.failures = failures
+        self.error = error
+
+    def command(self, view: View, command: Any) -> Iterable[Action]:
+        raise self.error
+
+    def handle(self, view: View, changed: Changed) -> Iterable[Action]:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise self.error
+        return super().handle(view, changed)
+
+
 @contextmanager
 def running(framework: Noting) -> Iterator[FrameworkHost]:
     """Begins when the framework has looked at everything."""
@@ -91,3 +109,40 @@ def test_neither_does_a_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
         host.wake("due")
         changed = framework.told.get(timeout=WITHIN_S)
         assert (changed.keys, changed.wakeups) == ({"a"}, {"due"})
+
+
+def told(host: FrameworkHost, command: Any) -> Any:
+    """What becomes of a command: its reply or error."""
+    answered, outcomes = threading.Event(), []
+
+    def done(reply: Any, error: Exception | None) -> None:
+        outcomes.append(error or reply)
+        answered.set()
+
+    host.enqueue("token", command, done)
+    assert answered.wait(WITHIN_S)
+    return outcomes[0]
+
+
+def test_who_has_run_well_in_between_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.01)
+    framework = Failing()
+    with running(framework) as host:
+        for _ in range(12):
+            assert "failed" in str(told(host, "anything"))
+            assert host.status.retry_at_utc_ms - read_clock().utc_ms < 1_000
+            assert framework.told.get(timeout=WITHIN_S).everything
+
+
+def test_who_fails_for_very_long_is_tried_again_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
+    with running(Failing(failures=1_100)) as host:
+        assert host.status.failures == 1_100
+
+
+def test_exit_is_a_failure_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
+    framework = Failing(error=SystemExit)
+    with running(framework) as host:
+        assert "failed: SystemExit" in str(told(host, "anything"))
+        assert framework.told.get(timeout=WITHIN_S).everything

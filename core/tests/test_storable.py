@@ -8,7 +8,21 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
-from orlop.framework import EVERYTHING, Action, Ask, Changed, Emit, Framework, Kill, Process, Put, Refused, Reply, View
+from orlop.framework import (
+    EVERYTHING,
+    Action,
+    Ask,
+    Changed,
+    Emit,
+    Framework,
+    Kill,
+    PortRequest,
+    Process,
+    Put,
+    Refused,
+    Reply,
+    View,
+)
 from orlop.server.framework_run import Command, FrameworkRunner
 from orlop.server.redo import document_bytes_max, plan, size_of
 from orlop.server.storable import NAME_BYTES_MAX, Storable, Unstorable
@@ -48,6 +62,10 @@ WRONG: dict[str, Action] = {
     "surrogate in a spec": Ask("a", run=Process(SURROGATE)),
     "large spec": Ask("a", run=Process("x" * 20_000)),
     "spec that is too deep": Ask("a", run=attrs.evolve(RUN, payload=deep(300))),
+    "member of an object that is of another type": Put("thing", "a", Thing(text=5)),  # type: ignore[arg-type]
+    "list for a tuple": Ask("a", run=attrs.evolve(RUN, ports=[PortRequest()])),
+    "member of a port that is of another type": Ask("a", run=RUN, ports=(PortRequest(number="80"),)),  # type: ignore[arg-type]
+    "resources that are none": Ask("a", run=attrs.evolve(RUN, resources={"cpus": 100})),
     "surrogate in a reason": Kill("a", SURROGATE),
     "surrogate in an event": Emit("happened", "a", {"what": SURROGATE}),
 }

@@ -63,6 +63,43 @@ __all__ = [
 ]  # fmt: skip
 
 
+def _is_a(kind: type, or_none: bool = False) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    """A validator that names the member. What is of another type would be written down, and no server could read it
+    again; mypy tells it earlier."""
+    expected = f"{'None or ' * or_none}{'a text' if kind is str else kind.__name__}"
+
+    def check(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind) and not (or_none and value is None):
+            raise TypeError(f"{type(action).__name__}.{member.name}: expected {expected}, got {value!r}")
+
+    return check
+
+
+def _is_whole(or_none: bool = False) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    """As `_is_a`: a whole number, of 64 bits as in documents."""
+
+    def check(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
+        if or_none and value is None:
+            return
+        if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+            expected = f"{'None or ' * or_none}a whole number of 64 bits"
+            raise TypeError(f"{type(action).__name__}.{member.name}: expected {expected}, got {value!r}")
+
+    return check
+
+
+def _are_texts(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
+    """As `_is_a`: name → text."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{type(action).__name__}.{member.name}: expected a mapping of texts, got {value!r}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"{type(action).__name__}.{member.name}: expected texts, got {name!r}: {text!r}")
+
+
+_TEXT: Final = _is_a(str)
+
+
 #: The folder in containers into which their artefacts are fetched, where Mesos had it.
 SANDBOX: Final = "/mnt/mesos/sandbox"
 
@@ -111,24 +148,24 @@ class Ask:
     spec; those not given here keep what `run` says.
     """
 
-    key: str
-    run: Spec
-    needs: Resources | None = attrs.field(default=None, kw_only=True)
+    key: str = attrs.field(validator=_TEXT)
+    run: Spec = attrs.field(validator=_is_a(Spec))
+    needs: Resources | None = attrs.field(default=None, kw_only=True, validator=_is_a(Resources, or_none=True))
     ports: tuple[PortRequest, ...] | None = attrs.field(default=None, kw_only=True)
     constraints: tuple[Constraint, ...] | None = attrs.field(default=None, kw_only=True)
     probes: tuple[Probe, ...] | None = attrs.field(default=None, kw_only=True)
     policies: Policies | None = attrs.field(default=None, kw_only=True)
-    group: str = attrs.field(default="", kw_only=True)
-    role: str = attrs.field(default="*", kw_only=True)
-    priority: int = attrs.field(default=0, kw_only=True)
-    name: str = attrs.field(default="", kw_only=True)
-    environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
-    labels: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
-    not_before_utc_ms: int = attrs.field(default=0, kw_only=True)
-    wait_ms: int | None = attrs.field(default=None, kw_only=True)
-    once: bool = attrs.field(default=False, kw_only=True)
-    desired: Desired = attrs.field(default=Desired.RUNNING, kw_only=True)
-    cause: str = attrs.field(default="", kw_only=True)
+    group: str = attrs.field(default="", kw_only=True, validator=_TEXT)
+    role: str = attrs.field(default="*", kw_only=True, validator=_TEXT)
+    priority: int = attrs.field(default=0, kw_only=True, validator=_is_whole())
+    name: str = attrs.field(default="", kw_only=True, validator=_TEXT)
+    environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True, validator=_are_texts)
+    labels: Mapping[str, str] = attrs.field(factory=dict, kw_only=True, validator=_are_texts)
+    not_before_utc_ms: int = attrs.field(default=0, kw_only=True, validator=_is_whole())
+    wait_ms: int | None = attrs.field(default=None, kw_only=True, validator=_is_whole(or_none=True))
+    once: bool = attrs.field(default=False, kw_only=True, validator=_is_a(bool))
+    desired: Desired = attrs.field(default=Desired.RUNNING, kw_only=True, validator=_is_a(Desired))
+    cause: str = attrs.field(default="", kw_only=True, validator=_TEXT)
 
     def spec(self) -> Spec:
         """The complete spec."""
@@ -137,9 +174,9 @@ class Ask:
             runtime=run.runtime,
             payload=run.payload,
             resources=run.resources if self.needs is None else self.needs,
-            ports=run.ports if self.ports is None else self.ports,
-            constraints=run.constraints if self.constraints is None else self.constraints,
-            probes=run.probes if self.probes is None else self.probes,
+            ports=run.ports if self.ports is None else tuple(self.ports),
+            constraints=run.constraints if self.constraints is None else tuple(self.constraints),
+            probes=run.probes if self.probes is None else tuple(self.probes),
             policies=run.policies if self.policies is None else self.policies,
             all_ports_variable=run.all_ports_variable,
             host_variable=run.host_variable,
@@ -150,7 +187,7 @@ class Ask:
 class Withdraw:
     """Ends the key's task if it is still pending; a placed one goes on."""
 
-    key: str
+    key: str = attrs.field(validator=_TEXT)
 
 
 @attrs.frozen
@@ -161,24 +198,24 @@ class Amend:
     does nothing. The node is held to more than it has, if that is how it is.
     """
 
-    key: str
-    spec: Spec
+    key: str = attrs.field(validator=_TEXT)
+    spec: Spec = attrs.field(validator=_is_a(Spec))
 
 
 @attrs.frozen
 class Kill:
     """Stops the key's live task, pending or placed: politely, then surely. Without one it does nothing."""
 
-    key: str
-    reason: str = ""
+    key: str = attrs.field(validator=_TEXT)
+    reason: str = attrs.field(default="", validator=_TEXT)
 
 
 @attrs.frozen
 class Put:
     """Stores an object of the framework's own, under (kind, id). `value` is of the class in `documents[kind]`."""
 
-    kind: str
-    id: str
+    kind: str = attrs.field(validator=_TEXT)
+    id: str = attrs.field(validator=_TEXT)
     value: Any
 
 
@@ -186,8 +223,8 @@ class Put:
 class Delete:
     """Removes an object of the framework's own; a missing one is not an error."""
 
-    kind: str
-    id: str
+    kind: str = attrs.field(validator=_TEXT)
+    id: str = attrs.field(validator=_TEXT)
 
 
 @attrs.frozen
@@ -198,17 +235,17 @@ class WakeAt:
     changed, the handler says all of them again.
     """
 
-    utc_ms: int | None
-    token: str = ""
+    utc_ms: int | None = attrs.field(validator=_is_a(int, or_none=True))
+    token: str = attrs.field(default="", validator=_TEXT)
 
 
 @attrs.frozen
 class Emit:
     """An entry in the event log, `NAME.type`, and to whoever follows it. details: flat, small texts."""
 
-    type: str
-    subject: str = ""
-    details: Mapping[str, str] = attrs.field(factory=dict)
+    type: str = attrs.field(validator=_TEXT)
+    subject: str = attrs.field(default="", validator=_TEXT)
+    details: Mapping[str, str] = attrs.field(factory=dict, validator=_are_texts)
     #: Anything for followers in this process, not stored (a route's event stream, say).
     live: Any = None
 

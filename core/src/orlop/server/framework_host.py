@@ -41,7 +41,7 @@ SetWakeup = Callable[[str, int | None], None]
 
 @attrs.frozen(kw_only=True)
 class FrameworkStatus:
-    """What operators see of a framework. state: running, quarantined, or off."""
+    """What operators see of a framework. state: running, quarantined, or off. failures: since it was made."""
 
     name: str
     plugin: str
@@ -85,6 +85,7 @@ class FrameworkHost:
         self._running_commands: list[tuple[Command, Done]] = []
         self._stopping = False
         self._lost_threads = 0
+        self._backoff_s = BACKOFF_FIRST_S
 
     @property
     def name(self) -> str:
@@ -207,7 +208,7 @@ class FrameworkHost:
             result = self.runner.run(
                 state, changed, [command for command, _ in commands], started, secrets.token_hex(16)
             )
-        except Exception as error:  # noqa: BLE001  (a plugin's fault never spreads)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (a plugin's fault never spreads)
             self._failed(generation, error, commands)
             return
         with self._condition:
@@ -215,6 +216,7 @@ class FrameworkHost:
                 return
             self._busy_since_ms = None
             self._running_commands = []
+            self._backoff_s = BACKOFF_FIRST_S
             self._status = attrs.evolve(
                 self._status,
                 state="running",
@@ -255,7 +257,7 @@ class FrameworkHost:
             self._changed = EVERYTHING
             self._resume_at_ms = self._clock().monotonic_ms + round(BACKOFF_FIRST_S * 1000)
 
-    def _failed(self, generation: int, error: Exception, commands: Iterable[tuple[Command, Done]]) -> None:
+    def _failed(self, generation: int, error: BaseException, commands: Iterable[tuple[Command, Done]]) -> None:
         text = "".join(traceback.format_exception_only(error)).strip()
         log.error("framework %s is quarantined: %s", self.name, text, exc_info=error)
         with self._condition:
@@ -268,8 +270,8 @@ class FrameworkHost:
             done(None, NotAvailable(f"framework {self.name} failed: {text}"))
 
     def _quarantine(self, error: str, *, off: bool) -> None:
-        failures = self._status.failures + 1
-        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (failures - 1))
+        delay_s = self._backoff_s
+        self._backoff_s = min(BACKOFF_MAX_S, 2 * delay_s)
         now = self._clock()
         self._changed = EVERYTHING
         self._resume_at_ms = now.monotonic_ms + round(delay_s * 1000)
@@ -277,7 +279,7 @@ class FrameworkHost:
             self._status,
             state="off" if off else "quarantined",
             error=error,
-            failures=failures,
+            failures=self._status.failures + 1,
             retry_at_utc_ms=0 if off else now.utc_ms + round(delay_s * 1000),
         )
         waiting, self._commands = self._commands, []

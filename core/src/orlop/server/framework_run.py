@@ -164,6 +164,8 @@ class _Collected:
 
     def checked(self, actions: Iterable[Action], cause: str) -> list[tuple[Action, Any]]:
         """All of them, each with what is made of it; nothing is taken yet. Raises InvalidAction, Unstorable."""
+        if actions is None:
+            raise InvalidAction(f"{self._name} returned None where actions were expected: there is no yield in it")
         return [(action, self._made_of(action, cause)) for action in actions]
 
     def _made_of(self, action: Action, cause: str) -> Request | Amendment | StoredObject | None:

@@ -1,7 +1,8 @@
 """What a framework may have stored: the form of keys and documents is looked at where they are asked for. Pure.
 
-A store takes no key with a zero character, JSON has no lone surrogates, and a document has to fit into a transaction.
-Whoever asks for such a thing is refused before anything is decided: later nobody could tell whose fault it was.
+A store takes no key with a zero character, JSON has no lone surrogates, a document has to fit into a transaction, and
+what is written down has to be read again: with a member of another type than its class says, no server could start any
+more. Whoever asks for such a thing is refused before anything is decided: later nobody could tell whose fault it was.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from orlop.kernel import records
 from orlop.kernel.loading import encode
 from orlop.kernel.state import StoredObject
 from orlop.model.asks import Request, canonical
+from orlop.model.documents import from_plain, to_plain
 from orlop.model.tasks import Spec
 from orlop.model.versions import VERSIONS
 from orlop.store import requests
@@ -44,6 +46,7 @@ class Storable:
         try:
             requests.check_key(key)
             size = len(encode(stored))
+            from_plain(stored.document, type(stored.value), "what is written")
         except (TypeError, ValueError) as error:
             raise _wrong(key, error) from error
         self._check_size(key, size)
@@ -52,6 +55,8 @@ class Storable:
         """Its canonical form, from which its id is made. key: of the ask."""
         try:
             content = canonical(spec)
+            if from_plain(to_plain(spec), Spec, "what is written") != spec:
+                raise TypeError("a member of it is of another type than its class says, a list for a tuple perhaps")
         except (TypeError, ValueError) as error:
             raise _wrong(key, error) from error
         self._check_size(f"the spec of {key!r}", len(content) + VERSION_BYTES)
