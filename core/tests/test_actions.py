@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,6 +43,8 @@ WRONG: dict[str, Callable[[], Any]] = {
     "Ask.key: expected a text, got 5": lambda: ask(5, run=RUN),
     "Ask.run: expected Spec, got 'true'": lambda: ask("a", run="true"),
     "Ask.needs: expected None or Resources, got {'cpus': 1}": lambda: ask("a", run=RUN, needs={"cpus": 1}),
+    "Ask.ports: expected None or a tuple of PortRequest, got [80]": lambda: ask("a", run=RUN, ports=[80]),
+    "Ask.policies: expected None or Policies, got {}": lambda: ask("a", run=RUN, policies={}),
     "Ask.group: expected a text, got None": lambda: ask("a", run=RUN, group=None),
     "Ask.priority: expected a whole number of 64 bits, got 1.5": lambda: ask("a", run=RUN, priority=1.5),
     "Ask.priority: expected a whole number of 64 bits, got True": lambda: ask("a", run=RUN, priority=True),
@@ -73,6 +76,18 @@ def test_the_member_is_named(text: str) -> None:
 def test_lists_do_where_an_ask_has_several() -> None:
     several = ask("a", run=RUN, ports=[PortRequest()], constraints=[], probes=[])
     assert several.spec() == Ask("a", run=RUN, ports=(PortRequest(),)).spec()
+
+
+def test_a_handler_that_never_ends_is_stopped_before_it_has_filled_the_memory() -> None:
+    class Endless(Framework):
+        name = "endless"
+
+        def reconcile(self, view: View) -> Iterable[Action]:
+            return itertools.repeat(Kill("a"))
+
+    cluster = Cluster()
+    with pytest.raises(InvalidAction, match=r"endless yielded more than [0-9]+ actions"):
+        FrameworkRunner(Endless()).run(cluster.state, EVERYTHING, [], cluster.now, "")
 
 
 def test_a_handler_without_a_yield_is_told_so() -> None:

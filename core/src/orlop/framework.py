@@ -88,6 +88,18 @@ def _is_whole(or_none: bool = False) -> Callable[[Any, attrs.Attribute[Any], Any
     return check
 
 
+def _are(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    """As `_is_a`: None, or several of this type."""
+
+    def check(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not (isinstance(value, tuple | list) and all(isinstance(one, kind) for one in value)):
+            raise TypeError(
+                f"{type(action).__name__}.{member.name}: expected None or a tuple of {kind.__name__}, got {value!r}"
+            )
+
+    return check
+
+
 def _are_texts(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
     """As `_is_a`: name → text."""
     if not isinstance(value, Mapping):
@@ -151,10 +163,10 @@ class Ask:
     key: str = attrs.field(validator=_TEXT)
     run: Spec = attrs.field(validator=_is_a(Spec))
     needs: Resources | None = attrs.field(default=None, kw_only=True, validator=_is_a(Resources, or_none=True))
-    ports: tuple[PortRequest, ...] | None = attrs.field(default=None, kw_only=True)
-    constraints: tuple[Constraint, ...] | None = attrs.field(default=None, kw_only=True)
-    probes: tuple[Probe, ...] | None = attrs.field(default=None, kw_only=True)
-    policies: Policies | None = attrs.field(default=None, kw_only=True)
+    ports: tuple[PortRequest, ...] | None = attrs.field(default=None, kw_only=True, validator=_are(PortRequest))
+    constraints: tuple[Constraint, ...] | None = attrs.field(default=None, kw_only=True, validator=_are(Constraint))
+    probes: tuple[Probe, ...] | None = attrs.field(default=None, kw_only=True, validator=_are(Probe))
+    policies: Policies | None = attrs.field(default=None, kw_only=True, validator=_is_a(Policies, or_none=True))
     group: str = attrs.field(default="", kw_only=True, validator=_TEXT)
     role: str = attrs.field(default="*", kw_only=True, validator=_TEXT)
     priority: int = attrs.field(default=0, kw_only=True, validator=_is_whole())

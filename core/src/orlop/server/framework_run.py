@@ -8,6 +8,7 @@ handler that raises, or wants that, voids the whole run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ from orlop.model.tasks import Spec, Task
 from orlop.server.storable import Storable, Unstorable
 
 SPEC_IDS_REMEMBERED: Final = 1_000
+#: More than a handler can yield before it counts as hung. A thread that is given up for that goes on.
+ACTIONS_MAX: Final = 500_000
 
 
 @attrs.frozen(kw_only=True)
@@ -166,7 +169,10 @@ class _Collected:
         """All of them, each with what is made of it; nothing is taken yet. Raises InvalidAction, Unstorable."""
         if actions is None:
             raise InvalidAction(f"{self._name} returned None where actions were expected: there is no yield in it")
-        return [(action, self._made_of(action, cause)) for action in actions]
+        found = [(action, self._made_of(action, cause)) for action in itertools.islice(actions, ACTIONS_MAX + 1)]
+        if len(found) > ACTIONS_MAX:
+            raise InvalidAction(f"{self._name} yielded more than {ACTIONS_MAX} actions at once: does its loop end?")
+        return found
 
     def _made_of(self, action: Action, cause: str) -> Request | Amendment | StoredObject | None:
         storable = self._runner.storable
