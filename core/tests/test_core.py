@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,3 +59,32 @@ def test_what_was_decided_is_written_before_the_end_whoever_was_to_begin_it() ->
         core.submit(HELLO, durable.put)
     assert durable.get(timeout=WITHIN_S) is None
     assert "n" in core.committed.node_order
+
+
+def test_a_decision_that_takes_for_ever_is_told_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("orlop.server.core.DECIDE_WITHIN_S", 0.0)
+    begun, go_on = threading.Event(), threading.Event()
+    durable: queue.Queue[Failure | None] = queue.Queue()
+
+    with running() as core:
+        assert core.hang_reason == ""
+        decide = core.kernel.step
+
+        def hang(*arguments: Any) -> Any:
+            begun.set()
+            assert go_on.wait(WITHIN_S)
+            return decide(*arguments)
+
+        monkeypatch.setattr(core.kernel, "step", hang)
+        core.submit(HELLO, durable.put)
+        assert begun.wait(WITHIN_S)
+        assert "filter or scorer" in core.hang_reason
+        core.check_hang()
+        core.check_hang()
+        go_on.set()
+        assert durable.get(timeout=WITHIN_S) is None
+        assert core.hang_reason == ""
+    (record,) = [one for one in caplog.records if "filter or scorer" in one.getMessage()]
+    assert "in hang" in record.getMessage()

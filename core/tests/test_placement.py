@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -161,7 +162,23 @@ def test_a_filter_that_raises_refuses_and_a_scorer_that_raises_counts_as_zero() 
     filtered = Kernel((*kernel_filters(), Broken()), kernel_scorers())
     state = place(filtered, cluster(filtered, node("a", needs)), asks(1, needs))
     (task,) = state.tasks.values()
-    assert filtered.explain(state, task).ruled_out == (("broken", "filter failed: RuntimeError", 1),)
+    assert filtered.explain(state, task).ruled_out == (("broken", "filter failed: RuntimeError: bug", 1),)
+
+
+@pytest.mark.parametrize("answer", [False, 5, {"not": "a text"}])
+def test_what_a_filter_gives_that_is_no_reason_is_told_as_its_failure(answer: Any) -> None:
+    class Mistaken:
+        name = "mistaken"
+
+        def prepare(self, request: Request, view: PlacementView):
+            return lambda _: answer
+
+    needs = Resources(cpus=1)
+    kernel = Kernel((*kernel_filters(), Mistaken()), kernel_scorers())
+    state = place(kernel, cluster(kernel, node("a", needs)), asks(1, needs))
+    (task,) = state.tasks.values()
+    reason = f"filter failed: it gave {answer!r}, not None or a text"
+    assert kernel.explain(state, task).ruled_out == (("mistaken", reason, 1),)
 
 
 def test_now_or_never_leaves_nothing_behind() -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -30,6 +32,8 @@ DOCUMENTS_BESIDES: Final = 8
 #: Of a transaction, for the state's own document.
 RESERVED_OPERATIONS: Final = 1
 JOIN_S: Final = 10.0
+#: A step takes milliseconds, unless a plugin's filter or scorer does not return.
+DECIDE_WITHIN_S: Final = 10.0
 
 
 class Core:
@@ -64,6 +68,8 @@ class Core:
         self._write_wanted = threading.Event()
         self._stopping = False
         self._abandoned = ""
+        self._deciding_since_ms: int | None = None
+        self._hang_told = False
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-kernel", daemon=True),
             threading.Thread(target=self._write_forever, name="orlop-store", daemon=True),
@@ -83,6 +89,23 @@ class Core:
     def read_only_reason(self) -> str:
         """Why the store refused the last transaction; empty when it did not."""
         return self._writer.refusal
+
+    @property
+    def hang_reason(self) -> str:
+        """Why nothing is decided any more; empty when it is. Nobody can take its thread from a plugin."""
+        since_ms = self._deciding_since_ms
+        if since_ms is None or self._clock().monotonic_ms - since_ms < DECIDE_WITHIN_S * 1000:
+            return ""
+        return f"a decision takes more than {DECIDE_WITHIN_S:g} s: does a plugin's filter or scorer hang?"
+
+    def check_hang(self) -> None:
+        """Called now and then: logs, once for each step, where it hangs."""
+        reason = self.hang_reason
+        if reason and not self._hang_told:
+            frame = sys._current_frames().get(self._threads[0].ident or 0)
+            where = "".join(traceback.format_stack(frame)) if frame is not None else ""
+            log.critical("%s It is here:\n%s", reason, where)
+        self._hang_told = bool(reason)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -139,12 +162,15 @@ class Core:
         while not self._abandoned:
             try:
                 head = self._pipeline.head
-                step = self._pipeline.step(head, submissions, self._clock())
+                now = self._clock()
+                self._deciding_since_ms = now.monotonic_ms
+                step = self._pipeline.step(head, submissions, now)
             except Exception as error:
                 log.critical("the kernel failed; nothing of this step happened", exc_info=True)
                 self._abandoned = f"a bug in the kernel: {type(error).__name__}"
                 failed = error
             else:
+                self._deciding_since_ms = None
                 with self._lock:
                     if not self._abandoned and self._pipeline.add(head, step, submissions):
                         return

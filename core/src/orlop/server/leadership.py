@@ -200,6 +200,7 @@ class Leadership:
     async def _check_hangs(self) -> None:
         while True:
             await next_tick(HANG_CHECK_S)
+            self._core.check_hang()
             for framework in self._frameworks.values():
                 framework.check_hang()
 
@@ -294,8 +295,8 @@ class Leadership:
         return {name: framework.status for name, framework in self._frameworks.items()}
 
     def read_only_reason(self) -> str:
-        """Why writes are refused; empty when they are not."""
-        return self._core.read_only_reason
+        """Why writes are refused, or go on for ever; empty when they are done."""
+        return self._core.hang_reason or self._core.read_only_reason
 
     async def submit(self, event: DrainNode | KillTask) -> Any:
         """The answer, or True where there is none, after the commit. Raises NotAvailable."""
