@@ -177,8 +177,10 @@ async def raw_session(one: Serving, context: ssl.SSLContext | None) -> tuple[Any
     return web_socket, http
 
 
-async def asked(one: Serving, **options: Any) -> tuple[int, dict[str, Any]]:
-    """(status, document) of the list of tokens."""
-    url, context = one.url / "v1/tokens", trusting(one.authority)
-    async with aiohttp.ClientSession() as http, http.get(url, ssl=context, **options) as answer:
+async def asked(
+    one: Serving, path: str = "v1/tokens", method: str = "GET", **options: Any
+) -> tuple[int, dict[str, Any]]:
+    """(status, document); of the list of tokens, if nothing else is said."""
+    url, context = one.url / path, trusting(one.authority)
+    async with aiohttp.ClientSession() as http, http.request(method, url, ssl=context, **options) as answer:
         return answer.status, await answer.json()

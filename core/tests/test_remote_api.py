@@ -41,6 +41,16 @@ async def test_the_api_asks_for_a_token(tmp_path: Path, caplog: pytest.LogCaptur
         assert "is refused" in caplog.text
 
 
+async def test_a_load_balancer_needs_no_token_to_ask_whether_a_server_serves(tmp_path: Path) -> None:
+    async with serving(tmp_path) as one:
+        assert await asked(one, "health") == (200, {"status": "ok"})
+        known = {"Authorization": f"Bearer {one.admin}"}
+        assert await asked(one, "health", headers=known) == (200, {"status": "ok", "role": "leader"})
+        assert (await asked(one, "health", headers={"Authorization": "Bearer x"}))[0] == 401
+        assert (await asked(one, "health", "POST"))[0] == 401
+        assert (await asked(one, "metrics"))[0] == 401
+
+
 async def test_a_revoked_admin_token_is_replaced_at_the_next_start(tmp_path: Path) -> None:
     async with serving(tmp_path) as one:
         first = one.admin

@@ -56,7 +56,8 @@ def make_application(
     clients of plugins' listeners, to the leader.
     """
     guard: Middleware = loopback_guard if authenticate is None else authentication(authenticate)
-    application = web.Application(middlewares=[errors_as_json, guard, limit_body], client_max_size=BODY_BYTES_MAX)
+    own_guard = guard if authenticate is None else _all_but_health(guard)
+    application = web.Application(middlewares=[errors_as_json, own_guard, limit_body], client_max_size=BODY_BYTES_MAX)
     application[SERVER] = server
     application[STREAMS] = set()
     application[_GUARD] = guard
@@ -79,6 +80,19 @@ def mount_plugin_routes(application: web.Application, routes: Iterable[Routes]) 
     May be called several times, before the application starts. Raises ValueError when a prefix cannot be used.
     """
     mount(application, routes, application[_GUARD], application[FORWARDING])
+
+
+def _all_but_health(guard: Middleware) -> Middleware:
+    """Load balancers have no tokens."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asks = request.path == cluster.HEALTH_PATH and request.method in (hdrs.METH_GET, hdrs.METH_HEAD)
+        if asks and hdrs.AUTHORIZATION not in request.headers:
+            return await cluster.get_bare_health(request)
+        return await guard(request, handler)
+
+    return guarded
 
 
 async def _with_session(application: web.Application) -> AsyncIterator[None]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from yarl import URL
 
 from orlop.api.documents import cluster_document, framework_documents, moment, role_documents
+from orlop.api.interface import OperatorServer
 from orlop.api.requests import read_query, server_of
 from orlop.api.responses import answer, answer_list, plain
+
+HEALTH_PATH: Final = "/health"
 
 
 async def get_cluster(request: web.Request) -> web.Response:
@@ -56,21 +59,33 @@ async def get_health(request: web.Request) -> web.Response:
     A standby is well when it knows a leader and can see the store: then it serves everything.
     """
     read_query(request)
-    server = server_of(request)
+    document, status = _health(server_of(request))
+    return plain(document, status)
+
+
+async def get_bare_health(request: web.Request) -> web.Response:
+    """What whoever has no token is told, a load balancer say: whether this server serves, and not why."""
+    read_query(request)
+    document, status = _health(server_of(request))
+    return plain({"status": document["status"]}, status)
+
+
+def _health(server: OperatorServer) -> tuple[dict[str, Any], HTTPStatus]:
     role = server.role()
     if not role.leads and role.leader_url and not role.reason:
-        return plain({"status": "ok", "role": "standby", "leader": role.leader_url, "stale_ms": role.stale_ms})
+        standby = {"status": "ok", "role": "standby", "leader": role.leader_url, "stale_ms": role.stale_ms}
+        return standby, HTTPStatus.OK
     reason = server.read_only_reason() if role.leads else role.reason
     if reason:
         stale = {} if role.leads else {"role": "standby", "stale_ms": role.stale_ms}
         reasons = [f"writes are refused: {reason}"]
-        return plain({"status": "degraded", **stale, "reasons": reasons}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return {"status": "degraded", **stale, "reasons": reasons}, HTTPStatus.SERVICE_UNAVAILABLE
     warnings = [
         f"framework {name} is {one.state}: {one.error}"
         for name, one in sorted(server.framework_status().items())
         if one.state != "running"
     ]
-    return plain({"status": "ok", "role": "leader", **({"warnings": warnings} if warnings else {})})
+    return {"status": "ok", "role": "leader", **({"warnings": warnings} if warnings else {})}, HTTPStatus.OK
 
 
 def without_password(store_url: str) -> str:
@@ -89,5 +104,5 @@ ROUTES: Final = [
     web.get("/v1/cluster", get_cluster),
     web.get("/v1/frameworks", list_frameworks),
     web.get("/v1/roles", list_roles),
-    web.get("/health", get_health),
+    web.get(HEALTH_PATH, get_health),
 ]
