@@ -8,6 +8,7 @@ byte names the channel (`orlop.model.streams.Channel`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from http import HTTPStatus
 from typing import Any, Final
@@ -93,8 +94,9 @@ async def _note(request: web.Request, task: Task, wanted: CommandRequest) -> Non
 
 
 async def _fail(socket: web.WebSocketResponse[bool], reason: str) -> None:
-    await socket.send_bytes(bytes([Channel.FAILED]) + orjson.dumps({"error": printable(reason)}))
-    await socket.close()
+    with contextlib.suppress(ConnectionError):  # the client is gone, or has sent too much to be read
+        await socket.send_bytes(bytes([Channel.FAILED]) + orjson.dumps({"error": printable(reason)}))
+        await socket.close()
 
 
 async def _relay(socket: web.WebSocketResponse[bool], stream: StreamEnd) -> None:

@@ -116,7 +116,10 @@ class _Session:
             wanted |= {"rows": size.lines, "columns": size.columns}
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGWINCH, lambda: loop.create_task(_resize(socket)))
-        await socket.send_str(json.dumps(wanted))
+        message = json.dumps(wanted)
+        if len(message) > FRAME_BYTES_MAX:
+            raise Failure(f"the command has {len(message)} bytes, and {FRAME_BYTES_MAX} can be sent: give it as input")
+        await socket.send_str(message)
         if self._takes_input:
             loop = asyncio.get_running_loop()
             threading.Thread(target=_give_input, args=(socket, loop), daemon=True).start()
