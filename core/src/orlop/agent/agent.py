@@ -115,8 +115,9 @@ class _Unsaved:
 class Agent:
     """One node.
 
-    info: all but its runtimes, which it finds out itself. connect: dials the leader. dial_stream: as the leader asks,
-    None where streams need no dialling. renew: takes the cluster's word on which certificate this node shall have.
+    info: all but its runtimes, which it finds out itself; as unavailable those that are wanted and that there are not.
+    connect: dials the leader. dial_stream: as the leader asks, None where streams need no dialling. renew: takes the
+    cluster's word on which certificate this node shall have.
     """
 
     def __init__(
@@ -242,7 +243,7 @@ class Agent:
             beat.cancel()
 
     def _hello(self, link: Link[ToServer, ToAgent]) -> None:
-        unavailable = {**self._unavailable}
+        unavailable = {**self._info.unavailable, **self._unavailable}
         if self._cannot_save:
             unavailable |= dict.fromkeys(self._available, self._cannot_save)
         info = attrs.evolve(

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
+
 import orlop
 from orlop.agent.agent import Agent, Connect, DialStream
 from orlop.agent.detection import DEFAULT_PORTS, architecture, boot_id, detect_resources, operating_system
@@ -61,8 +63,10 @@ def make_agent(
     made: list[Runtime] = []
     for _, runtimes in plugins.collect("runtimes", context=context):
         made += [runtime for runtime in runtimes if runtime.name in wanted]
+    missing = set(wanted) - {runtime.name for runtime in made}
+    info = _node_info(settings, data, identity.node_id)
     return Agent(
-        info=_node_info(settings, data, identity.node_id),
+        info=attrs.evolve(info, unavailable=dict.fromkeys(missing, "no plugin here offers this runtime")),
         records=records,
         identity=identity,
         context=context,
