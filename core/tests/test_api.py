@@ -51,7 +51,8 @@ def test_nodes_by_id_and_beginning_and_their_draining() -> None:
         await problem(client.get("/v1/nodes/x"), 404)
         async with client.post("/v1/nodes/n0/drain", json={"reason": "new disk"}) as response:
             assert (await response.json())["node"]["drained"] is True
-        assert (await read(client, "/v1/events?type=node.drained"))["events"][0]["cause"] == "operator: new disk"
+        (drained,) = (await read(client, "/v1/events?type=node.drained"))["events"]
+        assert drained["cause"] == drained["details"]["by"] == "operator: new disk"
         async with client.post("/v1/nodes/n0/undrain") as response:
             assert (await response.json())["node"]["drained"] is False
 

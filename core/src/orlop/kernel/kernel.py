@@ -278,6 +278,8 @@ class _Batch:
             self._draft.put_node(attrs.evolve(node, drained=event.drained, drain_at_utc_ms=at))
             kind = "node.drained" if event.drained else "node.undrained"
             details = {"until": format_utc(at)} if at else {}
+            if event.cause:
+                details["by"] = event.cause
             self._draft.note(kind, node.id, event.cause, name=node.info.name, **details)
 
     def _stop_drained(self) -> None:
