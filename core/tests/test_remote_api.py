@@ -129,6 +129,8 @@ async def test_tokens_over_the_api(tmp_path: Path) -> None:
             await call("DELETE", "/v1/tokens/nothere0", 404)
             for body in ({"uses": 0}, {"uses": "many"}, {"lifetime_s": -1}, {"lifetime_s": 1.5}, {"colour": "red"}):
                 await call("POST", "/v1/tokens", 400, json=body)
+            refused = await call("POST", "/v1/tokens", 400, json={"uses": 10**20})
+            assert refused["error"].startswith("uses: expected a whole number from 1 to ")
             await one.session_of(one.servers("n1"), "n1")
             assert (await call("DELETE", "/v1/nodes/n1/admission", 200))["changed"] is True
             kinds = [row["type"] for row in (await call("GET", "/v1/events", 200))["events"]]

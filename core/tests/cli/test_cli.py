@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import click
@@ -149,6 +150,31 @@ def test_the_token_and_the_server_come_from_the_environment(fake: Fake, monkeypa
     fake.answers["GET", "/v1/cluster"] = CLUSTER
     run(None, "status")
     assert fake.headers[0]["Authorization"] == "Bearer s3cret"
+
+
+def test_a_token_is_one_line(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.answers["GET", "/v1/cluster"] = CLUSTER
+    monkeypatch.setenv("ORLOP_TOKEN", "s3cret\n")
+    run(fake, "status")
+    assert fake.headers[0]["Authorization"] == "Bearer s3cret"
+    monkeypatch.setenv("ORLOP_TOKEN", "s3cret\nand more")
+    assert run(fake, "status", code=2).stderr == "orlop: ORLOP_TOKEN: expected a token in one line\n"
+
+
+def test_https_to_a_server_without_tls_says_what_to_type(fake: Fake) -> None:
+    said = run(None, "--server", fake.url.replace("http:", "https:"), "status", code=1).stderr
+    assert "Then use http://" in said
+
+
+def test_a_backup_that_cannot_be_written_names_its_file(fake: Fake, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "state"
+    said = run(fake, "backup", str(file), code=1).stderr
+    assert said == f"orlop: {file} cannot be written: No such file or directory\n"
+
+
+def test_a_state_is_not_moved_to_where_it_is_lost(tmp_path: Path) -> None:
+    said = run(None, "store", "migrate", "--to", "memory://", "--data", str(tmp_path), code=2).stderr
+    assert "memory:// is lost" in said
 
 
 def test_the_server_may_be_named_behind_the_command(fake: Fake) -> None:
@@ -303,6 +329,8 @@ def test_durations(text: str, seconds: float | None) -> None:
 def test_cells_are_one_line_whatever_they_hold() -> None:
     assert output.text_of("a\nb\t c") == "a b c"
     assert output.text_of({"a": [1, 2], "b": None}) == "a=1,2,b=-"
+    assert output.text_of("a\x1b[31m\u202eb") == "a [31m b"
+    assert output.text_of(["a\x07"]) == "a"
 
 
 def test_completion_asks_the_server_and_is_silent_without_one(fake: Fake) -> None:

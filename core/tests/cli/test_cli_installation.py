@@ -134,6 +134,7 @@ def test_names_that_a_plugin_cannot_have(name: str, tmp_path: Path) -> None:
 def test_a_new_plugin_overwrites_nothing(tmp_path: Path) -> None:
     assert write_plugin("orlop-mine", tmp_path) == tmp_path / "orlop-mine"
     assert "exists already" in run("plugins", "new", "mine", code=5).stderr
+    assert "Orlop's own plugin" in run("plugins", "new", "orlop", code=2).stderr
 
 
 # Configuration

@@ -63,10 +63,26 @@ def test_events_since(fake: Fake) -> None:
         out = run(fake, "events", "--since", since, "-o", "json").stdout.splitlines()
         assert [json.loads(line)["id"] for line in out] == ["2-0"], since
         assert "after" not in fake.asked[-1][2]
+    run(fake, "events", "--since", "999999999d")
     result = run(fake, "events", "--since", "17-3")
     assert fake.asked[-1][2]["after"] == "17-3"
     assert "no longer kept" in result.stderr
     assert "--since: expected" in run(fake, "events", "--since", "yesterday", code=2).stderr
+
+
+def test_of_the_events_since_a_moment_the_last_are_shown(fake: Fake) -> None:
+    fake.answers["GET", "/v1/events"] = {"events": [event(number) for number in range(1, 61)], "next": "60-0"}
+    shown = run(fake, "events", "--since", "2026-01-01", "--limit", "2", "-o", "json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in shown] == ["59-0", "60-0"]
+    assert len(run(fake, "events", "--since", "2026-01-01").stdout.splitlines()) == 60
+    assert fake.asked[-1][2]["limit"] == "1000"
+    run(fake, "events", "--since", "17-3", "--limit", "2")
+    assert fake.asked[-1][2] == {"after": "17-3", "limit": "2"}
+
+
+def test_a_terminal_obeys_nothing_that_an_event_says(fake: Fake) -> None:
+    fake.answers["GET", "/v1/events"] = {"events": [event(1, name="a\nb\x1b[31m\u202e")], "next": "1-0"}
+    assert run(fake, "events").stdout.splitlines()[0].endswith("name=a b [31m")
 
 
 def test_following_events_resumes_after_each_break(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +138,8 @@ def test_logs_of_both_streams_each_on_its_own(fake: Fake) -> None:
     result = run(fake, "logs", "web.1")
     assert (result.stdout_bytes, result.stderr_bytes) == (b"to stdout\n\xff\n", b"to stderr\n\xff\n")
     assert run(fake, "logs", "web.1", "--stderr").stdout_bytes == b"to stderr\n\xff\n"
+    both = run(fake, "logs", "web.1", "--stdout", "--stderr")
+    assert (both.stdout_bytes, both.stderr_bytes) == (result.stdout_bytes, result.stderr_bytes)
     assert run(fake, "logs", "web.1", "--stdout", "--tail", "0").stderr == ""
     assert fake.asked[-1][2] == {"stream": "stdout", "tail": "0"}
 

@@ -125,7 +125,7 @@ async def read_body(request: web.Request, **readers: Reader) -> Mapping[str, Any
         raise invalid(f"body.{unknown[0][:100]}", f"unknown member: {names}", f"known here: {known}")
     values: dict[str, Any] = dict.fromkeys(readers)
     for name, value in document.items():
-        if isinstance(readers[name], Number) and type(value) is int:
+        if isinstance(readers[name], Number) and type(value) in (int, float):
             value = str(value)
         if not isinstance(value, str):
             raise invalid(f"body.{name}", f"{name}: expected a text, got {_kind(value)}")

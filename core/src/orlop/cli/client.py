@@ -26,6 +26,10 @@ _HINTS: Final = {
     403: f"the token in {TOKEN_VARIABLE} does not permit it",
 }
 _AUTHORITY_HINT: Final = f"verify it with --ca FILE or {AUTHORITY_VARIABLE}: the server's data folder has ca.pem"
+_TLS_HINTS: Final = {
+    "CERTIFICATE_VERIFY_FAILED": _AUTHORITY_HINT,
+    "WRONG_VERSION_NUMBER": "is it a server without TLS? Then use http://",
+}
 _START: Final = "start one with `orlop up`, or name it with --server URL or ORLOP_SERVER"
 
 
@@ -39,7 +43,9 @@ class Client:
         self, base: str, *, token: str | None = None, authority: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
         self.base = base.rstrip("/")
-        self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+        self._token = (os.environ.get(TOKEN_VARIABLE, "") if token is None else token).strip()
+        if not self._token.isprintable():
+            raise Failure(f"{TOKEN_VARIABLE}: expected a token in one line", code=2)
         self._timeout_s = timeout_s
         parts = urllib.parse.urlsplit(self.base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -111,7 +117,7 @@ class Client:
         except TimeoutError as error:
             raise Unreachable(f"{self.base} did not answer within {self._timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
-            hint = _AUTHORITY_HINT if "CERTIFICATE_VERIFY_FAILED" in str(error) else _START
+            hint = next((hint for sign, hint in _TLS_HINTS.items() if sign in str(error)), _START)
             raise Unreachable(f"cannot reach {self.base}: {_reason(error)}", hint=hint) from error
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from orlop.cli.options import client_of, json_option, node_argument, output_option, server_options, task_argument
-from orlop.cli.output import age, duration_s, quantity, repeated, show, show_json, span, text_of, watch_option
+from orlop.cli.output import age, duration_s, one_line, quantity, repeated, show, show_json, span, text_of, watch_option
 
 ORPHANS_SHOWN_MAX: Final = 20
 
@@ -27,7 +27,7 @@ def status(ctx: click.Context, output: str, watch: bool) -> None:
             show_json(document)
             return
         for name, text in _glance(document):
-            click.echo(f"{name:<11}{text}")
+            click.echo(f"{name:<11}{one_line(text)}")
 
     repeated(watch, once)
 

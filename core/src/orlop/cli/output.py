@@ -17,8 +17,8 @@ from orlop.cli.failures import Unreachable
 from orlop.cli.options import json_option, output_option
 
 __all__ = [
-    "age", "details_of", "duration_s", "json_option", "output_option", "quantity", "repeated", "show", "show_json",
-    "table", "text_of", "watch_option",
+    "age", "details_of", "duration_s", "json_option", "one_line", "output_option", "quantity", "repeated", "show",
+    "show_json", "table", "text_of", "watch_option",
 ]  # fmt: skip
 
 WATCH_INTERVAL_S: Final = 2.0
@@ -94,21 +94,26 @@ def _colour(word: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A cell: nothing as `-`, lists with commas, objects as name=value; one line whatever it is."""
+    """A cell: nothing as `-`, lists with commas, objects as name=value; in one line."""
     if value is None or value == "" or value == [] or value == {}:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
+        return one_line(",".join(map(str, value)))
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={text_of(one)}" for name, one in value.items())
-    return " ".join(str(value).split())
+        return one_line(",".join(f"{name}={text_of(one)}" for name, one in value.items()))
+    return one_line(str(value))
+
+
+def one_line(text: str) -> str:
+    """Without line ends, and without what a terminal would obey: names come from whoever may join or ask."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def details_of(entry: Mapping[str, Any]) -> str:
     """An event's details in one line."""
-    return " ".join(f"{name}={value}" for name, value in (entry.get("details") or {}).items() if value)
+    return one_line(" ".join(f"{name}={value}" for name, value in (entry.get("details") or {}).items() if value))
 
 
 def quantity(amount: float | None, unit: str) -> str:

@@ -29,6 +29,8 @@ def write_plugin(name: str, parent: Path) -> Path:
         raise Failure(
             f'NAME: expected at most {NAME_CHARACTERS_MAX} lower-case letters, digits and "-", got "{name}"', code=2
         )
+    if name == "orlop":
+        raise Failure("NAME: orlop is what Orlop's own plugin is called", code=2)
     folder = parent / f"orlop-{name}"
     if folder.exists():
         raise Failure(f"{folder} exists already", code=CONFLICT)

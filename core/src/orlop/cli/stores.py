@@ -55,14 +55,19 @@ def backup(ctx: click.Context, file: Path, offline: bool, config: Path | None, d
 @contextlib.contextmanager
 def _replacing(file: Path) -> Iterator[Any]:
     """A file beside it, which takes its name once it is whole and on the disk."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent or Path())
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent or Path())
+    except OSError as error:
+        raise Failure(f"{file} cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "w+b") as target:  # 0600: specs may hold passwords
             yield target
             os.fsync(target.fileno())
         Path(name).replace(file)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise Failure(f"{file} cannot be written: {error.strerror or error}") from error
         raise
 
 
@@ -184,6 +189,8 @@ def migrate(url: str, replace: bool, config: Path | None, data: Path | None) -> 
     import orlop
     from orlop.server import archive
 
+    if url.startswith("memory:"):
+        raise Failure("--to: what is in memory:// is lost when this command ends", code=2)
     with _opened(config, data) as source:
         try:
             found = archive.take(source, utc_ms=time.time_ns() // 1_000_000, orlop_version=orlop.__version__)

@@ -18,9 +18,10 @@ import click
 from orlop.cli.client import Client
 from orlop.cli.failures import NOT_FOUND, Failure, Unreachable
 from orlop.cli.options import client_of, json_option, server_options, task_argument
-from orlop.cli.output import details_of, duration_s, show_json, table
+from orlop.cli.output import details_of, duration_s, one_line, show_json, table
 
 EVENTS_MAX: Final = 1_000
+EVENTS_SHOWN: Final = 50
 RECONNECT_FIRST_S: Final = 0.5
 RECONNECT_MAX_S: Final = 10.0
 #: Pieces of output that are read ahead of a slow terminal.
@@ -93,17 +94,24 @@ def _explanation(explanation: Mapping[str, Any]) -> None:
 @click.option("--since", default="", help="10m, 2h, a time such as 2026-01-31T12:00Z, or an event's id.")
 @click.option("--type", "kind", default="", help="Only these types: task, node.unreachable.")
 @click.option("--subject", default="", help="Only events about this task, node or app.")
-@click.option("--limit", type=click.IntRange(1, EVENTS_MAX), default=50, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(1, EVENTS_MAX), help="How many at most: 50, or 1000 with --since.")
 @json_option
 @server_options
 @click.pass_context
-def events(ctx: click.Context, follow: bool, since: str, kind: str, subject: str, limit: int, output: str) -> None:
-    """What happened, to whom, why. With -o json one object a line."""
+def events(
+    ctx: click.Context, follow: bool, since: str, kind: str, subject: str, limit: int | None, output: str
+) -> None:
+    """What happened, to whom, why. With -o json one object a line.
+
+    With --limit the last ones, or those that come next after an event's id.
+    """
     client = client_of(ctx)
     wanted = {"type": kind, "subject": subject}
     after, earliest = _since(since)
-    document = client.get("/v1/events", after=after, limit=EVENTS_MAX if since else limit, **wanted)
+    asked = EVENTS_MAX if earliest is not None else limit or (EVENTS_MAX if after else EVENTS_SHOWN)
+    document = client.get("/v1/events", after=after, limit=asked, **wanted)
     found = [entry for entry in document["events"] if earliest is None or _moment(entry) >= earliest]
+    found = found[-(limit or asked) :]
     if document.get("gap") and after:
         _gap()
     for entry in found:
@@ -125,7 +133,7 @@ def _since(text: str) -> tuple[str, datetime | None]:
         return text, None
     seconds = duration_s(text)
     if seconds is not None:
-        return "", datetime.fromtimestamp(time.time() - seconds, UTC)
+        return "", datetime.fromtimestamp(max(0.0, time.time() - seconds), UTC)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -187,7 +195,8 @@ def _show_event(entry: Mapping[str, Any], output: str) -> None:
     if output == "json":
         click.echo(json.dumps(entry, ensure_ascii=False))
     else:
-        line = f"{entry['at']}  {entry['type']:<24} {entry.get('subject', '')}  {details_of(entry)}"
+        subject = one_line(entry.get("subject", ""))
+        line = f"{entry['at']}  {entry['type']:<24} {subject}  {details_of(entry)}"
         click.echo(line.rstrip())
     sys.stdout.flush()
 
@@ -199,18 +208,21 @@ def _show_event(entry: Mapping[str, Any], output: str) -> None:
 @task_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task ends, or Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), help="Only the last N lines.")
-@click.option("--stdout", "only", flag_value="stdout", help="Standard output alone.")
-@click.option("--stderr", "only", flag_value="stderr", help="Standard error alone.")
+@click.option("--stdout", "stdout", is_flag=True, help="Standard output alone.")
+@click.option("--stderr", "stderr", is_flag=True, help="Standard error alone.")
 @click.option("--node", help="Where to ask for the output of a task that is forgotten everywhere else.")
 @server_options
 @click.pass_context
-def logs(ctx: click.Context, task: str, follow: bool, tail: int | None, only: str | None, node: str | None) -> None:
+def logs(
+    ctx: click.Context, task: str, follow: bool, tail: int | None, stdout: bool, stderr: bool, node: str | None
+) -> None:
     """A task's output; kept for a while after its end, then its first and last 64 kB for longer.
 
-    Without --stdout or --stderr both are shown, each on its own of these two here.
+    Without --stdout or --stderr, or with both of them, both are shown, each on its own of these two here.
     """
     if follow and node:
         raise click.UsageError("--node: what is forgotten has ended and cannot be followed")
+    only = None if stdout == stderr else "stdout" if stdout else "stderr"
     show_output(client_of(ctx), task, follow=follow, tail=tail, only=only, node=node)
 
 
