@@ -142,6 +142,14 @@ async def test_closing_ends_the_command(tmp_path: Path) -> None:
         await eventually(lambda pid=pid: not is_alive(pid), "it is gone")
 
 
+async def test_a_command_that_is_closed_is_waited_for_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(40):
+        async with executing(tmp_path, "sh", "-c", "echo begun; sleep 1000") as one:
+            async for _ in one.output():
+                break
+    assert "Unknown child process" not in caplog.text
+
+
 async def test_a_terminal_is_one(tmp_path: Path) -> None:
     async with executing(tmp_path, "sh", rows=30, columns=100) as one:
         got = b""

@@ -230,5 +230,7 @@ class ProcessExecution:
         """The command and its group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()  # it may not have a group of its own yet
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # It may not have a group of its own yet. asyncio's own kill would wait for it beside asyncio's watcher.
+                os.kill(self._process.pid, signal.SIGKILL)
