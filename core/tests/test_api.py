@@ -190,6 +190,12 @@ def test_what_waits_is_explained_once_per_kind() -> None:
             assert group["group"] == "/my/app"
             assert group["waiting"] == 4
             assert [one["count"] for one in group["asks"]] == [4]
+            assert group["last_ended"] is None
+        for code in (3, 7):
+            server.cluster.end_task(server.cluster.running()[0], code=code)
+            server.cluster.settle()
+        ended = (await read(client, "/v1/explain/my/app"))["last_ended"]
+        assert (ended["outcome"], ended["exit_code"]) == ("failed", 7)
         await problem(client.get("/v1/explain/nothing"), 404)
 
     with_client(work, server)

@@ -40,6 +40,9 @@ def test_explain_a_group(fake: Fake) -> None:
     out = run(fake, "explain", "/web").stdout
     assert "waiting  3 since 2026-01-01T00:00:00.000Z, such as t-2" in out
     assert "0 of 2 nodes fit" in out
+    ended = TASK | {"state": "removed", "outcome": "failed", "exit_code": 3, "reason": "out of memory"}
+    fake.answers["GET", "/v1/explain//web"] = document | {"last_ended": ended}
+    assert "before   failed, exit code 3: out of memory  (t-1, on alpha)" in run(fake, "explain", "/web").stdout
     fake.answers["GET", "/v1/explain//web"] = document | {"asks": [], "text": "nothing of /web waits"}
     assert "nothing of /web waits" in run(fake, "explain", "/web").stdout
 

@@ -7,7 +7,7 @@ answer is bounded, and all are made on another thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -132,9 +132,19 @@ def _group_bytes(server: OperatorServer, state: State, framework: str, group: st
         "tasks": count_states(tasks),
         "waiting": waiting,
         "text": f"{waiting} of {group} wait" if waiting else f"nothing of {group} waits",
+        "last_ended": next((task_document(state, task) for task in _ended_of(state, framework, group)), None),
     }
     groups = waiting_groups(state, (framework, group))
     return list_bytes("asks", _explained(server, state, groups), lambda: about)
+
+
+def _ended_of(state: State, framework: str, group: str) -> Iterator[Task]:
+    """Those that are recorded, the latest first."""
+    for number in range(state.ended_next - 1, state.ended_oldest - 1, -1):
+        entry = state.ended.get(number)
+        task = state.tasks.get(entry[1]) if entry is not None else None
+        if task is not None and (task.framework, task.group) == (framework, group):
+            yield task
 
 
 ROUTES: Final = [

@@ -59,6 +59,17 @@ def _explain_group(document: Mapping[str, Any]) -> None:
         delayed = f", delayed until {ask.get('not_before')}" if ask.get("delayed") else ""
         click.echo(f"waiting  {ask.get('count', 1)} since {ask.get('since')}{delayed}, such as {ask['id']}")
         _explanation(ask["explanation"])
+    last = document.get("last_ended")
+    if document["asks"] and last:
+        where = f", on {last.get('node_name') or last['node']}" if last.get("node") else ""
+        click.echo(f"before   {_end_of(last)}  ({last['id']}{where})")
+
+
+def _end_of(task: Mapping[str, Any]) -> str:
+    code = f", exit code {task['exit_code']}" if task.get("exit_code") is not None else ""
+    signal = f", signal {task['signal']}" if task.get("signal") is not None else ""
+    reason = f": {task['reason']}" if task.get("reason") else ""
+    return f"{task['outcome']}{code}{signal}{reason}"
 
 
 def _explain_task(document: Mapping[str, Any]) -> None:
@@ -68,10 +79,7 @@ def _explain_task(document: Mapping[str, Any]) -> None:
     click.echo(f"task     {task['id']}  {task['name']}  ({owner})")
     click.echo(f"state    {task['state']}, wanted {task['desired']}{where}")
     if task.get("outcome"):
-        code = f", exit code {task['exit_code']}" if task.get("exit_code") is not None else ""
-        signal = f", signal {task['signal']}" if task.get("signal") is not None else ""
-        reason = f": {task['reason']}" if task.get("reason") else ""
-        click.echo(f"ended    {task['outcome']}{code}{signal}{reason}")
+        click.echo(f"ended    {_end_of(task)}")
     elif task.get("message"):
         click.echo(f"message  {task['message']}")
     if task["state"] == "pending" and document.get("explanation"):
