@@ -139,7 +139,7 @@ class ClusterSettings:
     )
     lease_s: float = attrs.field(
         default=5,
-        validator=_between(1, 600, "seconds"),
+        validator=_between(2, 600, "seconds"),
         metadata=about("Seconds until a silent leader is replaced."),
     )
     unreachable_after_s: float = attrs.field(

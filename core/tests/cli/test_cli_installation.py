@@ -154,6 +154,28 @@ def test_config_check_says_all_that_is_wrong(tmp_path: Path) -> None:
     assert len(run("config", "check", "--config", str(path), code=1).stderr.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ('[server]\nlisten = "0.0.0.0:5050"', "[server] listen is 0.0.0.0:5050: without authentication"),
+        ('[store]\nurl = "sqlite://relative"', "[store]: the store's URL 'sqlite://relative' must be"),
+        ('[store]\nurl = "zookeeper://host"', "[store]: no store has the scheme 'zookeeper'"),
+        ('[store]\nurl = "etcd://host:port"', "[store]: "),
+        ('[store]\nurl = "etcd://host"\n[cluster]\nlease_s = 3', "[store]: timeout_s is 5: expected no more"),
+        ("[cluster]\nlease_s = 1", "[cluster] lease_s: expected 2 to 600 seconds, got 1"),
+    ],
+)
+def test_config_check_tells_what_would_not_start(tmp_path: Path, table: str, text: str) -> None:
+    (tmp_path / "orlop.toml").write_text(table)
+    assert f"orlop.toml: {text}" in run("config", "check", code=1).stderr
+
+
+def test_config_check_opens_no_store(tmp_path: Path) -> None:
+    (tmp_path / "orlop.toml").write_text(f'[store]\nurl = "sqlite://{tmp_path}/state.db"')
+    run("config", "check")
+    assert not (tmp_path / "state.db").exists()
+
+
 def test_config_show_is_toml_that_means_the_same_without_secrets(tmp_path: Path) -> None:
     path = tmp_path / "orlop.toml"
     path.write_text(

@@ -30,11 +30,23 @@ def config() -> None:
 def check_config(config: Path | None) -> None:
     """Check the file, plugins' tables included."""
     from orlop.cli.loading import load_plugins, load_settings
+    from orlop.processes.exposure import CannotStart, check_exposure
+    from orlop.processes.stores import configured_store
+    from orlop.store.interface import StoreError
 
     settings = load_settings(config)
     host = load_plugins(settings)
     wrong = [record.error for record in host.records() if record.state == "configuration-error"]
     wrong += map(str, host.unknown_tables())
+    where = settings.source or "configuration"
+    try:
+        check_exposure(settings, settings.server.listen, "[server] listen")
+    except CannotStart as error:
+        wrong.append(f"{where}: {error}")
+    try:
+        configured_store(settings, Path("/"), host)
+    except StoreError as error:
+        wrong.append(f"{where}: [store]: {error}")
     if wrong:
         raise Failure("\n".join(wrong))
     for record in host.records():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from orlop.store.etcd_address import SCHEMES as ETCD_SCHEMES
-from orlop.store.etcd_address import StoreAccess, parse_address
+from orlop.store.etcd_address import EtcdAddress, StoreAccess, parse_address
 from orlop.store.interface import Store, StoreError
 from orlop.store.memory import MemoryStore
 from orlop.store.sqlite import SqliteStore
@@ -32,6 +33,15 @@ def open_store(
     scheme, a malformed URL, or whatever keeps the store from being opened; ValueError if a plugin claims a scheme that
     is built in.
     """
+    return store_of(url, factories, access)()
+
+
+def store_of(
+    url: str,
+    factories: Mapping[str, StoreFactory] = MappingProxyType({}),
+    access: StoreAccess = _DEFAULT_ACCESS,
+) -> Callable[[], Store]:
+    """What opens the store, once it is called. Raises as `open_store` does for what can be told by the URL alone."""
     if claimed := _BUILT_IN.keys() & factories.keys():
         raise ValueError(f"a plugin offers stores for {', '.join(sorted(claimed))}, which is built in")
     scheme, separator, _ = url.partition("://")
@@ -42,29 +52,32 @@ def open_store(
     if scheme not in factories:
         known = ", ".join(sorted({*_BUILT_IN, *factories}))
         raise StoreError(f"no store has the scheme {scheme!r}; there are {known}")
-    return factories[scheme](url)
+    return partial(factories[scheme], url)
 
 
-def _open_sqlite(url: str, _: StoreAccess) -> Store:
+def _sqlite_of(url: str, _: StoreAccess) -> Callable[[], Store]:
     path = url.removeprefix("sqlite://")
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
         raise StoreError(f"the store's URL {url!r} must be sqlite:///absolute/path/of/a/file")
-    return SqliteStore(path)
+    return partial(SqliteStore, path)
 
 
-def _open_memory(url: str, _: StoreAccess) -> Store:
+def _memory_of(url: str, _: StoreAccess) -> Callable[[], Store]:
     if url != "memory://":
         raise StoreError(f"the store's URL {url!r} must be just memory://")
-    return MemoryStore()
+    return MemoryStore
 
 
-def _open_etcd(url: str, access: StoreAccess) -> Store:
-    address = parse_address(url, access)
+def _etcd_of(url: str, access: StoreAccess) -> Callable[[], Store]:
+    return partial(_open_etcd, parse_address(url, access))
+
+
+def _open_etcd(address: EtcdAddress) -> Store:
     from orlop.store.etcd import EtcdStore  # gRPC takes its time to load, and the other stores do without it
 
     return EtcdStore(address)
 
 
-_BUILT_IN: Final[Mapping[str, Callable[[str, StoreAccess], Store]]] = MappingProxyType(
-    {"sqlite": _open_sqlite, "memory": _open_memory, **dict.fromkeys(ETCD_SCHEMES, _open_etcd)}
+_BUILT_IN: Final[Mapping[str, Callable[[str, StoreAccess], Callable[[], Store]]]] = MappingProxyType(
+    {"sqlite": _sqlite_of, "memory": _memory_of, **dict.fromkeys(ETCD_SCHEMES, _etcd_of)}
 )
