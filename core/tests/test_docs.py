@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -148,6 +150,23 @@ def test_the_example_of_a_configuration_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "orlop.toml"
     file.write_text(example)
     assert load(file, {}).cluster.name == "blue"
+
+
+def test_the_unit_for_systemd_starts_orlop_and_stops_nothing_else(tmp_path: Path) -> None:
+    (unit,) = blocks(OPERATOR_GUIDE.read_text(), "ini")
+    keys = configparser.ConfigParser()
+    keys.read_string(unit)
+    service = keys["Service"]
+    assert service["KillMode"] == "process"
+    program, command, *options = service["ExecStart"].split()
+    assert program.endswith("/orlop")
+    started = cli.get_command(click.Context(cli), command)
+    assert started is not None
+    started.make_context(command, options)
+    if shutil.which("systemd-analyze") is not None:
+        path = tmp_path / "orlop.service"
+        path.write_text(unit.replace(program, sys.executable))
+        subprocess.run(["systemd-analyze", "verify", path], check=True, timeout=60)
 
 
 # --- commands ---
