@@ -77,3 +77,34 @@ def test_nobody_says_how_a_run_has_ended_until_it_is_too_late() -> None:
     (run,) = cluster.runs("a")
     assert (run.state, len(run.attempts)) == ("failed", 2)
     assert run.reason == "nobody said within 60 s how it ended"
+
+
+def test_a_program_that_ends_well_after_a_bad_report_is_told_of_by_the_report() -> None:
+    cluster, task = asynchronous()
+    cluster.give(orders.ReportTask(task=task, code=3))
+    cluster.finish("a")
+    assert cluster.runs("a")[0].reason == "it was reported with code 3"
+
+
+def test_it_may_be_said_by_the_id_that_the_program_was_told_whatever_its_job_is_now() -> None:
+    cluster, task = asynchronous(arguments=["before"])
+    cluster.put("a", schedule="R//PT10S", arguments=["after"], **{"async": True})
+    cluster.finish("a")
+    cluster.give(orders.ReportTask(task=task, code=0))
+    assert cluster.states("a") == ["succeeded"]
+
+
+def test_a_run_is_not_waited_for_when_its_job_is_async_no_more() -> None:
+    cluster, _ = asynchronous()
+    cluster.finish("a")
+    cluster.put("a", schedule="R//PT10S")
+    assert cluster.states("a") == ["succeeded"]
+    assert len(cluster.running("b")) == 1
+
+
+def test_a_killed_run_is_not_waited_for_even_if_its_program_ends_well() -> None:
+    cluster, _ = asynchronous()
+    cluster.cluster.lose_node("n0", gone=False)
+    cluster.give(orders.KillRuns(name="a"))
+    cluster.finish("a")
+    assert cluster.states("a") == ["killed"]

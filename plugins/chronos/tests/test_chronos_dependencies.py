@@ -297,3 +297,12 @@ def test_a_job_has_no_more_children_than_a_document_holds(monkeypatch: pytest.Mo
         cluster.put("third", parents=["a"])
     cluster.put("child", parents=["a"], command="another one")
     assert cluster.names() == ["a", "baby", "child"]
+
+
+def test_a_run_that_is_killed_while_it_waits_is_the_cause_of_those_that_follow() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a")
+    cluster.put("b", parents=["a"], triggerRule="all_done")
+    cluster.finish("a", code=1)
+    cluster.give(orders.KillRuns(name="a"))
+    assert [run.because_of for run in cluster.runs("b")] == ["a/0"]

@@ -130,3 +130,19 @@ def test_among_themselves_due_runs_go_by_their_policy_beside_a_backfill() -> Non
     assert [run.reason for run in cluster.runs("a") if run.state.value == "skipped"][
         -1
     ] == "1 runs were waiting already"
+
+
+def test_so_many_runs_at_most_wait_for_a_node() -> None:
+    cluster = ChronosCluster(most_queued_runs=3)
+    cluster.put("a", schedule="R//PT10S", overlap="allow", mem=10_000_000)
+    cluster.advance(45)
+    assert cluster.states("a") == ["active"] * 3 + ["skipped"] * 2
+    assert cluster.runs("a")[-1].reason == "3 runs were waiting already"
+    assert cluster.running("a") == []
+
+
+def test_runs_that_have_a_node_do_not_count_as_waiting() -> None:
+    cluster = ChronosCluster(most_queued_runs=3)
+    cluster.put("a", schedule="R//PT10S", overlap="allow")
+    cluster.advance(45)
+    assert len(cluster.running("a")) == 5

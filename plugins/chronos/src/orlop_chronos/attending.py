@@ -13,6 +13,7 @@ import attrs
 
 from orlop.framework import Ask, Emit, Kill, Outcome, Task, TaskState
 from orlop_chronos import specs
+from orlop_chronos.attempts import OF_THEMSELVES, closed, kept, may_retry, retry_delay_ms
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import (
     Attempt,
@@ -27,7 +28,7 @@ from orlop_chronos.documents import (
     task_key,
 )
 from orlop_chronos.ending import end, rule_is_met
-from orlop_chronos.model import CatchUp, Job, NodeLoss, Overlap
+from orlop_chronos.model import CatchUp, Job, Overlap
 from orlop_chronos.notices import Happening, tell
 from orlop_chronos.reading import period_ms
 from orlop_chronos.schedules import Moment
@@ -42,8 +43,6 @@ IN_TIME_MS: Final = 60_000
 #: As late as this no run is too late, whatever the job says: it takes some time to make one. In milliseconds.
 NEVER_TOO_LATE_MS: Final = 1_000
 _NOT_MADE_UP_FOR: Final = "missed, and missed runs are not made up for"
-#: Causes of runs that a disabled job has not; by hand it may be run.
-OF_THEMSELVES: Final = frozenset({Cause.TIME, Cause.CATCH_UP, Cause.PARENT})
 #: Of missed due times of crontab lines, which must be counted one by one.
 MOST_COUNTED: Final = 1_000
 
@@ -92,15 +91,24 @@ def create_run(
     if policy is Overlap.REPLACE and not is_backfill:
         for earlier in alike:
             stop(desk, record, earlier, Stop.REPLACED, f"replaced by run {run.number}")
-    elif policy is not Overlap.ALLOW:
-        queued = sum(one.state is RunState.QUEUED for one in alike)
-        if queued >= most_queued:
-            return _skip(desk, run, f"{queued} runs were waiting already")
+    else:
+        most = desk.settings.most_queued_runs if policy is Overlap.ALLOW else most_queued
+        waiting = sum(_waits(desk, one, policy) for one in alike)
+        if waiting >= most:
+            return _skip(desk, run, f"{waiting} runs were waiting already")
     if policy is not Overlap.ALLOW and _must_wait(desk, record, run):
         run = attrs.evolve(run, state=RunState.QUEUED)
     desk.put_run(run)
     _start_if_due(desk, record, run)
     return desk.run(job.name, run.number) or run
+
+
+def _waits(desk: Desk, run: Run, policy: Overlap) -> bool:
+    """For an earlier run, or where none waits for another, for a node."""
+    if policy is not Overlap.ALLOW:
+        return run.state is RunState.QUEUED
+    task = _task_of(desk, run) if run.state is RunState.ACTIVE else None
+    return task is not None and task.state is TaskState.PENDING
 
 
 def start_children(desk: Desk) -> None:
@@ -185,7 +193,10 @@ def _skip(desk: Desk, run: Run, reason: str) -> Run:
 def _look_after(desk: Desk, record: JobRecord, run: Run) -> None:
     """Takes up what has become of the run's task."""
     if run.state is RunState.AWAITING:
-        if (deadline_ms := _deadline_ms(record.job, _began_ms(run))) is not None and deadline_ms <= desk.now_ms:
+        if not record.job.asynchronous:
+            # It was when this run began; nobody need say any more how it ended.
+            end(desk, record, run, RunState.SUCCEEDED, "")
+        elif (deadline_ms := _deadline_ms(record.job, _began_ms(run))) is not None and deadline_ms <= desk.now_ms:
             reason = f"nobody said within {record.job.max_completion_time} s how it ended"
             _attempt_failed(desk, record, run, reason)
         return
@@ -218,18 +229,32 @@ def _began_ms(run: Run) -> int:
 
 
 def _attempt_ended(desk: Desk, record: JobRecord, run: Run, task: Task | None) -> None:
-    attempt = _closed(desk, run.attempts[-1], task)
-    run = attrs.evolve(run, attempts=(*run.attempts[:-1], attempt))
-    if attempt.outcome == Outcome.FINISHED and not (record.job.asynchronous and run.told):
-        if record.job.asynchronous and run.told is None:
-            desk.put_run(attrs.evolve(run, state=RunState.AWAITING))
-        else:
-            end(desk, record, run, RunState.SUCCEEDED, "")
-        return
-    if attempt.outcome in (Outcome.KILLED, Outcome.WITHDRAWN) and run.stop is not Stop.LATE:
+    attempt = closed(desk, run.attempts[-1], task)
+    run = attrs.evolve(run, attempts=kept((*run.attempts[:-1], attempt)))
+    finished = attempt.outcome == Outcome.FINISHED
+    if finished and not record.job.asynchronous:
+        end(desk, record, run, RunState.SUCCEEDED, "")
+    elif _is_killed(run, attempt):
+        # However its task has ended meanwhile, with its node, too: nobody wants it any more.
         end(desk, record, run, RunState.KILLED, run.reason or attempt.reason)
-        return
-    _attempt_failed(desk, record, run, run.reason if run.stop is Stop.LATE else attempt.reason)
+    elif finished and run.told is None:
+        desk.put_run(attrs.evolve(run, state=RunState.AWAITING))
+    elif finished and run.told == 0:
+        end(desk, record, run, RunState.SUCCEEDED, "")
+    elif finished:
+        _attempt_failed(desk, record, run, _reported(run.told))
+    else:
+        _attempt_failed(desk, record, run, run.reason if run.stop is Stop.LATE else attempt.reason)
+
+
+def _is_killed(run: Run, attempt: Attempt) -> bool:
+    if run.stop is not None:
+        return run.stop is not Stop.LATE
+    return attempt.outcome in (Outcome.KILLED, Outcome.WITHDRAWN)
+
+
+def _reported(code: int | None) -> str:
+    return f"it was reported with code {code}"
 
 
 def told(desk: Desk, record: JobRecord, run: Run, code: int) -> None:
@@ -240,66 +265,17 @@ def told(desk: Desk, record: JobRecord, run: Run, code: int) -> None:
     elif code == 0:
         end(desk, record, run, RunState.SUCCEEDED, "")
     else:
-        _attempt_failed(desk, record, run, f"it was reported with code {code}")
+        _attempt_failed(desk, record, run, _reported(code))
 
 
 def _attempt_failed(desk: Desk, record: JobRecord, run: Run, reason: str) -> None:
-    if _may_retry(desk, record, run, run.attempts[-1]):
-        delay_ms = _retry_delay_ms(record.job, len(run.attempts))
+    if may_retry(desk, record, run, run.attempts[-1]):
+        delay_ms = retry_delay_ms(record.job, len(run.attempts))
         due_ms = desk.now_ms + delay_ms
         waiting = attrs.evolve(run, state=RunState.WAITING, due_ms=due_ms, stop=None, told=None, reason=reason)
         desk.put_run(waiting)
         return
     end(desk, record, run, RunState.FAILED, reason)
-
-
-def _closed(desk: Desk, attempt: Attempt, task: Task | None) -> Attempt:
-    if task is None:
-        reason = "nothing is known of its task any more"
-        return attrs.evolve(attempt, ended_ms=desk.now_ms, outcome=Outcome.LOST.value, reason=reason)
-    ended = task.status.exit
-    return attrs.evolve(
-        attempt,
-        task=task.id,
-        started_ms=task.started_utc_ms,
-        ended_ms=task.ended_utc_ms or desk.now_ms,
-        node=specs.node_name(desk.view, task),
-        node_id=task.node or "",
-        outcome=(ended.outcome if ended is not None else Outcome.LOST).value,
-        code=ended.code if ended is not None else None,
-        signal=ended.signal if ended is not None else None,
-        reason=_reason(task),
-    )
-
-
-def _reason(task: Task) -> str:
-    ended = task.status.exit
-    if ended is None:
-        return task.desired_reason or task.status.message
-    if ended.reason:
-        return ended.reason
-    if ended.code is not None:
-        return f"exit code {ended.code}"
-    return f"signal {ended.signal}" if ended.signal is not None else ended.outcome.value
-
-
-def _may_retry(desk: Desk, record: JobRecord, run: Run, attempt: Attempt) -> bool:
-    job = record.job
-    if (job.disabled and run.cause in OF_THEMSELVES) or len(run.attempts) > job.retries:
-        return False
-    if attempt.outcome == Outcome.LOST and job.node_loss is NodeLoss.AT_MOST_ONCE:
-        return False
-    if desk.settings.retry_only_after_success:
-        counters = desk.progress(job.name).counters
-        return counters.last_error is None or (counters.last_success or 0) >= counters.last_error
-    return True
-
-
-def _retry_delay_ms(job: Job, failures: int) -> int:
-    delay_s = job.retry_delay
-    for _ in range(failures - 1):
-        delay_s = min(delay_s * job.retry_backoff, max(job.max_retry_delay, job.retry_delay))
-    return round(delay_s * 1000)
 
 
 def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
@@ -309,7 +285,7 @@ def _start_if_due(desk: Desk, record: JobRecord, run: Run) -> None:
     if record.job.disabled and run.cause in OF_THEMSELVES:
         _give_up(desk, record, run)
         return
-    if run.due_ms > desk.now_ms:
+    if run.due_ms > desk.now_ms or (desk.paused and run.cause in OF_THEMSELVES):
         return
     if record.job.overlap_policy is not Overlap.ALLOW and _must_wait(desk, record, run):
         return

@@ -204,6 +204,7 @@ def _kill(order: KillRuns, desk: Desk) -> list[int]:
     found = [run for run in desk.open_runs(order.name) if order.number in (None, run.number)]
     for run in found:
         stop(desk, record, run, Stop.KILLED, "killed by a user")
+    start_children(desk)
     return [run.number for run in found]
 
 
@@ -230,12 +231,18 @@ def _report(order: ReportTask, desk: Desk) -> None:
     record = desk.job(parts[3]) if len(parts) == 5 and parts[0] == "ct" else None
     if record is None:
         raise bad_request(f"Task '{order.task[:200]}' not found")
-    for run in desk.open_runs(record.job.name):
-        if run.attempts and task_name(record.job, run, len(run.attempts) - 1) == order.task and run.going_on:
-            told(desk, record, run, order.code)
-            start_children(desk)
-            return
-    raise bad_request(f"Task '{order.task[:200]}' does not run")
+    known = {
+        task_name(record.job, run, len(run.attempts) - 1): run
+        for run in desk.open_runs(record.job.name)
+        if run.going_on
+    }
+    # What comes before the arguments says which it is: those of the job may have been changed since.
+    others = (run for name, run in known.items() if name.split(":", 4)[:4] == parts[:4])
+    run = known.get(order.task) or next(others, None)
+    if run is None:
+        raise bad_request(f"Task '{order.task[:200]}' does not run")
+    told(desk, record, run, order.code)
+    start_children(desk)
 
 
 def _backfill(order: Backfill, desk: Desk) -> int:

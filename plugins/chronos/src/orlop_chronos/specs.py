@@ -22,6 +22,8 @@ RUN_LABEL: Final = "run"
 _URIS: Final = ("http:", "https:", "ftp:")
 _OPERATORS: Final = {"EQUALS": "IS", "LIKE": "LIKE", "UNLIKE": "UNLIKE"}
 _TASK_ID: Final = "MESOS_TASK_ID"
+#: Of a task's name, as the kernel takes it.
+LONGEST_TASK_NAME_BYTES: Final = 4_096
 #: Of what each task is told; a job's own variables add to it and change nothing of it (Chronos).
 _BUILT_IN: Final = frozenset(
     {
@@ -48,8 +50,9 @@ def spec_of(job: Job, arguments: str | None, settings: Config) -> Spec:
 
 
 def task_name(job: Job, run: Run, attempt: int) -> str:
-    """Chronos' id of a task: `ct:<nominal time>:<attempt>:<job>:<arguments>`."""
-    return f"ct:{run.nominal_ms}:{attempt}:{job.name}:{_arguments(job, run.arguments)}"
+    """Chronos' id of a task: `ct:<nominal time>:<attempt>:<job>:<arguments>`. Of very long arguments, the beginning."""
+    name = f"ct:{run.nominal_ms}:{attempt}:{job.name}:{_arguments(job, run.arguments)}"
+    return name.encode()[:LONGEST_TASK_NAME_BYTES].decode(errors="ignore")
 
 
 def run_environment(job: Job, run: Run, attempt: int, name: str) -> dict[str, str]:
