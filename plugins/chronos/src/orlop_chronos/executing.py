@@ -7,7 +7,7 @@ from typing import Any, Final
 import attrs
 
 from orlop.framework import Emit
-from orlop_chronos import documents, graph, notices
+from orlop_chronos import documents, graph, notices, schedules
 from orlop_chronos.attending import create_run, start_children, stop, told
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Cause, Control, JobRecord, Progress, Stop
@@ -30,9 +30,9 @@ from orlop_chronos.orders import (
     TakeNotices,
 )
 from orlop_chronos.reading import check_name
-from orlop_chronos.schedules import Moment
+from orlop_chronos.schedules import Moment, Repeating
 from orlop_chronos.specs import task_name
-from orlop_chronos.triggers import Due
+from orlop_chronos.triggers import Due, trigger_of
 
 #: Jobs and runs that one order deletes. More would hold up all that is due meanwhile.
 MOST_DELETED_TOGETHER: Final = 20_000
@@ -85,6 +85,8 @@ def _put(order: PutJob, desk: Desk) -> None:
         check_name(name, order.names)
     graph.check_parents(desk, name, job.parents)
     graph.set_parents(desk, {name: (known.job.parents if known is not None else (), job.parents)})
+    if known is not None and _goes_on(desk, known, job):
+        job = attrs.evolve(job, schedule=known.job.schedule)
     same_schedule = known is not None and _schedule_of(known.job) == _schedule_of(job)
     record = JobRecord(
         job=job,
@@ -111,6 +113,22 @@ def _put(order: PutJob, desk: Desk) -> None:
 def _schedule_of(job: Job) -> tuple[object, ...]:
     """All that decides when a job is due. An unchanged one keeps its place, where Chronos began anew."""
     return bool(job.parents), job.schedule, job.schedule_time_zone, job.exclude
+
+
+def _goes_on(desk: Desk, known: JobRecord, job: Job) -> bool:
+    """Does the definition name the schedule as it was shown to its client (`schedules.render`)?
+
+    Clients change one member of a job by writing back what they have read. If it has become due meanwhile, its start is
+    a due time that was run already, and must not be run again.
+    """
+    trigger, progress = trigger_of(known), desk.progress(job.name)
+    written_back = attrs.evolve(job, schedule=known.job.schedule)
+    if not isinstance(trigger, Repeating) or progress.upcoming is None or "//" in job.schedule:
+        return False
+    if _schedule_of(written_back) != _schedule_of(known.job):
+        return False
+    given = schedules.parse(job.schedule, job.schedule_time_zone, desk.now_ms)
+    return trigger.shows(given, progress.upcoming, progress.left)
 
 
 def _delete(order: DeleteJob, desk: Desk) -> None:

@@ -159,6 +159,20 @@ class Repeating(Trigger):
     def count(self, first: Moment, last: Moment, most: int) -> int:
         return last.number - first.number + 1
 
+    def shows(self, given: Trigger, upcoming: Moment, left: int | None) -> bool:
+        """Is `given` what `render` shows of this schedule, or has shown at an earlier due time? upcoming, left: now."""
+        first, start = self.moment(0), given.moment(0)
+        if not isinstance(given, Repeating) or (given.period, given.where) != (self.period, self.where):
+            return False
+        if first is None or start is None or not first.at_ms <= start.at_ms <= upcoming.at_ms:
+            return False
+        found = self.first_from(start.at_ms, first)
+        if found is None or found.at_ms != start.at_ms:
+            return False
+        if left is None or given.repeats is None:
+            return left is None and given.repeats is None
+        return left <= given.repeats <= left + upcoming.number - found.number
+
     def _last_number(self, known: int) -> int:
         """Of the last moment that there is; `known` is not later."""
         step = 1
