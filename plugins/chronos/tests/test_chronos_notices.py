@@ -327,3 +327,23 @@ async def test_a_mail_server_that_is_not_there() -> None:
     cluster = failed_job(mail_server="127.0.0.1:1")
     await deliver(cluster, lambda: all(notice.tries for notice in waiting(cluster)))
     assert len(waiting(cluster)) == 2
+
+
+def test_a_job_that_was_disabled_for_long_is_not_overdue_when_it_is_enabled() -> None:
+    cluster = ChronosCluster(slack_url=HOOK)
+    cluster.put("a", schedule="R/2999-01-01T00:00:00Z/P1D", alertAfter="PT1H", disabled=True)
+    cluster.advance(100_000)
+    cluster.give(orders.SetDisabled(name="a", disabled=False))
+    cluster.advance(3_599)
+    assert waiting(cluster) == []
+    cluster.advance(1)
+    assert len(waiting(cluster)) == 1
+
+
+def test_an_owner_of_any_length_can_be_given_up() -> None:
+    cluster = ChronosCluster(mail_server="localhost:25")
+    cluster.put("a", owner="x" * 10_000, retries=0)
+    cluster.finish("a", code=1)
+    (taken,) = cluster.give(orders.TakeNotices())
+    cluster.give(orders.SettleNotice(id=taken.id, error="expected a mail address", hopeless=True))
+    assert waiting(cluster) == []

@@ -101,7 +101,7 @@ async def _send_all(host: Host, session: aiohttp.ClientSession, settings: Config
         settled = await _send(session, settings, notice)
         try:
             await host.command(Chronos.name, settled)
-        except (NotAvailable, Refused):
+        except NotAvailable:
             return
         except Exception:  # noqa: BLE001  (a bug of one notice holds up no other)
             _LOG.exception("the notice of job %r to %r cannot be settled; this is a bug", _job_of(notice), notice.to)

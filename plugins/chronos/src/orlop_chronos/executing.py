@@ -53,11 +53,7 @@ def execute(order: Order, desk: Desk) -> Any:
         case MarkSucceeded():
             return _mark_succeeded(order, desk)
         case SetDisabled():
-            record = _job(desk, order.name)
-            job = attrs.evolve(record.job, disabled=order.disabled)
-            if job != record.job:
-                desk.put_job(order.name, attrs.evolve(record, job=job))
-            return None
+            return _set_disabled(desk, _job(desk, order.name), order.disabled)
         case Pause():
             return _pause(order, desk)
         case Backfill():
@@ -234,6 +230,16 @@ def _mark_succeeded(order: MarkSucceeded, desk: Desk) -> bool:
     tell_children(desk, order.name, SUCCEEDED, "")
     start_children(desk)
     return True
+
+
+def _set_disabled(desk: Desk, record: JobRecord, disabled: bool) -> None:
+    if record.job.disabled == disabled:
+        return
+    name = record.job.name
+    desk.put_job(name, attrs.evolve(record, job=attrs.evolve(record.job, disabled=disabled)))
+    if not disabled:
+        # Nobody expected a success of it until now.
+        desk.put_progress(name, attrs.evolve(desk.progress(name), watched_from_ms=desk.now_ms, alerted=False))
 
 
 def _pause(order: Pause, desk: Desk) -> None:

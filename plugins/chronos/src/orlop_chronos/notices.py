@@ -106,7 +106,7 @@ def settle(desk: Desk, notice_id: str, error: str, hopeless: bool = False) -> No
         return
     if error:
         details = {"channel": notice.channel.value, "subject": notice.subject[:200], "reason": error[:200]}
-        desk.do(Emit("notice.lost", subject=notice.to, details=details))
+        desk.do(Emit("notice.lost", subject=notice.to[:200], details=details))
     desk.delete(documents.NOTICE, notice_id)
 
 
