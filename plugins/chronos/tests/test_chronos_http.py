@@ -466,3 +466,55 @@ def test_lists_are_whole_though_others_have_their_turn_in_between(api: Api, monk
     assert [job["name"] for job in api.read(f"{V3}/jobs/summary")["jobs"]] == names
     assert [job["name"] for job in api.read(f"{V3}/jobs/search?name=JOB&offset=1&limit=3")] == names[1:4]
     assert len(api.call("GET", f"{V3}/graph/csv").text.splitlines()) == 5
+
+
+@pytest.mark.parametrize("prefix", [V2, V3])
+def test_a_slash_at_the_end_of_a_path_changes_nothing(api: Api, prefix: str) -> None:
+    api.put("a")
+    for path in (f"{prefix}/jobs", f"{prefix}/job/a", f"{prefix}/graph/csv", "/ping", "/leader"):
+        plain, slash = api.call("GET", path), api.call("GET", path + "/")
+        assert (slash.status_code, slash.content) == (plain.status_code, plain.content) == (200, plain.content)
+    assert api.call("PUT", f"{prefix}/pause/").status_code == 204
+    assert api.read(f"{prefix}/pause") == {"paused": True}
+    assert api.call("PUT", f"{prefix}/resume/").status_code == 204
+    assert api.call("PUT", f"{prefix}/jobs/a/disable/").status_code == 204
+    assert api.read(f"{prefix}/job/a")["disabled"]
+    assert api.call("DELETE", f"{prefix}/job/a/").status_code == 204
+    assert api.read(f"{prefix}/jobs") == []
+
+
+@pytest.mark.parametrize("prefix", [V2, V3])
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_no_path_can_hold(api: Api, prefix: str, name: str) -> None:
+    response = api.call("POST", f"{prefix}/iso8601", {"name": name, "command": "x"})
+    assert (response.status_code, response.json()["message"]) == (400, f"name: expected more than dots, got '{name}'")
+
+
+@pytest.mark.parametrize("method", ["PUT /job/a", "POST /jobs/a/runs"])
+def test_arguments_that_no_program_can_be_given(api: Api, method: str) -> None:
+    api.put("a", schedule="R0//P1D")
+    verb, path = method.split()
+    response = api.call(verb, f"{V3}{path}?arguments=a%00b")
+    assert (response.status_code, response.json()["message"]) == (
+        400, "arguments: expected a text without NUL characters",
+    )  # fmt: skip
+    assert api.read(f"{V3}/jobs/a/runs") == []
+    assert api.call(verb, f"{V3}{path}?arguments={'x' * 7_000}").status_code in (200, 204)
+
+
+@pytest.mark.parametrize("members", [{"uris": ["http://h/x"]}, {"fetch": [{"uri": "http://h/x", "executable": True}]}])
+def test_what_is_in_the_list_can_be_written_back(api: Api, members: dict[str, Any]) -> None:
+    """The list shows `uris` and `fetch`, whichever was given."""
+    api.put("a", **members)
+    (listed,) = api.read(f"{V3}/jobs")
+    assert api.call("POST", f"{V3}/iso8601", listed).status_code == 204
+    assert api.read(f"{V3}/jobs") == [listed]
+    refused = api.call("POST", f"{V3}/iso8601", {**listed, "uris": ["http://h/y"]})
+    assert "either fetch or uris" in refused.json()["message"]
+
+
+def test_a_job_with_parents_has_no_schedule(api: Api) -> None:
+    """Clients refuse to write back what has both."""
+    api.put("a")
+    api.put("b", parents=["a"], schedule="R//PT1H")
+    assert "schedule" not in api.read(f"{V3}/job/b")

@@ -84,7 +84,9 @@ def _slowly(record: JobRecord, progress: Progress) -> list[tuple[str, Any]]:
                 shown.append((result, rendering.instant(found) if result.startswith("last") else found))
         if name == "fetch":
             shown.append(("errorsSinceLastSuccess", progress.counters.errors_since_last_success))
-        if name == "schedule" and not record.job.parents:
+        if name == "schedule" and record.job.parents:
+            continue
+        if name == "schedule":
             value = rendering.schedule(record, progress)
         says_nothing = field.name in rendering.OPTIONAL and not value
         if not says_nothing or (name in ("schedule", "scheduleTimeZone") and not record.job.parents):

@@ -157,7 +157,7 @@ def test_containers() -> None:
         ({"exclude": ["2026-02-30"]}, "exclude: [0]: expected a date"),
         ({"retryBackoff": 0.5}, "retryBackoff: expected a number from 1"),
         ({"lastSuccess": "yesterday"}, "lastSuccess: expected a time"),
-        ({"parents": ["a"]}, "schedule: a job cannot be its own parent"),
+        ({"parents": ["a"]}, "parents: a job cannot be its own parent"),
         ({"schedule": "R/x/P1D", "retries": "x"}, "retries: expected a whole number"),
         ({"shell": False}, "command: expected the executable"),
         ({}, "command: expected what the shell runs, since there is no container, but missing"),

@@ -99,8 +99,10 @@ def read_job(document: Mapping[str, Any], now_ms: int, defaults: Defaults) -> De
     _check(job, now_ms, problems)
     if problems:
         raise not_valid(problems)
-    # A parent that is named twice is one.
-    job = attrs.evolve(job, parents=tuple(dict.fromkeys(job.parents)))
+    # A parent that is named twice is one; with parents, a schedule is of no account (Chronos).
+    job = attrs.evolve(job, parents=tuple(dict.fromkeys(job.parents)), schedule="" if job.parents else job.schedule)
+    if _is_mirrored(job):
+        job = attrs.evolve(job, uris=())
     return Definition(job=job, counters=counters)
 
 
@@ -108,6 +110,9 @@ def check_name(name: str, dialect: re.Pattern[str]) -> None:
     """May a job of this name be created? Raises ChronosError."""
     if len(name) > LONGEST_NAME:
         raise bad_request(f"name: expected at most {LONGEST_NAME} characters, got {len(name)}")
+    if name in (".", ".."):
+        # No client can name it in a path: to URLs these are folders.
+        raise bad_request(f"name: expected more than dots, got {name!r}")
     if not dialect.fullmatch(name) or name != name.strip():
         allowed = "letters, digits, '_', '-' and '.'" + (", blanks and '#'" if dialect is NAMES_V2 else "")
         raise bad_request(f"name: expected {allowed}, got {name!r}")
@@ -141,11 +146,13 @@ def _check(job: Job, now_ms: int, problems: list[str]) -> None:
 
 
 def _schedule(job: Job, now_ms: int) -> None:
-    if job.parents:
-        if job.name in job.parents:
-            raise ValueError("a job cannot be its own parent")
-    else:
+    if not job.parents:
         schedules.parse(job.schedule, job.schedule_time_zone, now_ms)
+
+
+def _parents(job: Job, _: int) -> None:
+    if job.name in job.parents:
+        raise ValueError("a job cannot be its own parent")
 
 
 def _is_period(field: str) -> Callable[[Job, int], None]:
@@ -157,8 +164,13 @@ def _is_period(field: str) -> Callable[[Job, int], None]:
 
 
 def _fetch(job: Job, _: int) -> None:
-    if job.fetch and job.uris:
+    if job.fetch and job.uris and not _is_mirrored(job):
         raise ValueError("expected either fetch or uris, not both")
+
+
+def _is_mirrored(job: Job) -> bool:
+    """As in the list of all jobs, from which clients write back."""
+    return bool(job.uris) and job.uris == tuple(one.uri for one in job.fetch)
 
 
 def _overlap(job: Job, _: int) -> None:
@@ -239,6 +251,7 @@ def _check_size(text: str, most: int) -> None:
 
 _RULES: Final[Mapping[str, Callable[[Job, int], None]]] = {
     "schedule": _schedule,
+    "parents": _parents,
     "epsilon": _is_period("epsilon"),
     "catchUpWindow": _is_period("catch_up_window"),
     "alertAfter": _is_period("alert_after"),

@@ -101,10 +101,8 @@ def _add_optional(shown: dict[str, Any], record: JobRecord, progress: Progress) 
     shown["constraints"] = []
     if job.parents:
         shown["parents"] = []
-    if not job.parents:
+    else:
         shown["schedule"] = schedule(record, progress)
-    elif job.schedule:
-        shown["schedule"] = job.schedule
     if job.schedule_time_zone or not job.parents:
         shown["scheduleTimeZone"] = job.schedule_time_zone
 

@@ -61,6 +61,11 @@ class Call:
         """Of the job, from the path."""
         return self.request.match_info["name"]
 
+    @property
+    def last_word(self) -> str:
+        """Of the path."""
+        return self.request.path.rstrip("/").rpartition("/")[2]
+
     def value(self, name: str, default: str = "") -> str:
         """A query parameter."""
         return self.request.query.get(name, default)

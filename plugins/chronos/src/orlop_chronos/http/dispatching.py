@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 
+Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 LEAST_COMPRESSED_BYTES: Final = 1024
 
 #: (methods, path after the dialect's prefix, handler). The first that fits counts.
@@ -80,23 +82,22 @@ def application(host: Host, settings: Config) -> web.Application:
     made.cleanup_ctx.append(delivery.beside(host, settings))
     for dialect in (V3, V2):
         for methods, path, handler in _RESOURCES:
-            for method in _with_head(methods):
-                made.router.add_route(method, dialect.prefix + path, _route(host, settings, dialect, handler))
+            _add_routes(made, methods, dialect.prefix + path, _route(host, settings, dialect, handler))
     for methods, path, handler in _TOP:
-        for method in _with_head(methods):
-            made.router.add_route(method, path, _route(host, settings, V3, handler))
+        _add_routes(made, methods, path, _route(host, settings, V3, handler))
     made.router.add_routes(page.ROUTES)
     return made
 
 
-def _with_head(methods: str) -> list[str]:
-    """Whatever can be had can be asked about."""
-    return [*methods.split(), *(["HEAD"] if "GET" in methods.split() else [])]
+def _add_routes(made: web.Application, methods: str, path: str, serve: Serve) -> None:
+    """Whatever can be had can be asked about. A slash at the path's end changes nothing (Chronos)."""
+    wanted = [*methods.split(), *(["HEAD"] if "GET" in methods.split() else [])]
+    for one in (path, path + "/"):
+        for method in wanted:
+            made.router.add_route(method, one, serve)
 
 
-def _route(
-    host: Host, settings: Config, dialect: Dialect, handler: Handler
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _route(host: Host, settings: Config, dialect: Dialect, handler: Handler) -> Serve:
     async def serve(request: web.Request) -> web.StreamResponse:
         return await handler(Call(host, settings, dialect, request))
 

@@ -125,7 +125,10 @@ async def start_told(call: Call) -> web.StreamResponse:
 
 async def _start(call: Call) -> int:
     """The run's number."""
-    number: int = await call.give(orders.StartJob(name=call.name, arguments=call.value("arguments") or None))
+    arguments = call.value("arguments")
+    if "\0" in arguments:
+        raise bad_request("arguments: expected a text without NUL characters")
+    number: int = await call.give(orders.StartJob(name=call.name, arguments=arguments or None))
     return number
 
 
@@ -172,12 +175,12 @@ async def report_task(call: Call) -> web.StreamResponse:
 
 
 async def set_disabled(call: Call) -> web.StreamResponse:
-    await call.give(orders.SetDisabled(name=call.name, disabled=call.request.path.endswith("/disable")))
+    await call.give(orders.SetDisabled(name=call.name, disabled=call.last_word == "disable"))
     return done()
 
 
 async def pause(call: Call) -> web.StreamResponse:
-    await call.give(orders.Pause(paused=call.request.path.endswith("/pause")))
+    await call.give(orders.Pause(paused=call.last_word == "pause"))
     return done()
 
 
