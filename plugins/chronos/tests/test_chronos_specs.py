@@ -94,6 +94,7 @@ def test_constraints() -> None:
     assert specs.spec_of(read(command="true", constraints=rules), None, Config()).constraints == (
         Constraint(field="rack", operator="IS", value="r1"),
         Constraint(field="zone", operator="LIKE", value="a.*"),
+        Constraint(field="os", operator="LIKE", value=".*"),
         Constraint(field="os", operator="UNLIKE", value="win.*"),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -41,12 +41,17 @@ def spec_of(job: Job, arguments: str | None, settings: Config) -> Spec:
         runtime="process" if job.container is None else "docker",
         payload=payload,
         resources=_resources(job),
-        constraints=tuple(
-            Constraint(field=field, operator=_OPERATORS[operator], value=value)
-            for field, operator, value in job.constraints
-        ),
+        constraints=tuple(_constraints(job)),
         host_variable="HOST",
     )
+
+
+def _constraints(job: Job) -> Iterator[Constraint]:
+    """With Chronos a node has to have the attribute whose value must be unlike something; with Marathon it has not."""
+    for field, operator, value in job.constraints:
+        if operator == "UNLIKE":
+            yield Constraint(field=field, operator="LIKE", value=".*")
+        yield Constraint(field=field, operator=_OPERATORS[operator], value=value)
 
 
 def task_name(job: Job, run: Run, attempt: int) -> str:
