@@ -161,7 +161,12 @@ async def kill_all(call: Call) -> web.StreamResponse:
     jobs = await call.jobs()
     for name in jobs.names():
         if jobs.progress(name).open_runs:
-            await call.give(orders.KillRuns(name=name))
+            try:
+                await call.give(orders.KillRuns(name=name))
+            except ChronosError as error:
+                if error.status != 400:
+                    raise
+                # It was deleted meanwhile, with what it ran.
     return done()
 
 
