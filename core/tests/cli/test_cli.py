@@ -384,3 +384,23 @@ def test_a_plugins_command_is_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_state_is_shown_as_people_call_it(task: dict[str, Any], shown: str) -> None:
     assert shown_state(task) == shown
+
+
+def stale(handler: BaseHTTPRequestHandler) -> None:
+    """As a standby answers that has no leader to ask."""
+    data = json.dumps({"nodes": [NODE]} if handler.path == "/v1/nodes" else CLUSTER | {"stale_ms": 95_000}).encode()
+    handler.send_response(200)
+    handler.send_header("Orlop-Stale-Ms", "95000")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def test_what_may_be_old_is_told_once(fake: Fake) -> None:
+    fake.answers["GET", "/v1/nodes"] = fake.answers["GET", "/v1/cluster"] = stale
+    shown = run(fake, "nodes", "-o", "json")
+    assert json.loads(shown.stdout)["nodes"] == [NODE]
+    assert shown.stderr == f"orlop: {fake.url} cannot ask a leader: what it knows may be 95 s old\n"
+    status = run(fake, "status")
+    assert "STALE" in status.stdout
+    assert status.stderr == ""

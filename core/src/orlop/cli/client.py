@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import ssl
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,6 +21,8 @@ ERROR_BYTES_MAX: Final = 2**20
 PIECE_BYTES: Final = 65_536
 TOKEN_VARIABLE: Final = "ORLOP_TOKEN"  # noqa: S105  (a variable's name)
 AUTHORITY_VARIABLE: Final = "ORLOP_CA"
+#: Of answers of a server without a leader: how old what it knows may be, in milliseconds.
+STALE_HEADER: Final = "Orlop-Stale-Ms"
 _CODES: Final = {404: NOT_FOUND, 409: CONFLICT}
 _HINTS: Final = {
     401: f"give a token in {TOKEN_VARIABLE}: the server's data folder has one in admin.token",
@@ -47,6 +50,7 @@ class Client:
         if not self._token.isprintable():
             raise Failure(f"{TOKEN_VARIABLE}: expected a token in one line", code=2)
         self._timeout_s = timeout_s
+        self._told = False
         parts = urllib.parse.urlsplit(self.base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Failure(f"--server: expected a URL such as http://127.0.0.1:5050, got {base!r}", code=2)
@@ -85,11 +89,20 @@ class Client:
         with self._open(method, path, query, body, self._timeout_s) as answer:
             try:
                 data = answer.read()
-                return json.loads(data) if data else None
+                document = json.loads(data) if data else None
             except ValueError as error:
                 raise Failure(f"{self.base} answered with something that is not JSON", hint="is it Orlop?") from error
             except (OSError, http.client.HTTPException) as error:
                 raise Unreachable(f"{self.base} broke off: {error}") from error
+            self._tell_if_stale(answer.headers.get(STALE_HEADER), document)
+            return document
+
+    def _tell_if_stale(self, stale_ms: str | None, document: Any) -> None:
+        """Once: commands ask more than one question. A document that says so itself is for its command to show."""
+        if stale_ms is not None and not self._told and not (isinstance(document, Mapping) and "stale_ms" in document):
+            self._told = True
+            seconds = int(stale_ms) // 1000
+            sys.stderr.write(f"orlop: {self.base} cannot ask a leader: what it knows may be {seconds} s old\n")
 
     def _open(
         self,
