@@ -131,10 +131,13 @@ async def percentile(call: Call) -> web.StreamResponse:
     if wanted not in _PERCENTILES and wanted not in ("mean", "count"):
         return answer([])
     jobs = await call.jobs()
-    rows = [
-        {"jobNameLabel": name, "time": histogram(_durations(jobs.runs(name, MOST_RUNS)))[wanted] / 1000}
-        for name in jobs.names()
-    ]
+    rows: list[dict[str, Any]] = []
+    async for stretch in jobs.stretches():
+        for record, _ in stretch:
+            name = record.job.name
+            rows.append(
+                {"jobNameLabel": name, "time": histogram(_durations(jobs.runs(name, MOST_RUNS)))[wanted] / 1000}
+            )
     return answer(sorted(rows, key=lambda row: (-row["time"], row["jobNameLabel"])))
 
 
