@@ -159,6 +159,7 @@ def test_containers() -> None:
         ({"retryBackoff": 0.5}, "retryBackoff: expected a number from 1"),
         ({"lastSuccess": "yesterday"}, "lastSuccess: expected a time"),
         ({"parents": ["a"]}, "parents: a job cannot be its own parent"),
+        ({"scheduleTimeZone": "localtime"}, "schedule: expected a time zone"),
         ({"schedule": "R/x/P1D", "retries": "x"}, "retries: expected a whole number"),
         ({"shell": False}, "command: expected the executable"),
         ({}, "command: expected what the shell runs, since there is no container, but missing"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.resources
 import re
 import zoneinfo
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -124,6 +125,19 @@ def zone(name: str) -> tzinfo:
         near = _similar(name)
         hint = f"; is {near} meant?" if near else ""
         raise InstantError(f"expected a time zone such as Europe/Paris, got {name!r}{hint}") from error
+
+
+def is_known_everywhere(name: str) -> bool:
+    """Has each server this zone, and the same? A machine may have others (`localtime`), which another one has not, or
+    not with these rules."""
+    if name in ("Z", "UTC", "GMT", "UT") or _GMT.fullmatch(name) is not None:
+        return True
+    return JAVA_NAMES.get(name, name) in _zones_that_come_along()
+
+
+@functools.cache
+def _zones_that_come_along() -> frozenset[str]:
+    return frozenset(importlib.resources.files("tzdata").joinpath("zones").read_text(encoding="ascii").split())
 
 
 def _similar(name: str) -> str | None:

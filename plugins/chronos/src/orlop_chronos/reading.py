@@ -147,7 +147,10 @@ def _check(job: Job, now_ms: int, problems: list[str]) -> None:
 
 def _schedule(job: Job, now_ms: int) -> None:
     if not job.parents:
-        schedules.parse(job.schedule, job.schedule_time_zone, now_ms)
+        zone = job.schedule_time_zone
+        schedules.parse(job.schedule, zone, now_ms)
+        if zone and not instants.is_known_everywhere(zone):
+            raise ValueError(f"expected a time zone that each server has, such as Europe/Paris, got {zone!r}")
 
 
 def _parents(job: Job, _: int) -> None:
