@@ -92,3 +92,35 @@ def test_a_job_that_was_due_for_the_last_time_stays_so() -> None:
     cluster.give(orders.SetDisabled(name="a", disabled=False))
     cluster.advance(3 * DAY_S)
     assert cluster.states("a") == ["succeeded"]
+
+
+def due_day(cluster: ChronosCluster) -> str:
+    moment = cluster.progress("a").upcoming
+    return instants.wall_at(moment.at_ms, instants.UTC).date().isoformat() if moment is not None else ""
+
+
+@pytest.mark.parametrize("schedule", ["R/2023-11-01T03:00:00Z/P1D", "R60/2023-11-01T03:00:00Z/P1D", "0 3 * * *"])
+def test_other_days_without_runs_make_no_day_due_again(schedule: str) -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule=schedule, overlap="allow")
+    cluster.advance(DAY_S)
+    runs, left = cluster.states("a"), cluster.progress("a").left
+    assert due_day(cluster) == "2023-11-16"
+    for excluded, day in (
+        (["2023-12-25"], "2023-11-16"),
+        (["2023-11-16", "FRI"], "2023-11-18"),
+        (["SAT"], "2023-11-16"),
+        ([], "2023-11-16"),
+    ):
+        cluster.put("a", schedule=schedule, overlap="allow", exclude=excluded)
+        assert (due_day(cluster), cluster.states("a"), cluster.progress("a").left) == (day, runs, left), excluded
+
+
+def test_what_was_missed_is_made_up_for_on_the_days_that_are_left() -> None:
+    cluster = ChronosCluster()
+    schedule = "R/2023-11-20T03:00:00Z/P1D"
+    cluster.put("a", schedule=schedule, disabled=True)
+    cluster.advance(10 * DAY_S)
+    cluster.put("a", schedule=schedule, exclude=["2023-11-20", "2023-11-24"], catchUp="all", overlap="allow")
+    days = [instants.wall_at(run.nominal_ms, instants.UTC).day for run in cluster.runs("a")]
+    assert days == [21, 22, 23]

@@ -99,6 +99,8 @@ def _put(order: PutJob, desk: Desk) -> None:
             upcoming=due.first() if due is not None else None,
             left=due.trigger.repeats if due is not None else None,
         )
+    elif known is not None and known.job.exclude != job.exclude:
+        progress = attrs.evolve(progress, upcoming=_among_other_days(desk, record, progress))
     if known is None or set(known.job.parents) != set(job.parents):
         progress = attrs.evolve(progress, edges={})
     desk.put_job(name, record)
@@ -107,8 +109,24 @@ def _put(order: PutJob, desk: Desk) -> None:
 
 
 def _schedule_of(job: Job) -> tuple[object, ...]:
-    """All that decides when a job is due. An unchanged one keeps its place, where Chronos began anew."""
-    return bool(job.parents), job.schedule, job.schedule_time_zone, job.exclude
+    """What decides when a job is due, but for days without runs. An unchanged one keeps its place, where Chronos began
+    anew."""
+    return bool(job.parents), job.schedule, job.schedule_time_zone
+
+
+def _among_other_days(desk: Desk, record: JobRecord, progress: Progress) -> Moment | None:
+    """The next due time of a job that excludes other days than before: what is past was run, or was excluded then.
+
+    What was missed, and is still to be made up for, is so also on the days that are left.
+    """
+    due = Due.of(record)
+    start = due.trigger.moment(0) if due is not None else None
+    if due is None or start is None or progress.left == 0:
+        return progress.upcoming
+    at_ms = desk.now_ms + 1
+    if progress.upcoming is not None:
+        at_ms = min(at_ms, progress.upcoming.at_ms)
+    return due.from_time(at_ms, start)
 
 
 def _goes_on(desk: Desk, known: JobRecord, job: Job) -> bool:
