@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
+import orjson
 import pytest
 
 from orlop.framework import Constraint, Resources
+from orlop.model.asks import canonical
 from orlop_chronos import reading, specs
 from orlop_chronos.documents import Cause, Run, RunState
 from orlop_chronos.errors import ChronosError
 from orlop_chronos.model import Job
-from orlop_chronos.settings import Config
+from orlop_chronos.settings import BODY_BYTES_MAX, Config
 
 NOW_MS = 1_600_000_000_000
 #: Bytes of one argument or variable.
@@ -151,6 +153,9 @@ def test_containers() -> None:
         ({"constraints": [["a", "UNLIKE", "(?=a)"]]}, "(?= (RE2 has no look-around"),
         ({"constraints": [["a"]]}, "constraints: [0]: expected an attribute, an operator and a value"),
         ({"fetch": [{"uri": "a"}], "uris": ["b"]}, "fetch: expected either fetch or uris"),
+        ({"fetch": [{"uri": "a"}] * 101}, "fetch: expected at most 100 artefacts, got 101"),
+        ({"uris": ["a"] * 101}, "fetch: expected at most 100 artefacts, got 101"),
+        ({"constraints": [["a", "EQUALS", "b"]] * 201}, "constraints: expected at most 200, got 201"),
         ({"epsilon": "5s"}, "epsilon: expected a period"),
         ({"catchUp": "some"}, "catchUp: expected one of none, one, all"),
         ({"concurrent": True, "overlap": "forbid"}, "overlap: contradicts concurrent"),
@@ -190,6 +195,24 @@ def test_what_is_no_job(document: dict[str, Any], text: str) -> None:
     assert text in error.value.message
     assert error.value.status == 400
     assert len(error.value.message) < 1000
+
+
+def test_what_is_stored_as_a_job_can_be_stored_as_its_task() -> None:
+    """Later nobody could be told that it cannot: it would be so each time that anything is due."""
+    document = {
+        "name": "a",
+        "schedule": "R//PT1H",
+        "command": "true",
+        "constraints": [["a", "UNLIKE", "b"]] * reading.MOST_CONSTRAINTS,
+        "fetch": [{"uri": "a"}] * reading.MOST_FETCHED,
+        "environmentVariables": [{"name": f"{number}"} for number in range(reading.MOST_ELEMENTS)],
+    }
+    rest = BODY_BYTES_MAX - len(orjson.dumps(document))
+    variables: list[dict[str, str]] = document["environmentVariables"]  # type: ignore[assignment]
+    for one in variables[: rest // 100_000]:
+        one["value"] = "x" * (100_000 - len(',"value":""'))
+    assert BODY_BYTES_MAX - 100_000 < len(orjson.dumps(document)) <= BODY_BYTES_MAX
+    assert len(canonical(specs.spec_of(read(**document), None, Config()))) < 1_490_000
 
 
 @pytest.mark.parametrize(

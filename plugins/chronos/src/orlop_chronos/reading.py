@@ -34,6 +34,10 @@ LONGEST_WORD_BYTES: Final = 131_071
 #: Of a task's id in its environment: what stands there beside the job's name and the arguments.
 _ID_BYTES: Final = 64
 MOST_ELEMENTS: Final = 10_000
+#: Of what a task's spec says in more words than a client does, so that one fits into a store whose job does.
+MOST_CONSTRAINTS: Final = 200
+#: As many as an agent takes.
+MOST_FETCHED: Final = 100
 MOST: Final = 2**31 - 1
 OPERATORS: Final = frozenset({"EQUALS", "LIKE", "UNLIKE"})
 WEEKDAYS: Final = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
@@ -167,6 +171,8 @@ def _is_period(field: str) -> Callable[[Job, int], None]:
 
 
 def _fetch(job: Job, _: int) -> None:
+    if (count := max(len(job.fetch), len(job.uris))) > MOST_FETCHED:
+        raise ValueError(f"expected at most {MOST_FETCHED} artefacts, got {count}")
     if job.fetch and job.uris and not _is_mirrored(job):
         raise ValueError("expected either fetch or uris, not both")
 
@@ -182,6 +188,8 @@ def _overlap(job: Job, _: int) -> None:
 
 
 def _constraints(job: Job, _: int) -> None:
+    if len(job.constraints) > MOST_CONSTRAINTS:
+        raise ValueError(f"expected at most {MOST_CONSTRAINTS}, got {len(job.constraints)}")
     for position, constraint in enumerate(job.constraints):
         if len(constraint) != 3:
             raise ValueError(f"[{position}]: expected an attribute, an operator and a value, got {list(constraint)}")
