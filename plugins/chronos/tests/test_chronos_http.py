@@ -518,3 +518,10 @@ def test_a_job_with_parents_has_no_schedule(api: Api) -> None:
     api.put("a")
     api.put("b", parents=["a"], schedule="R//PT1H")
     assert "schedule" not in api.read(f"{V3}/job/b")
+
+
+def test_a_run_that_there_is_not(api: Api) -> None:
+    api.put("a", schedule="R0//P1D")
+    for method in ("GET", "DELETE"):
+        response = api.call(method, f"{V3}/jobs/a/runs?run=7")
+        assert (response.status_code, response.json()["message"]) == (404, "Job 'a' has no run 7")

@@ -213,10 +213,7 @@ def run(ctx: click.Context, name: str, arguments: str | None, detach: bool, time
 
 
 def _run(client: Client, name: str, number: int) -> dict[str, Any]:
-    found = _runs(client, name, run=number)
-    if not found:
-        raise Failure(f"run {number} of '{name}' is gone", code=NOT_FOUND)
-    return found[0]
+    return _runs(client, name, run=number)[0]
 
 
 def _follow(

@@ -12,7 +12,7 @@ from aiohttp import web
 from orlop.framework import NodeState
 from orlop_chronos import drawing, instants, rendering
 from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
-from orlop_chronos.errors import bad_request
+from orlop_chronos.errors import bad_request, unknown_run
 from orlop_chronos.http.calls import Call, Jobs, answer, text
 from orlop_chronos.specs import node_name, task_name
 
@@ -146,8 +146,11 @@ async def history(call: Call) -> web.StreamResponse:
     jobs = await call.jobs()
     record = jobs.record(call.name)
     if call.value("run"):
-        one = jobs.run(call.name, call.number("run", 0))
-        runs = [one] if one is not None else []
+        number = call.number("run", 0)
+        one = jobs.run(call.name, number)
+        if one is None:
+            raise unknown_run(call.name, number)
+        runs = [one]
     else:
         runs = jobs.runs(call.name, min(call.number("limit", 100), MOST_RUNS))
     waiting = jobs.without_node(runs, MOST_EXPLAINED)
