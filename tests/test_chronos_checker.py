@@ -143,10 +143,20 @@ def disabled_for_a_while(story: Story) -> None:
     story.programs = [program(one) for one in story.runs if one.attempts]
 
 
+def held_by_the_pause(story: Story) -> None:
+    """The last has failed just before it, and another waited for that one."""
+    story.have(retries=1, retry_delay_ms=2_000)
+    failed = attrs.evolve(story.runs[9].attempts[0], outcome="failed", code=3)
+    story.put(attrs.evolve(story.runs[9], state="waiting", ended_ms=None, attempts=(failed,)))
+    story.programs.append(program(story.runs[9]))
+    extra = run(10, at(9) + 4_000, cause="parent", state="queued", ended_ms=None, attempts=())
+    story.runs.append(extra)
+
+
 RIGHT = (
     missed_and_collapsed, missed_by_more_than_epsilon, overlap_forbidden, replaced, tried_again, lost_with_its_node,
     lost_and_tried_again, held_up_by_one_whose_end_nobody_heard_of, by_hand, backfilled,
-    disabled_for_a_while,
+    disabled_for_a_while, held_by_the_pause,
 )  # fmt: skip
 
 
@@ -194,6 +204,12 @@ def a_recorded_run_without_a_program(story: Story) -> None:
 @wrong("is recorded as finished, and no program ran")
 def a_ghost_of_history(story: Story) -> None:
     del story.programs[9]
+
+
+@wrong("it did not go on for 15000 ms before everything was paused")
+def a_run_that_nothing_held(story: Story) -> None:
+    story.put(attrs.evolve(story.runs[8], state="queued", ended_ms=None, attempts=()))
+    story.put(attrs.evolve(story.runs[9], state="queued", ended_ms=None, attempts=()))
 
 
 @wrong("nothing of its own began")

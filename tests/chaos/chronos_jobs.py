@@ -194,10 +194,9 @@ class ChronosJobs:
 
     def _all_over(self, paused_ms: int) -> bool:
         """Nothing goes on any more; what was decided before the pause had time to."""
-        open_states = {"queued", "waiting", "active", "awaiting"}
         histories = self._histories()
-        return utc_ms() > paused_ms + 2000 and not any(
-            run.state in open_states for runs in histories.values() for run in runs
+        return utc_ms() > paused_ms + 2000 and all(
+            run.over or run.held_by_pause for runs in histories.values() for run in runs
         )
 
     def _histories(self) -> dict[str, tuple[Run, ...]]:

@@ -112,6 +112,15 @@ class Run:
     reason: str = ""
     attempts: tuple[Attempt, ...] = ()
 
+    @property
+    def over(self) -> bool:
+        return self.state not in ("queued", "waiting", "active", "awaiting")
+
+    @property
+    def held_by_pause(self) -> bool:
+        """Does it wait, as one that nobody has asked for may when everything is paused?"""
+        return self.state in ("queued", "waiting") and self.cause in ("time", "catch-up", "parent")
+
 
 @attrs.frozen(kw_only=True)
 class PowerFailure:

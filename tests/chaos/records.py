@@ -114,7 +114,7 @@ class Case:
         """Need nothing have run? Whether the record is right to say so, `check` says."""
         for run in self.by_time():
             if target in self.covered(run):
-                return run.state == "skipped" or self._never_began(run)
+                return run.state == "skipped" or run.held_by_pause or self._never_began(run)
         return False
 
     def _never_began(self, run: Run) -> bool:
@@ -147,6 +147,17 @@ class Case:
                 if other.number != run.number and attempt.asked_ms <= run.attempts[0].asked_ms:
                     free_ms = max(free_ms, self._known_over_ms(other.number, number, attempt))
         return free_ms
+
+    def may_go_on_ms(self, run: Run) -> int:
+        """When nothing was in the way any more of one that still waits."""
+        times = [run.nominal_ms]
+        if run.attempts:
+            times.append((run.attempts[-1].ended_ms or 0) + self.job.retry_delay_ms)
+        if self.job.overlap != "allow":
+            for other in self.history or ():
+                if other.number != run.number:
+                    times += [self._known_over_ms(other.number, at, one) for at, one in enumerate(other.attempts)]
+        return max(times)
 
     def _known_over_ms(self, run: int, number: int, attempt: Attempt) -> int:
         """When an attempt had ended; of one that was lost nobody knew before it was given up."""
@@ -225,6 +236,10 @@ def _run(case: Case, run: Run) -> Iterator[str]:
             found = re.fullmatch(r"replaced by run (\d+)", run.reason)
             if found is None or case.job.overlap != "replace" or int(found[1]) not in case.by_number:
                 yield f"nobody has stopped it: {run.reason!r}"
+        case _ if run.held_by_pause:
+            waited_ms = case.evidence.paused_ms[0] - case.may_go_on_ms(run)
+            if waited_ms > _slack_ms(case, run):
+                yield f"it did not go on for {waited_ms} ms before everything was paused"
         case _:
             yield "it never ended"
     program = case.program_of.get((run.number, 0))
