@@ -6,6 +6,7 @@ import attrs
 import pytest
 from chronos_cluster import ChronosCluster
 
+from orlop.kernel.events import DrainNode
 from orlop_chronos import attempts, documents, orders, specs
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Attempt, Run
@@ -89,6 +90,18 @@ def node_of(cluster: ChronosCluster, job: str) -> str:
     node = cluster.cluster.view("chronos").node(task.node)
     assert node is not None
     return node.info.name
+
+
+@pytest.mark.parametrize(("retries", "states"), [(1, ["active"]), (0, ["failed"])])
+def test_what_a_drain_stops_is_tried_again_elsewhere(retries: int, states: list[str]) -> None:
+    cluster = ChronosCluster(nodes=2)
+    cluster.put("a", retries=retries, retryDelay=1)
+    node = cluster.running("a")[0].node or ""
+    cluster.cluster.step(DrainNode(node=node, drained=True, within_ms=0))
+    cluster.advance(5)
+    assert cluster.states("a") == states
+    assert all(task.node != node for task in cluster.running("a"))
+    assert "is drained" in cluster.runs("a")[0].attempts[0].reason
 
 
 def test_while_everything_is_paused_nothing_is_tried_again() -> None:

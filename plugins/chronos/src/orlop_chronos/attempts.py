@@ -49,7 +49,9 @@ def _reason(task: Task) -> str:
         return ended.reason
     if ended.code is not None:
         return f"exit code {ended.code}"
-    return f"signal {ended.signal}" if ended.signal is not None else ended.outcome.value
+    if ended.signal is not None:
+        return f"signal {ended.signal}"
+    return task.desired_reason or ended.outcome.value
 
 
 def kept(attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from orlop.framework import Ask, Emit, Kill, Outcome, Task, TaskState
+from orlop.framework import Ask, Emit, Kill, Outcome, Task, TaskState, stopped_by_drain
 from orlop_chronos import specs
 from orlop_chronos.attempts import OF_THEMSELVES, closed, kept, may_retry, retry_delay_ms
 from orlop_chronos.desk import Desk
@@ -234,7 +234,7 @@ def _attempt_ended(desk: Desk, record: JobRecord, run: Run, task: Task | None) -
     finished = attempt.outcome == Outcome.FINISHED
     if finished and not record.job.asynchronous:
         end(desk, record, run, RunState.SUCCEEDED, "")
-    elif _is_killed(run, attempt):
+    elif _is_killed(run, attempt, task):
         # However its task has ended meanwhile, with its node, too: nobody wants it any more.
         end(desk, record, run, RunState.KILLED, run.reason or attempt.reason)
     elif finished and run.told is None:
@@ -247,10 +247,12 @@ def _attempt_ended(desk: Desk, record: JobRecord, run: Run, task: Task | None) -
         _attempt_failed(desk, record, run, run.reason if run.stop is Stop.LATE else attempt.reason)
 
 
-def _is_killed(run: Run, attempt: Attempt) -> bool:
+def _is_killed(run: Run, attempt: Attempt, task: Task | None) -> bool:
+    """By somebody who did not want the run. Whoever empties a node wants it elsewhere."""
     if run.stop is not None:
         return run.stop is not Stop.LATE
-    return attempt.outcome in (Outcome.KILLED, Outcome.WITHDRAWN)
+    drained = task is not None and stopped_by_drain(task)
+    return attempt.outcome in (Outcome.KILLED, Outcome.WITHDRAWN) and not drained
 
 
 def _reported(code: int | None) -> str:
