@@ -257,6 +257,18 @@ def test_a_job_that_there_is_not(api: Api, command: tuple[str, ...]) -> None:
     assert api.run("job", *command, code=4).stderr == expected
 
 
+def test_members_that_no_job_has_are_told(api: Api) -> None:
+    api.put("a", owner="me")
+    shown = api.run("job", "show", "a", "-o", "json").stdout
+    assert api.run("job", "add", "-", standard_input=shown).stderr == "", "whatever is shown is known"
+    typed = json.dumps(
+        {"name": "b", "command": "true", "shedule": "@daily", "Schedule": "@daily", "schedule": "R0//P1D"}
+    )
+    told = api.run("job", "add", "-", standard_input=typed)
+    assert told.stdout == "job b is stored\n"
+    assert told.stderr == "job b: not known, and of no account: shedule, Schedule\n"
+
+
 def test_which_of_several_jobs_is_refused(api: Api) -> None:
     jobs = [{"name": name, "command": "true", "schedule": "R0//PT1H"} for name in ("a", "b", "c", "d")]
     jobs[1]["schedule"] = "now and then"

@@ -95,10 +95,22 @@ def add(ctx: click.Context, file: Any, output: str) -> None:
             if len(jobs) == 1:
                 raise
             raise _refused_in_array(failure, one["name"], position, len(jobs)) from failure
+        _tell_of_unknown(one)
         if output != "json":
             click.echo(f"job {one['name']} is stored")
     if output == "json":
         show_json({"stored": [one["name"] for one in jobs]})
+
+
+def _tell_of_unknown(one: dict[str, Any]) -> None:
+    """Servers take members that they do not know, as Chronos did; but a job whose `shedule` is of no account runs once,
+    at once."""
+    from orlop_chronos.model import Counters, Job
+    from orlop_chronos.reading import members
+
+    known = {name for cls in (Job, Counters) for name, _ in members(cls)}
+    if unknown := [name for name in one if name not in known]:
+        click.echo(f"job {one['name']}: not known, and of no account: {', '.join(unknown)}", err=True)
 
 
 def _refused_in_array(failure: Failure, name: str, position: int, count: int) -> Failure:
