@@ -159,8 +159,9 @@ def _check_address(text: str) -> None:
 async def _call_hook(session: aiohttp.ClientSession, settings: Config, notice: Notice) -> str:
     """Why it was refused; empty when it was not. Raises what the client raises."""
     url, body, headers = _post(settings, notice)
-    async with session.post(url, json=body, headers=headers) as answer:
-        if answer.status >= 400:
+    # A client that is sent elsewhere asks there for a page, and tells nothing.
+    async with session.post(url, json=body, headers=headers, allow_redirects=False) as answer:
+        if answer.status >= 300:
             return f"HTTP {answer.status}: {(await answer.text(errors='replace'))[:100]}"
     return ""
 
