@@ -174,7 +174,10 @@ def test_containers() -> None:
         ({"command": "é" * 65_536}, f"command: expected at most {LONGEST} bytes, got 131072"),
         ({"command": "x" * 65_535, "arguments": ["y" * 65_536]}, "command: expected at most 131071 bytes, got 131072"),
         ({"command": "x", "shell": False, "arguments": ["y"] * 2, "owner": "z" * LONGEST}, "owner: expected at most"),
-        ({"command": "x", "shell": False, "arguments": ["y" * LONGEST]}, "arguments: expected at most 131006 bytes"),
+        (
+            {"command": "x", "shell": False, "arguments": ["y" * LONGEST, "y" * (LONGEST + 1)]},
+            f"arguments: [1]: expected at most {LONGEST} bytes, got {LONGEST + 1}",
+        ),
         ({"environmentVariables": [{"name": "a"}, {"name": ""}]}, "environmentVariables: [1].name: expected a name"),
         ({"environmentVariables": [{"name": "a=b"}]}, "[0].name: expected a name without '=', got 'a=b'"),
         ({"environmentVariables": [{"name": "a\0b"}]}, "environmentVariables[0].name: expected a text without NUL"),
@@ -223,7 +226,7 @@ def test_what_is_stored_as_a_job_can_be_stored_as_its_task() -> None:
         {"arguments": ["true"]},
         {"command": "x" * LONGEST},
         {"command": "x" * 65_535, "arguments": ["y" * 65_535]},
-        {"command": "x", "shell": False, "arguments": ["y" * (LONGEST - 65)]},
+        {"command": "x", "shell": False, "arguments": ["y" * LONGEST] * 2},
         {"command": "x", "environmentVariables": [{"name": "a", "value": "b" * (LONGEST - 2)}, {"name": "a"}]},
         {"command": "x", "exclude": ["SAT", "SUN", "MON", "TUE", "WED", "THU"]},
         {"command": "x", "parents": ["b"], "exclude": list(reading.WEEKDAYS)},
@@ -235,8 +238,8 @@ def test_what_is_just_a_job(document: dict[str, Any]) -> None:
 
 
 def test_what_is_just_not_too_long_can_be_started() -> None:
-    """Linux takes no more as one argument or variable; a task's id in its environment has the arguments in it."""
-    job = read(command="/bin/true", shell=False, arguments=["y" * (LONGEST - 65)], owner="z" * (LONGEST - 18))
+    """Linux takes no more as one argument or variable."""
+    job = read(command="/bin/true", shell=False, arguments=["y" * LONGEST] * 2, owner="z" * (LONGEST - 18))
     run = Run(job="a", number=1, identity="", cause=Cause.TIME, nominal_ms=NOW_MS, created_ms=0, state=RunState.ACTIVE)
     variables = specs.run_environment(job, run, 999_999_999, specs.task_name(job, run, 999_999_999))
     words = specs.spec_of(job, None, Config()).payload["arguments"]

@@ -31,8 +31,6 @@ LONGEST_NAME: Final = 255
 LONGEST_TEXT: Final = 256 * 1024
 #: What Linux takes as one argument or one variable of a program, in bytes.
 LONGEST_WORD_BYTES: Final = 131_071
-#: Of a task's id in its environment: what stands there beside the job's name and the arguments.
-_ID_BYTES: Final = 64
 MOST_ELEMENTS: Final = 10_000
 #: Of what a task's spec says in more words than a client does, so that one fits into a store whose job does.
 MOST_CONSTRAINTS: Final = 200
@@ -236,7 +234,11 @@ def _command(job: Job, _: int) -> None:
 
 
 def _arguments(job: Job, _: int) -> None:
-    _check_size(" ".join(job.arguments), LONGEST_WORD_BYTES - _ID_BYTES - len(job.name.encode()))
+    for position, one in enumerate(job.arguments):
+        try:
+            _check_size(one, LONGEST_WORD_BYTES)
+        except ValueError as error:
+            raise ValueError(f"[{position}]: {error}") from None
 
 
 def _owner(job: Job, _: int) -> None:
