@@ -269,6 +269,26 @@ def test_members_that_no_job_has_are_told(api: Api) -> None:
     assert told.stderr == "job b: not known, and of no account: shedule, Schedule\n"
 
 
+def test_jobs_may_stand_before_their_parents(api: Api) -> None:
+    """As in the list of all jobs of another cluster, which is in the order of names."""
+    api.put("z")
+    api.put("m", parents=["z"])
+    api.put("a", parents=["m", "z"])
+    listed = api.get("/jobs")
+    assert [one["name"] for one in listed] == ["a", "m", "z"]
+    api.order("DELETE", "/job/z?children=delete")
+    assert api.get("/jobs") == []
+    api.run("job", "add", "-", standard_input=json.dumps(listed))
+    assert api.get("/jobs") == listed
+
+
+def test_jobs_that_wait_for_each_other_are_refused(api: Api) -> None:
+    jobs = [{"name": "a", "command": "x", "parents": ["b"]}, {"name": "b", "command": "x", "parents": ["a"]}]
+    failed = api.run("job", "add", "-", standard_input=json.dumps(jobs), code=1)
+    assert "[0] job 'a': parents[0]: there is no job 'b'; jobs after it were not tried: 1" in failed.stderr
+    assert api.get("/jobs") == []
+
+
 def test_which_of_several_jobs_is_refused(api: Api) -> None:
     jobs = [{"name": name, "command": "true", "schedule": "R0//PT1H"} for name in ("a", "b", "c", "d")]
     jobs[1]["schedule"] = "now and then"

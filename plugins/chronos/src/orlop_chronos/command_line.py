@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import json
 import re
 import sys
@@ -77,9 +78,10 @@ def _runs(client: Client, name: str, **query: int | None) -> list[dict[str, Any]
 @json_option
 @click.pass_context
 def add(ctx: click.Context, file: Any, output: str) -> None:
-    """Create or change jobs from a JSON FILE (`-` for standard input): one job, or an array, parents first.
+    """Create or change jobs from a JSON FILE (`-` for standard input): one job, or an array, as `/scheduler/jobs` of a
+    Chronos has it.
 
-    Of an array the jobs are stored in their order, until one is refused.
+    Of an array the jobs are stored in their order, those with parents after these, until one is refused.
     """
     document = _read_json(file)
     jobs = document if isinstance(document, list) else [document]
@@ -88,13 +90,14 @@ def add(ctx: click.Context, file: Any, output: str) -> None:
             where = f"[{position}]." if isinstance(document, list) else ""
             raise Failure(f"{where}name: expected the job's name, a text; nothing is stored")
     client = _client(ctx)
-    for position, one in enumerate(jobs):
+    for stored, position in enumerate(_parents_first(jobs)):
+        one = jobs[position]
         try:
             client.send("POST", "/dependency" if one.get("parents") else "/iso8601", one)
         except Failure as failure:
             if len(jobs) == 1:
                 raise
-            raise _refused_in_array(failure, one["name"], position, len(jobs)) from failure
+            raise _refused_in_array(failure, one["name"], position, stored, len(jobs)) from failure
         _tell_of_unknown(one)
         if output != "json":
             click.echo(f"job {one['name']} is stored")
@@ -113,11 +116,32 @@ def _tell_of_unknown(one: dict[str, Any]) -> None:
         click.echo(f"job {one['name']}: not known, and of no account: {', '.join(unknown)}", err=True)
 
 
-def _refused_in_array(failure: Failure, name: str, position: int, count: int) -> Failure:
+def _parents_first(jobs: list[dict[str, Any]]) -> list[int]:
+    """Their positions, in their order or, where a job stands before one of its parents, in one in which none does.
+
+    Circles are for the server to refuse.
+    """
+    at = {one["name"]: position for position, one in enumerate(jobs)}
+    before: dict[int, list[int]] = {}
+    for position, one in enumerate(jobs):
+        parents = one.get("parents")
+        named = (
+            [at[name] for name in parents if isinstance(name, str) and name in at] if isinstance(parents, list) else []
+        )
+        before[position] = [parent for parent in named if parent != position]
+    if not any(parent > position for position, parents in before.items() for parent in parents):
+        return list(before)
+    try:
+        return list(graphlib.TopologicalSorter(before).static_order())
+    except graphlib.CycleError:
+        return list(before)
+
+
+def _refused_in_array(failure: Failure, name: str, position: int, stored: int, count: int) -> Failure:
     """Which job it was, and what has become of the others."""
     others = [
-        *([f"jobs before it are stored: {position}"] if position else []),
-        *([f"jobs after it were not tried: {count - position - 1}"] if position < count - 1 else []),
+        *([f"jobs before it are stored: {stored}"] if stored else []),
+        *([f"jobs after it were not tried: {count - stored - 1}"] if stored < count - 1 else []),
     ]
     text = "; ".join([f"[{position}] job '{name}': {failure.message}", *others])
     return Failure(text, hint=failure.hint, code=failure.code)
