@@ -185,6 +185,20 @@ def test_too_many_deployments():
     assert "/b" not in world.objects(root.APP)
 
 
+def test_what_takes_the_place_of_deployments_is_not_one_too_many():
+    world = World(settings=Config(max_running_deployments=2))
+    world.hold()
+    world.create(id="/g/a")
+    world.create(id="/g/b")
+    world.update("/g/a", cmd="sleep 2", force=True)
+    world.give(orders.DeleteApp(path="/g/b", force=True))
+    assert len(world.deployments) == 2
+    assert len(world.put_group({"id": "/g", "apps": []}, dry_run=True).steps) == 1
+    world.put_group({"id": "/h"})
+    world.give(orders.DeleteGroup(path="/g", force=True))
+    assert len(world.deployments) == 2
+
+
 def test_taking_a_deployment_back(world):
     world.create(id="/a", instances=2)
     world.settle()

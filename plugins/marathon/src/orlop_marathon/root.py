@@ -102,8 +102,6 @@ def next_version(root: Root, now_utc_ms: int) -> str:
 def deploy(view: View, settings: Config, wanted: Wanted, *, dry_run: bool = False) -> Deployed:
     """Everything that leads to the wanted root. Raises MarathonError; then nothing changes."""
     running: dict[str, Deployment] = dict(view.objects(DEPLOYMENT))
-    if len(running) - len(wanted.cancelled & running.keys()) >= settings.max_running_deployments:
-        raise errors.too_many_deployments(settings.max_running_deployments)
     before = Root.of(view)
     version = next_version(before, view.now.utc_ms)
     wanted_apps = roles.filled_in(wanted.apps, wanted.groups, settings.default_role)
@@ -134,6 +132,9 @@ def _planned(
     }
     if conflicts and not wanted.force and not dry_run:
         raise errors.locked(sorted(conflicts))
+    # One that takes the place of others does not add to them: that is how to get out of too many.
+    if steps and not conflicts and not dry_run and len(running) >= settings.max_running_deployments:
+        raise errors.too_many_deployments(settings.max_running_deployments)
     interrupted = list(conflicts.values())
     taken_over = (restarts_under_way(interrupted) | _emptied(view, before.apps, interrupted)) & affected
     if taken_over:

@@ -24,7 +24,7 @@ class Config:
     listen: "host:port" of Marathon's API; empty: only under /marathon on the server's address.
     hostname: what `/v2/info` and `/v2/leader` call this server; empty: the server's address.
     local_port_min, local_port_max: the range of service ports.
-    max_running_deployments: above it, changes are answered with 403.
+    max_running_deployments: with so many, a change that needs another is answered with 403.
     env_vars_prefix: put before HOST, PORT... of tasks.
     default_network_name: of container networks without a name.
     default_role: of apps that say none.
