@@ -91,6 +91,7 @@ async def _run(order: dict[str, Any], turn_to: Callable[[int], None]) -> str:
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    failure: str | None = None
     try:
         with contextlib.suppress(ConnectionError):  # it has ended already; its output says why
             process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -100,11 +101,13 @@ async def _run(order: dict[str, Any], turn_to: Callable[[int], None]) -> str:
                 case {"fetching": int(number)}:
                     turn_to(number)
                 case {"failed": str(reason)}:
-                    return reason or "for no known reason"
+                    failure = reason or "for no known reason"
                 case {"done": True}:
-                    return ""
-        return f"the fetcher ended with code {await process.wait()}"
+                    failure = ""
+        code = await process.wait()
+        return f"the fetcher ended with code {code}" if failure is None else failure
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        # Not a process that has ended: asking for its end, `kill` takes it from asyncio, which warns of that.
+        if process.returncode is None:
             process.kill()
-        await process.wait()
+            await process.wait()
