@@ -14,7 +14,7 @@ import pytest
 from orlop.agent.agent import read_clock
 from orlop.model.clock import Now
 from orlop.server.clock_watch import TOLERATED_MS, ClockWatch
-from orlop.server.timers import LATEST_MS, TimerService
+from orlop.server.timers import LATEST_MS, SOONEST_MS, TimerService
 
 HOUR_MS = 3_600_000
 WITHIN_S = 30
@@ -53,6 +53,23 @@ async def test_a_time_that_has_passed_is_called_at_once() -> None:
         due = asyncio.Event()
         timers.set("a", read_clock().utc_ms - 7 * 24 * HOUR_MS, due.set)
         await called(due)
+
+
+async def test_who_always_wants_to_be_called_at_once_leaves_time_for_others() -> None:
+    with running() as timers:
+        began_ms, calls, enough = read_clock().monotonic_ms, 0, asyncio.Event()
+
+        def again() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 20:
+                enough.set()
+            else:
+                timers.set("a", read_clock().utc_ms - calls, again)
+
+        again()
+        await called(enough)
+        assert read_clock().monotonic_ms - began_ms >= 19 * (SOONEST_MS - 1)
 
 
 async def test_any_time_can_be_set(caplog: pytest.LogCaptureFixture) -> None:
