@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 WORTH_TELLING_MS: Final = 5_000
 #: 9999-12-31T23:59:59Z, later than which APScheduler knows no time; frameworks may say any.
 LATEST_MS: Final = 253_402_300_799_000
-#: A framework that each time wants to be woken at once, or in the past, would take all of the processor.
+#: Until a time that has passed is called: a framework that says one in each of its runs would take all processors.
 SOONEST_MS: Final = 20
 
 
@@ -74,8 +74,9 @@ class TimerService:
 
     def _set(self, key: str, utc_ms: int | None, callback: Callable[[], None]) -> None:
         if utc_ms is not None:
-            soonest_ms = max(self._clock().utc_ms, 0) + SOONEST_MS
-            at = datetime.fromtimestamp(min(max(utc_ms, soonest_ms), LATEST_MS) / 1000, UTC)
+            now_ms = self._clock().utc_ms
+            due_ms = utc_ms if utc_ms > now_ms else now_ms + SOONEST_MS
+            at = datetime.fromtimestamp(min(max(due_ms, 0), LATEST_MS) / 1000, UTC)
             arguments = (key, utc_ms, callback)
             self._scheduler.add_job(self._due, DateTrigger(at), arguments, id=key, replace_existing=True)
         elif self._scheduler.get_job(key) is not None:
