@@ -40,11 +40,11 @@ class Wanted(Framework):
 
 @attrs.frozen
 class Ports:
-    wanted: tuple[str | int, ...]
+    wanted: tuple[int | None, ...]
 
 
 class Serving(Framework):
-    """Tasks with one port each: those that were commanded last, by number or "any"."""
+    """Tasks with one port each: those that were commanded last, by number or any (None)."""
 
     name = "serving"
     documents: Mapping[str, type] = {"ports": Ports}
@@ -53,10 +53,9 @@ class Serving(Framework):
         for ports in view.objects("ports").values():
             for position, port in enumerate(ports.wanted):
                 if f"one-{position}" not in view.live:
-                    number = port if isinstance(port, int) else None
-                    yield Ask(f"one-{position}", run=Process("sleep 1"), ports=(PortRequest(number=number),))
+                    yield Ask(f"one-{position}", run=Process("sleep 1"), ports=(PortRequest(number=port),))
 
-    def command(self, view: View, command: tuple[str | int, ...]) -> Iterator[Action]:
+    def command(self, view: View, command: tuple[int | None, ...]) -> Iterator[Action]:
         yield Put("ports", "it", Ports(command))
 
 
@@ -172,7 +171,7 @@ def test_ports_that_foreign_containers_publish_are_given_to_no_task() -> None:
     made.add_node("n1", ports="31000-31003")
     foreign = attrs.evolve(_foreign(), host_ports=(HostPort(number=31001), HostPort(number=9, protocol="udp")))
     made.set_facts("n1", _facts(foreign))
-    made.command("serving", ("any", "any", "any", 31001))
+    made.command("serving", (None, None, None, 31001))
     made.settle()
     assert {port for task in made.running() for port in task.ports} == {31000, 31002, 31003}
     (waiting,) = made.pending()
@@ -185,7 +184,7 @@ def test_ports_that_foreign_containers_publish_are_given_to_no_task() -> None:
 def test_a_port_that_a_task_and_a_foreign_container_have_had_is_free_when_both_have_gone() -> None:
     made = Cluster(Serving())
     made.add_node("n1", ports="31000-31000")
-    made.command("serving", ("any",))
+    made.command("serving", (None,))
     made.settle()
     foreign = attrs.evolve(_foreign(), host_ports=(HostPort(number=31000, address="127.0.0.1"),))
     made.set_facts("n1", _facts(foreign))
