@@ -140,6 +140,16 @@ def test_who_fails_for_very_long_is_tried_again_all_the_same(monkeypatch: pytest
         assert host.status.failures == 1_100
 
 
+def test_where_it_fails_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
+    framework = Failing(failures=3)
+    with running(framework) as host:
+        told(host, "anything")
+        assert framework.told.get(timeout=WITHIN_S).everything
+    quarantines = [record for record in caplog.records if "is quarantined" in record.getMessage()]
+    assert [bool(record.exc_info) for record in quarantines] == [True, False, False, True]
+
+
 def test_exit_is_a_failure_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
     framework = Failing(error=SystemExit)

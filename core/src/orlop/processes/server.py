@@ -179,7 +179,9 @@ def _welcome(server: Server, listening: Listening) -> str:
             lines.append(f"  plugin {record.name}: {record.error} (see: orlop plugins list)")
     if listening.door is not None:
         data = listening.door.data
-        lines.append(f"  asks for a token: ORLOP_TOKEN=$(cat {data}/admin.token) ORLOP_CA={data}/ca.pem")
+        token = data / "admin.token"
+        known = f"ORLOP_TOKEN=$(cat {token}) " if token.exists() else ""  # a further server may have no copy of it
+        lines.append(f"  asks for a token: {known}ORLOP_CA={data}/ca.pem")
         lines.append("  Ctrl-C stops Orlop, and its tasks go on")
     else:
         lines.append("  open to programs on this machine only; Ctrl-C stops Orlop, and its tasks go on")

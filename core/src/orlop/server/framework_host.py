@@ -259,7 +259,8 @@ class FrameworkHost:
 
     def _failed(self, generation: int, error: BaseException, commands: Iterable[tuple[Command, Done]]) -> None:
         text = "".join(traceback.format_exception_only(error)).strip()
-        log.error("framework %s is quarantined: %s", self.name, text, exc_info=error)
+        again = text == self._status.error  # where it was raised stands in the log already
+        log.error("framework %s is quarantined: %s", self.name, text, exc_info=None if again else error)
         with self._condition:
             if generation != self._generation:
                 return
