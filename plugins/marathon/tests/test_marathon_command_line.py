@@ -71,3 +71,15 @@ def test_an_id_may_be_written_in_several_ways(api: Api) -> None:
     api.add(id="/shop/web")
     for same in ("/shop/web", "shop/web", "//shop//web/", "shop/./db/../web"):
         assert api.run("show", same, "-o", "name").output == "/shop/web\n"
+
+
+def test_ids_of_apps_are_completed(api: Api) -> None:
+    for app_id in ("/shop/web", "/shop/db", "/other"):
+        api.add(id=app_id)
+    for verb in ("show", "scale", "restart", "rm"):
+        environment = {
+            "_ORLOP_COMPLETE": "bash_complete", "COMP_WORDS": f"orlop marathon app {verb} /shop/", "COMP_CWORD": "4",
+            "ORLOP_SERVER": api.url,
+        }  # fmt: skip
+        result = CliRunner().invoke(cli, [], env=environment, prog_name="orlop", complete_var="_ORLOP_COMPLETE")
+        assert result.output.split() == ["plain,/shop/db", "plain,/shop/web"]

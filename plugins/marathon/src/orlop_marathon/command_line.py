@@ -12,10 +12,12 @@ import click
 
 from orlop.cli.client import Client
 from orlop.cli.failures import NOT_CONVERGED, Failure
+from orlop.cli.options import completed
 from orlop.cli.output import output_option, show, show_json, table
 from orlop_marathon import paths
 
 POLL_S: Final = 0.25
+app_argument: Final = click.argument("app_id", shell_complete=completed("/marathon/v2/apps", "apps", ("id",), "cmd"))
 _wait_options = (
     click.option("--detach", is_flag=True, help="Do not wait for the deployment."),
     click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait."),
@@ -106,7 +108,7 @@ def list_(ctx: click.Context, output: str) -> None:
 
 
 @app.command("show")
-@click.argument("app_id")
+@app_argument
 @output_option
 @click.pass_context
 def show_(ctx: click.Context, app_id: str, output: str) -> None:
@@ -134,7 +136,7 @@ def show_(ctx: click.Context, app_id: str, output: str) -> None:
 
 
 @app.command()
-@click.argument("app_id")
+@app_argument
 @click.argument("instances", type=click.IntRange(min=0))
 @_waits
 @click.pass_context
@@ -145,7 +147,7 @@ def scale(ctx: click.Context, app_id: str, instances: int, detach: bool, timeout
 
 
 @app.command()
-@click.argument("app_id")
+@app_argument
 @_waits
 @click.pass_context
 def restart(ctx: click.Context, app_id: str, detach: bool, timeout: float, force: bool) -> None:
@@ -155,7 +157,7 @@ def restart(ctx: click.Context, app_id: str, detach: bool, timeout: float, force
 
 
 @app.command()
-@click.argument("app_id")
+@app_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--detach", is_flag=True, help="Do not wait for the deployment.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait.")
