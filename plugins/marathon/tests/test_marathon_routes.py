@@ -60,6 +60,16 @@ def test_lists_of_tasks_are_lines_for_who_wants_text(server, accepted, kind):
     assert server.call("GET", "/v2/apps/nope/tasks", headers={"Accept": accepted}).status_code == 404
 
 
+@pytest.mark.parametrize("name", ["/a/tasks/b", "/tasks/b", "/a/versions/b", "/versions/b"])
+def test_apps_whose_ids_look_like_tasks_and_versions(server, name):
+    server.ok("POST", "/v2/apps", app(name), status=201)
+    assert server.ok("GET", f"/v2/apps{name}")["app"]["id"] == name
+    server.ok("PUT", f"/v2/apps{name}", {"instances": 2})
+    assert server.ok("GET", f"/v2/apps{name}")["app"]["instances"] == 2
+    server.ok("DELETE", f"/v2/apps{name}")
+    assert server.call("DELETE", f"/v2/apps{name}").status_code == 404
+
+
 def test_creating(server):
     response = server.call("POST", "/v2/apps", app("/g/a", instances=2))
     assert response.status_code == 201

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from orlop.framework import View
 from orlop_marathon import errors, orders, parsing, paths, queries, root
-from orlop_marathon.http.calls import Call, Methods, answer, deployed, plain
+from orlop_marathon.http.calls import Call, Handler, Methods, answer, deployed, plain
 from orlop_marathon.http.reading import ALWAYS, SINGLE, Reader
 from orlop_marathon.model import AppRecord
 
@@ -27,17 +27,22 @@ def resolve(tail: list[str]) -> Methods | None:
         return {"GET": partial(_versions, path=paths.join(before))}
     if last == "*":
         return {"GET": partial(_below, group=paths.join(before))}
-    if before and before[-1] == "tasks":
-        return {"DELETE": partial(_kill_one, path=paths.join(before[:-1]), name=last)}
-    if before and before[-1] == "versions":
-        return {"GET": partial(_version, path=paths.join(before[:-1]), version=last)}
     path = paths.join(tail)
-    return {
+    methods: dict[str, Handler] = {
         "GET": partial(_get, path=path),
         "PUT": partial(_update, path=path, create=True),
         "PATCH": partial(_update, path=path, create=False),
         "DELETE": partial(_delete, path=path),
     }
+    # An app may be called `/a/tasks/b` or `/a/versions/b`. No task and no version is.
+    may_be_app = not paths.violations(path)
+    if before[-1:] == ["tasks"]:
+        kill_one = partial(_kill_one, path=paths.join(before[:-1]), name=last, homonym=path)
+        return (methods if may_be_app else {}) | {"DELETE": kill_one}
+    if before[-1:] == ["versions"]:
+        version = partial(_version, path=paths.join(before[:-1]), version=last, homonym=path)
+        return (methods if may_be_app else {}) | {"GET": version}
+    return methods
 
 
 # --- reading ---
@@ -91,8 +96,10 @@ async def _versions(call: Call, path: str) -> web.Response:
     return answer({"versions": list(reversed(history.versions))})
 
 
-async def _version(call: Call, path: str, version: str) -> web.Response:
+async def _version(call: Call, path: str, version: str, homonym: str) -> web.Response:
     view = await call.view()
+    if homonym in view.objects(root.APP):
+        return await _get(call, homonym)
     wanted = parsing.timestamp(version)
     found = view.objects(root.VERSION).get(root.version_id(path, wanted))
     if found is None:
@@ -173,8 +180,10 @@ async def _kill_all(call: Call, path: str) -> web.Response:
     return await kill(call, names)
 
 
-async def _kill_one(call: Call, path: str, name: str) -> web.Response:
+async def _kill_one(call: Call, path: str, name: str, homonym: str) -> web.Response:
     reader = Reader(await call.view())
+    if homonym in reader.apps:
+        return await _delete(call, homonym)
     _record(reader.view, path)
     task = reader.view.task_named(name)
     if task is None or not task.live or task.group != path:
