@@ -74,6 +74,8 @@ def problems(app: App, defaults: Defaults = EVERYTHING) -> dict[str, list[str]]:
         {"executor": "//cmd"},
         {"executor": "/opt/executor"},
         volumes(persistent(type="mount", size=1, maxSize=2)),
+        volumes({"containerPath": "/a", "hostPath": "/a"}),
+        {"container": {"docker": {"image": "i"}, "volumes": [{"containerPath": "/a", "hostPath": "/b"}]}},
         {"healthChecks": [{"protocol": "COMMAND", "command": {"value": "a"}}] * 2},
         {"portDefinitions": [], "healthChecks": [{"port": 80}]},
         {"readinessChecks": [{"portName": "default"}]},
@@ -84,7 +86,7 @@ def problems(app: App, defaults: Defaults = EVERYTHING) -> dict[str, list[str]]:
         {"gpus": 1},
         docker(parameters=[{"key": "label", "value": "a=b"}, {"key": "memory-swap", "value": "-1"}]),
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_sound_apps_are_accepted(members: dict[str, Any]):
     assert problems(app_of(members)) == {}
@@ -220,6 +222,16 @@ def test_sound_apps_are_accepted(members: dict[str, Any]):
         # volumes
         (volumes({"containerPath": "", "hostPath": "/a"}), "/container/volumes(0)/containerPath", "must not be empty"),
         (volumes({"containerPath": "a", "hostPath": ""}), "/container/volumes(0)/hostPath", "must not be empty"),
+        (
+            volumes({"containerPath": "/a", "hostPath": "/b"}),
+            "/container/volumes(0)",
+            "is mounted only where there is an",
+        ),
+        (
+            volumes({"containerPath": "/a", "external": {"provider": "dvdi", "name": "n"}}),
+            "/container/volumes(0)",
+            "is mounted only where there is an image: a process sees the node's files as they are",
+        ),
         (
             volumes({"containerPath": "a", "secret": "s"}),
             "/container/volumes(0)",
@@ -362,7 +374,15 @@ def test_container_networks_need_a_name():
     [
         ({"gpus": 1}, "gpu_resources"),
         ({"secrets": {"a": {"source": "b"}}}, "secrets"),
-        (volumes({"containerPath": "a", "external": {"provider": "dvdi", "name": "n"}}), "external_volumes"),
+        (
+            {
+                "container": {
+                    "docker": {"image": "i"},
+                    "volumes": [{"containerPath": "a", "external": {"provider": "dvdi", "name": "n"}}],
+                }
+            },
+            "external_volumes",
+        ),
         (volumes(persistent()), "persistent_volumes"),
     ],
 )

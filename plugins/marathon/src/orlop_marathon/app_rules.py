@@ -298,6 +298,9 @@ def _volume_rules(app: App, volume: Volume, path: str, defaults: Defaults) -> It
         yield Problem(f"{path}/containerPath", "must not be empty")
     if volume.host_path is not None and (not volume.host_path or "\0" in volume.host_path):
         yield Problem(f"{path}/hostPath", "must not be empty")
+    elsewhere = volume.external is not None or volume.host_path not in (None, volume.container_path)
+    if elsewhere and (app.container is None or app.container.docker is None):
+        yield Problem(path, "is mounted only where there is an image: a process sees the node's files as they are")
     if volume.secret is not None:
         yield from _feature("secrets", path, defaults)
         if volume.secret not in app.secrets:
