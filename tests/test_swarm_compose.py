@@ -32,7 +32,7 @@ services:
   db:
     image: busybox
     command: sh -c "echo db is ready; exec sleep 1000"
-    volumes: ["data:/data"]
+    volumes: ["data:/data", "/unnamed"]
     networks: {back: {aliases: [database]}}
     healthcheck: {test: "true", interval: 1s}
   web:
@@ -107,8 +107,10 @@ STORY: Final[Sequence[str]] = (
     "rm -f worker",
     "exec -T worker true",
     "logs --no-color",
+    "exec -T db touch /unnamed/kept",
     "up -d -t 0 --force-recreate db",
     "exec -T db cat /data/file",
+    "exec -T db ls /unnamed",
     "down -t 0",
     "up -d -t 0 db",
     "exec -T db cat /data/file",

@@ -128,6 +128,8 @@ def test_affinities_look_at_containers_and_their_labels(clean_pool: RunningPool)
     other = next(engine.name for engine in clean_pool.engines if engine.name != there)
     assert clean_pool.run("beside", "-e", "affinity:container==front") == there
     assert clean_pool.run("apart", "-e", "affinity:container!=front") == other
+    its_id = clean_pool.docker("inspect", "-f", "{{.Id}}", "front").strip()
+    assert clean_pool.run("by-id", "-e", f"affinity:container=={its_id}") == there
     assert clean_pool.run("by-label", "-e", "affinity:tier==front") == there
     assert clean_pool.run("not-label", "-e", "affinity:tier!=front") == other
     assert clean_pool.run("by-image", "-e", "affinity:image==busybox") in (there, other)

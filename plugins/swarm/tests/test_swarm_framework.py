@@ -269,6 +269,29 @@ def test_expressions_leave_the_environment_and_stay_as_labels() -> None:
     assert with_labels({"Image": "x"}, "k", Config()) == {"Image": "x"}
 
 
+@pytest.mark.parametrize(("expression", "beside"), [("==", True), ("!=", False), ("==~", True), ("!=~", False)])
+def test_a_container_that_is_called_by_its_engines_id_is_found_wherever_it_moves(expression: str, beside: bool) -> None:
+    pool = Pool()
+    old, other = pool.create("old"), pool.create("other")
+    assert old.node != other.node
+    engines_id = "ab" * 32
+
+    def create(name: str, **said: Any) -> Task:
+        order = Create(body={"Image": "busybox", **said}, name=name, keys={engines_id: old.key})
+        return pool.task(pool.do(order).key)
+
+    for name, said in (
+        ("by-variable", {"Env": [f"affinity:container{expression}{engines_id}"]}),
+        ("by-label", {"Labels": {"com.docker.swarm.affinities": f'["container{expression}{engines_id}"]'}}),
+    ):
+        task = create(name, **said)
+        assert (task.node == old.node) is beside
+        labels = pool.cluster.view("swarm").spec(task).payload["Labels"]
+        assert json.loads(labels["com.docker.swarm.affinities"]) == [f"orlop.key{expression}{old.key}"]
+    with pytest.raises(NotPlaced):
+        create("nobodys", Env=[f"affinity:container=={'cd' * 32}"])
+
+
 def test_a_constraint_is_heeded_and_wishes_are_not_demands() -> None:
     pool = Pool(3)
     assert [pool.create(Env=["constraint:node==n2"]).node for _ in range(2)] == ["n2", "n2"]

@@ -149,6 +149,18 @@ def test_the_container_does_not_see_what_was_said_of_its_place() -> None:
     assert without_expressions(environment) == ["A=1", "constraints=1"]
 
 
+def test_containers_that_are_called_by_whole_ids() -> None:
+    one, other = "ab" * 32, "cd" * 32
+    said = [f"affinity:container=={one}", f"affinity:container!=~{other}", f"affinity:container=={one}"]
+    said += [
+        "affinity:container==web",
+        f"affinity:container=={one[:12]}",
+        f"affinity:tier=={one}",
+        f"constraint:rack=={one}",
+    ]
+    assert read({"Env": said}).whole_ids == (one, other)
+
+
 def test_policies_of_rescheduling() -> None:
     assert not asked().reschedule
     assert not asked("reschedule:off").reschedule

@@ -17,7 +17,7 @@ from orlop.docker_containers import cpus_limit
 from orlop.framework import Ask, Constraint, Desired, PartitionPolicy, Policies, Resources, Spec
 from orlop_swarm.orders import Change, Create
 from orlop_swarm.placement import wanted
-from orlop_swarm.placement.expressions import ExpressionError
+from orlop_swarm.placement.expressions import Expression, ExpressionError, parse
 from orlop_swarm.placement.wanted import KINDS, LABEL_PREFIX
 from orlop_swarm.settings import Config
 
@@ -46,7 +46,7 @@ def moves(body: Mapping[str, Any]) -> bool:
 
 def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     """Raises InvalidRequest."""
-    body = with_labels(order.body, key, settings)
+    body = with_labels(order.body, key, settings, order.keys)
     host = _object("HostConfig", body.get("HostConfig"))
     payload = {**body, "orlop_name": name, "orlop_exact": True, "orlop_pull": "missing" if order.pull else "never"}
     if order.platform:
@@ -68,10 +68,12 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     )
 
 
-def with_labels(body: Mapping[str, Any], key: str, settings: Config) -> dict[str, Any]:
+def with_labels(
+    body: Mapping[str, Any], key: str, settings: Config, keys: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What is said about the place as labels, and no more in the environment. Raises InvalidRequest.
 
-    key: becomes the label of classic Swarm's id, where the container may outlive its engine.
+    key: becomes the label of classic Swarm's id, where the container may outlive its engine. keys: see `Create`.
     """
     environment = body.get("Env") or []
     if not isinstance(environment, list) or not all(isinstance(one, str) for one in environment):
@@ -79,15 +81,26 @@ def with_labels(body: Mapping[str, Any], key: str, settings: Config) -> dict[str
     labels = _object("Labels", body.get("Labels"))
     try:
         said = wanted.read(body, last_counts=settings.repeated_constraints == "last")
+        affinities = tuple(_by_key(one, keys or {}) for one in said.affinities)
     except ExpressionError as error:
         raise InvalidRequest(str(error)) from error
+    rewritten = "affinities" if affinities != said.affinities else ""
+    said = attrs.evolve(said, affinities=affinities)
     for kind, (prefix, label) in KINDS.items():
-        if any(one.startswith(prefix) for one in environment):
+        if kind == rewritten or any(one.startswith(prefix) for one in environment):
             labels[label] = json.dumps(wanted.texts(said, kind))
     if moves(body):
         labels.setdefault(ID_LABEL, key)
     changed = {**body, "Env": wanted.without_expressions(environment)} if environment else dict(body)
     return {**changed, "Labels": labels} if labels else changed
+
+
+def _by_key(affinity: Expression, keys: Mapping[str, str]) -> Expression:
+    """By what the kernel calls the container, whose engine's id is another one once it has moved."""
+    key = keys.get(affinity.literal or "") if affinity.key == "container" else None
+    if key is None:
+        return affinity
+    return parse(f"orlop.key{'==' if affinity.equal else '!='}{'~' if affinity.soft else ''}{key}")
 
 
 def resources_of(host: Mapping[str, Any], settings: Config) -> Resources:

@@ -15,7 +15,8 @@ class Create:
     body: of the create request. name: empty: one is made up. nodes: names of those that may have it; empty: any.
     beside: the name of the node that holds what it depends on; empty: it depends on nothing. home: the name of the node
     where the containers of its network are, as long as it does not have to move; empty: any. volumes: names of those
-    that no engine has yet, which it has in common with whoever else mounts them.
+    that no engine has yet, which it has in common with whoever else mounts them. keys: of the pool's containers that
+    its affinities call by their engines' ids, by these ids.
     pull: whether a node that lacks the image may fetch it. platform: "os/arch" of the image, or empty. version: of the
     API, that the body is meant in; empty: an engine's own.
     """
@@ -26,6 +27,7 @@ class Create:
     beside: str = ""
     home: str = ""
     volumes: tuple[str, ...] = ()
+    keys: Mapping[str, str] = attrs.field(factory=dict)
     pull: bool = False
     platform: str = ""
     version: str = ""

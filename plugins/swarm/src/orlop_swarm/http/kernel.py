@@ -67,7 +67,7 @@ class KernelContainers:
         engines = self._engines()
         node, name = self._placed_name(creation.name.removeprefix("/"))
         body = creation.body
-        _refuse_unreadable(body)
+        said = _read(body)
         image = await self._looking.image(engines, body.get("Image"))
         holders = await self._looking.holders(engines, body)
         unknown = holders.unknown if not node else ()
@@ -90,6 +90,7 @@ class KernelContainers:
             beside=beside,
             home=home,
             volumes=unknown,
+            keys={one: key for one in said.whole_ids if (key := await self._key(one)) is not None},
         )
         if node or (holders.nodes is not None and not home):
             order = attrs.evolve(order, nodes=tuple(allowed) or (node or "",))
@@ -441,12 +442,13 @@ class _Taken(Problem):
         self.conflict = conflict
 
 
-def _refuse_unreadable(body: Mapping[str, Any]) -> None:
+def _read(body: Mapping[str, Any]) -> wanted.Wanted:
     """Raises Problem (400): what is said of its place cannot be read."""
     try:
         said = wanted.read(body)
         if said.strategy:
             strategies.strategy(said.strategy)
+        return said
     except ExpressionError as error:
         raise Problem(400, str(error)) from error
     except ValueError as error:

@@ -10,6 +10,7 @@ label's name counts as that label. `com.docker.swarm.strategy` names a strategy;
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -35,6 +36,8 @@ BUILT_IN: Final = frozenset(("", "default", "bridge", "host", "none", "nat"))
 OF_CONTAINER: Final = "container:"
 #: The driver of volumes that engines have themselves.
 LOCAL_DRIVER: Final = "local"
+#: A container's, as its engine gave it.
+_WHOLE_ID: Final = re.compile(r"[0-9a-f]{64}")
 _STARTS: Final = (LABEL_PREFIX, *(prefix for prefix, _ in KINDS.values()))
 
 
@@ -97,6 +100,12 @@ class Wanted:
         modes = (self.network, self.pid, self.ipc)
         beside += [one.removeprefix(OF_CONTAINER) for one in modes if one.startswith(OF_CONTAINER)]
         return tuple(dict.fromkeys(beside))
+
+    @property
+    def whole_ids(self) -> tuple[str, ...]:
+        """What affinities to containers call by a whole id."""
+        named = (one.literal or "" for one in self.affinities if one.key == "container")
+        return tuple(dict.fromkeys(filter(_WHOLE_ID.fullmatch, named)))
 
     @property
     def reschedule(self) -> bool:
