@@ -117,6 +117,19 @@ async def test_one_that_was_just_made_is_known_before_its_id_is_written() -> Non
         assert await containers._key(container) == key
 
 
+async def test_what_depends_on_a_container_of_a_node_that_is_away_is_told_so() -> None:
+    pool = Pool(1)
+    made(pool, "db", "ab" * 32)
+    engines = ScriptedPool({"n0": lambda asked: ScriptedResponse([])})
+    engines.nodes = lambda: [EngineNode(id="n0", name="n0", address="", unavailable="it is away")]  # type: ignore[method-assign]
+    containers = KernelContainers(cast("Any", Kernel(pool)), engines, Looking(), Config())
+    for reference in ("db", "/db", "ab" * 32, "abab"):
+        with pytest.raises(Problem, match="is on node n0, which is not available: it is away") as caught:
+            await containers._refuse_away_from([reference])
+        assert caught.value.status == 503
+    await containers._refuse_away_from(["nobody"])
+
+
 class Holding(Kernel):
     """With the tasks that nodes hold, of every framework. others: ids of those of other frameworks."""
 

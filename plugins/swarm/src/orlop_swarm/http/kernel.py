@@ -23,7 +23,7 @@ from orlop_swarm.http import copying, volume_places
 from orlop_swarm.http.finding import Owner, told
 from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Image, Looking
-from orlop_swarm.http.problems import Problem
+from orlop_swarm.http.problems import NodeAway, Problem
 from orlop_swarm.http.services import Created, Creation, Known, Switch
 from orlop_swarm.orders import Change, Conflict, Create, Discard, Keep, Order, Rename, Reserve, Reserved
 from orlop_swarm.placement import filters, strategies, wanted
@@ -73,6 +73,8 @@ class KernelContainers:
         unknown = holders.unknown if not node else ()
         await self._refuse_away(unknown, holders.silent)
         beside = await self._looking.dependencies(engines, body)
+        if not beside:
+            await self._refuse_away_from(said.dependencies)
         allowed = [one.node.name for one in engines if node in ("", one.node.name, one.node.id)]
         home = ""
         if holders.nodes is not None and (holders.for_good or len(holders.nodes) != 1):
@@ -121,6 +123,14 @@ class KernelContainers:
             nodes = [one for one in (mounted.get(name), *self._looking.volumes.nodes(name)) if one in away]
             if nodes:
                 raise Problem(500, f"{UNSATISFIED}\n[{volume_places.where(name, away[nodes[0]])}]")
+
+    async def _refuse_away_from(self, containers: Sequence[str]) -> None:
+        """Of those that it depends on, by their names or ids. Raises Problem: one is on a node that cannot be used."""
+        for reference in containers:
+            found = await self.known(reference.removeprefix("/"))
+            node = next((one for one in self._pool.nodes() if found is not None and one.id == found.node), None)
+            if node is not None and node.unavailable:
+                raise NodeAway(reference, node.name, node.unavailable)
 
     async def _make_where_it_is(self, order: Create, allowed: Sequence[str], image: Image, version: str) -> Created:
         """allowed: names of the nodes that it may be on, whether they have the image or not. Raises Problem."""
