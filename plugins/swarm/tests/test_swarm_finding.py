@@ -217,6 +217,13 @@ async def test_an_old_copy_is_not_found_and_what_may_move_is_looked_for_each_tim
         assert (await owners.find(reference)).engine is beta
 
 
+async def test_nothing_is_called_by_no_name() -> None:
+    owners = Owners(ScriptedPool(*two()), NothingKnown())
+    for reference in ("", "/", "alpha/"):
+        with pytest.raises(NotFound, match="No such container: "):
+            await owners.look(reference)
+
+
 async def test_an_engine_that_goes_away_while_it_is_asked_hides_nothing_of_the_others() -> None:
     alpha, beta = two()
     beta.away = True

@@ -182,6 +182,8 @@ class Owners:
         if "/" in plain:
             node, _, plain = plain.partition("/")
             engines = [one for one in engines if node in (one.node.name, one.node.id)]
+        if not plain:
+            raise NotFound(f"No such container: {reference}")  # engines redirect from a path without one
         told = await _told_by(engines, plain)
         found = await self._without_old(told.held)
         if not found and not told.refused and _HEXADECIMAL.fullmatch(plain):
