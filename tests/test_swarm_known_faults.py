@@ -283,6 +283,20 @@ def test_a_network_without_a_driver_is_a_bridge_and_goes_by_its_bare_name(clean_
     assert "inner" not in clean_pool.docker("network", "ls")
 
 
+def test_a_network_of_a_configuration_is_made_on_all_nodes_and_has_one_home(clean_pool: RunningPool) -> None:
+    clean_pool.docker("network", "create", "--config-only", "--subnet", "10.200.7.0/24", "settings")
+    clean_pool.docker("network", "create", "--config-from", "settings", "made")
+    assert clean_pool.docker("network", "ls", "-q", "--filter", "name=made").count("\n") == 1
+    assert clean_pool.docker("network", "inspect", "-f", "{{json .Labels}} {{.IPAM.Config}}", "made") == (
+        "{} [{10.200.7.0/24   map[]}]\n"
+    )
+    nodes = {clean_pool.run(name, "--network", "made") for name in ("one", "two", "three")}
+    assert len(nodes) == 1
+    clean_pool.docker("rm", "-f", "one", "two", "three")
+    clean_pool.docker("network", "rm", "made", "settings")
+    assert not clean_pool.docker("network", "ls", "-q", "--filter", "type=custom")
+
+
 def test_pruning_is_done_on_all_engines(clean_pool: RunningPool) -> None:
     for engine in clean_pool.engines:
         clean_pool.docker("create", "-e", f"constraint:node=={engine.name}", "--name", engine.name, "busybox")

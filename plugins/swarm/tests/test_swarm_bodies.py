@@ -147,6 +147,7 @@ LISTS = [
         ("OPTIONS", "/v1.41/nowhere"),
         ("OPTIONS", "/v1.1/info"),
         ("DELETE", "/containers/"),
+        ("GET", '/networks/?filters={"name":["nobody"]}'),
         ("GET", "/containers/nobody/checkpoints"),
         ("POST", "/containers/nobody/checkpoints"),
         ("DELETE", "/containers/nobody/checkpoints/one"),

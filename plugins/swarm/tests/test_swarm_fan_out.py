@@ -286,6 +286,45 @@ async def test_without_a_driver_a_network_is_a_bridge_and_its_copies_share_a_lab
     assert list(bodies[0]["Labels"]) == ["orlop.network", "orlop.home"]
 
 
+async def test_a_network_of_a_configuration_has_no_labels_but_those_of_that() -> None:
+    """Engines refuse it with any of its own, and it takes over those of the configuration."""
+
+    def making(asked: Asked) -> ScriptedResponse:
+        if asked.path == "/containers/json":
+            return ScriptedResponse([[]])
+        if asked.method == "POST":
+            return ScriptedResponse([{"Id": f"n{asked.node}", "Warning": ""}], 201)
+        return ScriptedResponse([{"Id": f"n{asked.node}", "Name": "n", "Scope": "local"}])
+
+    pool = ScriptedPool(dict.fromkeys("ab", making))
+    asked_for = {"Name": "n", "ConfigFrom": {"Network": "c"}}
+    async with serving(pool) as client, client.post("/networks/create", json=asked_for) as response:
+        assert response.status == 201
+    bodies = [orjson.loads(asked.body or b"") for asked in pool.asked if asked.method == "POST"]
+    assert bodies == [{**asked_for, "Driver": "bridge"}] * 2
+
+
+async def test_what_is_left_of_a_container_can_be_disconnected_by_force() -> None:
+    def holding(left: str) -> Script:
+        def script(asked: Asked) -> ScriptedResponse:
+            if asked.path == "/networks":
+                return ScriptedResponse([[{"Id": f"n{asked.node}", "Name": "n", "Scope": "local"}]])
+            if asked.method == "POST" and left == orjson.loads(asked.body or b"")["Container"]:
+                return ScriptedResponse([])
+            return ScriptedResponse([{"message": f"{asked.path} not found"}], 404)
+
+        return script
+
+    pool = ScriptedPool({"a": holding(""), "b": holding("ghost")})
+    async with serving(pool) as client:
+        for container, force, status in (("ghost", True, 200), ("ghost", False, 404), ("nobody", True, 404)):
+            body = {"Container": container, "Force": force}
+            async with client.post("/networks/n/disconnect", json=body) as response:
+                assert response.status == status
+    paths = [asked.path for asked in pool.asked if asked.method == "POST"]
+    assert sorted(paths) == ["/networks/na/disconnect"] * 2 + ["/networks/nb/disconnect"] * 2
+
+
 def told(nanos: int, action: str) -> dict[str, Any]:
     return {"Type": "container", "Action": action, "timeNano": nanos, "Actor": {"ID": "c", "Attributes": {}}}
 

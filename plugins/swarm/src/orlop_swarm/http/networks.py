@@ -27,7 +27,7 @@ from orlop_swarm.http.calling import (
     refuse_unless_any,
 )
 from orlop_swarm.http.homes import home_for
-from orlop_swarm.http.problems import Problem, answer
+from orlop_swarm.http.problems import NotFound, Problem, answer
 from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging import copies
 from orlop_swarm.merging.answers import Answer, Document, good, nobody_has_it, refusal
@@ -157,7 +157,8 @@ async def created(request: web.Request) -> web.StreamResponse:
         body = {**body, "Driver": DEFAULT_DRIVER}
     if not slash:
         home = await home_for(request, usable, body)
-        body = copies.labelled(body, secrets.token_hex(16), home.node.name)
+        if not (body.get("ConfigFrom") or {}).get("Network"):  # it has no labels but those of the other one
+            body = copies.labelled(body, secrets.token_hex(16), home.node.name)
         usable.sort(key=lambda engine: engine is not home)
     told = await _create_on_all(request, usable, body)
     refuse(refusal(told))
@@ -207,7 +208,12 @@ async def connected(request: web.Request) -> web.StreamResponse:
     action = request.rel_url.raw_path.rpartition("/")[2]
     if body is None:
         return await bodies.refused_by_one(request, f"{NOWHERE}/{action}")
-    owner = await request.app[SERVICES].owners.find(body.get("Container") or "")
+    try:
+        owner = await request.app[SERVICES].owners.find(body.get("Container") or "")
+    except NotFound:
+        if action == "connect" or not body.get("Force"):
+            raise
+        return await _cleared_of(request, body)
     one = await find(request, request.match_info["id"])
     copy = one.on(owner.engine.node.id)
     if action == "connect":
@@ -221,6 +227,13 @@ async def connected(request: web.Request) -> web.StreamResponse:
         endpoint = (body.get("EndpointConfig") or {}) if action == "connect" else None
         await request.app[SERVICES].containers.changed(owner.id, networks={one.name: endpoint})
     return plain
+
+
+async def _cleared_of(request: web.Request, body: Document) -> web.StreamResponse:
+    """By force also of what is left of a container that is no more, on whichever node."""
+    one = await find(request, request.match_info["id"])
+    refuse(nobody_has_it(await _on_copies(request, one, "/disconnect", method="POST", body=body)))
+    return web.Response(status=200)
 
 
 async def id_on(request: web.Request, one: Shown, engine: Engine) -> str:
@@ -277,6 +290,7 @@ async def prune(request: web.Request) -> web.StreamResponse:
 def routes() -> list[web.RouteDef]:
     return [
         web.get("/networks", listed, allow_head=False),
+        web.get("/networks/", listed, allow_head=False),
         web.post("/networks/create", created),
         web.post("/networks/prune", prune),
         web.post("/networks/{id:.*}/connect", connected),
