@@ -222,6 +222,21 @@ async def test_an_image_in_use_on_one_node_is_removed_nowhere() -> None:
     assert [asked.node for asked in pool.asked if asked.method == "DELETE"] == ["b"]
 
 
+async def test_of_several_images_the_one_that_nobody_has_is_named() -> None:
+    def holding(*held: str) -> Script:
+        def script(asked: Asked) -> ScriptedResponse:
+            if asked.path == "/images/get":
+                return ScriptedResponse([{"message": f"No such image: {asked.query.removeprefix('names=')}"}], 404)
+            has_it = asked.path.split("/")[2] in held
+            return ScriptedResponse([{"Id": "i"} if has_it else {"message": "no"}], 200 if has_it else 404)
+
+        return script
+
+    pool = ScriptedPool({"a": holding(), "b": holding("there")})
+    async with serving(pool) as client, client.get("/images/get?names=there&names=nowhere") as response:
+        assert (response.status, (await response.json())["message"]) == (404, "No such image: nowhere")
+
+
 async def test_a_network_that_one_engine_refuses_is_made_nowhere() -> None:
     def making(asked: Asked) -> ScriptedResponse:
         if asked.path == "/containers/json":

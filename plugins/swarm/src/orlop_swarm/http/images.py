@@ -118,8 +118,8 @@ async def saved(request: web.Request) -> web.StreamResponse:
     for name in names:
         here = await _having(request, name)
         if not here:
-            # An engine knows best how to say so.
-            return await relaying.relay(request, engines(request)[0], "/images/get")
+            # An engine knows best how to say so. It is asked for this one alone, for it need not have the others.
+            return await relaying.relay(request, engines(request)[0], "/images/get", query=urlencode({"names": name}))
         ids = {engine.node.id for engine in here}
         having = [engine for engine in having if engine.node.id in ids]
     if not having:
