@@ -146,9 +146,11 @@ async def test_one_that_is_moved_is_started_once(context: RuntimeContext, client
         assert (await ended(driver, one.task, True)).exit is not None
 
 
+@pytest.mark.parametrize("heeds", [True, False])
 async def test_one_that_comes_back_waits_until_its_former_self_has_given_its_name_up(
-    context: RuntimeContext, client: Any, monkeypatch: pytest.MonkeyPatch
+    context: RuntimeContext, client: Any, monkeypatch: pytest.MonkeyPatch, heeds: bool
 ) -> None:
+    """heeds: its former self has ended; else it is told to, and takes its time."""
     looked = asyncio.Event()
     adopt = docker_starting.Starting._adopt
 
@@ -161,10 +163,16 @@ async def test_one_that_comes_back_waits_until_its_former_self_has_given_its_nam
         before, after = kept(context, "back", Desired.RUNNING), kept(context, "back")
         await driver.runtime.start(before)
         await driver.phase(before.task, Phase.RUNNING)
-        await driver.runtime.kill(before.task)
-        await ended(driver, before.task, True)
+        if heeds:
+            await driver.runtime.kill(before.task)
+            await ended(driver, before.task, True)
+        else:
+            await driver.runtime.signal(before.task, "SIGTERM")
         await driver.runtime.start(after)
         await asyncio.wait_for(looked.wait(), WITHIN_S)
+        if not heeds:
+            await driver.runtime.kill(before.task)
+            await ended(driver, before.task, True)
         await driver.runtime.remove(before.task)
         report = await driver.phase(after.task, Phase.PREPARED)
         assert client.inspect_container("back")["Id"] == report.external_id

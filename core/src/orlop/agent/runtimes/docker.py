@@ -79,7 +79,7 @@ class DockerRuntime:
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
         self._engine = Access(context)
-        self._starting = Starting(context, self._engine, self._report)
+        self._starting = Starting(context, self._engine, self._report, self._is_stopping)
         self._records: dict[str, Record] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._first_event = asyncio.Event()
@@ -300,11 +300,16 @@ class DockerRuntime:
         record = self._records.get(task)
         if record is None:
             return
+        record.stopping = True
         if record.starting:
             record.abandoned.set()
         if signal_name not in record.sending:  # a worker repeats itself for as long as the engine is away
             record.sending.add(signal_name)
             self._spawn(self._send(record, signal_name))
+
+    def _is_stopping(self, task: str) -> bool:
+        record = self._records.get(task)
+        return record is not None and record.stopping
 
     async def _send(self, record: Record, signal_name: str) -> None:
         async with record.lock:

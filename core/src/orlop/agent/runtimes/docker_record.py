@@ -20,7 +20,8 @@ NOTED: Final = _MEDDLING | {"start", "oom", "destroy"}
 @attrs.define(kw_only=True, eq=False)
 class Record:
     """starting: a start is under way, and will report. last: what was last reported. changed: the runtime's count
-    of changes when `last` was set. killed: we have sent it SIGKILL. sending: signals that wait for their turn.
+    of changes when `last` was set. stopping: it has been told to end. killed: we have sent it SIGKILL. sending: signals
+    that wait for their turn.
 
     undisturbed: since before its start all its events have been seen, the engine leaves it as it ends, and nobody
     has asked the engine for anything else: then its `die` event tells all about its end, and no inspection is
@@ -31,6 +32,7 @@ class Record:
     incarnation: int
     container: str = ""
     starting: bool = False
+    stopping: bool = False
     killed: bool = False
     undisturbed: bool = False
     out_of_memory: bool = False

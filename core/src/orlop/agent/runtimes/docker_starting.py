@@ -52,12 +52,22 @@ class _NameTaken(Exception):
 
 
 class Starting:
-    """Of one engine's containers. Whatever is learned about a task is reported."""
+    """Of one engine's containers. Whatever is learned about a task is reported.
 
-    def __init__(self, context: RuntimeContext, engine: Access, report: Callable[[Record, Report], None]) -> None:
+    is_stopping: has the task of this id been told to end?
+    """
+
+    def __init__(
+        self,
+        context: RuntimeContext,
+        engine: Access,
+        report: Callable[[Record, Report], None],
+        is_stopping: Callable[[str], bool],
+    ) -> None:
         self._context = context
         self._engine = engine
         self._report = report
+        self._is_stopping = is_stopping
         self._fetching = Fetching(context)
         self._pulls: dict[str, asyncio.Future[None]] = {}
         self._slots = asyncio.Semaphore(START_THREADS)
@@ -210,8 +220,8 @@ class Starting:
         if there is None or there.task != record.task:
             text = refusal or f"the name {name} is taken by a container that is not of this task"
             status = CONFLICT if refusal else 0
-            if there is not None and not inspected["State"]["Running"]:
-                raise _NameTaken(text, status)  # its task has ended, and it is about to be put aside
+            if there is not None and (not inspected["State"]["Running"] or self._is_stopping(there.task)):
+                raise _NameTaken(text, status)  # its task has ended, or will, and then it is put aside
             raise EngineRefused(text, status)
         seen = container_json.report_of(inspected, there)
         if seen is None:
