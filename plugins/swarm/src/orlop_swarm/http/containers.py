@@ -276,27 +276,34 @@ async def _gone(request: web.Request, owner: Owner) -> None:
 
 
 async def rename(request: web.Request) -> web.StreamResponse:
-    """The name has to be free in the whole pool."""
+    """The name has to be free in the whole pool. What an engine has been asked is carried through, also when the client
+    has gone: else the name would be another's while the engine has given it to this one."""
+    return await asyncio.shield(_rename(request))
+
+
+async def _rename(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
     owner = await owner_of(request, sure=True)
     name = request.query.get("name", "").removeprefix("/")
     if not owner.id or not name:
         return await relaying.whole(await _answer_of(request, owner, "/rename"))
-    held = await services.owners.look(owner.id)
-    if held.name != name:
-        await _refuse_taken(request, held.id, name)
-        await services.containers.reserve(held.id, name)
-    done = False
-    try:
-        plain = await relaying.whole(await _answer_of(request, owner, "/rename"))
-        done = plain.status < 300
-    finally:
+    # A container has one second name: a rename beside another would give up the name that the other's engine gives it.
+    async with services.renames.setdefault(owner.id, asyncio.Lock()):
+        held = await services.owners.look(owner.id)
         if held.name != name:
-            await asyncio.shield(services.containers.renamed(held.id, name if done else held.name))
-    if done:
-        services.owners.forget(held.name)
-        services.owners.seen(owner.engine.node.id, held.id, name, labels=held.labels)
-    return plain
+            await _refuse_taken(request, held.id, name)
+            await services.containers.reserve(held.id, name)
+        done = False
+        try:
+            plain = await relaying.whole(await _answer_of(request, owner, "/rename"))
+            done = plain.status < 300
+        finally:
+            if held.name != name:
+                await asyncio.shield(services.containers.renamed(held.id, name if done else held.name))
+        if done:
+            services.owners.forget(held.name)
+            services.owners.seen(owner.engine.node.id, held.id, name, labels=held.labels)
+        return plain
 
 
 async def update(request: web.Request) -> web.StreamResponse:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import WeakValueDictionary
 
 import attrs
 from aiohttp import web
@@ -165,7 +167,8 @@ class Containers(Protocol):
 @attrs.frozen(kw_only=True)
 class Services:
     """names: "plain": containers are listed by the name that one engine gives them, "node": as `/node/name`, as
-    classic Swarm did. overview: None when nobody knows more of the pool than its engines do."""
+    classic Swarm did. overview: None when nobody knows more of the pool than its engines do. renames: by container's
+    id, held while it is renamed."""
 
     pool: Pool
     owners: Owners
@@ -178,6 +181,7 @@ class Services:
     images: Everywhere = attrs.field(factory=Everywhere)
     network_ids: NetworkIds = attrs.field(factory=NetworkIds)
     volumes: VolumePlaces = attrs.field(factory=VolumePlaces)
+    renames: MutableMapping[str, asyncio.Lock] = attrs.field(factory=WeakValueDictionary)
 
     def published_on(self, node: EngineNode) -> str:
         """See `published_address`. Raises NotAvailable."""
