@@ -467,3 +467,23 @@ async def test_what_is_not_there_in_a_pool_is_refused_as_an_engine_refuses_it() 
             assert "DOCKER_BUILDKIT=0" in (await response.json())["message"]
         async with client.post("/session") as response:
             assert (response.status, await response.json()) == (400, {"message": "no session ID provided"})
+
+
+async def test_what_no_engine_can_read_of_a_build_is_refused_by_an_engine() -> None:
+    text = "error reading build args: invalid character 'x' looking for beginning of value"
+    pool = ScriptedPool(
+        {"a": lambda asked: refusing(text, 400)(asked) if asked.path == "/build" else ScriptedResponse([[]])}
+    )
+    async with serving(pool) as client, client.post("/build?buildargs=x") as response:
+        assert (response.status, (await response.json())["message"]) == (400, text)
+
+
+async def test_a_build_to_cancel_has_to_be_named() -> None:
+    async with serving(ScriptedPool({"a": always([])})) as client, client.post("/build/cancel") as response:
+        assert (response.status, (await response.json())["message"]) == (500, "build ID not provided")
+
+
+async def test_networks_are_listed_with_a_slash_at_the_end_too() -> None:
+    network = {"Id": "n1", "Name": "n", "Driver": "bridge", "Scope": "local", "Labels": {}}
+    async with serving(ScriptedPool({"a": always([network])})) as client, client.get("/networks/") as response:
+        assert [one["Name"] for one in await response.json()] == ["n"]

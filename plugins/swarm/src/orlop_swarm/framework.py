@@ -120,7 +120,7 @@ class Swarm(Framework):
             raise Refused(Conflict(name=name, key=taken.key, container=external_id))
 
     def _reserve(self, view: View, order: Reserve) -> Iterator[Action]:
-        if reason := refusal(order.name):
+        if reason := refusal(order.name, f"/{order.name}"):
             raise InvalidRequest(f"Error when allocating new name: {reason}")
         self._refuse_taken(view, order.name, order.key)
         known = view.objects(CONTAINER).get(order.key)

@@ -37,6 +37,8 @@ def name_of(number: int, attempt: int = 0) -> str:
     return f"{how}_{what}" if attempt < WORDS_TRIED else f"{how}_{what}{(number + attempt) % 10**9}"
 
 
-def refusal(name: str) -> str:
-    """Why no container may have the name, in an engine's words; empty: it may."""
-    return "" if _ALLOWED.fullmatch(name) else f"Invalid container name ({name}), only {_CHARACTERS} are allowed"
+def refusal(name: str, shown: str = "") -> str:
+    """Why no container may have the name, in an engine's words; empty: it may. shown: instead of the name."""
+    return (
+        "" if _ALLOWED.fullmatch(name) else f"Invalid container name ({shown or name}), only {_CHARACTERS} are allowed"
+    )

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from orlop_swarm import dockerfiles
 from orlop_swarm.engines.interface import Engine
-from orlop_swarm.http import contexts, copying, networks, relaying
+from orlop_swarm.http import bodies, contexts, copying, networks, relaying
 from orlop_swarm.http.calling import ask_each, engines, query_of
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.networks import id_on
@@ -110,8 +110,9 @@ def _without_expressions(request: web.Request) -> tuple[dict[str, str], Mapping[
     changes: dict[str, str] = {}
     rest: Mapping[str, Any] = {}
     said = Wanted()
-    if given := request.query.get("buildargs"):
-        rest, said = _arguments(given)
+    arguments = _arguments(request.query.get("buildargs", ""))
+    if arguments:
+        rest, said = _split(arguments)
         changes["buildargs"] = orjson.dumps(rest).decode()
     # An engine leaves the containers of a failed step behind, where nobody looks for them in a pool.
     if request.query.get("rm", "").lower() not in NO:
@@ -119,15 +120,18 @@ def _without_expressions(request: web.Request) -> tuple[dict[str, str], Mapping[
     return changes, rest, said
 
 
-def _arguments(text: str) -> tuple[Mapping[str, Any], Wanted]:
+def _arguments(text: str) -> Mapping[str, Any]:
+    """Empty if it cannot be read, too: the engine, which gets it as it is, says why."""
     try:
-        arguments = orjson.loads(text)
-    except ValueError as error:
-        raise Problem(400, f"error reading build args: {error}") from None
-    if arguments is None:
-        return {}, Wanted()
+        arguments = bodies.decoded(text.encode(errors="replace"))
+    except bodies.Misfit:
+        return {}
     if not isinstance(arguments, dict) or not all(isinstance(one, str | None) for one in arguments.values()):
-        raise Problem(400, "error reading build args: an object with texts is expected")
+        return {}
+    return arguments
+
+
+def _split(arguments: Mapping[str, Any]) -> tuple[Mapping[str, Any], Wanted]:
     try:
         return split(arguments)
     except ExpressionError as error:
@@ -193,7 +197,10 @@ async def _places(request: web.Request, usable: Sequence[Engine]) -> list[Place]
 
 async def cancelled(request: web.Request) -> web.StreamResponse:
     """POST /build/cancel: of one that is not known, nothing is to be done."""
-    node = request.app[SERVICES].builds.known(request.query.get("id", ""))
+    identifier = request.query.get("id", "")
+    if not identifier:
+        raise Problem(500, "build ID not provided")
+    node = request.app[SERVICES].builds.known(identifier)
     for engine in engines(request):
         if engine.node.id == node:
             return await relaying.relay(request, engine, "/build/cancel")
