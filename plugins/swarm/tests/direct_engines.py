@@ -161,7 +161,7 @@ class DirectContainers:
             id=body["Id"], node=engine.node.id, name=name, warnings=body["Warnings"], moment=shown["Created"]
         )
 
-    async def reserve(self, container: str, name: str) -> None:
+    async def reserve(self, container: str, called: str, name: str) -> None:
         for one in self.remembered.values():
             if one.name == name and one.id != container:
                 raise Problem(409, f'Conflict. The container name "/{name}" is already in use by container "{one.id}".')

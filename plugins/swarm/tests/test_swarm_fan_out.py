@@ -28,7 +28,7 @@ class NoContainers:
     async def create(self, creation: Creation) -> Created:
         raise NotImplementedError
 
-    async def reserve(self, container: str, name: str) -> None:
+    async def reserve(self, container: str, called: str, name: str) -> None:
         raise NotImplementedError
 
     async def renamed(self, container: str, name: str) -> None:

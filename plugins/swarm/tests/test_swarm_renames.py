@@ -26,7 +26,7 @@ class Names(NoContainers):
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
 
-    async def reserve(self, container: str, name: str) -> None:
+    async def reserve(self, container: str, called: str, name: str) -> None:
         self.told.append(("reserve", name))
 
     async def renamed(self, container: str, name: str) -> None:
@@ -57,8 +57,26 @@ class SlowToRename:
         self.name = name
 
 
+class JustMade:
+    """An engine that has no container when it is first asked, and one of the name that was looked for from then on."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.renamed: list[str] = []
+
+    def __call__(self, asked: Asked) -> ScriptedResponse:
+        self.times += 1
+        if asked.path.endswith("/rename"):
+            self.renamed.append(asked.path)
+        if self.times == 1:
+            return ScriptedResponse([{"message": "No such container: one"}], 404)
+        if asked.path.endswith("/rename"):
+            return ScriptedResponse([], 204)
+        return ScriptedResponse([{"Id": CONTAINER, "Name": "/one", "Created": "", "Config": {"Labels": {}}}])
+
+
 @contextlib.asynccontextmanager
-async def serving(engine: SlowToRename, names: Names) -> AsyncIterator[TestClient[Any, Any]]:
+async def serving(engine: SlowToRename | JustMade, names: Names) -> AsyncIterator[TestClient[Any, Any]]:
     pool = ScriptedPool({"a": engine})
     services = Services(pool=pool, owners=Owners(pool, names), containers=names, versions=Versions(pool))
     async with TestClient(TestServer(make_application(services), handler_cancellation=True)) as client:
@@ -78,6 +96,16 @@ async def test_two_renames_of_one_container_come_one_after_the_other() -> None:
         assert [(await rename).status for rename in renames] == [204, 204]
     first, second = engine.asked
     assert names.told == [("reserve", first), ("renamed", first), ("reserve", second), ("renamed", second)]
+
+
+async def test_what_nobody_has_is_not_renamed_when_it_is_made_meanwhile() -> None:
+    """The kernel would not know of it, and give the new name to another container."""
+    engine, names = JustMade(), Names()
+    async with serving(engine, names) as client, client.post("/containers/one/rename?name=two") as response:
+        assert response.status == 404
+        assert (await response.json())["message"] == "No such container: one"
+    assert not engine.renamed
+    assert not names.told
 
 
 async def test_a_rename_whose_client_has_gone_is_carried_through() -> None:

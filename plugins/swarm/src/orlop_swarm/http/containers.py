@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import quote
 
+import attrs
 import orjson
 from aiohttp import hdrs, web
 
@@ -283,19 +284,22 @@ async def rename(request: web.Request) -> web.StreamResponse:
 
 async def _rename(request: web.Request) -> web.StreamResponse:
     services = request.app[SERVICES]
-    owner = await owner_of(request, sure=True)
+    # Not as `owner_of`: an engine that is asked only for its words may have a container of that name by then.
+    owner = await services.owners.find(request.match_info["name"], sure=True)
     name = request.query.get("name", "").removeprefix("/")
-    if not owner.id or not name:
+    if not name:
         return await relaying.whole(await _answer_of(request, owner, "/rename"))
     # A container has one second name: a rename beside another would give up the name that the other's engine gives it.
     async with services.renames.setdefault(owner.id, asyncio.Lock()):
         held = await services.owners.look(owner.id)
         if held.name != name:
             await _refuse_taken(request, held.id, name)
-            await services.containers.reserve(held.id, name)
+            await services.containers.reserve(held.id, held.name, name)
         done = False
         try:
-            plain = await relaying.whole(await _answer_of(request, owner, "/rename"))
+            # By its id: its name may be another container's in a moment.
+            this = attrs.evolve(owner, reference=held.id)
+            plain = await relaying.whole(await _answer_of(request, this, "/rename"))
             done = plain.status < 300
         finally:
             if held.name != name:

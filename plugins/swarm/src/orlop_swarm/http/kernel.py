@@ -273,9 +273,9 @@ class KernelContainers:
             text = NO_RESOURCES
         return f"{text}\n{error.explanation}"
 
-    async def reserve(self, container: str, name: str) -> None:
+    async def reserve(self, container: str, called: str, name: str) -> None:
         """See `Containers`."""
-        if (key := await self._key(container)) is not None:
+        if (key := await self._key(container, called)) is not None:
             await self._with_name(Reserve(key=key, name=name))
 
     async def renamed(self, container: str, name: str) -> None:
@@ -362,8 +362,8 @@ class KernelContainers:
                 return  # a run that was over at once may not be told of
         raise NotAvailable(f"the node of container {before.name} has not told that it was {switch.value}")
 
-    async def _key(self, container: str) -> str | None:
-        """Of a container by its whole id; None: it is not the kernel's."""
+    async def _key(self, container: str, called: str = "") -> str | None:
+        """Of a container by its whole id; None: it is not the kernel's. called: its name, if that is known."""
         known = self._keys.get(container)
         view = await self._host.view(FRAMEWORK)
         if known is not None and known in view.live:
@@ -372,6 +372,11 @@ class KernelContainers:
         written = {task.status.external_id: key for key, task in live.items() if task.status.external_id}
         made = {one: key for one, key in self._keys.items() if key in live and not live[key].status.external_id}
         self._keys = {**made, **written}  # a create is answered before its container's id is written
+        named = view.objects(NAME).get(called)
+        of_name = live.get(named.key) if named is not None else None
+        if container not in self._keys and of_name is not None and not of_name.status.external_id:
+            # It has just been made, and nobody has been told of it yet: somebody else has looked for its name.
+            self._keys[container] = of_name.key
         return self._keys.get(container)
 
     async def discard(self, reference: str) -> bool:

@@ -111,8 +111,11 @@ class Containers(Protocol):
         """Returns when the container is there. Raises Problem (the engine's own words, if it was the engine that
         refused), NotAvailable."""
 
-    async def reserve(self, container: str, name: str) -> None:
-        """For a rename: the name is this container's alone from now on, beside its old one. Raises Problem (409)."""
+    async def reserve(self, container: str, called: str, name: str) -> None:
+        """For a rename: the name is this container's alone from now on, beside its old one. Raises Problem (409).
+
+        called: its name on its engine.
+        """
 
     async def renamed(self, container: str, name: str) -> None:
         """Its name is this one, and no other. Called in either case after `reserve`, with the new or the old name."""
