@@ -32,6 +32,7 @@ from orlop.kernel.placement import Candidate, NodeFilter, NodeScorer, PlacementV
 from orlop.kernel.view import View
 from orlop.model.asks import Explanation, Request, spec_id
 from orlop.model.clock import Now, format_utc, parse_utc
+from orlop.model.members import are, are_texts, is_a, is_whole
 from orlop.model.nodes import Node, NodeState
 from orlop.model.patterns import Pattern, PatternError
 from orlop.model.ports import PortSet
@@ -62,55 +63,7 @@ __all__ = [
     "spec_id", "stopped_by_drain",
 ]  # fmt: skip
 
-
-def _is_a(kind: type, or_none: bool = False) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    """A validator that names the member. What is of another type would be written down, and no server could read it
-    again; mypy tells it earlier."""
-    expected = f"{'None or ' * or_none}{'a text' if kind is str else kind.__name__}"
-
-    def check(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, kind) and not (or_none and value is None):
-            raise TypeError(f"{type(action).__name__}.{member.name}: expected {expected}, got {value!r}")
-
-    return check
-
-
-def _is_whole(or_none: bool = False) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    """As `_is_a`: a whole number, of 64 bits as in documents."""
-
-    def check(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
-        if or_none and value is None:
-            return
-        if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-            expected = f"{'None or ' * or_none}a whole number of 64 bits"
-            raise TypeError(f"{type(action).__name__}.{member.name}: expected {expected}, got {value!r}")
-
-    return check
-
-
-def _are(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    """As `_is_a`: None, or several of this type."""
-
-    def check(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None and not (isinstance(value, tuple | list) and all(isinstance(one, kind) for one in value)):
-            raise TypeError(
-                f"{type(action).__name__}.{member.name}: expected None or a tuple of {kind.__name__}, got {value!r}"
-            )
-
-    return check
-
-
-def _are_texts(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
-    """As `_is_a`: name → text."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{type(action).__name__}.{member.name}: expected a mapping of texts, got {value!r}")
-    for name, text in value.items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise TypeError(f"{type(action).__name__}.{member.name}: expected texts, got {name!r}: {text!r}")
-
-
-_TEXT: Final = _is_a(str)
-
+_TEXT: Final = is_a(str)
 
 #: The folder in containers into which their artefacts are fetched, where Mesos had it.
 SANDBOX: Final = "/mnt/mesos/sandbox"
@@ -161,22 +114,22 @@ class Ask:
     """
 
     key: str = attrs.field(validator=_TEXT)
-    run: Spec = attrs.field(validator=_is_a(Spec))
-    needs: Resources | None = attrs.field(default=None, kw_only=True, validator=_is_a(Resources, or_none=True))
-    ports: tuple[PortRequest, ...] | None = attrs.field(default=None, kw_only=True, validator=_are(PortRequest))
-    constraints: tuple[Constraint, ...] | None = attrs.field(default=None, kw_only=True, validator=_are(Constraint))
-    probes: tuple[Probe, ...] | None = attrs.field(default=None, kw_only=True, validator=_are(Probe))
-    policies: Policies | None = attrs.field(default=None, kw_only=True, validator=_is_a(Policies, or_none=True))
+    run: Spec = attrs.field(validator=is_a(Spec))
+    needs: Resources | None = attrs.field(default=None, kw_only=True, validator=is_a(Resources, or_none=True))
+    ports: tuple[PortRequest, ...] | None = attrs.field(default=None, kw_only=True, validator=are(PortRequest))
+    constraints: tuple[Constraint, ...] | None = attrs.field(default=None, kw_only=True, validator=are(Constraint))
+    probes: tuple[Probe, ...] | None = attrs.field(default=None, kw_only=True, validator=are(Probe))
+    policies: Policies | None = attrs.field(default=None, kw_only=True, validator=is_a(Policies, or_none=True))
     group: str = attrs.field(default="", kw_only=True, validator=_TEXT)
     role: str = attrs.field(default="*", kw_only=True, validator=_TEXT)
-    priority: int = attrs.field(default=0, kw_only=True, validator=_is_whole())
+    priority: int = attrs.field(default=0, kw_only=True, validator=is_whole())
     name: str = attrs.field(default="", kw_only=True, validator=_TEXT)
-    environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True, validator=_are_texts)
-    labels: Mapping[str, str] = attrs.field(factory=dict, kw_only=True, validator=_are_texts)
-    not_before_utc_ms: int = attrs.field(default=0, kw_only=True, validator=_is_whole())
-    wait_ms: int | None = attrs.field(default=None, kw_only=True, validator=_is_whole(or_none=True))
-    once: bool = attrs.field(default=False, kw_only=True, validator=_is_a(bool))
-    desired: Desired = attrs.field(default=Desired.RUNNING, kw_only=True, validator=_is_a(Desired))
+    environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True, validator=are_texts)
+    labels: Mapping[str, str] = attrs.field(factory=dict, kw_only=True, validator=are_texts)
+    not_before_utc_ms: int = attrs.field(default=0, kw_only=True, validator=is_whole())
+    wait_ms: int | None = attrs.field(default=None, kw_only=True, validator=is_whole(or_none=True))
+    once: bool = attrs.field(default=False, kw_only=True, validator=is_a(bool))
+    desired: Desired = attrs.field(default=Desired.RUNNING, kw_only=True, validator=is_a(Desired))
     cause: str = attrs.field(default="", kw_only=True, validator=_TEXT)
 
     def spec(self) -> Spec:
@@ -211,7 +164,7 @@ class Amend:
     """
 
     key: str = attrs.field(validator=_TEXT)
-    spec: Spec = attrs.field(validator=_is_a(Spec))
+    spec: Spec = attrs.field(validator=is_a(Spec))
 
 
 @attrs.frozen
@@ -247,7 +200,7 @@ class WakeAt:
     changed, the handler says all of them again.
     """
 
-    utc_ms: int | None = attrs.field(validator=_is_a(int, or_none=True))
+    utc_ms: int | None = attrs.field(validator=is_a(int, or_none=True))
     token: str = attrs.field(default="", validator=_TEXT)
 
 
@@ -257,7 +210,7 @@ class Emit:
 
     type: str = attrs.field(validator=_TEXT)
     subject: str = attrs.field(default="", validator=_TEXT)
-    details: Mapping[str, str] = attrs.field(factory=dict, validator=_are_texts)
+    details: Mapping[str, str] = attrs.field(factory=dict, validator=are_texts)
     #: Anything for followers in this process, not stored (a route's event stream, say).
     live: Any = None
 
