@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from terms import begin
+from waiting import wait_until
 
 from orlop.agent.agent import read_clock
 from orlop.framework import Action, Changed, Framework, Reply, View
@@ -132,6 +133,7 @@ def test_who_has_run_well_in_between_is_tried_again_soon(monkeypatch: pytest.Mon
             assert "failed" in str(told(host, "anything"))
             assert host.status.retry_at_utc_ms - read_clock().utc_ms < 1_000
             assert framework.told.get(timeout=WITHIN_S).everything
+            wait_until(lambda: host.status.state == "running", "it runs again")
 
 
 def test_who_fails_for_very_long_is_tried_again_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
