@@ -8,8 +8,9 @@ a regular expression, a `.` any character (classic Swarm).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from operator import eq
 from typing import Final
 
 from orlop.framework import Pattern, PatternError
@@ -38,10 +39,11 @@ class ExpressionError(ValueError):
 class Expression:
     """One expression. Equal texts give the very same object (see `parse`), so it is compared by identity.
 
-    value: without the `~`. literal: the one text that it is about, None when there may be several.
+    value: without the `~`. literal: the one text that it is about, None when there may be several. accepts: does the
+    value match a text? The operator does not count.
     """
 
-    __slots__ = ("_pattern", "equal", "key", "literal", "soft", "value")
+    __slots__ = ("accepts", "equal", "key", "literal", "soft", "value")
 
     def __init__(self, key: str, equal: bool, value: str, soft: bool) -> None:
         self.key = key
@@ -49,7 +51,7 @@ class Expression:
         self.value = value
         self.soft = soft
         self.literal = value if _LITERAL.fullmatch(value) and not _in_slashes(value) else None
-        self._pattern = _compile(value) if self.literal is None else None
+        self.accepts: Callable[[str], bool] = partial(eq, value) if self.literal is not None else _matching(value)
 
     def __str__(self) -> str:
         """As errors show it."""
@@ -62,12 +64,6 @@ class Expression:
 
     def __repr__(self) -> str:
         return f"Expression({str(self)!r}, soft={self.soft})"
-
-    def accepts(self, text: str) -> bool:
-        """Does the value match this text? The operator does not count."""
-        if self.literal is not None:
-            return text == self.literal
-        return self._pattern is not None and self._pattern.is_found_in(text)
 
     def matches(self, texts: Iterable[str]) -> bool:
         """`==`: does any of them match? `!=`: does none?"""
@@ -102,9 +98,9 @@ def _in_slashes(value: str) -> bool:
     return len(value) > 1 and value.startswith("/") and value.endswith("/")
 
 
-def _compile(value: str) -> Pattern | None:
-    """None for what is no regular expression: it never matches."""
+def _matching(value: str) -> Callable[[str], bool]:
+    """What is no regular expression never matches."""
     try:
-        return Pattern(value[1:-1] if _in_slashes(value) else f"^{value.replace('*', '.*')}$")
+        return Pattern(value[1:-1] if _in_slashes(value) else f"^{value.replace('*', '.*')}$").is_found_in
     except PatternError:
-        return None
+        return lambda _: False
