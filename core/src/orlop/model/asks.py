@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import orjson
@@ -18,12 +18,12 @@ NOW_OR_NEVER: Final = 0
 
 def spec_id(spec: Spec) -> str:
     """The content hash under which a spec is stored: 32 hexadecimal digits."""
-    return id_of(canonical(spec))
+    return id_of(canonical(to_plain(spec)))
 
 
-def canonical(spec: Spec) -> bytes:
-    """The same for equal specs. Raises TypeError: it has no JSON."""
-    return orjson.dumps(to_plain(spec), option=orjson.OPT_SORT_KEYS)
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """Of a spec's document: the same for equal ones. Raises TypeError: it has no JSON."""
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
 
 
 def id_of(content: bytes) -> str:

@@ -54,8 +54,9 @@ class Storable:
     def spec(self, key: str, spec: Spec) -> bytes:
         """Its canonical form, from which its id is made. key: of the ask."""
         try:
-            content = canonical(spec)
-            if from_plain(to_plain(spec), Spec, "what is written") != spec:
+            document = to_plain(spec)
+            content = canonical(document)
+            if from_plain(document, Spec, "what is written") != spec:
                 raise TypeError("a member of it is of another type than its class says, a list for a tuple perhaps")
         except (TypeError, ValueError) as error:
             raise _wrong(key, error) from error
