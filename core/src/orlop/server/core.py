@@ -170,10 +170,11 @@ class Core:
                 self._abandoned = f"a bug in the kernel: {type(error).__name__}"
                 failed = error
             else:
-                self._deciding_since_ms = None
                 with self._lock:
                     if not self._abandoned and self._pipeline.add(head, step, submissions):
                         return
+            finally:
+                self._deciding_since_ms = None
         for submission in submissions:
             submission.tell(Failure(self._abandoned))
         if failed is not None:
