@@ -259,10 +259,10 @@ def first_refusal(checks: Sequence[tuple[int, Check]], candidate: Candidate) -> 
             reason = check(candidate)
         except Exception as error:  # noqa: BLE001  (a plugin's filter that raises refuses)
             reason = f"filter failed: {type(error).__name__}: {error}"
+        if isinstance(reason, str):
+            return place, reason
         if reason is not None:
-            return place, reason if isinstance(
-                reason, str
-            ) else f"filter failed: it gave {reason!r}, not None or a text"
+            return place, f"filter failed: it gave {reason!r}, not None or a text"
     return None
 
 
