@@ -274,9 +274,12 @@ def _kill_tasks(order: orders.KillTasks, view: View, settings: Config) -> Execut
         return Executed(result=Result(tasks=tasks), actions=kills, look_at=look_at, doomed=doomed)
     root = Root.of(view)
     apps = root.definitions()
-    for path in apps.keys() & {task.group for task in tasks}:
-        app, killed = apps[path], [task for task in tasks if task.group == path]
-        apps[path] = attrs.evolve(app, instances=max(0, app.instances - _places(view, app, killed)))
+    killed: dict[str, list[Task]] = {}
+    for task in tasks:
+        killed.setdefault(task.group, []).append(task)
+    for path in apps.keys() & killed.keys():
+        app = apps[path]
+        apps[path] = attrs.evolve(app, instances=max(0, app.instances - _places(view, app, killed[path])))
     wanted = Wanted(apps=apps, groups=root.groups, scope=paths.ROOT, force=order.force)
     executed = _executed(deploy(view, settings, wanted), *kills, tasks=tasks)
     return attrs.evolve(executed, doomed=doomed)
