@@ -274,11 +274,11 @@ def _report(order: ReportTask, desk: Desk) -> None:
     if record is None:
         raise bad_request(f"Task '{order.task[:200]}' not found")
     going_on = [run for run in desk.open_runs(record.job.name) if run.going_on]
-    names = [task_name(record.job, run, len(run.attempts) - 1) for run in going_on]
-    told_of = [run for run, name in zip(going_on, names, strict=True) if name == order.task]
-    # What comes before the arguments says which it is: those of the job may have been changed since.
-    told_of += [run for run, name in zip(going_on, names, strict=True) if name.split(":", 4)[:4] == parts[:4]]
-    run = next(iter(told_of), None)
+    named = [(task_name(record.job, run, len(run.attempts) - 1), run) for run in going_on]
+    run = next((run for name, run in named if name == order.task), None)
+    if run is None:
+        # What comes before the arguments says which it is: those of the job may have been changed since.
+        run = next((run for name, run in named if name.split(":", 4)[:4] == parts[:4]), None)
     if run is None:
         raise bad_request(f"Task '{order.task[:200]}' does not run")
     told(desk, record, run, order.code)
