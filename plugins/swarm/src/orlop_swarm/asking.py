@@ -17,7 +17,7 @@ from orlop.docker_containers import cpus_limit
 from orlop.framework import Ask, Constraint, Desired, PartitionPolicy, Policies, Resources, Spec
 from orlop_swarm.orders import Change, Create
 from orlop_swarm.placement import wanted
-from orlop_swarm.placement.expressions import Expression, ExpressionError, parse
+from orlop_swarm.placement.expressions import Expression, ExpressionError
 from orlop_swarm.placement.wanted import KINDS, LABEL_PREFIX
 from orlop_swarm.settings import Config
 
@@ -100,7 +100,7 @@ def _by_key(affinity: Expression, keys: Mapping[str, str]) -> Expression:
     key = keys.get(affinity.literal or "") if affinity.key == "container" else None
     if key is None:
         return affinity
-    return parse(f"orlop.key{'==' if affinity.equal else '!='}{'~' if affinity.soft else ''}{key}")
+    return affinity.of("orlop.key", key)
 
 
 def resources_of(host: Mapping[str, Any], settings: Config) -> Resources:

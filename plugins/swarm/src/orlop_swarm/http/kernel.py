@@ -128,7 +128,7 @@ class KernelContainers:
         """Of those that it depends on, by their names or ids. Raises Problem: one is on a node that cannot be used."""
         for reference in containers:
             found = await self.known(reference.removeprefix("/"))
-            node = next((one for one in self._pool.nodes() if found is not None and one.id == found.node), None)
+            node = self._node(found.node) if found is not None else None
             if node is not None and node.unavailable:
                 raise NodeAway(reference, node.name, node.unavailable)
 
@@ -201,7 +201,7 @@ class KernelContainers:
                 if time.monotonic() > until_s:
                     raise
             task = (await self._host.view(FRAMEWORK)).live.get(reserved.key)
-            node = self._node_of(task) if task is not None else None
+            node = self._node(task.node) if task is not None else None
             if node is not None and node.unavailable:
                 await self._command(Discard(key=reserved.key))
                 raise Problem(500, f"node {node.name} went away while the container was being made: {node.unavailable}")
@@ -249,11 +249,11 @@ class KernelContainers:
                 raise _Taken(conflict)
         await self._ended(conflict.key)
 
-    def _node_of(self, task: Task) -> EngineNode | None:
-        return next((node for node in self._pool.nodes() if node.id == task.node), None)
+    def _node(self, node_id: str | None) -> EngineNode | None:
+        return next((node for node in self._pool.nodes() if node.id == node_id), None)
 
     def _is_down(self, task: Task) -> bool:
-        node = self._node_of(task)
+        node = self._node(task.node)
         return node is not None and bool(node.unavailable)
 
     def _unplaced(self, order: Create, error: NotPlaced) -> str:

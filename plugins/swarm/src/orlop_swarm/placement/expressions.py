@@ -60,7 +60,14 @@ class Expression:
     @property
     def text(self) -> str:
         """As it was said."""
-        return f"{self.key}{'==' if self.equal else '!='}{'~' if self.soft else ''}{self.value}"
+        return self._said(self.key, self.value)
+
+    def of(self, key: str, value: str) -> Expression:
+        """The same said of something else. Raises ExpressionError."""
+        return parse(self._said(key, value))
+
+    def _said(self, key: str, value: str) -> str:
+        return f"{key}{'==' if self.equal else '!='}{'~' if self.soft else ''}{value}"
 
     def __repr__(self) -> str:
         return f"Expression({str(self)!r}, soft={self.soft})"
