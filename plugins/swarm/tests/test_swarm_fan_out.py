@@ -284,15 +284,17 @@ async def test_a_network_that_spans_nodes_is_made_once() -> None:
     assert [asked.node for asked in pool.asked if asked.method == "POST"] == ["a"]
 
 
-async def test_without_a_driver_a_network_is_a_bridge_and_its_copies_share_a_label() -> None:
-    def making(asked: Asked) -> ScriptedResponse:
-        if asked.path == "/containers/json":
-            return ScriptedResponse([[]])
-        if asked.method == "POST":
-            return ScriptedResponse([{"Id": f"n{asked.node}", "Warning": ""}], 201)
-        return ScriptedResponse([{"Id": f"n{asked.node}", "Name": "n", "Scope": "local"}])
+def making_networks(asked: Asked) -> ScriptedResponse:
+    """An engine that makes networks of its own, all called `n`."""
+    if asked.path == "/containers/json":
+        return ScriptedResponse([[]])
+    if asked.method == "POST":
+        return ScriptedResponse([{"Id": f"n{asked.node}", "Warning": ""}], 201)
+    return ScriptedResponse([{"Id": f"n{asked.node}", "Name": "n", "Scope": "local"}])
 
-    pool = ScriptedPool(dict.fromkeys("ab", making))
+
+async def test_without_a_driver_a_network_is_a_bridge_and_its_copies_share_a_label() -> None:
+    pool = ScriptedPool(dict.fromkeys("ab", making_networks))
     async with serving(pool) as client, client.post("/networks/create", json={"Name": "n"}) as response:
         assert (await response.json())["Id"] == "na"
     bodies = [orjson.loads(asked.body or b"") for asked in pool.asked if asked.method == "POST"]
@@ -303,15 +305,7 @@ async def test_without_a_driver_a_network_is_a_bridge_and_its_copies_share_a_lab
 
 async def test_a_network_of_a_configuration_has_no_labels_but_those_of_that() -> None:
     """Engines refuse it with any of its own, and it takes over those of the configuration."""
-
-    def making(asked: Asked) -> ScriptedResponse:
-        if asked.path == "/containers/json":
-            return ScriptedResponse([[]])
-        if asked.method == "POST":
-            return ScriptedResponse([{"Id": f"n{asked.node}", "Warning": ""}], 201)
-        return ScriptedResponse([{"Id": f"n{asked.node}", "Name": "n", "Scope": "local"}])
-
-    pool = ScriptedPool(dict.fromkeys("ab", making))
+    pool = ScriptedPool(dict.fromkeys("ab", making_networks))
     asked_for = {"Name": "n", "ConfigFrom": {"Network": "c"}}
     async with serving(pool) as client, client.post("/networks/create", json=asked_for) as response:
         assert response.status == 201
