@@ -303,7 +303,7 @@ async def _rename(request: web.Request) -> web.StreamResponse:
             done = plain.status < 300
         finally:
             if held.name != name:
-                await asyncio.shield(services.containers.renamed(held.id, name if done else held.name))
+                await services.containers.renamed(held.id, name if done else held.name)
         if done:
             services.owners.forget(held.name)
             services.owners.seen(owner.engine.node.id, held.id, name, labels=held.labels)
