@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -16,14 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from node_groups import remove_groups_below
+from ports import free_port as free_port
 from waiting import DEADLINE_S, wait_until
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def process_app(app_id: str, instances: int, **members: Any) -> dict[str, Any]:

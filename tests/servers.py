@@ -115,7 +115,12 @@ class Servers:
         """All of them, until one leads and the others know it."""
         for server in self.all:
             server.start()
-        wait_until(lambda: self.settled(), f"one leads and the others follow; {self.logs()}", 2 * DEADLINE_S)
+        wait_until(self._settled_or_ended, lambda: f"one leads and the others follow; {self.logs()}", 2 * DEADLINE_S)
+
+    def _settled_or_ended(self) -> bool:
+        ended = [one.name for one in self.all if one.process is not None and one.process.poll() is not None]
+        assert not ended, f"{ended} ended; {self.logs()}"
+        return self.settled()
 
     def settled(self) -> bool:
         """Does one lead, and do the others follow it?"""
@@ -128,7 +133,8 @@ class Servers:
     def leader(self) -> ServerProcess:
         """Waits until there is one."""
         return wait_until(
-            lambda: next((server for server in self.all if server.leads), None), f"a server leads; {self.logs()}"
+            lambda: next((server for server in self.all if server.leads), None),
+            lambda: f"a server leads; {self.logs()}",
         )
 
     def others(self, than: ServerProcess) -> list[ServerProcess]:

@@ -505,6 +505,8 @@ def family(child_due: list[int], parents: dict[str, list[int]], **members: Any) 
 def test_a_child_after_its_parents_is_passed() -> None:
     assert family([at(3), at(6)], {"p": [at(1), at(2), at(5)], "q": [at(3), at(6)]}) == ""
     assert family([at(3), at(3)], {"p": [at(3), at(3)]}) == "", "two successes in the same millisecond"
+    after = {"p": [at(3), at(4)], "q": [at(2), at(3)]}
+    assert family([at(3), at(4)], after) == "", "one in the millisecond in which it was due, and after that"
 
 
 def test_a_child_after_a_soft_error_without_a_program_is_passed() -> None:

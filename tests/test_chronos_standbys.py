@@ -35,7 +35,7 @@ def servers(etcds: EtcdFactory, tmp_path_factory: pytest.TempPathFactory) -> Ite
     ):
         made.start()
         agent.start()
-        wait_until(lambda: ready(made), f"the node is ready; {made.logs()}")
+        wait_until(lambda: ready(made), lambda: f"the node is ready; {made.logs()}")
         yield made
 
 
@@ -66,7 +66,7 @@ class Answer:
 
 
 def one_standby(servers: Servers) -> ServerProcess:
-    wait_until(servers.settled, f"one leads and the others follow; {servers.logs()}")
+    wait_until(servers.settled, lambda: f"one leads and the others follow; {servers.logs()}")
     return servers.others(servers.leader())[0]
 
 
@@ -107,7 +107,7 @@ def test_a_client_in_the_middle_of_a_change_of_leader(servers: Servers, prefix: 
             refused.append(answer)
         return answer.status == 204
 
-    wait_until(taken, f"another one leads; {servers.logs()}")
+    wait_until(taken, lambda: f"another one leads; {servers.logs()}")
     assert refused, "for a while nobody leads"
     for answer in refused:
         assert answer.status == 503, answer.document

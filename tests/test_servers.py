@@ -74,10 +74,10 @@ def test_every_server_serves_and_what_was_acknowledged_survives_the_leaders_end(
         assert status in (201, 503, 409), document
         return status in (201, 409)
 
-    wait_until(written, f"a standby leads; {servers.logs()}")
+    wait_until(written, lambda: f"a standby leads; {servers.logs()}")
     acknowledged.add("/after")
     leader.start()
-    wait_until(servers.settled, f"the old one follows; {servers.logs()}")
+    wait_until(servers.settled, lambda: f"the old one follows; {servers.logs()}")
     for server in servers.all:
         assert names_at(server.marathon) == acknowledged
 
@@ -86,11 +86,12 @@ def test_a_leader_that_stood_still_changes_nothing_when_it_wakes(servers: Server
     old = servers.leader()
     old.signal(signal.SIGSTOP)
     new = wait_until(
-        lambda: next((one for one in servers.others(old) if one.leads), None), f"another one leads; {servers.logs()}"
+        lambda: next((one for one in servers.others(old) if one.leads), None),
+        lambda: f"another one leads; {servers.logs()}",
     )
     assert call(f"{new.marathon}/v2/apps", "POST", app("meanwhile"))[0] == 201
     old.signal(signal.SIGCONT)
-    wait_until(servers.settled, f"one leads and the others follow; {servers.logs()}")
+    wait_until(servers.settled, lambda: f"one leads and the others follow; {servers.logs()}")
     assert new.leads
     for server in servers.all:
         assert names_at(server.marathon) == {"/meanwhile"}
@@ -116,7 +117,7 @@ def test_without_quorum_reads_say_how_old_they_are_and_writes_say_why_they_are_r
         assert status == 503
         assert "nothing was changed" in str(document)
     members.heal()
-    wait_until(servers.settled, f"all is well by itself; {servers.logs()}")
+    wait_until(servers.settled, lambda: f"all is well by itself; {servers.logs()}")
     assert names_at(servers.all[1].marathon) == {"/before"}
     assert call(f"{servers.all[2].marathon}/v2/apps", "POST", app("again"))[0] == 201
 
@@ -131,8 +132,10 @@ def test_a_server_that_is_started_without_quorum_serves_what_a_member_knows(
         member.kill()
     alone = servers.all[0]
     alone.start()
-    wait_until(alone.health, f"it listens; {servers.logs()}")
-    wait_until(lambda: names_at(alone.marathon) == {"/before"}, f"it serves what the member has; {servers.logs()}")
+    wait_until(alone.health, lambda: f"it listens; {servers.logs()}")
+    wait_until(
+        lambda: names_at(alone.marathon) == {"/before"}, lambda: f"it serves what the member has; {servers.logs()}"
+    )
     _, cluster, headers = call(f"{alone.url}/v1/cluster")
     assert int(headers["Orlop-Stale-Ms"]) > 0
     assert "Stale" in headers["Warning"]
@@ -149,7 +152,7 @@ def test_a_server_that_is_started_without_quorum_serves_what_a_member_knows(
     assert status == 503
     assert "nothing was changed" in str(document)
     members.heal()
-    wait_until(lambda: alone.leads, f"it leads by itself; {servers.logs()}")
+    wait_until(lambda: alone.leads, lambda: f"it leads by itself; {servers.logs()}")
     assert names_at(alone.marathon) == {"/before"}
     assert call(f"{alone.marathon}/v2/apps", "POST", app("again"))[0] == 201
     assert "STALE" not in alone.cli("status")
@@ -190,6 +193,6 @@ def test_a_full_etcd_refuses_writes_and_is_made_room_in(etcds: EtcdFactory, tmp_
                 alive = [one for one in servers.all if one.process is not None and one.process.poll() is None]
                 return call(f"{alive[0].marathon}/v2/apps", "POST", app("room"), timeout_s=30)[0] in (201, 409)
 
-            wait_until(works_again, f"room is made; {servers.logs()}", 120)
+            wait_until(works_again, lambda: f"room is made; {servers.logs()}", 120)
         finally:
             servers.close()

@@ -43,7 +43,9 @@ def servers(members: EtcdCluster, pair: list[Engine], tmp_path: Path) -> Iterato
     try:
         cluster.start()
         agents += [agent_of(engine, cluster.all, tmp_path) for engine in pair]
-        wait_until(lambda: len(healthy(cluster.leader())) == 2, f"both engines are in the pool; {cluster.logs()}")
+        wait_until(
+            lambda: len(healthy(cluster.leader())) == 2, lambda: f"both engines are in the pool; {cluster.logs()}"
+        )
         yield cluster
     finally:
         for agent in agents:
@@ -146,10 +148,12 @@ def test_what_was_created_is_there_once_although_the_leader_is_killed(servers: S
     creating = threading.Thread(target=create_all_the_time)
     creating.start()
     try:
-        wait_until(lambda: len(acknowledged) >= 3, f"some are created; {servers.logs()}")
+        wait_until(lambda: len(acknowledged) >= 3, lambda: f"some are created; {servers.logs()}")
         leader.kill()
         before = len(acknowledged)
-        wait_until(lambda: len(acknowledged) >= before + 3, f"some more are created; {servers.logs()}", 2 * DEADLINE_S)
+        wait_until(
+            lambda: len(acknowledged) >= before + 3, lambda: f"some more are created; {servers.logs()}", 2 * DEADLINE_S
+        )
     finally:
         stop.set()
         creating.join()
@@ -162,7 +166,7 @@ def test_what_was_created_is_there_once_although_the_leader_is_killed(servers: S
             return False  # its agent has still to find the new leader
         return sorted(row["Names"][0].removeprefix("/") for row in rows) == on_engines(pair)
 
-    wait_until(settled, f"the pool shows what its engines have; {servers.logs()}")
+    wait_until(settled, lambda: f"the pool shows what its engines have; {servers.logs()}")
     there = on_engines(pair)
     assert len(there) == len(set(there))
     assert set(acknowledged) <= set(there) <= set(tried)

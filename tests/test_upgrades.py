@@ -48,8 +48,8 @@ class Upgraded:
             assert status in (200, 201, 503), document
             return status != 503
 
-        wait_until(accepted, f"{app_id} is taken; {self.servers.logs()}")
-        wait_until(lambda: self.running(app_id) == instances, f"{app_id} runs; {self.servers.logs()}")
+        wait_until(accepted, lambda: f"{app_id} is taken; {self.servers.logs()}")
+        wait_until(lambda: self.running(app_id) == instances, lambda: f"{app_id} runs; {self.servers.logs()}")
 
     def running(self, app_id: str) -> int:
         status, document, _ = call(f"{self.servers.all[0].marathon}/v2/apps{app_id}")
@@ -65,7 +65,7 @@ class Upgraded:
         assert server.process.wait(30) == 0
         server.program = program
         server.start()
-        wait_until(self.servers.settled, f"one leads and the others follow; {self.servers.logs()}", 60)
+        wait_until(self.servers.settled, lambda: f"one leads and the others follow; {self.servers.logs()}", 60)
 
     def versions(self) -> dict[str, set[int]]:
         """Kind of document → versions of those that are stored."""
@@ -169,7 +169,7 @@ def test_an_older_server_stands_by_for_a_newer_one_and_writes_over_nothing(clust
     assert cluster.document() == kept
     assert cluster.tasks() == before
     others[0].start()
-    wait_until(lambda: others[0].leads, f"the newer one leads again; {servers.logs()}")
+    wait_until(lambda: others[0].leads, lambda: f"the newer one leads again; {servers.logs()}")
     cluster.write("/third", at=old)
     assert {pid: folder for pid, folder in cluster.tasks().items() if pid in before} == before
 

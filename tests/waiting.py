@@ -14,11 +14,11 @@ DEADLINE_S = 60.0
 POLL_S = 0.01
 
 
-def wait_until(condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
-    """The condition's first true value; an assertion that names `what` after the deadline."""
+def wait_until(condition: Callable[[], T], what: str | Callable[[], str], deadline_s: float = DEADLINE_S) -> T:
+    """The condition's first true value; an assertion that names `what` after the deadline, as it is said then."""
     end = time.monotonic() + deadline_s
     while not (value := condition()):
-        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}"
+        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what if isinstance(what, str) else what()}"
         time.sleep(POLL_S)
     return value
 

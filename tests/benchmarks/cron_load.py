@@ -194,7 +194,7 @@ def loaded_figures(etcd: EtcdCluster, folder: Path, sizes: Sizes) -> Iterator[Fi
     with contextlib.closing(Servers(folder, etcd.url("loaded"), 2, **silent)) as servers:
         first = servers.all[0]
         first.start()
-        wait_until(lambda: first.leads, f"it leads; {servers.logs()}")
+        wait_until(lambda: first.leads, lambda: f"it leads; {servers.logs()}")
         assert first.process is not None
         name = f"{count:,} jobs loaded"
         pids = [first.process.pid]
@@ -250,12 +250,12 @@ def _takeover_figures(servers: Servers, name: str, count: int) -> Iterator[Figur
     """From the death of the leader until the other one shows the last job and has stored another one."""
     first, second = servers.all
     second.start()
-    wait_until(servers.settled, f"the second follows; {servers.logs()}", SERVES_WITHIN_S)
+    wait_until(servers.settled, lambda: f"the second follows; {servers.logs()}", SERVES_WITHIN_S)
     assert second.process is not None
     used, killed = cpu_s([second.process.pid]), time.perf_counter()
     first.kill()
-    wait_until(lambda: second.leads, f"it takes over; {servers.logs()}", SERVES_WITHIN_S)
-    wait_until(lambda: _serves(second.url, count), f"it serves; {servers.logs()}", SERVES_WITHIN_S)
+    wait_until(lambda: second.leads, lambda: f"it takes over; {servers.logs()}", SERVES_WITHIN_S)
+    wait_until(lambda: _serves(second.url, count), lambda: f"it serves; {servers.logs()}", SERVES_WITHIN_S)
     yield Figure(f"{name}: leader killed, another one lists and stores after", time.perf_counter() - killed, "s")
     used = cpu_s([second.process.pid]) - used
     yield Figure(f"{name}: leader killed, the other one's processor time", used, "s")

@@ -176,7 +176,7 @@ def _failover_s(servers: Servers) -> float:
         if name.startswith("/written-"):
             call(f"{survivors[0].marathon}/v2/apps{name}", "DELETE")
     leader.start()
-    wait_until(servers.settled, f"the killed one follows; {servers.logs()}")
+    wait_until(servers.settled, lambda: f"the killed one follows; {servers.logs()}")
     return took_s
 
 
@@ -405,7 +405,7 @@ def takeover_figures(sizes: Sizes, folder: Path) -> Iterator[Figure]:
                 first.start()
                 yield from _serving_figures(first, elections, f"{name}, a server that starts", None)
                 second.start()
-                wait_until(servers.settled, f"the second follows; {servers.logs()}", SERVES_WITHIN_S)
+                wait_until(servers.settled, lambda: f"the second follows; {servers.logs()}", SERVES_WITHIN_S)
                 yield Figure(f"{name}: memory of the leader", memory_mb([_pid(first)], "Rss"), "MB")
                 yield Figure(f"{name}: memory of the standby", memory_mb([_pid(second)], "Rss"), "MB")
                 killed = time.perf_counter()

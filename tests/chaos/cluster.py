@@ -149,7 +149,9 @@ class Cluster:
             etcd.start()
         first = self.servers[0]
         first.start()
-        wait_until(lambda: (first.data / "admin.token").exists() and self.answers(first), f"it leads; {self.logs()}")
+        wait_until(
+            lambda: (first.data / "admin.token").exists() and self.answers(first), lambda: f"it leads; {self.logs()}"
+        )
         for server in self.servers[1:]:
             server.data.mkdir()
             for name in ("cluster.key", "admin.token"):
@@ -157,8 +159,8 @@ class Cluster:
             server.start()
         for agent in (*self.agents, self.spare):
             agent.start("--token", self.token())
-        wait_until(lambda: self.ready_nodes() == NODES, f"all nodes are ready; {self.logs()}")
-        wait_until(lambda: all(map(self.answers, self.servers)), f"all servers answer; {self.logs()}")
+        wait_until(lambda: self.ready_nodes() == NODES, lambda: f"all nodes are ready; {self.logs()}")
+        wait_until(lambda: all(map(self.answers, self.servers)), lambda: f"all servers answer; {self.logs()}")
 
     def close(self) -> None:
         self.over.set()
@@ -292,7 +294,7 @@ class Cluster:
             except (OSError, ValueError):
                 return None
 
-        return wait_until(quietly, f"{what}; {self.logs()}", deadline_s)
+        return wait_until(quietly, lambda: f"{what}; {self.logs()}", deadline_s)
 
 
 class Thread(threading.Thread):

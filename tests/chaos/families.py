@@ -23,15 +23,21 @@ def check(case: Case) -> Iterator[str]:
 
 
 def _too_often(parent: str, successes: list[int], due: list[int]) -> Iterator[str]:
-    """Due times that use up what was used up before. Several successes may be known in the same millisecond."""
+    """Due times that use up what was used up before.
+
+    Several successes may be known in the same millisecond, and one in which the child was due may be from after that.
+    """
     left, before_ms = deque(successes), 0
     for at_ms in due:
-        if not left or left[0] > at_ms:
-            yield f"due at {at_ms}, and {parent} had not succeeded since {before_ms}"
+        earlier = 0
         while left and left[0] < at_ms:
             left.popleft()
-        if left and left[0] == at_ms:
-            left.popleft()
+            earlier += 1
+        if not earlier:
+            if left and left[0] == at_ms:
+                left.popleft()
+            else:
+                yield f"due at {at_ms}, and {parent} had not succeeded since {before_ms}"
         before_ms = at_ms
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler
@@ -13,6 +12,7 @@ import click
 import pytest
 from answering import CLUSTER, NODE, TASK, WAITING, Fake, run
 from click.testing import CliRunner
+from ports import free_port
 
 from orlop.cli import output
 from orlop.cli.client import Client
@@ -73,12 +73,6 @@ def test_a_plugin_without_commands() -> None:
 
 
 # Failures
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_no_server_is_one_line_with_a_hint() -> None:
