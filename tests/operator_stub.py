@@ -29,7 +29,7 @@ from orlop.framework import (
 )
 from orlop.hookspecs import Routes
 from orlop.kernel import records
-from orlop.kernel.events import DrainNode, Effect, KillTask, Logged
+from orlop.kernel.events import DrainNode, Effect, ForgetNode, KillTask, Logged
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
@@ -117,11 +117,13 @@ class StubServer:
     def explain(self, task: Task) -> Explanation:
         return self.cluster.explain(task)
 
-    async def submit(self, event: DrainNode | KillTask) -> Any:
+    async def submit(self, event: DrainNode | ForgetNode | KillTask) -> Any:
         if self.read_only:
             raise NotAvailable(f"nothing was changed: {self.read_only}")
         if isinstance(event, KillTask):
             return self.cluster.kill_task(event.task, event.reason)
+        if isinstance(event, ForgetNode):
+            return self.cluster.forget_node(event.node, event.cause)
         self.cluster.step(event)
         return True
 

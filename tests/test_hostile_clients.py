@@ -75,7 +75,7 @@ OPERATIONS = [
     ("GET", "cluster"), ("GET", "frameworks"), ("GET", "roles"), ("GET", "nodes"), ("GET", "nodes/{id}"),
     ("GET", "tasks"), ("GET", "tasks/{id}"), ("GET", "tasks/{id}/logs"), ("GET", "asks"), ("GET", "explain/{id}"),
     ("GET", "events"), ("GET", "plugins"), ("DELETE", "tasks/{id}"), ("POST", "nodes/{id}/drain"),
-    ("POST", "nodes/{id}/undrain"),
+    ("POST", "nodes/{id}/undrain"), ("DELETE", "nodes/{id}"),
 ]  # fmt: skip
 WITH_BODY = [operation for operation in OPERATIONS if operation[0] == "POST"]
 

@@ -265,6 +265,30 @@ def test_a_drained_node_is_emptied_at_its_deadline(cluster: RemoteCluster) -> No
     assert len(sleepers(cluster, "/moved")) == 6
 
 
+def test_a_node_that_is_gone_is_forgotten_and_joins_anew(cluster: RemoteCluster) -> None:
+    """What was on it runs elsewhere although its app would wait for ever; with its old certificate it is let in no
+    more, and with a token it is a node like any other, which stops what was replaced."""
+    agent = cluster.add_agent("n4")
+    cluster.deploy("/given-up", 4, constraints=[["hostname", "UNIQUE"]], unreachableStrategy="disabled")
+    with pytest.raises(AssertionError, match="node n4 is ready: only a node that is gone"):
+        cluster.cli("forget", "n4")
+    agent.host.unplug()
+    wait_until(lambda: cluster.nodes()["n4"] == "gone", "it is gone")
+    before = cluster.placed("/given-up")
+    assert sorted(before.values()) == ["n1", "n2", "n3", "n4"], "it waits for its node"
+    assert cluster.cli("forget", "n4", "--reason", "burnt") == "n4 is forgotten\n"
+    assert cluster.nodes().keys() == {"n1", "n2", "n3"}
+    wait_until(lambda: list(cluster.placed("/given-up", "pending").values()) == [None], "another one waits for a node")
+    agent.host.mend()
+    wait_until(lambda: "not admitted" in agent.said(), "it is not let in")
+    agent.stop()
+    agent.start("--token", cluster.token())
+    cluster.wait_ready("n4")
+    wait_until(lambda: len(cluster.placed("/given-up")) == 4, "the one that waited runs there")
+    (new,) = cluster.placed("/given-up").keys() - before.keys()
+    wait_until(lambda: list(agent.tasks()) == [new], "and it has stopped what was replaced")
+
+
 # --- one machine, without tokens ---
 
 

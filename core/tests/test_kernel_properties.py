@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orlop.framework import Action, Ask, Framework, Kill, PortRequest, Process, Put, Resources, View
-from orlop.kernel.events import DrainNode, Event, KillTask
+from orlop.kernel.events import DrainNode, Event, ForgetNode, KillTask
 from orlop.model.facts import ForeignContainer, NodeFacts
+from orlop.model.nodes import NodeState
 from orlop.testing.harness import Cluster
 
 
@@ -101,6 +102,14 @@ class Histories(RuleBasedStateMachine):
         node = self.cluster.nodes[data.draw(st.sampled_from(sorted(self.cluster.nodes)))]
         self.cluster.return_node(node.info.name)
 
+    @rule(data=st.data())
+    def a_node_is_forgotten(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.cluster.nodes)))
+        node = self.cluster.state.node(name)
+        gone = node is not None and node.state is NodeState.GONE
+        assert self.cluster.forget_node(name) is gone
+        assert (self.cluster.state.node(name) is None) is (gone or node is None)
+
     @rule(data=st.data(), drained=st.booleans())
     def a_node_is_drained(self, data: st.DataObject, drained: bool) -> None:
         self.cluster.step(DrainNode(node=data.draw(st.sampled_from(sorted(self.cluster.nodes))), drained=drained))
@@ -114,9 +123,11 @@ class Histories(RuleBasedStateMachine):
             for task in data.draw(some_of(self.cluster.running())):
                 self.cluster.end_task(task)
             for name in data.draw(some_of(sorted(self.cluster.nodes))):
-                what = data.draw(st.sampled_from(["lost", "gone", "back", "drained", "undrained"]))
+                what = data.draw(st.sampled_from(["lost", "gone", "back", "forgotten", "drained", "undrained"]))
                 if what == "back":
                     self.cluster.return_node(name)
+                elif what == "forgotten":
+                    self.cluster.step(ForgetNode(node=name, token=name))
                 elif what in ("lost", "gone"):
                     self.cluster.lose_node(name, gone=what == "gone")
                 else:

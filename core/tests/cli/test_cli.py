@@ -252,7 +252,7 @@ def test_nodes(fake: Fake) -> None:
     assert "docker" not in healthy
 
 
-def test_drain_undrain_and_kill(fake: Fake) -> None:
+def test_drain_undrain_forget_and_kill(fake: Fake) -> None:
     fake.answers["POST", "/v1/nodes/a/b/drain"] = {"node": NODE | {"drained": True}}
     fake.answers["POST", "/v1/nodes/alpha/undrain"] = {"node": NODE}
     fake.answers["DELETE", "/v1/tasks/web.1"] = (202, {"changed": True, "task": TASK})
@@ -261,6 +261,9 @@ def test_drain_undrain_and_kill(fake: Fake) -> None:
     assert fake.asked[-1][3] == {"reason": "new disk"}
     assert run(fake, "undrain", "alpha").stdout == "alpha takes tasks again\n"
     assert fake.asked[-1][3] is None
+    fake.answers["DELETE", "/v1/nodes/alpha"] = {"node": "n-1", "name": "alpha"}
+    assert run(fake, "forget", "alpha", "--reason", "burnt").stdout == "alpha is forgotten\n"
+    assert fake.asked[-1][2] == {"reason": "burnt"}
     assert run(fake, "kill", "web.1", "--reason", "enough").stdout == "stopping t-1\n"
     assert fake.asked[-1][2] == {"reason": "enough"}
     assert run(fake, "kill", "web.2").stdout == "t-2 was stopping already, or has ended\n"

@@ -209,6 +209,14 @@ class RemoteServers:
             if error.status != HTTPStatus.NOT_FOUND:  # a server of an earlier version does not ask
                 raise
 
+    async def is_admitted(self) -> bool:
+        """False when a server says that this node's certificate is good for nothing. Raises Unreachable."""
+        try:
+            await self._first_of(self._confirm)
+        except ServerRefused as error:
+            return error.status != HTTPStatus.FORBIDDEN
+        return True
+
     async def _confirm(self, url: URL) -> dict[str, Any]:
         return await self._ask("POST", url / "v1/agents/confirm", {}, await self._trusted(url))
 

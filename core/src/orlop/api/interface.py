@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from orlop.kernel.events import DrainNode, KillTask, Logged
+from orlop.kernel.events import DrainNode, ForgetNode, KillTask, Logged
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
@@ -60,7 +60,7 @@ class OperatorServer(Protocol):
     def explain(self, task: Task) -> Explanation:
         """Why the task waits. Called on other threads than the loop's, for it looks at every node."""
 
-    async def submit(self, event: DrainNode | KillTask) -> Any:
+    async def submit(self, event: DrainNode | ForgetNode | KillTask) -> Any:
         """Answers after the commit. Raises orlop.framework.NotAvailable."""
 
     async def backup(self) -> bytes:

@@ -214,6 +214,20 @@ def undrain(ctx: click.Context, node: str) -> None:
     click.echo(f"{answer['node']['name']} takes tasks again")
 
 
+@click.command()
+@node_argument
+@click.option("--reason", default="", help="Why, for the event log.")
+@server_options
+@click.pass_context
+def forget(ctx: click.Context, node: str, reason: str) -> None:
+    """Give up a node that is gone for good. What was on it counts as lost, and is replaced.
+
+    Its admission is taken back: to return, the machine needs another token.
+    """
+    answer = client_of(ctx).send("DELETE", _path("nodes", node), reason=reason)
+    click.echo(f"{answer['name']} is forgotten")
+
+
 def _path(kind: str, name: str) -> str:
     from urllib.parse import quote
 

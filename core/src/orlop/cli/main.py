@@ -33,6 +33,7 @@ _OWN: Final = {
         "kill": ("cluster", "Stop a task."),
         "drain": ("cluster", "Put no new tasks on a node."),
         "undrain": ("cluster", "Let a node take tasks again."),
+        "forget": ("cluster", "Give up a node that is gone for good."),
         "token": ("tokens", "Tokens that let machines join: create, list, revoke."),
         "authority": ("authority", "The cluster's certificate authority: show, rotate, hurry."),
     },

@@ -43,6 +43,7 @@ class Draft:
     """See the module. `puts` and `deletes` are documents by their keys.
 
     taken: nodes that got a task, in the order of placing. freed_nodes: those that may have more room than before.
+    forgotten: nodes that are no more.
     """
 
     def __init__(self, state: State, now: Now) -> None:
@@ -58,6 +59,7 @@ class Draft:
         self.assign: dict[str, dict[str, None]] = {}
         self.taken: list[str] = []
         self.freed_nodes: dict[str, None] = {}
+        self.forgotten: list[str] = []
         self._tasks = state.tasks.mutate()
         self._candidates = state.candidates.mutate()
         self._specs = state.specs.mutate()
@@ -474,8 +476,26 @@ class Draft:
         if known is None:
             self.node_order = tuple(sorted((*self.node_order, node.id)))
         self.puts[records.NODES + node.id] = node
+        self.deletes.discard(records.NODES + node.id)
         self.nodes_changed = True
         self.freed_nodes[node.id] = None
+
+    def forget_node(self, node_id: str) -> None:
+        """Drops a node that counts as gone and holds nothing any more."""
+        known = self._candidates.pop(node_id)
+        assert known.node.state is NodeState.GONE
+        assert not known.tasks
+        self.node_order = tuple(one for one in self.node_order if one != node_id)
+        self.draining = _without(self.draining, node_id)
+        for task_id in [task_id for task_id, where in self._orphans.items() if where == node_id]:
+            self.set_orphan(task_id, None)
+        self._drop(records.NODES + node_id)
+        self.freed_nodes.pop(node_id, None)
+        self.assign.pop(node_id, None)
+        # Whoever follows changes would look for this node: he looks at all of them again instead.
+        self.changes = [Change(node_id)]
+        self.nodes_changed = True
+        self.forgotten.append(node_id)
 
     def put_facts(self, node_id: str, facts: NodeFacts | None, *, hello: bool = False) -> None:
         """Notes what a node's engine knows beside the tasks; None: nobody knows. hello: they came with one."""

@@ -72,6 +72,16 @@ class DrainNode:
 
 
 @attrs.frozen(kw_only=True)
+class ForgetNode:
+    """An operator's word that a gone node never comes back: what was on it is lost. token: for the answer, True when it
+    is forgotten, False when it is not gone, or not known."""
+
+    node: str
+    cause: str = ""
+    token: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class NodeFactsChanged:
     """What a node's engine knows beside the tasks, all of it. Nothing of it is stored: the next leader is told anew."""
 
@@ -136,6 +146,7 @@ Event = (
     | NodeLeaves
     | NodeFactsChanged
     | DrainNode
+    | ForgetNode
     | FrameworkActions
     | KillTask
     | Tick
@@ -212,10 +223,17 @@ class Published:
 
 
 @attrs.frozen(kw_only=True)
+class Forgotten:
+    """There is no such node any more."""
+
+    node: str
+
+
+@attrs.frozen(kw_only=True)
 class TickAt:
     """The kernel wants a `Tick` at this time."""
 
     utc_ms: int
 
 
-Effect = ToNode | Assign | Notify | Answer | Unplaced | Logged | Published | TickAt
+Effect = ToNode | Assign | Notify | Answer | Unplaced | Logged | Published | Forgotten | TickAt

@@ -23,6 +23,8 @@ from orlop.kernel.events import (
     DrainNode,
     Effect,
     Event,
+    ForgetNode,
+    Forgotten,
     FrameworkActions,
     KillTask,
     Logged,
@@ -144,6 +146,8 @@ class _Batch:
                 self._draft.put_facts(event.node, event.facts)
             case DrainNode():
                 self._drain(event)
+            case ForgetNode():
+                self._forget_node(event)
             case KillTask():
                 self._kill_task(event)
             case Tick():
@@ -282,6 +286,18 @@ class _Batch:
                 details["by"] = event.cause
             self._draft.note(kind, node.id, event.cause, name=node.info.name, **details)
 
+    def _forget_node(self, event: ForgetNode) -> None:
+        node = self._draft.find_node(event.node)
+        gone = node is not None and node.state is NodeState.GONE
+        self._answers.append(Answer(token=event.token, value=gone))
+        if node is None or not gone:
+            return
+        for task in self._tasks_on(node.id):
+            self._lose(task, f"node {node.info.name} is forgotten")
+        self._draft.forget_node(node.id)
+        details = {"by": event.cause} if event.cause else {}
+        self._draft.note("node.forgotten", node.id, event.cause, name=node.info.name, **details)
+
     def _stop_drained(self) -> None:
         """The time of drained nodes that has come: frameworks replace what is stopped there elsewhere."""
         for node_id, at in sorted(self._draft.draining.items()):
@@ -407,6 +423,7 @@ class _Batch:
         if self._draft.log:
             yield Logged(version=self._draft.version, entries=tuple(self._draft.log))
         yield from self._published
+        yield from (Forgotten(node=node_id) for node_id in self._draft.forgotten if state.node(node_id) is None)
         yield from self._to_nodes(state)
         names = set(self._draft.changed_keys) | set(self._rejected)
         if self._draft.nodes_changed:

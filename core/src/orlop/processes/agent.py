@@ -163,7 +163,8 @@ async def _belong(
 
 
 async def _join_again(servers: RemoteServers, credentials: Credentials, cluster: str, token_text: str) -> None:
-    """With a token of an authority that this node does not trust: it was away while its cluster changed to that one.
+    """With the token that is there, if the certificate is good for nothing: it was taken back, or the token is of an
+    authority that this node does not trust, for it was away while its cluster changed to that one.
 
     Once, and whatever comes of it: what runs here must be looked after.
     """
@@ -172,14 +173,20 @@ async def _join_again(servers: RemoteServers, credentials: Credentials, cluster:
         known = signing.fingerprints(credentials.authority() or b"")
     except ValueError:
         return
-    if token.purpose is not Purpose.JOIN or token.authority in known:
+    if token.purpose is not Purpose.JOIN:
         return
     try:
+        if token.authority not in known:
+            why = "its cluster has another authority now"
+        elif not await servers.is_admitted():
+            why = "its certificate was taken back"
+        else:
+            return
         await servers.join(token, cluster)
     except (ConnectionError, WrongCluster) as error:
-        log.warning("the token's authority is not one that this node knows, and it has not joined with it: %s", error)
+        log.warning("this node has not joined again with its token: %s", error)
     else:
-        log.warning("this node has joined again: its cluster has another authority now")
+        log.warning("this node has joined again: %s", why)
 
 
 async def _without_token(servers: RemoteServers) -> str:

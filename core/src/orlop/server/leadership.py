@@ -28,6 +28,8 @@ from orlop.kernel.events import (
     Assign,
     DrainNode,
     Effect,
+    ForgetNode,
+    Forgotten,
     KillTask,
     Logged,
     Notify,
@@ -265,6 +267,8 @@ class Leadership:
                 self.log.add(effect)
             case Published():
                 self._parts.host.published(effect)
+            case Forgotten():
+                self._sessions.forget(effect.node)
             case TickAt():
                 self._timers.set("kernel", effect.utc_ms, self._tick)
             case Unplaced():
@@ -298,7 +302,7 @@ class Leadership:
         """Why writes are refused, or go on for ever; empty when they are done."""
         return self._core.hang_reason or self._core.read_only_reason
 
-    async def submit(self, event: DrainNode | KillTask) -> Any:
+    async def submit(self, event: DrainNode | ForgetNode | KillTask) -> Any:
         """The answer, or True where there is none, after the commit. Raises NotAvailable."""
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
@@ -313,10 +317,10 @@ class Leadership:
                 durable.set_exception(NotAvailable(str(failure)))
 
         answer: asyncio.Future[Any] | None = None
-        if isinstance(event, KillTask):
+        if isinstance(event, KillTask | ForgetNode):
             token = f"operator-{next(self._tokens)}"
             answer = self._answers[token] = loop.create_future()
-            event = KillTask(task=event.task, reason=event.reason, token=token)
+            event = attrs.evolve(event, token=token)
         self._core.submit(event, lambda failure: self._bridge.call(lambda: resolve(failure)))
         await durable
         self._parts.metrics.command_seconds.observe(time.perf_counter() - started)

@@ -107,6 +107,10 @@ class Liveness:
         if heard is not None and heard.last is Last.SPOKE:
             heard.last = Last.CLOSED
 
+    def forget(self, node: str) -> None:
+        """Nobody waits for it any more."""
+        self._heard.pop(node, None)
+
     def refused(self, event: NodeSilent) -> None:
         """What was told did not become durable: tell it again."""
         heard = self._heard.get(event.node)

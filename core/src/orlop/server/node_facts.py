@@ -31,6 +31,11 @@ class ToldFacts:
         facts = self._facts[node] = applied(known or NodeFacts(), change)
         return NodeFactsChanged(node=node, facts=facts)
 
+    def forget(self, node: str) -> None:
+        """There is no such node any more."""
+        self._facts.pop(node, None)
+        self._refused.discard(node)
+
     def refused(self, node: str) -> None:
         """What the kernel was told of it last has been forgotten."""
         self._refused.add(node)

@@ -21,7 +21,7 @@ from orlop.agent.agent import Agent, read_clock
 from orlop.agent.session import AgentEnd, Link, LinkClosed
 from orlop.configuration import ClusterSettings, Settings
 from orlop.framework import Framework, Node, NotAvailable, Task
-from orlop.kernel.events import DrainNode, KillTask, Logged
+from orlop.kernel.events import DrainNode, ForgetNode, KillTask, Logged
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
@@ -306,7 +306,7 @@ class Server:
     def explain(self, task: Task) -> Explanation:
         return self._parts.kernel.explain(self.state(), task)
 
-    async def submit(self, event: DrainNode | KillTask) -> Any:
+    async def submit(self, event: DrainNode | ForgetNode | KillTask) -> Any:
         """The answer, or True where there is none, after the commit. Raises NotAvailable."""
         return await self._leading().submit(event)
 

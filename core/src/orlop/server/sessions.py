@@ -121,6 +121,12 @@ class Sessions:
         except LinkClosed:
             log.info("node %s has no session any more", effect.node)
 
+    def forget(self, node: str) -> None:
+        """There is no such node any more, unless it speaks right now."""
+        if self._table.to_node(node) is None:
+            self._liveness.forget(node)
+            self._facts.forget(node)
+
     def refuse(self, answer: Answer) -> bool:
         """Ends the session that a hello was refused for; False when the answer is for somebody else."""
         if not isinstance(answer.value, Refused):

@@ -35,6 +35,7 @@ from orlop.kernel.events import (
     Assign,
     Effect,
     Event,
+    ForgetNode,
     KillTask,
     Logged,
     NodeFactsChanged,
@@ -191,6 +192,11 @@ class Cluster:
     def return_node(self, name: str) -> None:
         """The node is heard of again, with all that it still runs."""
         self._hello(self.nodes[name])
+
+    def forget_node(self, name: str, cause: str = "") -> bool:
+        """An operator says that it never comes back. False, and nothing happens, when it does not count as gone."""
+        self.step(ForgetNode(node=name, cause=cause, token="forget"))  # noqa: S106
+        return bool(self._answers.pop("forget"))
 
     def set_facts(self, name: str, facts: NodeFacts) -> None:
         """The node's agent tells what its engine knows beside the tasks."""
