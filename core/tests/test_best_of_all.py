@@ -16,8 +16,10 @@ from orlop.kernel.events import (
     AgentStatuses,
     DrainNode,
     Event,
+    ForgetNode,
     FrameworkActions,
     NodeFactsChanged,
+    NodeSilent,
     Unplaced,
 )
 from orlop.kernel.filters import kernel_filters, kernel_scorers
@@ -160,6 +162,9 @@ class Course:
                 self.end(which)
             case ("drain", which, drained):
                 self.do(DrainNode(node=f"n{which}", drained=drained))
+            case ("forget", which):
+                node = f"n{which}"
+                self.do(NodeSilent(node=node, gone=True), ForgetNode(node=node))
             case ("node", which):
                 self.do(hello(which))
             case ("foreign", which, cpus):
@@ -191,6 +196,7 @@ ACTS = st.one_of(
     st.tuples(st.just("end"), st.integers(0, 10)),
     st.tuples(st.just("drain"), WHICH, st.booleans()),
     st.tuples(st.just("node"), st.integers(0, NODES + 3)),
+    st.tuples(st.just("forget"), WHICH),
     st.tuples(st.just("foreign"), WHICH, st.sampled_from([0, 500, 3_000])),
 )
 

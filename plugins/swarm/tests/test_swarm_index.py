@@ -56,6 +56,7 @@ ACTS = st.one_of(
     st.tuples(st.just("ask"), WISHES),
     st.tuples(st.just("end"), st.integers(0, 9)),
     st.tuples(st.just("drain"), st.integers(1, NODES)),
+    st.tuples(st.just("forget"), st.integers(1, NODES)),
     st.tuples(
         st.just("foreign"),
         st.tuples(st.integers(1, NODES), st.sampled_from(["k1", "x"]), st.sampled_from(["", "im:2"])),
@@ -87,6 +88,9 @@ class Course:
                     self.cluster.end_task(running[which % len(running)])
             case ("drain", which):
                 self.cluster.step(DrainNode(node=f"n{which}", drained=True))
+            case ("forget", which):
+                self.cluster.lose_node(f"n{which}")
+                self.cluster.forget_node(f"n{which}")
             case ("foreign", (which, name, image)):
                 one = ForeignContainer(id=name, names=(name,), image=image, labels={"tier": "t1"}, state="running")
                 images = {"i": Image(id="i", tags=("image-1:1",))} if image else {}
