@@ -349,7 +349,8 @@ def backfill(ctx: click.Context, name: str, from_: str, until: str, output: str)
     """Run a job for every due time of a stretch.
 
     One after the other; all at once if the job lets its runs overlap. Of a schedule with so many repetitions (`R3/...`)
-    there are no more due times than those. Each run finds its due time in CHRONOS_NOMINAL_TIME.
+    there are no more due times than those, and none before its start; a crontab line has no start. Each run finds its
+    due time in CHRONOS_NOMINAL_TIME.
     """
     answer = _client(ctx).send("POST", _added(name, "/backfill"), **{"from": from_, "until": until})
     if output == "json":

@@ -292,7 +292,7 @@ def _backfill(order: Backfill, desk: Desk) -> int:
         raise bad_request(f"Job '{order.name}' has parents and no schedule to go by")
     if order.until_ms < order.from_ms:
         raise bad_request("until: expected a time after from")
-    moments = _due_times(due, order, desk.settings.most_queued_runs)
+    moments = _due_times(due.reaching_back(order.from_ms), order, desk.settings.most_queued_runs)
     for moment in moments:
         create_run(desk, record, Cause.BACKFILL, moment.at_ms, most_queued=desk.settings.most_queued_runs)
     return len(moments)

@@ -80,6 +80,10 @@ class Trigger(BaseTrigger):
     def count(self, first: Moment, last: Moment, most: int) -> int:
         """How many moments there are from `first` to `last`; `most` at most, where they must be counted one by one."""
 
+    def reaching_back(self, at_ms: int) -> Trigger:
+        """The same moments, and those from `at_ms` on too where it has no beginning of its own."""
+        return self
+
     def following(self, moment: Moment) -> Moment | None:
         """The next one that is really later: where a zone skips a whole day, two moments fall together."""
         return self.first_from(moment.at_ms + 1, moment)
@@ -217,6 +221,9 @@ class Crontab(Trigger):
         self.line = line
         self.where = where
         self.since_ms = since_ms
+
+    def reaching_back(self, at_ms: int) -> Crontab:
+        return Crontab(self.line, self.where, min(self.since_ms, at_ms))
 
     def moment(self, number: int) -> Moment | None:
         found = self.first_from(self.since_ms, Moment(self.since_ms - 1, 0))

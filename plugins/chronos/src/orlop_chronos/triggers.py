@@ -58,6 +58,10 @@ class Due:
             name=job.name,
         )
 
+    def reaching_back(self, at_ms: int) -> Due:
+        """With those from `at_ms` on too where the schedule has no beginning of its own."""
+        return attrs.evolve(self, trigger=self.trigger.reaching_back(at_ms))
+
     def first(self) -> Moment | None:
         start = self.trigger.moment(0)
         return self._allowed_from(start)
