@@ -190,6 +190,6 @@ async def problem(response_of: Any, status: int) -> dict[str, str]:
         assert response.content_type == "application/json"
         document = await response.json()
         assert response.status == status, document
-        assert document.keys() <= {"error", "hint", "path"}
+        assert document.keys() <= {"error", "message", "hint", "path"}
         assert document["error"]
         return document  # type: ignore[no-any-return]

@@ -107,7 +107,7 @@ async def loopback_guard(request: web.Request, handler: Handler) -> web.StreamRe
         peer[0] if isinstance(peer, tuple) else None,
     )
     if why is not None:
-        return Problem(HTTPStatus.FORBIDDEN, why, hint=_HINT).response()
+        return Problem(HTTPStatus.FORBIDDEN, why, hint=_HINT).response(for_plugins=True)
     return await handler(request)
 
 
@@ -119,7 +119,7 @@ def authentication(authenticate: Authenticate) -> Middleware:
         try:
             principal = await authenticate(request)
         except Problem as problem:
-            return problem.response()
+            return problem.response(for_plugins=True)
         except NotAvailable as error:
             # A server that has just started knows nobody yet. Plugins' listeners have nobody else to answer this.
             refused = Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was changed: {error}")

@@ -157,7 +157,9 @@ def guard_of_listener(usual: Middleware) -> Middleware:
         if not principal:
             return await usual(request, handler)
         if (origin := from_foreign_page(request)) is not None:
-            return Problem(HTTPStatus.FORBIDDEN, f"the request comes from a page of {origin!r}").response()
+            return Problem(HTTPStatus.FORBIDDEN, f"the request comes from a page of {origin!r}").response(
+                for_plugins=True
+            )
         prove = getattr(request.protocol, "proven", None)
         if prove is not None:
             prove()
