@@ -14,7 +14,7 @@ import attrs
 from immutables import Map
 
 from orlop.kernel import records
-from orlop.kernel.overlay import FrameworkOverlay, WaitingOverlay
+from orlop.kernel.overlay import EndedOverlay, FrameworkOverlay, UsageOverlay, WaitingOverlay
 from orlop.kernel.state import (
     CHANGES_KEPT,
     NOTHING,
@@ -69,11 +69,8 @@ class Draft:
         self.waiting = WaitingOverlay(state.waiting)
         self.following = state.following
         self._delayed = state.delayed
-        self._ended = state.ended
-        self._ended_oldest = state.ended_oldest
-        self._ended_next = state.ended_next
-        self._role_usage = state.role_usage
-        self._usage: dict[str, dict[str, int]] = {}
+        self._ended = EndedOverlay(state.ended, state.ended_oldest, state.ended_next)
+        self._usage = UsageOverlay(state.role_usage)
         self._orphans = state.orphans
         self.node_order = state.node_order
         self.totals = state.totals
@@ -115,23 +112,15 @@ class Draft:
             waiting=self.waiting.finish(),
             following=self.following,
             delayed=self._delayed,
-            ended=self._ended,
-            ended_oldest=self._ended_oldest,
-            ended_next=self._ended_next,
-            role_usage=self._finish_usage(),
+            ended=self._ended.all,
+            ended_oldest=self._ended.oldest,
+            ended_next=self._ended.next,
+            role_usage=self._usage.finish(),
             orphans=self._orphans,
             next_due_utc_ms=self.next_due_utc_ms,
             draining=self.draining,
             changes=tuple(self.changes[-CHANGES_KEPT:]),
         )
-
-    def _finish_usage(self) -> Map[str, Resources]:
-        usage_of = self._role_usage.mutate()
-        for role, usage in self._usage.items():
-            usage_of[role] = Resources.of(usage)
-            if not usage_of[role]:
-                del usage_of[role]
-        return usage_of.finish()
 
     # Reading
 
@@ -162,16 +151,7 @@ class Draft:
 
     def usage(self, role: str) -> dict[str, int]:
         """What the role's placed tasks take."""
-        usage = self._usage.get(role)
-        if usage is None:
-            usage = self._usage[role] = dict(self._role_usage.get(role, NOTHING).units)
-        return usage
-
-    def _count_usage(self, role: str, amounts: Resources, sign: int = 1) -> None:
-        """The role's placed tasks take so much more, or with a sign of -1 less."""
-        usage = self.usage(role)
-        for kind, amount in amounts.units.items():
-            usage[kind] = usage.get(kind, 0) + sign * amount
+        return self._usage.of(role)
 
     def group_tasks(self, framework: str, group: str) -> Iterator[Task]:
         """The latest task of each key of a group, in the order of keys."""
@@ -319,7 +299,7 @@ class Draft:
         """more: of some kinds it may be less than before."""
         assert task.placement is not None
         node_id = task.placement.node
-        self._count_usage(task.role, more)
+        self._usage.count(task.role, more)
         held = self._candidates.get(node_id)
         if held is None or task.sequence not in held.tasks or not more:
             return
@@ -338,7 +318,7 @@ class Draft:
         after = Candidate(before.node, before.free - needs, unheld, held, before.facts, before.heard)
         self._put_candidate(after)
         self.taken.append(node_id)
-        self._count_usage(task.role, needs)
+        self._usage.count(task.role, needs)
         self._framework(task.framework).held(task.group, node_id, 1)
         placement = Placement(node=node_id, ports=ports, at_utc_ms=self.now.utc_ms)
         status = Status(task=task.id, state=TaskState.ASSIGNED, incarnation=1, at_utc_ms=self.now.utc_ms)
@@ -370,8 +350,7 @@ class Draft:
         self.put_task(ended)
         part = self._framework(task.framework)
         part.live.pop(task.key, None)
-        self._ended = self._ended.set(self._ended_next, (self.version, task.id))
-        self._ended_next += 1
+        self._ended.add(self.version, task.id)
         exit_ = ended.status.exit
         assert exit_ is not None, "a removed task says how it ended"
         details = {"outcome": exit_.outcome.value, "name": task.name, "reason": exit_.reason}
@@ -394,7 +373,7 @@ class Draft:
     def _release(self, task: Task) -> None:
         assert task.placement is not None
         needs = self._specs[task.spec].spec.resources
-        self._count_usage(task.role, needs, -1)
+        self._usage.count(task.role, needs, -1)
         self._framework(task.framework).held(task.group, task.placement.node, -1)
         before = self._candidates.get(task.placement.node)
         if before is None or task.sequence not in before.tasks:
@@ -425,14 +404,13 @@ class Draft:
     def forget_ended(self, keep: int, at_most: int) -> None:
         """Drops the oldest records of ended tasks beyond `keep` whose owners have seen them."""
         for _ in range(at_most):
-            if self._ended_next - self._ended_oldest <= keep:
+            if len(self._ended) <= keep:
                 return
-            version, task_id = self._ended[self._ended_oldest]
+            version, task_id = self._ended.look()
             task = self._tasks[task_id]
             if self.cursor(task.framework) < version:
                 return
-            self._ended = self._ended.delete(self._ended_oldest)
-            self._ended_oldest += 1
+            self._ended.drop()
             self._forget(task)
 
     def _forget(self, task: Task) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from immutables import Map, MapMutation
 
-from orlop.kernel.state import FrameworkState, WaitingKey
+from orlop.kernel.state import NOTHING, FrameworkState, WaitingKey
+from orlop.model.resources import Resources
 
 _EMPTY: Final[Map[Any, Any]] = Map()
 
@@ -90,6 +91,62 @@ class FrameworkOverlay:
             spread=self.spread.finish(),
             names=self.names.finish(),
         )
+
+
+class UsageOverlay:
+    """What each role's placed tasks take."""
+
+    def __init__(self, base: Map[str, Resources]) -> None:
+        self._base = base
+        self._touched: dict[str, dict[str, int]] = {}
+
+    def of(self, role: str) -> dict[str, int]:
+        """Kind → units; to be changed by `count` only."""
+        usage = self._touched.get(role)
+        if usage is None:
+            usage = self._touched[role] = dict(self._base.get(role, NOTHING).units)
+        return usage
+
+    def count(self, role: str, amounts: Resources, sign: int = 1) -> None:
+        """They take so much more, or with a sign of -1 less."""
+        usage = self.of(role)
+        for kind, amount in amounts.units.items():
+            usage[kind] = usage.get(kind, 0) + sign * amount
+
+    def finish(self) -> Map[str, Resources]:
+        """The whole as it is now; nothing may be changed after it."""
+        whole = self._base.mutate()
+        for role, usage in self._touched.items():
+            whole[role] = Resources.of(usage)
+            if not whole[role]:
+                del whole[role]
+        return whole.finish()
+
+
+class EndedOverlay:
+    """Recorded ended tasks in the order of their ends. oldest, next: their numbers, as in `State`."""
+
+    def __init__(self, base: Map[int, tuple[int, str]], oldest: int, next_: int) -> None:
+        self.all = base
+        self.oldest = oldest
+        self.next = next_
+
+    def add(self, version: int, task_id: str) -> None:
+        """version: of the end."""
+        self.all = self.all.set(self.next, (version, task_id))
+        self.next += 1
+
+    def __len__(self) -> int:
+        return self.next - self.oldest
+
+    def look(self) -> tuple[int, str]:
+        """(version of the end, task id) of the oldest one."""
+        return self.all[self.oldest]
+
+    def drop(self) -> None:
+        """The oldest one."""
+        self.all = self.all.delete(self.oldest)
+        self.oldest += 1
 
 
 class WaitingOverlay:
