@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.agent.runtimes.interface import (
     InvalidPayload,
 )
 from orlop.agent.runtimes.process import signal_number
-from orlop.agent.runtimes.process_payload import environment_of, parse_payload
+from orlop.agent.runtimes.process_payload import Payload, environment_of, parse_payload
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,38 @@ json_values = st.recursive(
 members = st.sampled_from(["command", "arguments", "environment", "user", "directory"])
 
 
-@settings(deadline=None)
-@given(json_values | st.dictionaries(members | any_text, json_values | st.dictionaries(any_text, any_text)))
+def payloads_of(text: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """With the right members, of the right types."""
+    others: dict[str, st.SearchStrategy[Any]] = {
+        "environment": st.dictionaries(text, text, max_size=2), "user": text, "directory": text,
+    }  # fmt: skip
+    return st.fixed_dictionaries({"command": text}, optional=others) | st.fixed_dictionaries(
+        {"arguments": st.lists(text, min_size=1, max_size=3)}, optional=others
+    )
+
+
+@given(
+    json_values
+    | st.dictionaries(members | any_text, json_values | st.dictionaries(any_text, any_text))
+    | payloads_of(any_text)
+)
 def test_any_payload_is_either_fit_to_execute_or_invalid(payload: object) -> None:
     try:
         parsed = parse_payload(payload)
     except InvalidPayload as error:
         str(error).encode()
-        return
-    environment = environment_of(parsed, {"PATH": "/bin"}, task="t", work=Path("/w"), home="/")
+    else:
+        check_fit(parsed)
+
+
+@given(payloads_of(st.text(st.characters(codec="utf-8", exclude_characters="\0="), min_size=1, max_size=6)))
+def test_texts_that_a_program_can_be_given_are_fit(payload: dict[str, Any]) -> None:
+    check_fit(parse_payload(payload))
+
+
+def check_fit(parsed: Payload) -> None:
+    """What is to be executed can be."""
+    environment = environment_of(parsed, {"PATH": "/bin"}, task="t", work="/w", home="/")
     for text in (*parsed.arguments, *environment, *environment.values(), parsed.user, parsed.directory):
         assert "\0" not in text
         text.encode()
