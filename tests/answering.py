@@ -22,7 +22,7 @@ EXPLANATION = {
     "nodes": 2, "fits": 0, "note": "", "text": "0 of 2 nodes fit: not enough cpus (2)",
     "ruled_out": [{"filter": "resources", "reason": "not enough cpus", "nodes": 2}],
 }  # fmt: skip
-CLUSTER = {
+CLUSTER: dict[str, Any] = {
     "name": "blue", "id": "c1", "version": "0.1.0", "address": "127.0.0.1:5050", "leader": "http://127.0.0.1:5050",
     "store": "sqlite:///s", "started": "2026-01-01T00:00:00.000Z", "uptime_s": 5, "read_only": "the disk is full",
     "nodes": {"ready": 2}, "tasks": {"running": 1, "pending": 1},

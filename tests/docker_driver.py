@@ -21,11 +21,17 @@ from orlop.agent.runtimes.interface import (
     RuntimeEvent,
 )
 from orlop.model.messages import Assignment
-from orlop.model.tasks import Desired, Spec
+from orlop.model.tasks import Desired, Exit, Spec
 
 WITHIN_S = 60.0
 SLEEP = ["sleep", "1000"]
 NUMBERS = itertools.count(1)
+
+
+def exit_of(report: Report) -> Exit:
+    """How what is reported has ended."""
+    assert report.exit is not None, report
+    return report.exit
 
 
 @attrs.define
@@ -59,6 +65,10 @@ class Driver:
 
         found: Report = await self.until(fits, since)
         return found
+
+    async def exit(self, task: str) -> Exit:
+        """How the task has ended."""
+        return exit_of(await self.phase(task, Phase.ENDED))
 
     async def kind(self, kind: type, since: int = 0) -> Any:
         return await self.until(lambda event: isinstance(event, kind), since)

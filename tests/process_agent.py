@@ -63,6 +63,11 @@ class Agent:
                 latest = next((report for report in event.reports if report.task == task), None)
         return latest
 
+    def phase(self, task: str) -> Phase | None:
+        """What was reported last."""
+        latest = self.latest(task)
+        return latest.phase if latest is not None else None
+
     async def start(self, task: str, payload: Mapping[str, Any] | str, **other: Any) -> None:
         await self.runtime.start(self.launch(task, payload, **other))
 

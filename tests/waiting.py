@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
+#: Called with nothing. Not `Callable[[], ...]`: mypy would refuse each lambda that binds a loop's variable.
+Condition = Callable[..., T | Literal[False] | None]
 
 DEADLINE_S = 60.0
 POLL_S = 0.01
 
 
-def wait_until(condition: Callable[[], T], what: str | Callable[[], str], deadline_s: float = DEADLINE_S) -> T:
+def wait_until(condition: Condition[T], what: str | Callable[[], str], deadline_s: float = DEADLINE_S) -> T:
     """The condition's first true value; an assertion that names `what` after the deadline, as it is said then."""
     end = time.monotonic() + deadline_s
     while not (value := condition()):
@@ -23,7 +25,7 @@ def wait_until(condition: Callable[[], T], what: str | Callable[[], str], deadli
     return value
 
 
-async def eventually(condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
+async def eventually(condition: Condition[T], what: str, deadline_s: float = DEADLINE_S) -> T:
     """The same on an event loop."""
     end = time.monotonic() + deadline_s
     while not (value := condition()):

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -64,7 +65,7 @@ class Site:
 
 
 @asynccontextmanager
-async def running(**options: float) -> AsyncIterator[Site]:
+async def running(**options: Any) -> AsyncIterator[Site]:
     site = Site()
     application = web.Application()
     application.router.add_post("/", site.handle)

@@ -60,7 +60,7 @@ def test_every_resource_refuses_unknown_parameters() -> None:
     task = server.cluster.running()[0].id
 
     async def work(client: TestClient[Any, Any]) -> None:
-        assert client.server is not None
+        assert isinstance(client.server, TestServer)
         routes = [
             (route.method, route.resource.canonical)
             for route in client.server.app.router.routes()

@@ -110,6 +110,13 @@ async def rotate(one: Serving, *, after_s: int = 0, within_s: int = 3600, keep_s
     await one.server.remote.rotate(after_ms=after_s * 1000, within_ms=within_s * 1000, keep_ms=keep_s * 1000, by="test")
 
 
+def waited_for(one: Serving) -> list[str]:
+    """The nodes that the rotation under way waits for."""
+    under_way = one.server.remote.rotation()
+    assert under_way is not None
+    return under_way[1]
+
+
 async def answers(one: Serving, authority: bytes) -> bool:
     """Is the server one for a client that trusts this authority?"""
     async with aiohttp.ClientSession() as http:
@@ -198,7 +205,7 @@ async def test_a_node_that_was_away_needs_a_token_and_keeps_its_place(tmp_path: 
         away = await one.joined("away")
         credentials = Credentials(one.data / "away")
         await rotate(one)
-        await eventually(lambda: one.server.remote.rotation()[1] == ["away"], "n1 is ready")
+        await eventually(lambda: waited_for(one) == ["away"], "n1 is ready")
         assert await answers(one, credentials.authority() or b""), "it is waited for"
         await one.server.remote.hurry_rotation("test")
         await eventually(lambda: fingerprints(one)[0] == steady.issuer, "servers have changed")
@@ -217,7 +224,7 @@ async def test_a_node_that_was_away_needs_a_token_and_keeps_its_place(tmp_path: 
 async def test_an_agent_that_does_not_know_the_wish_is_waited_for_and_renews_in_its_own_time(tmp_path: Path) -> None:
     async with serving(tmp_path, keep=True) as one, member(one, "old", understands=()) as old, member(one, "n1"):
         await rotate(one)
-        await eventually(lambda: one.server.remote.rotation()[1] == ["old"], "the other one is ready")
+        await eventually(lambda: waited_for(one) == ["old"], "the other one is ready")
         await old.works()
         assert old.asked == 0
         await old.servers.renew()
@@ -227,7 +234,7 @@ async def test_an_agent_that_does_not_know_the_wish_is_waited_for_and_renews_in_
 
 async def test_a_standby_changes_with_the_leader_and_takes_over(tmp_path: Path) -> None:
     store = MemoryStore()
-    store.exclusive = False  # type: ignore[misc]  # two servers share it, as they would an etcd
+    store.exclusive = False  # two servers share it, as they would an etcd
     async with contextlib.AsyncExitStack() as stack:
         first_life = await stack.enter_async_context(contextlib.AsyncExitStack())
         first = await first_life.enter_async_context(serving(tmp_path / "first", store=store, keep=True))

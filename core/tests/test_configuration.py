@@ -232,7 +232,7 @@ class Config:
     needs: Resources = attrs.field(factory=Resources)
     ports: PortSet = attrs.field(factory=PortSet)
     folder: Path = Path("/")
-    upper: str = attrs.field(default="", converter=str.upper)
+    upper: str = attrs.field(default="", converter=str.upper)  # type: ignore[misc]  # mypy knows no methods here
     size: int | str = 0
 
     def __attrs_post_init__(self) -> None:

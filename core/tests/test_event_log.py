@@ -28,9 +28,15 @@ class CountingStore(MemoryStore):
         self.read = 0
 
     def range(
-        self, prefix: str, *, revision: int | None = None, after: str | None = None, limit: int | None = None
+        self,
+        prefix: str,
+        *,
+        revision: int | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        stale: bool = False,
     ) -> RangeResult:
-        result = super().range(prefix, revision=revision, after=after, limit=limit)
+        result = super().range(prefix, revision=revision, after=after, limit=limit, stale=stale)
         self.read += len(result.entries)
         return result
 

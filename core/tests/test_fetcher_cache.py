@@ -78,7 +78,7 @@ def test_what_killed_downloads_have_left_is_removed(folder: Path, file_server: F
 def test_what_was_not_used_for_longest_goes_first(folder: Path, file_server: FileServer) -> None:
     file_server.files = {f"/{name}": name.encode() * 400 for name in "abc"}
     cache = Cache(str(folder), 1000)
-    ages = {}
+    ages: dict[Path, int] = {}
     for age, name in enumerate("abc"):
         take(cache, file_server.url(f"/{name}"))
         (made,) = set(contents(folder)) - set(ages)

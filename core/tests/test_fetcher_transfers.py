@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -72,12 +73,12 @@ class FtpSession(socketserver.StreamRequestHandler):
     """As much of a server as one download needs; `/none` is not there."""
 
     def handle(self) -> None:
-        data: socketserver.socket.socket | None = None
+        data: socket.socket | None = None
         self.wfile.write(b"220 here\r\n")
         for line in self.rfile:
             word, _, rest = line.decode().strip().partition(" ")
             if word == "PASV" or word == "EPSV":
-                data = socketserver.socket.create_server(("127.0.0.1", 0))
+                data = socket.create_server(("127.0.0.1", 0))
                 port = data.getsockname()[1]
                 self.wfile.write(f"227 at (127,0,0,1,{port >> 8},{port & 255})\r\n".encode())
             elif word == "RETR" and rest != "none":

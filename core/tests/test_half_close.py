@@ -223,6 +223,7 @@ async def test_a_client_that_takes_nothing_does_not_keep_a_closed_connection(
 
     async with served(certificates.server(), handle) as (port, _):
         _, writer = await open_tls_connection("localhost", port, certificates.client(), 65_536)
+        assert isinstance(writer.transport, asyncio.Transport)
         writer.transport.pause_reading()
         await eventually(lambda: gone, "it is closed")
         writer.transport.abort()

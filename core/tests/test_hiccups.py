@@ -8,7 +8,7 @@ order; while a try is under way nothing new is sent. Processes are a little late
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import pytest
@@ -166,6 +166,11 @@ class Many(Framework):
                 yield Ask(str(number), run=Process("sleep 1000"), needs=Resources(cpus=0.1, mem="32MiB"))
 
 
+def heal(agents: Iterable[Agent]) -> None:
+    for agent in agents:
+        agent.way.lost.update(up=0.0, down=0.0)
+
+
 class Hour:
     """A server with nodes on virtual time. told: when which silence was told."""
 
@@ -209,7 +214,7 @@ class Hour:
                     agent.way.lost.update(up=loses, down=loses)
                 case "late":
                     agent.way.late_until_ms = self.world.now_ms + for_ms
-        self.world.after(for_ms, lambda: [agent.way.lost.update(up=0.0, down=0.0) for agent in agents])
+        self.world.after(for_ms, lambda: heal(agents))
         self.world.after(for_ms + self.chance.randrange(3_000, 40_000), lambda: self.hiccups_of(agents))
 
     def run(self, until_ms: int) -> None:

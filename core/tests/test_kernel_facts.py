@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -26,7 +27,7 @@ class Wanted(Framework):
     """As many copies as were commanded last."""
 
     name = "wanted"
-    documents: Mapping[str, type] = {"wish": Wish}
+    documents: ClassVar[Mapping[str, type]] = {"wish": Wish}
 
     def reconcile(self, view: View) -> Iterator[Action]:
         for wish in view.objects("wish").values():
@@ -47,7 +48,7 @@ class Serving(Framework):
     """Tasks with one port each: those that were commanded last, by number or any (None)."""
 
     name = "serving"
-    documents: Mapping[str, type] = {"ports": Ports}
+    documents: ClassVar[Mapping[str, type]] = {"ports": Ports}
 
     def reconcile(self, view: View) -> Iterator[Action]:
         for ports in view.objects("ports").values():

@@ -1,5 +1,6 @@
 """The kernel through the harness: the life of tasks, seen by a small framework."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import attrs
@@ -44,7 +45,7 @@ def make(copies: int = 3, nodes: int = 2, cpus: float = 0.1) -> Cluster:
 
 def test_asks_are_placed_and_spread() -> None:
     cluster = make(copies=4)
-    assert sorted(task.node for task in cluster.running()) == ["n0", "n0", "n1", "n1"]
+    assert Counter(task.node for task in cluster.running()) == {"n0": 2, "n1": 2}
     assert len({(task.node, task.ports) for task in cluster.running()}) == 4
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from orlop.framework import Action, Ask, Framework, Kill, Process, Resources, View
+from orlop.framework import Action, Ask, Framework, Kill, Process, Resources, Task, View
 from orlop.kernel.invariants import InvariantBroken, check, check_changed
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
@@ -85,9 +85,14 @@ def index_changed(**changes: Any) -> Callable[[State, str], State]:
     return change
 
 
+def node_of(task: Task) -> str:
+    assert task.node is not None
+    return task.node
+
+
 def candidate_changed(**changes: Any) -> Callable[[State, str], State]:
     def change(state: State, task_id: str) -> State:
-        node = state.tasks[task_id].node
+        node = node_of(state.tasks[task_id])
         found = state.candidates[node]
         made = {name: change(found, state.tasks[task_id]) for name, change in changes.items()}
         return attrs.evolve(state, candidates=state.candidates.set(node, attrs.evolve(found, **made)))
@@ -130,7 +135,7 @@ def test_a_bug_of_the_kernel_is_found_in_a_large_cluster(monkeypatch: pytest.Mon
 
     def forgetful(*arguments: Any) -> Any:
         step = honest(*arguments)
-        node = cluster.running()[0].node
+        node = node_of(cluster.running()[0])
         was = cluster.state.candidates[node]
         return attrs.evolve(step, state=attrs.evolve(step.state, candidates=step.state.candidates.set(node, was)))
 

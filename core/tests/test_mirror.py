@@ -20,7 +20,7 @@ from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources
 from orlop.server import mirror as module
 from orlop.server.mirror import MADE_KEPT_MS, Mirror
-from orlop.store.interface import Put
+from orlop.store.interface import Entry, Put
 from orlop.store.memory import MemoryStore
 
 DEADLINE_S = 30
@@ -47,7 +47,9 @@ class Followed:
         return self.store.transact(puts).revision
 
     def follow(self) -> None:
-        wait_until(lambda: self.mirror._documents.state_revision == self.store.get(records.META_KEY).mod_revision)
+        entry = self.store.get(records.META_KEY)
+        assert entry is not None
+        wait_until(lambda: self.mirror._documents.state_revision == entry.mod_revision)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_nothing_is_made_while_the_copy_is_handed_over(followed: Followed, monke
     given: list[set[str]] = []
     began, gate = threading.Event(), threading.Event()
 
-    def take(entries: dict[str, object]) -> None:
+    def take(entries: dict[str, Entry]) -> None:
         began.set()
         assert gate.wait(DEADLINE_S)
         given.append(set(entries))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 from hypothesis import given
@@ -46,7 +48,7 @@ def test_requests_are_rounded_up() -> None:
     ("name", "value"),
     [("mem", 32), ("mem", "32"), ("disk", "1 parsec"), ("cpus", "NaN"), ("cpus", -1), ("cpus", True), ("Cpus", 1)],
 )
-def test_what_is_not_a_quantity_is_named(name: str, value: object) -> None:
+def test_what_is_not_a_quantity_is_named(name: str, value: Any) -> None:
     with pytest.raises(ResourceError, match=f"^{name}: "):
         Resources(**{name: value})
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from orlop.kernel.events import AgentHello, Answer, FrameworkActions, ToNode
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
@@ -24,6 +27,11 @@ def make(writes_max: int = 1_000) -> Pipeline:
 def ask(key: str) -> Submission:
     request = Request(key=key, spec_id=spec_id(SPEC), spec=SPEC)
     return Submission(FrameworkActions(framework="f", seen=0, asks=(request,), replies={key: "done"}))
+
+
+def replies(submission: Submission) -> Mapping[str, Any]:
+    assert isinstance(submission.event, FrameworkActions)
+    return submission.event.replies
 
 
 def hello() -> Submission:
@@ -65,7 +73,7 @@ def test_steps_decided_during_a_write_are_written_together() -> None:
     batch = pipeline.take()
     assert batch is not None
     assert sorted(task.key for task in batch.state.tasks.values()) == ["a", "b"]
-    assert [one.event.replies for one in batch.submissions] == [{"a": "done"}, {"b": "done"}]
+    assert [replies(one) for one in batch.submissions] == [{"a": "done"}, {"b": "done"}]
 
 
 def test_steps_that_no_transaction_holds_together_are_written_one_after_the_other() -> None:
@@ -81,7 +89,7 @@ def test_steps_that_no_transaction_holds_together_are_written_one_after_the_othe
         seen.append(batch)
         pipeline.succeeded()
     assert len(seen) > 1
-    assert [list(one.event.replies) for batch in seen for one in batch.submissions] == [[key] for key in "abcdef"]
+    assert [list(replies(one)) for batch in seen for one in batch.submissions] == [[key] for key in "abcdef"]
     assert pipeline.committed is pipeline.head
     assert len(pipeline.committed.tasks) == 6
 
@@ -92,7 +100,7 @@ def test_a_refusal_forgets_all_that_was_decided_since() -> None:
     pipeline.take()
     pipeline.decide([ask("b")], NOW)
     forgotten = pipeline.refused()
-    assert [list(one.event.replies) for one in forgotten] == [["a"], ["b"]]
+    assert [list(replies(one)) for one in forgotten] == [["a"], ["b"]]
     assert pipeline.head is pipeline.committed
     assert pipeline.take() is None
     pipeline.decide([ask("c")], NOW)

@@ -52,7 +52,7 @@ def node(name: str, resources: Resources, ports: str = "31000-31009", **attribut
     )
 
 
-def asks(count: int, needs: Resources, role: str = "*", **members: object) -> tuple[Request, ...]:
+def asks(count: int, needs: Resources, role: str = "*", **members: Any) -> tuple[Request, ...]:
     spec = attrs.evolve(Spec(runtime="process", payload={"role": role}, resources=needs), **members)
     return tuple(
         Request(key=f"{role}-{number}", spec_id=spec_id(spec), spec=spec, role=role, group=role)
@@ -240,7 +240,7 @@ def test_whatever_the_search_capacity_is_kept_and_used(nodes: int, groups: list[
 def test_different_asks_are_spread_like_identical_ones(nodes: int) -> None:
     kernel = Kernel()
     state = cluster(kernel, *(node(f"n{number:03d}", Resources(cpus=2)) for number in range(nodes)))
-    group = {"count": nodes, "tenths": 1, "different": True, "role": "*", "rack": "", "priority": 0}
+    group: dict[str, Any] = {"count": nodes, "tenths": 1, "different": True, "role": "*", "rack": "", "priority": 0}
     after = place(kernel, state, tuple(wanted(0, **group)))
     on_nodes = Counter(task.node for task in placed(after))
     assert max(on_nodes.values()) == 1, "there was an empty node for each of them"
@@ -288,7 +288,7 @@ def test_a_counting_filter_opens_nodes_that_were_not_freed() -> None:
             def check(candidate: Candidate) -> str | None:
                 return "no licence left" if used else None
 
-            check.placed = used.append
+            check.placed = used.append  # type: ignore[attr-defined]
             return check if request.group == "licensed" else None
 
     kernel = Kernel((*kernel_filters(), Licence()), kernel_scorers())

@@ -56,7 +56,7 @@ def history(asked: list[tuple[int, str, float]], *, remember: bool) -> list[tupl
     scorers = [Scorer("of its own", 0.3, of_its_own), Scorer("lasting", 0.7, lambda *_: lasting)]
     cluster = Cluster(filters=[Scorer("refusing", 0, refusing)], scorers=scorers, check_idempotence=False)
     if not remember:
-        cluster.kernel.planner._memory = None
+        cluster.kernel.planner._memory = None  # type: ignore[assignment]  # nothing is remembered
     cluster.add_nodes(6)
     told: list[tuple[str, str, float]] = []
     for number, (copies, command, cpus) in enumerate(asked):

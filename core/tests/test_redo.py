@@ -79,7 +79,7 @@ def test_a_new_leader_finishes_what_it_finds(
 
 
 def test_what_fits_is_one_transaction() -> None:
-    writes = [Put("tasks/a", b"{}"), Delete("tasks/b")]
+    writes: list[Put | Delete] = [Put("tasks/a", b"{}"), Delete("tasks/b")]
     assert redo.plan(writes, META, 1, Limits(operations=3, bytes=10_000)) == redo.Plan((), (*writes, META), ())
 
 

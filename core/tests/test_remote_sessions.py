@@ -62,13 +62,15 @@ async def test_a_session_that_says_nothing_ends(tmp_path: Path, monkeypatch: pyt
 async def test_a_goodbye_is_delivered_before_the_connection_ends(tmp_path: Path) -> None:
     async with serving(tmp_path) as one:
         said: list[ToServer] = []
-        received = one.server._leadership._sessions._received
+        assert one.server._leadership is not None
+        sessions = one.server._leadership._sessions
+        received = sessions._received
 
         def note(session: str, node: str, message: ToServer) -> None:
             said.append(message)
             received(session, node, message)
 
-        one.server._leadership._sessions._received = note  # type: ignore[method-assign]
+        sessions._received = note  # type: ignore[method-assign]
         servers = await one.joined("n1")
         link = await servers.connect()
         link.send(hello("n1"))
@@ -148,7 +150,7 @@ async def test_a_standby_sends_on_to_the_leader(tmp_path: Path) -> None:
 
 async def test_servers_with_authentication_stand_by_for_one_another(tmp_path: Path) -> None:
     store = MemoryStore()
-    store.exclusive = False  # type: ignore[misc]  # two servers share it, as they would an etcd
+    store.exclusive = False  # two servers share it, as they would an etcd
     async with contextlib.AsyncExitStack() as stack:
         first_life = await stack.enter_async_context(contextlib.AsyncExitStack())
         first = await first_life.enter_async_context(serving(tmp_path / "first", store=store))
@@ -214,6 +216,9 @@ class DeafSocket:
     async def receive(self) -> Any:
         await asyncio.to_thread(self.ours.recv, 1)
         return aiohttp.WSMessage(WSMsgType.CLOSED, None, None)
+
+    async def ping(self, message: bytes = b"") -> None:
+        await asyncio.Event().wait()
 
     async def close(self, *, code: int = 1000, message: bytes = b"") -> object:
         return await asyncio.Event().wait()

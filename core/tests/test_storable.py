@@ -63,9 +63,9 @@ WRONG: dict[str, Action] = {
     "large spec": Ask("a", run=Process("x" * 20_000)),
     "spec that is too deep": Ask("a", run=attrs.evolve(RUN, payload=deep(300))),
     "member of an object that is of another type": Put("thing", "a", Thing(text=5)),  # type: ignore[arg-type]
-    "list for a tuple": Ask("a", run=attrs.evolve(RUN, ports=[PortRequest()])),
+    "list for a tuple": Ask("a", run=attrs.evolve(RUN, ports=[PortRequest()])),  # type: ignore[arg-type]
     "member of a port that is of another type": Ask("a", run=RUN, ports=(PortRequest(number="80"),)),  # type: ignore[arg-type]
-    "resources that are none": Ask("a", run=attrs.evolve(RUN, resources={"cpus": 100})),
+    "resources that are none": Ask("a", run=attrs.evolve(RUN, resources={"cpus": 100})),  # type: ignore[arg-type]
     "surrogate in a reason": Kill("a", SURROGATE),
     "surrogate in an event": Emit("happened", "a", {"what": SURROGATE}),
 }

@@ -10,7 +10,7 @@ made (what must come is waited for).
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class EtcdOnTestTime(EtcdStore):
         self.end_due_leases()
         return super().range(prefix, **where)
 
-    def transact(self, writes, compares=()) -> TransactionResult:
+    def transact(self, writes: Sequence[Put | Delete], compares: Sequence[Compare] = ()) -> TransactionResult:
         self.end_due_leases()
         return super().transact(writes, compares)
 
@@ -215,12 +215,24 @@ class Histories(RuleBasedStateMachine):
         self.first = None
         return self.same(lambda one: one.next(watch(one), self.first))
 
-    def at(self, contestant: Contestant, age: int | None) -> int | None:
+    def same_range(
+        self, prefix: str = "", age: int | None = None, after: str | None = None, limit: int | None = None
+    ) -> Any:
+        return self.same(
+            lambda one: one.store.range(prefix, revision=self.at_or_now(one, age), after=after, limit=limit)
+        )
+
+    def at(self, contestant: Contestant, age: int) -> int:
         """A revision of now or before, not from before the history began: what is there differs."""
-        return None if age is None else max(contestant.base, contestant.store.range("", limit=1).revision - age)
+        return max(contestant.base, contestant.store.range("", limit=1).revision - age)
+
+    def at_or_now(self, contestant: Contestant, age: int | None) -> int | None:
+        return None if age is None else self.at(contestant, age)
 
     @rule(drawn=writes, comparing=compares)
-    def transact(self, drawn, comparing) -> None:
+    def transact(
+        self, drawn: list[tuple[str, bytes | None, int | None]], comparing: list[tuple[str, Field, str]]
+    ) -> None:
         self.same(
             lambda one: one.store.transact(
                 [self.write(one, *write) for write in drawn], [self.compare(one, *compare) for compare in comparing]
@@ -236,35 +248,35 @@ class Histories(RuleBasedStateMachine):
     def compare(self, one: Contestant, key: str, field: Field, kind: str) -> Compare:
         entry = one.store.get(key)
         if field is Field.VALUE:
-            right = entry.value if entry else b""
-            return Compare(key, field, right + b"x" if kind == "wrong" else right)
-        right = getattr(entry, field.value) if entry else 0
+            value = entry.value if entry else b""
+            return Compare(key, field, value + b"x" if kind == "wrong" else value)
+        right: int = getattr(entry, field.value) if entry else 0
         return Compare(key, field, {"right": right, "missing": 0, "wrong": right + 1}[kind])
 
     @rule(key=keys, value=values)
-    def put(self, key, value) -> None:
+    def put(self, key: str, value: bytes) -> None:
         self.same(lambda one: one.store.transact([Put(key, value)]))
 
     @rule(key=keys, age=ages)
-    def get(self, key, age) -> None:
-        self.same(lambda one: one.store.get(key, revision=self.at(one, age)))
+    def get(self, key: str, age: int | None) -> None:
+        self.same(lambda one: one.store.get(key, revision=self.at_or_now(one, age)))
 
     @rule(prefix=prefixes, age=ages, after=st.none() | keys, limit=st.none() | st.integers(0, 4))
-    def range(self, prefix, age, after, limit) -> None:
-        self.same(lambda one: one.store.range(prefix, revision=self.at(one, age), after=after, limit=limit))
+    def range(self, prefix: str, age: int | None, after: str | None, limit: int | None) -> None:
+        self.same_range(prefix, age, after, limit)
 
     @rule(age=st.integers(-1, 12))
-    def compact(self, age) -> None:
+    def compact(self, age: int) -> None:
         self.same(lambda one: one.store.compact(self.at(one, age)))
 
     @precondition(lambda self: self.contestants and len(self.contestants[0].watches) < MOST_WATCHES)
     @rule(prefix=prefixes, age=st.integers(-2, 12))
-    def watch(self, prefix, age) -> None:
+    def watch(self, prefix: str, age: int) -> None:
         self.same(lambda one: one.watches.append(one.store.watch(prefix, after_revision=self.at(one, age))))
 
     @precondition(lambda self: self.contestants and self.contestants[0].watches)
     @rule(index=st.integers(0, MOST_WATCHES - 1), close=st.sampled_from([False, False, False, True]))
-    def next(self, index, close) -> None:
+    def next(self, index: int, close: bool) -> None:
         number = index % len(self.contestants[0].watches)
         self.same_next(lambda one: one.watches[number])
         if close:
@@ -275,16 +287,16 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.contestants and len(self.contestants[0].leases) < MOST_LEASES)
     @rule(ttl_s=st.integers(0, 4))
-    def lease(self, ttl_s) -> None:
+    def lease(self, ttl_s: int) -> None:
         self.same(lambda one: one.leases.append(one.store.lease(ttl_s)))
 
     @rule(seconds=st.sampled_from([0.5, 1, 3]))
-    def pass_time(self, seconds) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
     @precondition(lambda self: self.contestants and self.contestants[0].leases)
     @rule(index=st.integers(0, MOST_LEASES - 1), revoke=st.booleans())
-    def keep_or_revoke(self, index, revoke) -> None:
+    def keep_or_revoke(self, index: int, revoke: bool) -> None:
         number = index % len(self.contestants[0].leases)
         self.same(lambda one: one.leases[number].revoke() if revoke else one.leases[number].keep_alive())
 
@@ -294,11 +306,11 @@ class Histories(RuleBasedStateMachine):
             return
         while self.same_next(lambda one: one.witness):
             pass
-        present = self.same(lambda one: one.store.range(""))
+        present = self.same_range()
         for age in AGES_CHECKED:
-            self.same(lambda one, age=age: one.store.range("", revision=self.at(one, age)))
+            self.same_range(age=age)
         for key, *_ in present[:-2]:
-            self.same(lambda one, key=key: one.store.range("", after=key, limit=1))
+            self.same_range(after=key, limit=1)
 
 
 class HistoriesWithEtcd(Histories):
@@ -323,7 +335,7 @@ SETTINGS = settings(
 )
 
 
-class TestHistories(Histories.TestCase):
+class TestHistories(Histories.TestCase):  # type: ignore[misc, valid-type]  # a class that is made at run time
     settings = SETTINGS
 
 
@@ -333,7 +345,7 @@ def shared_etcd(etcd: EtcdCluster) -> None:
 
 
 @pytest.mark.usefixtures("shared_etcd")
-class TestHistoriesWithEtcd(HistoriesWithEtcd.TestCase):
+class TestHistoriesWithEtcd(HistoriesWithEtcd.TestCase):  # type: ignore[misc, valid-type]  # likewise
     """Fewer: each call goes to another process and to its disk."""
 
     settings = settings(SETTINGS, max_examples=25)

@@ -4,12 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import grpc
 import pytest
 from etcd_members import EtcdCluster, EtcdFactory, Tls
 from running import free_port, wait_until
+from stored import value_of, values_put
 
 from orlop.store.etcd import LIMITS, PAGE_KEYS, EtcdStore
 from orlop.store.etcd_address import StoreAccess, parse_address
@@ -24,6 +26,7 @@ from orlop.store.interface import (
     Put,
     StoreError,
     StoreRefused,
+    Watch,
 )
 
 DEADLINE_S = 20.0
@@ -40,7 +43,7 @@ def opened() -> Iterator[Opener]:
     """Opens stores that are closed with the test: of a cluster or a URL, with settings beside it."""
     stores: list[EtcdStore] = []
 
-    def open_one(at: EtcdCluster | str, prefix: str = "", **settings: str | float) -> EtcdStore:
+    def open_one(at: EtcdCluster | str, prefix: str = "", **settings: Any) -> EtcdStore:
         url = at if isinstance(at, str) else at.url(prefix or f"test-{time.monotonic_ns()}")
         stores.append(EtcdStore(parse_address(url, attrs.evolve(ACCESS, **settings))))
         return stores[-1]
@@ -54,7 +57,7 @@ def put(store: EtcdStore, key: str, value: bytes = b"") -> int:
     return store.transact([Put(key, value)]).revision
 
 
-def seen_by(watch, count: int) -> list[Change]:
+def seen_by(watch: Watch, count: int) -> list[Change]:
     """The next changes, that many."""
     found: list[Change] = []
     deadline = time.monotonic() + DEADLINE_S
@@ -64,22 +67,24 @@ def seen_by(watch, count: int) -> list[Change]:
 
 
 class TestPrefix:
-    def test_clusters_on_one_etcd_do_not_see_one_another(self, etcd, opened):
+    def test_clusters_on_one_etcd_do_not_see_one_another(self, etcd: EtcdCluster, opened: Opener) -> None:
         blue, bluer = opened(etcd, "blue"), opened(etcd, "blue2")
         start = bluer.range("").revision
         watch = bluer.watch("", after_revision=start)
         put(blue, "a", b"blue")
         put(bluer, "a", b"bluer")
-        assert (blue.get("a").value, bluer.get("a").value) == (b"blue", b"bluer")
+        assert (value_of(blue, "a"), value_of(bluer, "a")) == (b"blue", b"bluer")
         assert [entry.key for entry in blue.range("").entries] == ["a"]
-        assert [change.entry.value for change in seen_by(watch, 1)] == [b"bluer"]
+        assert values_put(seen_by(watch, 1)) == [b"bluer"]
         assert watch.next(0) == ()
 
-    def test_the_default_is_the_clusters_name(self, etcd, opened):
+    def test_the_default_is_the_clusters_name(self, etcd: EtcdCluster, opened: Opener) -> None:
         put(opened(etcd.url(), cluster="red"), "a", b"1")
-        assert opened(etcd, "orlop/red").get("a").value == b"1"
+        assert value_of(opened(etcd, "orlop/red"), "a") == b"1"
 
-    def test_what_another_program_has_put_there_is_an_error_that_names_it(self, etcd, opened):
+    def test_what_another_program_has_put_there_is_an_error_that_names_it(
+        self, etcd: EtcdCluster, opened: Opener
+    ) -> None:
         store = opened(etcd, "foreign")
         other = opened(etcd, "foreign2")
         watch = store.watch("", after_revision=store.range("").revision)
@@ -92,7 +97,7 @@ class TestPrefix:
 
 
 class TestSizes:
-    def test_as_large_as_the_limits_allow(self, etcd, opened):
+    def test_as_large_as_the_limits_allow(self, etcd: EtcdCluster, opened: Opener) -> None:
         """With the longest prefix, and all operations used: etcd's own limit is not reached."""
         store = opened(etcd, "p" * 126)
         keys = [f"{number:04}" for number in range(LIMITS.operations)]
@@ -102,14 +107,14 @@ class TestSizes:
         assert store.transact(writes, compares).applied
         assert {len(entry.value) for entry in store.range("").entries} == {size}
 
-    def test_one_value_as_large_as_the_limits_allow(self, etcd, opened):
+    def test_one_value_as_large_as_the_limits_allow(self, etcd: EtcdCluster, opened: Opener) -> None:
         store = opened(etcd)
         value = bytes(LIMITS.bytes - 1)
         put(store, "a", value)
-        assert store.get("a").value == value
+        assert value_of(store, "a") == value
         assert not store.transact([], [Compare("a", Field.VALUE, value[1:])]).applied
 
-    def test_what_etcd_itself_finds_too_large_is_refused(self, etcd, opened):
+    def test_what_etcd_itself_finds_too_large_is_refused(self, etcd: EtcdCluster, opened: Opener) -> None:
         store = opened(etcd)
         store.limits = Limits(operations=1000, bytes=2**30)
         before = put(store, "a")
@@ -122,7 +127,7 @@ class TestSizes:
                 store.transact(writes)
         assert put(store, "a") == before + 1
 
-    def test_listings_and_watches_of_many_megabytes(self, etcd, opened):
+    def test_listings_and_watches_of_many_megabytes(self, etcd: EtcdCluster, opened: Opener) -> None:
         """More than gRPC's usual 4 MiB in all, and more than etcd's 1.5 MiB in one piece of a watch."""
         store = opened(etcd)
         start = store.range("").revision
@@ -133,9 +138,9 @@ class TestSizes:
         for batch in range(8):
             changes = watch.next(DEADLINE_S)
             assert [change.key for change in changes] == [f"{batch}/{number}" for number in range(10)]
-            assert {change.entry.value for change in changes} == {bytes([batch]) * 140_000}
+            assert set(values_put(changes)) == {bytes([batch]) * 140_000}
 
-    def test_a_listing_of_several_pages_is_of_one_revision(self, etcd, opened):
+    def test_a_listing_of_several_pages_is_of_one_revision(self, etcd: EtcdCluster, opened: Opener) -> None:
         store = opened(etcd)
         count = PAGE_KEYS + 300
         for first in range(0, count, 128):
@@ -162,7 +167,9 @@ class TestSizes:
 
 
 class TestCompaction:
-    def test_a_deletion_at_the_compacted_revision_is_not_missed_in_silence(self, etcd, opened):
+    def test_a_deletion_at_the_compacted_revision_is_not_missed_in_silence(
+        self, etcd: EtcdCluster, opened: Opener
+    ) -> None:
         """etcd itself would serve this watch, without the deletion."""
         writing, watching = opened(etcd, "tombstones"), opened(etcd, "tombstones")
         before = put(writing, "a")
@@ -174,7 +181,7 @@ class TestCompaction:
             watch.next(DEADLINE_S)
         assert gone.value.oldest == deleted
 
-    def test_by_another_program(self, etcd, opened):
+    def test_by_another_program(self, etcd: EtcdCluster, opened: Opener) -> None:
         store = opened(etcd)
         first = put(store, "a")
         second = put(store, "a")
@@ -185,7 +192,7 @@ class TestCompaction:
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory) -> Tls:
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return Tls(tmp_path_factory.mktemp("certificates"), require_client=True)
 
 
@@ -195,14 +202,16 @@ def secured(etcds: EtcdFactory, tls: Tls) -> EtcdCluster:
 
 
 class TestTls:
-    def test_with_a_clients_certificate(self, secured, tls, opened):
+    def test_with_a_clients_certificate(self, secured: EtcdCluster, tls: Tls, opened: Opener) -> None:
         files = {"ca_file": str(tls.ca_file), "cert_file": str(tls.cert_file), "key_file": str(tls.key_file)}
         store = opened(secured.url(), **files)
         put(store, "a", b"1")
-        assert store.get("a").value == b"1"
-        assert opened(secured.url(**files)).get("a").value == b"1"
+        assert value_of(store, "a") == b"1"
+        assert value_of(opened(secured.url(**files)), "a") == b"1"
 
-    def test_whoever_has_none_is_not_served_and_told_so_in_time(self, secured, tls, opened, tmp_path):
+    def test_whoever_has_none_is_not_served_and_told_so_in_time(
+        self, secured: EtcdCluster, tls: Tls, opened: Opener, tmp_path: Path
+    ) -> None:
         other = tmp_path / "other"
         other.mkdir()
         stranger = Tls(other)
@@ -237,12 +246,12 @@ def guarded(etcds: EtcdFactory) -> EtcdCluster:
 
 
 @pytest.fixture
-def captain(guarded, opened) -> EtcdStore:
+def captain(guarded: EtcdCluster, opened: Opener) -> EtcdStore:
     return opened(guarded.url("ship"), user="captain", password="ahoy")
 
 
 class TestAuthentication:
-    def test_tokens_are_renewed(self, guarded, opened):
+    def test_tokens_are_renewed(self, guarded: EtcdCluster, opened: Opener) -> None:
         stores = [opened(guarded.url("ship"), user="captain", password="ahoy") for _ in range(4)]
         reader, writer, watcher, leaser = stores
         lease = leaser.lease(60)
@@ -257,7 +266,7 @@ class TestAuthentication:
         assert lease.keep_alive()
         assert not set(map(token_of, stores[:3])) & set(tokens)
 
-    def test_a_restarted_member_has_forgotten_them(self, guarded, captain):
+    def test_a_restarted_member_has_forgotten_them(self, guarded: EtcdCluster, captain: EtcdStore) -> None:
         put(captain, "a", b"1")
         watch = captain.watch("", after_revision=captain.range("").revision)
         guarded.members[0].kill()
@@ -265,7 +274,7 @@ class TestAuthentication:
         revision = put(captain, "a", b"2")
         assert [change.revision for change in seen_by(watch, 1)] == [revision]
 
-    def test_who_may_not(self, guarded, opened):
+    def test_who_may_not(self, guarded: EtcdCluster, opened: Opener) -> None:
         for store, why in (
             (opened(guarded.url("ship")), "asks for a user"),
             (opened(guarded.url("ship"), user="captain", password="wrong"), "does not know this user and password"),
@@ -276,22 +285,22 @@ class TestAuthentication:
             with pytest.raises(StoreRefused, match=why):
                 store.transact([Put("a", b"")])
 
-    def test_a_watch_that_may_not_says_so(self, guarded, opened):
+    def test_a_watch_that_may_not_says_so(self, guarded: EtcdCluster, opened: Opener) -> None:
         watch = opened(guarded.url("elsewhere"), user="captain", password="ahoy").watch("", after_revision=1)
         with pytest.raises(StoreError, match="permission"):
             seen_by(watch, 1)
 
-    def test_maintenance_needs_root(self, guarded, captain, opened):
+    def test_maintenance_needs_root(self, guarded: EtcdCluster, captain: EtcdStore, opened: Opener) -> None:
         assert not captain.maintenance.status()[0].error
         with pytest.raises(StoreError, match="needs the role root"):
             list(captain.maintenance.defragment())
         root = opened(guarded.url("ship"), user="root", password="secret")
         assert [status.endpoint for status in root.maintenance.defragment()] == [guarded.members[0].endpoint]
 
-    def test_a_user_for_an_etcd_that_asks_for_none(self, etcd, opened):
+    def test_a_user_for_an_etcd_that_asks_for_none(self, etcd: EtcdCluster, opened: Opener) -> None:
         store = opened(etcd, user="captain", password="ahoy")
         put(store, "a", b"1")
-        assert store.get("a").value == b"1"
+        assert value_of(store, "a") == b"1"
 
 
 def token_of(store: EtcdStore) -> str:
@@ -311,7 +320,7 @@ def is_forgotten(store: EtcdStore, token: str) -> bool:
 
 
 class TestSpace:
-    def test_full_refused_made_room_and_on_it_goes(self, etcds, opened):
+    def test_full_refused_made_room_and_on_it_goes(self, etcds: EtcdFactory, opened: Opener) -> None:
         etcd = etcds.cluster(1, "--quota-backend-bytes", str(4 * 1024 * 1024))
         store = opened(etcd)
         lease = store.lease(60)
@@ -326,8 +335,8 @@ class TestSpace:
 
         with pytest.raises(StoreRefused, match="etcd is full"):
             fill()
-        assert store.get("big").value == bytes([written[-1]]) * 500_000
-        assert [change.entry.value[0] for change in seen_by(watch, len(written))] == written
+        assert value_of(store, "big") == bytes([written[-1]]) * 500_000
+        assert [value[0] for value in values_put(seen_by(watch, len(written)))] == written
         assert [alarm.kind for alarm in store.maintenance.alarms()] == ["NOSPACE"]
         assert "NOSPACE" in " ".join(store.maintenance.status()[0].problems)
 
@@ -348,7 +357,7 @@ class TestSpace:
 
 
 class TestMaintenance:
-    def test_status_tells_of_members_that_cannot_be_asked(self, etcd, opened):
+    def test_status_tells_of_members_that_cannot_be_asked(self, etcd: EtcdCluster, opened: Opener) -> None:
         absent = f"127.0.0.1:{free_port()}"
         store = opened(f"{etcd.url()[:-1]},{absent}/p")
         here, gone = store.maintenance.status()
@@ -361,21 +370,23 @@ class TestMaintenance:
         with pytest.raises(StoreError, match=absent):
             list(store.maintenance.defragment())
 
-    def test_members_of_different_etcds_are_not_mixed(self, etcd, etcds, opened):
+    def test_members_of_different_etcds_are_not_mixed(
+        self, etcd: EtcdCluster, etcds: EtcdFactory, opened: Opener
+    ) -> None:
         other = etcds.cluster()
         mixed = opened(f"{etcd.url()[:-1]},{other.members[0].endpoint}/mixed")
         put(mixed, "a", b"1")
         used = mixed.members.current
         stranger = next(member for member in mixed.members.all if member is not used)
         mixed.members.leave(used)
-        assert mixed.get("a").value == b"1"
+        assert value_of(mixed, "a") == b"1"
         assert mixed.members.current is used
         errors = {status.endpoint: status.error for status in mixed.maintenance.status()}
         assert "another etcd" in errors[stranger.name]
 
 
 class TestClosing:
-    def test_no_thread_is_left(self, etcd):
+    def test_no_thread_is_left(self, etcd: EtcdCluster) -> None:
         store = EtcdStore(parse_address(etcd.url("threads"), ACCESS))
         put(store, "a")
         store.close()  # what gRPC starts once for the process is started now
@@ -390,7 +401,7 @@ class TestClosing:
             store.close()
         wait_until(lambda: set(threading.enumerate()) <= before, "threads to end", DEADLINE_S)
 
-    def test_calls_under_way_end(self, etcds):
+    def test_calls_under_way_end(self, etcds: EtcdFactory) -> None:
         """In a store of a frozen member, whose calls would take their whole time."""
         etcd = etcds.cluster()
         store = EtcdStore(parse_address(etcd.url(), attrs.evolve(ACCESS, timeout_s=60)))
@@ -419,7 +430,7 @@ class TestClosing:
 
 
 class TestAddress:
-    def test_all_that_a_url_says(self, tmp_path):
+    def test_all_that_a_url_says(self, tmp_path: Path) -> None:
         ca, password = tmp_path / "ca.pem", tmp_path / "password"
         ca.write_text("certificate")
         password.write_text("secret\n")
@@ -461,12 +472,12 @@ class TestAddress:
             ("etcd://a?timeout_s=nan", "0.1 to 60"),
         ],
     )
-    def test_what_is_wrong_with_one(self, url, why):
+    def test_what_is_wrong_with_one(self, url: str, why: str) -> None:
         with pytest.raises(StoreError, match=why) as error:
             parse_address(url, StoreAccess())
         assert "secret" not in str(error.value)
 
-    def test_settings_that_are_gone_when_they_are_needed(self, tmp_path):
+    def test_settings_that_are_gone_when_they_are_needed(self, tmp_path: Path) -> None:
         ca = tmp_path / "ca.pem"
         ca.write_text("certificate")
         store = EtcdStore(parse_address("etcds://127.0.0.1/x", StoreAccess(ca_file=str(ca))))
@@ -510,7 +521,7 @@ class TestErrors:
             ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (5 vs. 4)"),
         ],
     )
-    def test_what_leaves_a_write_in_doubt(self, code, details):
+    def test_what_leaves_a_write_in_doubt(self, code: grpc.StatusCode, details: str) -> None:
         verdict = judge(Failed(code, details))
         assert (verdict.surely_not_applied, verdict.cure) == (False, Cure.ELSEWHERE)
         assert verdict.text
@@ -525,7 +536,7 @@ class TestErrors:
             ("DATA_LOSS", "etcdserver: corrupt cluster", Cure.NONE),
         ],
     )
-    def test_what_was_surely_not_applied(self, code, details, cure):
+    def test_what_was_surely_not_applied(self, code: grpc.StatusCode, details: str, cure: Cure) -> None:
         verdict = judge(Failed(code, details))
         assert (verdict.surely_not_applied, verdict.cure) == (True, cure)
 

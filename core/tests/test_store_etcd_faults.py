@@ -9,6 +9,7 @@ import attrs
 import pytest
 from etcd_members import EtcdCluster, EtcdFactory, EtcdMember
 from running import wait_until
+from stored import value_of, values_put
 
 from orlop.store.etcd import EtcdStore
 from orlop.store.etcd_address import StoreAccess, parse_address
@@ -21,6 +22,7 @@ from orlop.store.interface import (
     Put,
     StoreError,
     StoreRefused,
+    Watch,
 )
 
 DEADLINE_S = 60.0
@@ -96,7 +98,7 @@ def found(store: EtcdStore, key: str):
     return wait_until(ask, "a read to succeed", DEADLINE_S)[0]
 
 
-def drain(watch, until_revision: int) -> list[Change]:
+def drain(watch: Watch, until_revision: int) -> list[Change]:
     """All changes up to that of the revision."""
     seen: list[Change] = []
     deadline = time.monotonic() + DEADLINE_S
@@ -170,7 +172,9 @@ class Writers:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["kill", "freeze"])
-def test_under_the_hands_of_writers_and_watchers(healthy, open_one, how):
+def test_under_the_hands_of_writers_and_watchers(
+    healthy: EtcdCluster, open_one: Callable[..., EtcdStore], how: str
+) -> None:
     """First etcd's leader goes, then, when it is back, the member that each is on; nothing is lost or doubled."""
     watchers = [open_one() for _ in range(2)]
     start = watchers[0].range("").revision
@@ -193,13 +197,15 @@ def test_under_the_hands_of_writers_and_watchers(healthy, open_one, how):
         assert revisions == sorted(set(revisions))
         assert changes[-1].key == "w/end"
         for key, acknowledged in writers.acknowledged.items():
-            values = [int(change.entry.value) for change in changes if change.key == key]
+            values = [int(value) for value in values_put(change for change in changes if change.key == key)]
             assert values == list(range(len(values))) == acknowledged
     for key, acknowledged in writers.acknowledged.items():
-        assert int(stores[0].get(key).value) == acknowledged[-1]
+        assert int(value_of(stores[0], key)) == acknowledged[-1]
 
 
-def test_a_killed_follower_costs_no_write_that_was_not_under_way(healthy, open_one):
+def test_a_killed_follower_costs_no_write_that_was_not_under_way(
+    healthy: EtcdCluster, open_one: Callable[..., EtcdStore]
+) -> None:
     """etcd's leader stays: what is under way to a leader that dies is in doubt."""
     leader = healthy.leader()
     store = open_one(*(member for member in healthy.members if member is not leader))
@@ -211,11 +217,11 @@ def test_a_killed_follower_costs_no_write_that_was_not_under_way(healthy, open_o
         victim.kill()
         wait_until(lambda victim=victim: member_of(healthy, store) is not victim, "the loss to be noticed", DEADLINE_S)
         revision = store.transact([Put("a", b"%d" % number)]).revision
-        assert [change.entry.value for change in drain(watch, revision)] == [b"%d" % number]
+        assert values_put(drain(watch, revision)) == [b"%d" % number]
         healthy.heal()
 
 
-def test_a_frozen_member_delays_reads_and_leaves_a_write_in_doubt(healthy, store):
+def test_a_frozen_member_delays_reads_and_leaves_a_write_in_doubt(healthy: EtcdCluster, store: EtcdStore) -> None:
     before = store.transact([Put("a", b"1")]).revision
     watch = store.watch("", after_revision=before)
     lease = store.lease(60)
@@ -238,7 +244,9 @@ def test_a_frozen_member_delays_reads_and_leaves_a_write_in_doubt(healthy, store
     assert [change.revision for change in changes] == sorted({change.revision for change in changes})
 
 
-def test_an_idle_watch_leaves_a_frozen_member_by_itself(healthy, open_one):
+def test_an_idle_watch_leaves_a_frozen_member_by_itself(
+    healthy: EtcdCluster, open_one: Callable[..., EtcdStore]
+) -> None:
     """Nobody calls the store of the watch: only gRPC's pings can tell, and none is under way when it happens."""
     idle, writer = open_one(), open_one()
     revision = writer.transact([Put("a", b"1")]).revision
@@ -250,7 +258,7 @@ def test_an_idle_watch_leaves_a_frozen_member_by_itself(healthy, open_one):
     assert [change.revision for change in drain(watch, revision)] == [revision]
 
 
-def test_without_a_quorum_and_back(healthy, open_one, store):
+def test_without_a_quorum_and_back(healthy: EtcdCluster, open_one: Callable[..., EtcdStore], store: EtcdStore) -> None:
     before = store.transact([Put("a", b"1")]).revision
     watch = store.watch("", after_revision=before)
     lease = store.lease(60)
@@ -280,7 +288,7 @@ def test_without_a_quorum_and_back(healthy, open_one, store):
         drain_until_error(watch)
 
     for stale in (store, open_one()):
-        assert stale.get("a", stale=True).value == b"1"
+        assert value_of(stale, "a", stale=True) == b"1"
         assert stale.range("", stale=True).revision >= before
     status = {one.endpoint: one for one in store.maintenance.status()}
     assert not status[left.endpoint].error
@@ -289,19 +297,20 @@ def test_without_a_quorum_and_back(healthy, open_one, store):
     healthy.heal()
     after = persistently(store, "a", b"3")
     changes = drain(watch, after)
-    assert changes[-1].entry.value == b"3"
-    assert {change.entry.value for change in changes} <= {b"2", b"3"}
+    values = values_put(changes)
+    assert values[-1] == b"3"
+    assert set(values) <= {b"2", b"3"}
     lease.revoke()
     assert not lease.keep_alive()
 
 
-def drain_until_error(watch) -> None:
+def drain_until_error(watch: Watch) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         watch.next(1)
 
 
-def test_leases_outlive_etcds_leader(healthy, store):
+def test_leases_outlive_etcds_leader(healthy: EtcdCluster, store: EtcdStore) -> None:
     lease = store.lease(30)
     store.transact([Put("held", b"", lease.id)])
     healthy.leader().kill()
@@ -316,7 +325,7 @@ def test_leases_outlive_etcds_leader(healthy, store):
     assert found(store, "held") is not None
 
 
-def test_a_watch_that_begins_while_nobody_answers(healthy, store):
+def test_a_watch_that_begins_while_nobody_answers(healthy: EtcdCluster, store: EtcdStore) -> None:
     revision = store.transact([Put("a", b"1")]).revision
     for member in healthy.members:
         member.kill()
@@ -327,7 +336,9 @@ def test_a_watch_that_begins_while_nobody_answers(healthy, store):
     assert [change.revision for change in drain(watch, revision)] == [revision]
 
 
-def test_a_watch_that_was_cut_off_during_a_compaction_is_told(healthy, open_one):
+def test_a_watch_that_was_cut_off_during_a_compaction_is_told(
+    healthy: EtcdCluster, open_one: Callable[..., EtcdStore]
+) -> None:
     """It knows one member only, which is down while others write and compact; what it has missed is gone."""
     alone = healthy.members[0]
     watching, writing = open_one(alone), open_one()
@@ -359,7 +370,7 @@ def compacted(store: EtcdStore, revision: int) -> bool:
     return True
 
 
-def test_defragmenting_goes_member_by_member_and_the_leader_is_last(healthy, store):
+def test_defragmenting_goes_member_by_member_and_the_leader_is_last(healthy: EtcdCluster, store: EtcdStore) -> None:
     leader = healthy.leader()
     done = list(store.maintenance.defragment())
     assert {status.endpoint for status in done} == {member.endpoint for member in healthy.members}
@@ -368,7 +379,7 @@ def test_defragmenting_goes_member_by_member_and_the_leader_is_last(healthy, sto
     assert {member.name for member in store.maintenance.members()} == {member.name for member in healthy.members}
 
 
-def test_all_members_wrong_is_said_with_all_of_them(trio):
+def test_all_members_wrong_is_said_with_all_of_them(trio: EtcdCluster) -> None:
     url = "etcd://127.0.0.1:1,127.0.0.1:2/x"
     store = EtcdStore(parse_address(url, attrs.evolve(StoreAccess(), timeout_s=0.5)))
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1: .*refused.*127\.0\.0\.1:2: .*refused|:2: .*:1: "):

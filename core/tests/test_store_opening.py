@@ -1,20 +1,23 @@
 """From URLs to stores."""
 
+from pathlib import Path
+
 import pytest
+from stored import value_of
 
 from orlop.store.interface import Put, StoreError
 from orlop.store.memory import MemoryStore
 from orlop.store.opening import open_store
 
 
-def test_sqlite_at_a_path_taken_as_written(tmp_path):
+def test_sqlite_at_a_path_taken_as_written(tmp_path: Path) -> None:
     path = tmp_path / "a %41?b#c.db"
     store = open_store(f"sqlite://{path}")
     store.transact([Put("a", b"1")])
     store.close()
     assert path.exists()
     store = open_store(f"sqlite://{path}")
-    assert store.get("a").value == b"1"
+    assert value_of(store, "a") == b"1"
     store.close()
 
 
@@ -50,7 +53,7 @@ def test_a_plugin_adds_a_scheme_and_gets_the_whole_url():
         ("memory://somewhere", "just memory://"),
     ],
 )
-def test_what_is_wrong_with_a_url(url, why):
+def test_what_is_wrong_with_a_url(url: str, why: str) -> None:
     with pytest.raises(StoreError, match=why):
         open_store(url, {"cloud": lambda url: MemoryStore()})
 

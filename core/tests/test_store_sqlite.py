@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from stored import value_of, values_put
 
 from orlop.store import sqlite_file
 from orlop.store.interface import Change, Compacted, Delete, Entry, OutcomeUnknown, Put, StoreError, StoreRefused
@@ -46,7 +47,7 @@ def rows(path: Path, table: str) -> int:
 
 
 @contextmanager
-def program(text: str, *arguments: object) -> Iterator[subprocess.Popen]:
+def program(text: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
     """A Python program with pipes, killed at the end."""
     command = [sys.executable, "-c", text, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -78,12 +79,13 @@ for number in itertools.count(int(sys.argv[2])):
         store.compact(revision - 10)
 """
 
-    def test_what_was_acknowledged_survives_kill_9(self, tmp_path):
+    def test_what_was_acknowledged_survives_kill_9(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         chance = random.Random(20)
         number = 0
         for _ in range(10):
             with program(self.WRITER, path, number + 1) as writer:
+                assert writer.stdout is not None
                 lines = [writer.stdout.readline() for _ in range(chance.randrange(1, 80))]
                 time.sleep(chance.random() / 300)  # anywhere within a commit
                 writer.send_signal(signal.SIGKILL)
@@ -107,13 +109,13 @@ for number in itertools.count(int(sys.argv[2])):
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return number
 
-    def test_each_commit_is_synced(self, store):
+    def test_each_commit_is_synced(self, store: SqliteStore) -> None:
         assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
 class TestReopening:
-    def test_everything_but_leases_is_there_again(self, tmp_path):
+    def test_everything_but_leases_is_there_again(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         with closing(SqliteStore(path)) as store:
             first = put(store, "a", b"1")
@@ -131,7 +133,7 @@ class TestReopening:
             assert watch.next(0) == (Change("b", None, third),)
             assert put(store, "c") == third + 1
 
-    def test_leases_end_with_their_process(self, tmp_path):
+    def test_leases_end_with_their_process(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         with closing(SqliteStore(path)) as store:
             lease = store.lease(3600)
@@ -143,7 +145,7 @@ class TestReopening:
             with pytest.raises(StoreRefused):
                 put(store, "held", b"", lease.id)
 
-    def test_it_is_for_its_owner_only(self, tmp_path, store):
+    def test_it_is_for_its_owner_only(self, tmp_path: Path, store: SqliteStore) -> None:
         put(store, "a")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
         assert modes == dict.fromkeys(["store.db", "store.db-wal", "store.db-shm", "store.db.lock"], 0o600)
@@ -158,9 +160,10 @@ print("open", flush=True)
 sys.stdin.read()
 """
 
-    def test_only_one_process_at_a_time(self, tmp_path):
+    def test_only_one_process_at_a_time(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         with program(self.HOLDER, path) as holder:
+            assert holder.stdout is not None
             assert holder.stdout.readline() == b"open\n"
             with pytest.raises(StoreError, match=rf"in use by process {holder.pid}\b"):
                 SqliteStore(path)
@@ -168,11 +171,11 @@ sys.stdin.read()
             holder.wait(DEADLINE_S)
             SqliteStore(path).close()
 
-    def test_not_twice_in_one_process_either(self, tmp_path, store):
+    def test_not_twice_in_one_process_either(self, tmp_path: Path, store: SqliteStore) -> None:
         with pytest.raises(StoreError, match=rf"in use by process {os.getpid()}\b"):
             SqliteStore(tmp_path / "store.db")
 
-    def test_a_newer_schema_is_refused_and_left_alone(self, tmp_path):
+    def test_a_newer_schema_is_refused_and_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         SqliteStore(path).close()
         with closing(sqlite3.connect(path)) as connection:
@@ -183,7 +186,7 @@ sys.stdin.read()
                 SqliteStore(path)
         assert path.read_bytes() == content
 
-    def test_something_else_is_refused_and_left_alone(self, tmp_path):
+    def test_something_else_is_refused_and_left_alone(self, tmp_path: Path) -> None:
         text, foreign = tmp_path / "text", tmp_path / "foreign.db"
         text.write_text("a text, and long enough for SQLite to look at it" * 100)
         with closing(sqlite3.connect(foreign)) as connection:
@@ -194,7 +197,7 @@ sys.stdin.read()
                 SqliteStore(path)
             assert path.read_bytes() == content
 
-    def test_where_no_file_can_be(self, tmp_path):
+    def test_where_no_file_can_be(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         for path in (tmp_path / "missing" / "store.db", tmp_path / "folder"):
             with pytest.raises(StoreError, match=str(path)):
@@ -202,7 +205,7 @@ sys.stdin.read()
 
 
 class TestConcurrency:
-    def test_a_commit_does_not_wait_for_a_listing_which_does_not_see_it(self, store):
+    def test_a_commit_does_not_wait_for_a_listing_which_does_not_see_it(self, store: SqliteStore) -> None:
         before = put(store, "a")
 
         def read(reader: sqlite3.Connection) -> tuple[int, int]:
@@ -215,7 +218,7 @@ class TestConcurrency:
 
 
 class TestCompaction:
-    def test_it_removes_what_cannot_be_seen_however_much(self, tmp_path, store):
+    def test_it_removes_what_cannot_be_seen_however_much(self, tmp_path: Path, store: SqliteStore) -> None:
         path = tmp_path / "store.db"
         count = COMPACTED_AT_ONCE + 1
         keys = [f"{number:05}" for number in range(count)]
@@ -230,7 +233,9 @@ class TestCompaction:
         assert rows(path, "garbage") == 0
         assert len(store.range("", revision=third).entries) == count - 1
 
-    def test_what_one_left_over_the_next_removes(self, tmp_path, store, monkeypatch, caplog):
+    def test_what_one_left_over_the_next_removes(
+        self, tmp_path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         put(store, "a", b"1")
         second = put(store, "a", b"2")
         third = put(store, "a", b"3")
@@ -283,7 +288,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 class TestFullDisk:
     @pytest.mark.parametrize("value_bytes", [10, 500, 100_000])
-    def test_it_refuses_reads_on_and_recovers_by_itself(self, disk, value_bytes):
+    def test_it_refuses_reads_on_and_recovers_by_itself(self, disk: Disk, value_bytes: int) -> None:
         path = disk.folder / "store.db"
         number = 0
         with closing(SqliteStore(path)) as store:
@@ -293,17 +298,17 @@ class TestFullDisk:
                 number, refusal = put_until_refused(store, "a", number, value_bytes)
                 assert "full" in str(refusal)
                 revision = revision_of(store)
-                assert int(store.get("a").value.rstrip(b"\0")) == number
+                assert int(value_of(store, "a").rstrip(b"\0")) == number
                 assert revision == number + 2
                 disk.free()
                 number += 1
                 assert put(store, "a", b"%d" % number) == revision + 1
                 store.compact(revision)
         with closing(SqliteStore(path)) as store:
-            assert store.get("a").value == b"%d" % number
+            assert value_of(store, "a") == b"%d" % number
             assert revision_of(store) == number + 2
 
-    def test_leases_end_late(self, disk):
+    def test_leases_end_late(self, disk: Disk) -> None:
         now = [0.0]
         with closing(SqliteStore(disk.folder / "store.db", clock=lambda: now[0])) as store:
             lease = store.lease(5)
@@ -355,10 +360,13 @@ class FailingCommit:
 
 class TestInputOutputError:
     @pytest.mark.parametrize("applied", [True, False])
-    def test_an_unknown_outcome_is_settled_before_anything_else_is_answered(self, store, applied):
+    def test_an_unknown_outcome_is_settled_before_anything_else_is_answered(
+        self, store: SqliteStore, applied: bool
+    ) -> None:
         before = put(store, "a", b"1")
         watch = store.watch("", after_revision=before)
-        failing = store._writer = FailingCommit(store._writer, applied=applied)
+        failing = FailingCommit(store._writer, applied=applied)
+        store._writer = failing  # type: ignore[assignment]  # it stands for a connection
         with pytest.raises(OutcomeUnknown, match="IOERR_FSYNC"):
             put(store, "a", b"2")
         with pytest.raises(StoreError, match="outcome is unknown"):
@@ -368,9 +376,9 @@ class TestInputOutputError:
         with pytest.raises(StoreRefused, match="outcome is unknown"):
             put(store, "a", b"3")
         failing.broken = False
-        assert store.get("a").value == (b"2" if applied else b"1")
+        assert value_of(store, "a") == (b"2" if applied else b"1")
         assert revision_of(store) == before + applied
-        assert [change.entry.value for change in watch.next(0)] == ([b"2"] if applied else [])
+        assert values_put(watch.next(0)) == ([b"2"] if applied else [])
         assert put(store, "a", b"4") == before + applied + 1
 
     LIMITED = """
@@ -392,7 +400,7 @@ assert store.transact([Put("a", b"2")]).revision == before + 1
 store.close()
 """
 
-    def test_a_write_error_of_the_system(self, tmp_path):
+    def test_a_write_error_of_the_system(self, tmp_path: Path) -> None:
         """The kernel refuses to let the log grow: SQLite reports an I/O error, as for a broken disk."""
         path = tmp_path / "store.db"
         with program(self.LIMITED, path) as limited:
@@ -400,4 +408,4 @@ store.close()
         assert limited.returncode == 0
         assert b"SQLITE_IOERR_WRITE" in output
         with closing(SqliteStore(path)) as store:
-            assert store.get("a").value == b"2"
+            assert value_of(store, "a") == b"2"

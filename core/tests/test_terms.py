@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from terms import begin
@@ -33,7 +34,7 @@ def test_a_node_that_has_seen_no_more_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("beyond", [{"revision": 50}, {"version": 1}, {"generation": 1}, {"generation": 3}])
-def test_a_node_that_has_seen_more_raises_the_generation_for_good(beyond: dict[str, int]) -> None:
+def test_a_node_that_has_seen_more_raises_the_generation_for_good(beyond: dict[str, Any]) -> None:
     store = MemoryStore()
     seen = reached(begin(store), **beyond)
     restored = begin(store, seen)

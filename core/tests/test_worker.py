@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import attrs
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -59,7 +61,10 @@ def make(*events: Event) -> Worker:
     return worker
 
 
-def of(effects: list[Effect], kind: type) -> list[Effect]:
+E = TypeVar("E", bound=Effect)
+
+
+def of(effects: list[Effect], kind: type[E]) -> list[E]:
     return [effect for effect in effects if isinstance(effect, kind)]
 
 

@@ -180,7 +180,7 @@ def test_the_server_may_be_named_behind_the_command(fake: Fake) -> None:
 
 
 def test_status_says_what_others_take(fake: Fake) -> None:
-    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"resources": CLUSTER["resources"] | {"foreign": {"mem": 2**20}}}
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"resources": {**CLUSTER["resources"], "foreign": {"mem": 2**20}}}
     assert "mem        1.5GiB of 16GiB used, 1MiB by foreign containers" in run(fake, "status").stdout.splitlines()
 
 

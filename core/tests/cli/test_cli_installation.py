@@ -7,6 +7,7 @@ import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -245,7 +246,12 @@ def test_up_hands_settings_and_folder_over(tmp_path: Path, monkeypatch: pytest.M
     from orlop.processes import up
 
     seen = []
-    monkeypatch.setattr(up, "run", lambda settings, data, announce, rejoin: seen.append((settings, data, rejoin)) or 3)
+
+    def note(settings: Settings, data: Path, announce: Any, rejoin: bool) -> int:
+        seen.append((settings, data, rejoin))
+        return 3
+
+    monkeypatch.setattr(up, "run", note)
     run("up", "--data", str(tmp_path / "data"), "--name", "blue", code=3)
     [(settings, data, rejoin)] = seen
     assert (settings.cluster.name, data, rejoin) == ("blue", tmp_path / "data", False)

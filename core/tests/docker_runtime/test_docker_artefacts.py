@@ -37,8 +37,7 @@ async def test_a_container_has_its_artefacts(
         artefact = {"uri": file_server.url("/run"), "executable": True}
         one = launch_with(context, "$MESOS_SANDBOX/run", artefact, **wanted)
         await driver.runtime.start(one)
-        ended = await driver.phase(one.task, Phase.ENDED)
-        assert ended.exit.code == 0
+        assert (await driver.exit(one.task)).code == 0
         assert b"".join(
             [chunk async for chunk in driver.runtime.logs(one.task, "stdout", follow=False, tail=None)]
         ) == (b"it ran\n")
@@ -55,7 +54,7 @@ async def test_a_container_without_its_artefacts_is_not_made(
     async with opened(context) as driver:
         one = launch_with(context, "true", {"uri": file_server.url("/none")})
         await driver.runtime.start(one)
-        ended = (await driver.phase(one.task, Phase.ENDED)).exit
+        ended = await driver.exit(one.task)
         assert ended.outcome is Outcome.ERROR
         assert ended.reason == f"{file_server.url('/none')} cannot be fetched: the server answers 404 Not Found"
         assert client.containers(all=True) == []
@@ -70,7 +69,7 @@ async def test_a_kill_in_the_middle_ends_it_at_once(
         await driver.runtime.start(one)
         await eventually(lambda: file_server.asked, "it is fetched")
         await driver.runtime.signal(one.task, "SIGTERM")
-        assert (await driver.phase(one.task, Phase.ENDED)).exit.outcome is Outcome.KILLED
+        assert (await driver.exit(one.task)).outcome is Outcome.KILLED
         assert client.containers(all=True) == []
         await driver.runtime.remove(one.task)
         await eventually(lambda: not os.path.exists(one.directory), "the folder is removed")

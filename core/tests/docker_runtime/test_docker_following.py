@@ -42,6 +42,11 @@ class Told:
         return self.all[-1]
 
 
+def is_seen(container: str, state: str) -> Callable[[NodeFacts], bool]:
+    """Whether the container is told to be in the state."""
+    return lambda facts: facts.containers[container].state == state
+
+
 @asynccontextmanager
 async def following(context: RuntimeContext) -> AsyncIterator[Told]:
     """Of a runtime without tasks."""
@@ -81,7 +86,7 @@ async def test_what_is_done_by_hand_is_seen(context: RuntimeContext, client: Any
             (client.kill, "exited", Resources()),
         ):
             await asyncio.to_thread(do, made)
-            facts = await told.until(lambda facts, state=state: facts.containers[made].state == state)
+            facts = await told.until(is_seen(made, state))
             assert facts.foreign_use == use
         await asyncio.to_thread(client.update_container, made, mem_limit=32 * 2**20)
         await told.until(lambda facts: facts.containers[made].memory_bytes == 32 * 2**20)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import docker.errors
 import pytest
-from docker_driver import Driver, launch, opened
+from docker_driver import Driver, exit_of, launch, opened
 from engines import wait_until
 
 from orlop.agent.runtimes import docker_starting
@@ -66,7 +66,7 @@ async def test_whoever_starts_stops_renames_and_removes_it_is_heard(context: Run
             await asyncio.to_thread(client.kill, container, "SIGTERM" if code else "SIGKILL")
             if code:
                 await asyncio.to_thread(client.kill, container)
-            assert (await ended(driver, one.task, True, mark)).exit.signal == 9
+            assert exit_of(await ended(driver, one.task, True, mark)).signal == 9
         await asyncio.to_thread(client.rename, container, "another_name")
         mark = len(driver.events)
         await asyncio.to_thread(client.start, "another_name")
@@ -82,7 +82,7 @@ async def test_one_that_removes_itself_ends_with_its_exit(context: RuntimeContex
         await driver.runtime.start(one)
         container = (await driver.phase(one.task, Phase.PREPARED)).external_id
         await asyncio.to_thread(client.start, container)
-        assert (await ended(driver, one.task, False)).exit.code == 5
+        assert exit_of(await ended(driver, one.task, False)).code == 5
 
 
 async def test_what_happened_while_no_agent_was_there_is_seen(context: RuntimeContext, client: Any) -> None:
@@ -191,8 +191,8 @@ async def test_an_engines_refusals_are_passed_on(context: RuntimeContext, client
                 client.create_container_from_config({"Image": "busybox", **payload}, name)
             await driver.runtime.start(one)
             report = await driver.phase(one.task, Phase.ENDED)
-            assert (report.message, report.exit.outcome) == (str(refused.value.status_code), Outcome.ERROR)
-            assert report.exit.reason == refused.value.explanation
+            assert (report.message, exit_of(report).outcome) == (str(refused.value.status_code), Outcome.ERROR)
+            assert exit_of(report).reason == refused.value.explanation
 
 
 async def test_a_moved_one_that_cannot_start_is_there_to_be_looked_at(context: RuntimeContext, client: Any) -> None:
@@ -200,5 +200,5 @@ async def test_a_moved_one_that_cannot_start_is_there_to_be_looked_at(context: R
         one = kept(context, "no_program", Desired.RUNNING, Cmd=["/no/such/program"])
         await driver.runtime.start(one)
         report = await ended(driver, one.task, True)
-        assert "no such file" in report.exit.reason
+        assert "no such file" in exit_of(report).reason
         assert client.inspect_container("no_program")["Id"] == report.external_id

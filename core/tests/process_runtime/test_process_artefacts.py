@@ -22,7 +22,7 @@ from waiting import is_alive
 from waiting import wait_until as wait_now
 
 from orlop.agent import fetching, supervisor_client
-from orlop.agent.runtimes.interface import FetchSettings, Phase, RuntimeContext, Unavailable
+from orlop.agent.runtimes.interface import FetchSettings, Phase, Report, RuntimeContext, Unavailable
 from orlop.model.tasks import Outcome
 
 SCRIPT = b"#!/bin/sh\nls -1A; cat inner; id -un\n"
@@ -35,6 +35,10 @@ def archive(name: str = "inner", content: bytes = b"inner\n") -> bytes:
         member.size = len(content)
         opened.addfile(member, io.BytesIO(content))
     return packed.getvalue()
+
+
+def reports(agent: Agent) -> list[Report]:
+    return [event for event in agent.events if isinstance(event, Report)]
 
 
 def payload(*artefacts: dict[str, Any], command: str = "./run", **members: Any) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def test_a_task_has_its_artefacts_when_it_starts(context: RuntimeContext, file_s
         assert agent.output("t").split() == ["a.tgz", "deep", "inner", "run", "inner", name]
         owners = {path.owner() for path in (agent.context.tasks / "t/work").rglob("*")}
         assert owners == {name}
-        preparing = [one.message for one in agent.events if getattr(one, "phase", None) is Phase.PREPARING]
+        preparing = [one.message for one in reports(agent) if one.phase is Phase.PREPARING]
         assert f"fetching {file_server.url('/tools/run.sh')}" in preparing
 
     run(context, story)
@@ -162,7 +166,7 @@ def test_a_server_that_hangs_is_given_up(context: RuntimeContext, file_server: F
         await wait_until(fetchers, "it is fetched")
         await agent.start("beside", payload({"uri": file_server.url("/run"), "executable": True}, command="true"))
         assert (await agent.ended("beside")).code == 0
-        assert agent.latest("t").phase is Phase.PREPARING
+        assert agent.phase("t") is Phase.PREPARING
         reason = (await agent.ended("t")).reason
         assert reason == f"{file_server.url('/slow')} cannot be fetched: it takes longer than 3 s"
         await hanging
@@ -251,8 +255,7 @@ def test_a_later_incarnation_takes_over(context: RuntimeContext, file_server: Fi
         assert (await agent.ended("t", incarnation=2)).code == 0
         await first
         assert fetchers() == []
-        ended = [event for event in agent.events if getattr(event, "phase", None) is Phase.ENDED]
-        assert [report.incarnation for report in ended] == [2]
+        assert [report.incarnation for report in reports(agent) if report.phase is Phase.ENDED] == [2]
 
     run(context, story)
 
@@ -304,7 +307,7 @@ def test_an_agent_that_stops_ends_the_fetch(context: RuntimeContext, file_server
         await asyncio.wait([starting])
         assert starting.cancelled()
         assert fetchers() == []
-        assert agent.latest("t").phase is Phase.PREPARING
+        assert agent.phase("t") is Phase.PREPARING
 
     run(context, story)
 

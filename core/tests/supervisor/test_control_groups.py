@@ -112,10 +112,10 @@ def test_control_groups_that_cannot_be_removed_yet_are_tried_again_at_intervals(
     for _ in range(3 * graves.ATTEMPTS_MAX):  # more turns of its loop than it has attempts
         client.send(do="version")
         client.wait_for("version")
-    groups = [group for entry in table.values() for group in entry.groups]
-    for group in filter(os.path.exists, [f"{group}/inner" for group in groups]):
+    left = [group for entry in table.values() for group in entry.groups]
+    for group in filter(os.path.exists, [f"{group}/inner" for group in left]):
         os.rmdir(group)
-    wait_until(lambda: not any(map(os.path.exists, groups)), "the control groups are removed")
+    wait_until(lambda: not any(map(os.path.exists, left)), "the control groups are removed")
 
 
 def test_version_2_kills_and_removes_a_group_as_a_whole(node: Node) -> None:
