@@ -205,7 +205,8 @@ class Months(Scenario):
     def spells(self, chance: random.Random) -> Iterable[float]:
         """When something is due, most often about the change of the clocks."""
         begins_ms = in_ms(self.begins)
-        near, all_ = [], []
+        near: list[float] = []
+        all_: list[float] = []
         for name, timetable in self.timetables.items():
             for at_ms in itertools.takewhile(
                 lambda at_ms: at_ms < begins_ms + self.days * DAY * 1000, timetable.due(begins_ms)
@@ -259,7 +260,7 @@ class Months(Scenario):
         due = itertools.takewhile(lambda at_ms: at_ms <= latest_ms, timetable.due(record.since_ms))
         expected = list(without(due, timetable.zone, frozenset(day.upper() for day in job.exclude)))
         places = {at_ms: place for place, at_ms in enumerate(expected)}
-        accounted = []
+        accounted: list[int] = []
         for run in by_time:
             assert run.nominal_ms in places, (name, "is not due at", _readable(run.nominal_ms, timetable))
             accounted += range(places[run.nominal_ms], places[run.nominal_ms] + run.count)
@@ -328,8 +329,11 @@ class Week(Scenario):
         first = (SPRING_WEEK + timedelta(minutes=10)).isoformat().replace("+00:00", "Z")
         common = {"command": "work", "cpus": 0.1, "mem": 16, "catchUp": "all", "overlap": "allow"}
         common |= {"nodeLoss": "at-least-once", "retries": 2, "retryDelay": 5}
-        documents_ = [{"name": name, "schedule": text.format(first)} for name, text in _WEEK_SCHEDULES.items()]
-        for document in (*documents_, {"name": "child", "parents": ["daily"]}):
+        documents_: list[dict[str, Any]] = [
+            {"name": name, "schedule": text.format(first)} for name, text in _WEEK_SCHEDULES.items()
+        ]
+        documents_.append({"name": "child", "parents": ["daily"]})
+        for document in documents_:
             read = reading.read_job({**common, **document}, in_ms(SPRING_WEEK), reading.Defaults(disk=0))
             for again in range(3):
                 yield 30.0 + 60 * again, "chronos", orders.PutJob(definition=read, names=reading.NAMES_V3)

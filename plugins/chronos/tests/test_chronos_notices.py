@@ -88,7 +88,7 @@ def test_a_notice_is_kept_until_it_is_settled() -> None:
 
 def test_what_cannot_be_delivered_is_tried_again_ever_more_seldom_and_given_up() -> None:
     cluster = failed_job(slack_url=HOOK)
-    waits = []
+    waits: list[float] = []
     while waiting(cluster):
         taken = cluster.give(orders.TakeNotices())
         if not taken:

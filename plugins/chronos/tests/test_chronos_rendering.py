@@ -55,9 +55,13 @@ def _values(field: attrs.Attribute[Any]) -> st.SearchStrategy[Any]:
     return {bool: st.booleans(), int: _NUMBERS, float: _NUMBERS.map(float)}.get(type(field.default), _TEXTS)
 
 
+def _job(given_: dict[str, Any]) -> Job:
+    return Job(**given_)
+
+
 _JOBS = st.fixed_dictionaries(
     {"name": _TEXTS}, optional={f.name: _values(f) for f in attrs.fields(Job) if f.name != "name"}
-).map(lambda given_: Job(**given_))
+).map(_job)
 _COUNTERS = st.builds(
     Counters,
     success_count=_NUMBERS,

@@ -302,8 +302,9 @@ def test_the_last_moment_of_a_crontab_line_is_the_last_that_was_due(
     start_ms = ms(f"{day}T00:00:00+00:00") - 2 * 86_400_000
     until_ms = ms(f"{day}T00:00:00+00:00") + minutes * 60_000
     trigger = parse(line, zone, start_ms)
-    first = expected = trigger.moment(0)
+    first = trigger.moment(0)
     assert first is not None
+    expected = first
     while (following := trigger.following(expected)) is not None and following.at_ms <= until_ms:
         expected = following
     assert trigger.last_until(until_ms, first) == expected

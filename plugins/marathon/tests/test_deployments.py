@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 import attrs
 import orjson
 from hypothesis import given
@@ -24,7 +26,12 @@ def table(*found: AppRecord) -> dict[str, AppRecord]:
     return {one.app.id: one for one in found}
 
 
-def steps(before: dict[str, AppRecord], after: dict[str, AppRecord], groups=(), restarted=()) -> list[list[str]]:
+def steps(
+    before: dict[str, AppRecord],
+    after: dict[str, AppRecord],
+    groups: Iterable[GroupRecord] = (),
+    restarted: Collection[str] = (),
+) -> list[list[str]]:
     tree = Tree(after, {group.id: group for group in groups})
     made = plan(before, after, tree.layers, restarted)
     return [[f"{action.action} {action.app}" for action in step.actions] for step in made]
@@ -74,7 +81,7 @@ def test_layers_follow_dependencies_of_apps_and_groups():
 
 
 @given(edges=st.sets(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=80))
-def test_no_app_comes_before_what_it_depends_on(edges):
+def test_no_app_comes_before_what_it_depends_on(edges: set[tuple[int, int]]) -> None:
     needs = {number: {f"/a{low}" for low, high in edges if high == number and low < number} for number in range(31)}
     after = table(*(record(f"/a{number}", dependencies=tuple(sorted(needs[number]))) for number in range(31)))
     place = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from marathon_world import CHECKED, World, actions_of
 
@@ -31,7 +33,9 @@ def roll(world: World, path: str, least: int, most: int) -> None:
     ("n", "minimum", "over", "least", "most"),
     [(4, 1, 1, 4, 8), (4, 1, 0, 4, 5), (4, 0.5, 0, 2, 4), (4, 0, 0, 0, 4), (10, 0.8, 0.2, 8, 12), (1, 1, 0, 1, 2)],
 )
-def test_a_rolling_restart_keeps_its_bounds(world, n, minimum, over, least, most):
+def test_a_rolling_restart_keeps_its_bounds(
+    world: World, n: int, minimum: float, over: float, least: int, most: int
+) -> None:
     strategy = {"minimumHealthCapacity": minimum, "maximumOverCapacity": over}
     world.create(id="/a", instances=n, upgradeStrategy=strategy)
     world.settle()
@@ -46,7 +50,7 @@ def test_a_rolling_restart_keeps_its_bounds(world, n, minimum, over, least, most
 
 
 @pytest.mark.parametrize("at", range(9))
-def test_a_crash_in_the_middle_changes_nothing_of_the_end(at):
+def test_a_crash_in_the_middle_changes_nothing_of_the_end(at: int) -> None:
     """A new Marathon on the same store takes the deployment up wherever it was."""
     world = World()
     world.create(id="/a", instances=3, upgradeStrategy={"minimumHealthCapacity": 1, "maximumOverCapacity": 0})
@@ -65,7 +69,7 @@ def test_a_crash_in_the_middle_changes_nothing_of_the_end(at):
     assert not world.deployments
 
 
-def test_restart_gives_a_new_configuration_version(world):
+def test_restart_gives_a_new_configuration_version(world: World) -> None:
     world.create(id="/a", instances=2)
     world.settle()
     before = world.objects(root.APP)["/a"]
@@ -79,14 +83,14 @@ def test_restart_gives_a_new_configuration_version(world):
     assert len(world.running("/a")) == 2
 
 
-def test_any_change_but_the_number_restarts(world):
+def test_any_change_but_the_number_restarts(world: World) -> None:
     world.create(id="/a")
     world.settle()
     result = world.update("/a", labels={"x": "y"})
     assert actions_of(world.deployments[result.deployment]) == [[("RestartApplication", "/a")]]
 
 
-def test_an_unhealthy_new_version_never_replaces_the_old_one(world):
+def test_an_unhealthy_new_version_never_replaces_the_old_one(world: World) -> None:
     world.create(id="/a", instances=2, **CHECKED)
     world.settle()
     for task in world.running("/a"):
@@ -128,7 +132,7 @@ def test_versions_are_kept_up_to_a_number_and_can_be_returned_to():
 # --- locks, cancelling, taking back ---
 
 
-def test_a_running_deployment_locks_its_apps_only(world):
+def test_a_running_deployment_locks_its_apps_only(world: World) -> None:
     world.hold()
     first = world.create(id="/a")
     with pytest.raises(MarathonError) as locked:
@@ -139,7 +143,7 @@ def test_a_running_deployment_locks_its_apps_only(world):
     assert set(world.deployments) == {first.deployment, second.deployment}
 
 
-def test_force_takes_over(world):
+def test_force_takes_over(world: World) -> None:
     world.create(id="/a", instances=2)
     world.settle()
     world.hold()
@@ -155,13 +159,13 @@ def test_force_takes_over(world):
     assert [task.labels["version"] for task in world.running("/a")] == [version] * 3, "the restart was taken over"
 
 
-def test_force_takes_over_what_was_changed_and_scaled_to_nothing(world):
+def test_force_takes_over_what_was_changed_and_scaled_to_nothing(world: World) -> None:
     world.create(id="/a", instances=2)
     world.create(id="/first")
     world.settle()
     world.hold()
     # The app waits for another one's restart, so that its own instances have not been stopped yet.
-    apps = [
+    apps: list[dict[str, Any]] = [
         {"id": "/first", "cmd": "sleep 2"},
         {"id": "/a", "cmd": "sleep 2", "instances": 0, "dependencies": ["/first"]},
     ]
@@ -199,7 +203,7 @@ def test_what_takes_the_place_of_deployments_is_not_one_too_many():
     assert len(world.deployments) == 2
 
 
-def test_taking_a_deployment_back(world):
+def test_taking_a_deployment_back(world: World) -> None:
     world.create(id="/a", instances=2)
     world.settle()
     old = {task.id for task in world.running("/a")}
@@ -221,7 +225,7 @@ def test_taking_a_deployment_back(world):
     assert not world.objects(root.ORIGINAL)
 
 
-def test_taking_back_what_was_created_or_removed(world):
+def test_taking_back_what_was_created_or_removed(world: World) -> None:
     world.hold()
     created = world.create(id="/g/a")
     world.give(orders.CancelDeployment(id=created.deployment))
@@ -243,7 +247,7 @@ def test_taking_back_what_was_created_or_removed(world):
     assert not world.deployments
 
 
-def test_just_cancelling(world):
+def test_just_cancelling(world: World) -> None:
     world.create(id="/a", instances=2)
     world.settle()
     world.hold()

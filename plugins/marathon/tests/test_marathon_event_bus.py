@@ -15,7 +15,7 @@ def kinds_since(world: World, said: int) -> list[tuple[str, str]]:
     ]
 
 
-def test_health_checks_come_and_go_with_configurations(world):
+def test_health_checks_come_and_go_with_configurations(world: World) -> None:
     added, removed = ("add_health_check_event", "/a"), ("remove_health_check_event", "/a")
     world.create(id="/a", **CHECKED)
     world.settle()
@@ -46,7 +46,7 @@ def healthy(world: World) -> None:
     world.settle()
 
 
-def test_each_failure_that_counts_is_told(world):
+def test_each_failure_that_counts_is_told(world: World) -> None:
     world.create(id="/a", **CHECKED)
     world.settle()
     (task,) = world.running("/a")
@@ -62,7 +62,7 @@ def test_each_failure_that_counts_is_told(world):
     assert len(world.events("failed_health_check_event")) == 4
 
 
-def test_health_is_not_told_again_when_the_state_changes(world):
+def test_health_is_not_told_again_when_the_state_changes(world: World) -> None:
     world.create(id="/a", instances=2, **CHECKED)
     world.settle()
     one, other = world.running("/a")
@@ -77,7 +77,7 @@ def test_health_is_not_told_again_when_the_state_changes(world):
     assert told == ["status_update_event", "instance_changed_event"] * 2
 
 
-def test_an_app_has_terminated_when_its_tasks_have(world):
+def test_an_app_has_terminated_when_its_tasks_have(world: World) -> None:
     world.create(id="/a")
     world.settle()
     world.hold()
@@ -89,7 +89,7 @@ def test_an_app_has_terminated_when_its_tasks_have(world):
     assert [event["appId"] for event in world.events("app_terminated_event")] == ["/a"]
 
 
-def test_the_client_of_pypi_knows_every_event(world):
+def test_the_client_of_pypi_knows_every_event(world: World) -> None:
     from marathon.models.events import EventFactory
 
     world.create(id="/a", **CHECKED)

@@ -15,7 +15,7 @@ from orlop_marathon.framework import Marathon
 # --- create, scale, delete ---
 
 
-def test_a_new_app_runs(world):
+def test_a_new_app_runs(world: World) -> None:
     result = world.create(id="/a", instances=3)
     assert actions_of(world.deployments[result.deployment]) == [
         [("StartApplication", "/a")],
@@ -40,7 +40,7 @@ def test_a_new_app_runs(world):
     ]
 
 
-def test_a_deployment_waits_for_health(world):
+def test_a_deployment_waits_for_health(world: World) -> None:
     world.create(id="/a", instances=2, **CHECKED)
     world.settle()
     first, second = world.running("/a")
@@ -52,7 +52,7 @@ def test_a_deployment_waits_for_health(world):
     assert not world.deployments
 
 
-def test_scaling_up_and_down(world):
+def test_scaling_up_and_down(world: World) -> None:
     world.create(id="/a", instances=2)
     world.settle()
     before = {task.key for task in world.live("/a")}
@@ -69,7 +69,7 @@ def test_scaling_up_and_down(world):
     assert not world.deployments
 
 
-def test_oldest_first(world):
+def test_oldest_first(world: World) -> None:
     world.create(id="/a", instances=1, killSelection="OLDEST_FIRST")
     world.settle()
     (oldest,) = world.running("/a")
@@ -81,7 +81,7 @@ def test_oldest_first(world):
     assert oldest.key not in {task.key for task in world.live("/a")}
 
 
-def test_scaling_down_what_waits_for_room(world):
+def test_scaling_down_what_waits_for_room(world: World) -> None:
     world.create(id="/a", instances=4, cpus=50)
     world.settle()
     assert len(world.running("/a")) == 3
@@ -107,7 +107,7 @@ def test_scaling_down_evens_out_groups():
     assert victim.node in ("n1", "n2"), "the fuller zone loses one"
 
 
-def test_delete_ends_everything_and_forgets(world):
+def test_delete_ends_everything_and_forgets(world: World) -> None:
     world.create(id="/a", instances=3)
     world.settle()
     result = world.give(orders.DeleteApp(path="/a"))
@@ -119,7 +119,7 @@ def test_delete_ends_everything_and_forgets(world):
         assert not world.objects(kind), kind
 
 
-def test_delete_takes_over_from_a_running_deployment(world):
+def test_delete_takes_over_from_a_running_deployment(world: World) -> None:
     world.hold()
     world.create(id="/a", instances=2)
     world.settle()
@@ -133,7 +133,7 @@ def test_delete_takes_over_from_a_running_deployment(world):
     assert not world.deployments
 
 
-def test_nothing_changes_when_the_same_is_put_again(world):
+def test_nothing_changes_when_the_same_is_put_again(world: World) -> None:
     world.create(id="/a", instances=2)
     world.settle()
     before = world.objects(root.APP)["/a"]
@@ -150,7 +150,7 @@ def test_nothing_changes_when_the_same_is_put_again(world):
 # --- failure and health ---
 
 
-def test_a_failed_task_is_started_again_with_backoff(world):
+def test_a_failed_task_is_started_again_with_backoff(world: World) -> None:
     world.create(id="/a", backoffSeconds=10, backoffFactor=2, maxLaunchDelaySeconds=35)
     world.settle()
     (task,) = world.running("/a")
@@ -180,7 +180,7 @@ def test_a_failed_task_is_started_again_with_backoff(world):
     assert world.objects(root.FAILURE)["/a"] == failure, "a task that finished did not fail"
 
 
-def test_the_default_delays_are_marathons(world):
+def test_the_default_delays_are_marathons(world: World) -> None:
     world.create(id="/a")
     world.settle()
     waits = []
@@ -196,7 +196,7 @@ def test_the_default_delays_are_marathons(world):
     assert waits[41] == waits[42] == 300_000
 
 
-def test_killed_tasks_do_not_count_as_failures(world):
+def test_killed_tasks_do_not_count_as_failures(world: World) -> None:
     world.create(id="/a", backoffSeconds=100)
     world.settle()
     (task,) = world.running("/a")
@@ -208,7 +208,7 @@ def test_killed_tasks_do_not_count_as_failures(world):
     assert not world.objects(root.BACKOFF)
 
 
-def test_many_failures_count_once_each(world):
+def test_many_failures_count_once_each(world: World) -> None:
     world.create(id="/a", instances=3, backoffSeconds=10, backoffFactor=2)
     world.settle()
     for task in world.running("/a"):
@@ -220,7 +220,7 @@ def test_many_failures_count_once_each(world):
     assert world.objects(root.BACKOFF)["/a"].delay_ms == 40_000
 
 
-def test_a_new_configuration_starts_afresh(world):
+def test_a_new_configuration_starts_afresh(world: World) -> None:
     world.create(id="/a", backoffSeconds=100)
     world.settle()
     world.cluster.end_task(world.running("/a")[0], code=1)
@@ -232,7 +232,7 @@ def test_a_new_configuration_starts_afresh(world):
     assert not world.objects(root.BACKOFF)
 
 
-def test_resetting_the_delay(world):
+def test_resetting_the_delay(world: World) -> None:
     world.create(id="/a", backoffSeconds=100)
     world.settle()
     with pytest.raises(MarathonError) as nothing_waits:
@@ -246,7 +246,9 @@ def test_resetting_the_delay(world):
 
 
 @pytest.mark.parametrize(("most", "failures", "killed"), [(3, 3, False), (3, 4, True), (0, 99, False)])
-def test_health_kills_with_the_failure_after_the_last_allowed_one(world, most, failures, killed):
+def test_health_kills_with_the_failure_after_the_last_allowed_one(
+    world: World, most: int, failures: int, killed: bool
+) -> None:
     world.create(id="/a", healthChecks=[{"protocol": "HTTP", "maxConsecutiveFailures": most}], backoffSeconds=100)
     world.settle()
     (task,) = world.running("/a")
@@ -264,10 +266,11 @@ def test_health_kills_with_the_failure_after_the_last_allowed_one(world, most, f
         assert not world.objects(root.BACKOFF), "killed ones do not count"
 
 
-def test_a_lost_node(world):
+def test_a_lost_node(world: World) -> None:
     world.create(id="/a", instances=6)
     world.settle()
     lost = world.running("/a")[0].node
+    assert lost is not None
     world.cluster.lose_node(lost, gone=False)
     world.settle()
     assert sum(not task.unreachable for task in world.running("/a")) == 6, "replaced at once by default"
@@ -276,10 +279,11 @@ def test_a_lost_node(world):
     assert len(world.live("/a")) == 6
 
 
-def test_waiting_for_an_unreachable_node(world):
+def test_waiting_for_an_unreachable_node(world: World) -> None:
     world.create(id="/a", instances=3, unreachableStrategy={"inactiveAfterSeconds": 60, "expungeAfterSeconds": 600})
     world.settle()
     lost = world.running("/a")[0].node
+    assert lost is not None
     on_it = [task for task in world.running("/a") if task.node == lost]
     world.cluster.lose_node(lost, gone=False)
     world.settle()
@@ -295,7 +299,7 @@ def test_waiting_for_an_unreachable_node(world):
 # --- killing on request ---
 
 
-def test_wipe_gives_a_new_instance(world):
+def test_wipe_gives_a_new_instance(world: World) -> None:
     world.create(id="/a")
     world.settle()
     (task,) = world.running("/a")
@@ -306,7 +310,7 @@ def test_wipe_gives_a_new_instance(world):
     assert again.name.endswith("._app.1")
 
 
-def test_kill_and_scale_kills_exactly_those(world):
+def test_kill_and_scale_kills_exactly_those(world: World) -> None:
     world.create(id="/a", instances=4)
     world.settle()
     victims = world.running("/a")[:2]
@@ -319,7 +323,7 @@ def test_kill_and_scale_kills_exactly_those(world):
     assert not left & {task.key for task in victims}
 
 
-def test_a_kill_that_scales_and_is_sent_again_scales_once(world):
+def test_a_kill_that_scales_and_is_sent_again_scales_once(world: World) -> None:
     world.create(id="/a", instances=3)
     world.settle()
     world.hold()
@@ -331,7 +335,7 @@ def test_a_kill_that_scales_and_is_sent_again_scales_once(world):
     assert len(world.running("/a")) == 2
 
 
-def test_what_was_to_be_started_again_is_scaled_away_once(world):
+def test_what_was_to_be_started_again_is_scaled_away_once(world: World) -> None:
     world.create(id="/a", instances=3)
     world.settle()
     world.hold()
@@ -345,7 +349,7 @@ def test_what_was_to_be_started_again_is_scaled_away_once(world):
     assert len(world.live("/a")) == 2
 
 
-def test_killing_what_is_not_placed(world):
+def test_killing_what_is_not_placed(world: World) -> None:
     world.create(id="/a", cpus=1000)
     world.settle()
     (task,) = world.live("/a")

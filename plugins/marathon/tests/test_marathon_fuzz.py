@@ -12,6 +12,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from marathon_server import Server
 
 DEADLINE_S = 20
 
@@ -36,7 +37,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("method", "path"), BODIES)
-def test_bodies_that_are_too_large_or_rubbish(server, method, path):
+def test_bodies_that_are_too_large_or_rubbish(server: Server, method: str, path: str) -> None:
     server.ok("POST", "/v2/apps", app("/a"), status=201)
     server.ok("POST", "/v2/groups", {"id": "/g"}, status=201)
     before = server.stored()
@@ -47,7 +48,8 @@ def test_bodies_that_are_too_large_or_rubbish(server, method, path):
         response = server.call(method, path, body)
         assert response.status_code == 400, (body, response.text)
         assert set(response.json()) == {"message", "details"}
-    for value in (1, "text", True, [[]], [1], {"id": 5, "ids": [3], "enforceRole": "x", "apps": 3}):
+    values: tuple[Any, ...] = (1, "text", True, [[]], [1], {"id": 5, "ids": [3], "enforceRole": "x", "apps": 3})
+    for value in values:
         response = server.call(method, path, json.dumps(value))
         assert response.status_code == 422, (value, response.text)
         assert all(one["path"] for one in response.json()["details"])
@@ -82,7 +84,7 @@ DOCUMENTS = st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=5)
     body=DOCUMENTS.map(lambda one: one) | st.lists(DOCUMENTS, max_size=2) | JSON,
     force=st.booleans(),
 )
-def test_any_json_gets_a_documented_answer(server, route, body, force):
+def test_any_json_gets_a_documented_answer(server: Server, route: Any, body: Any, force: Any) -> None:
     before = server.stored()
     method, path = route
     response = server.call(method, path, json.dumps(body), params={"force": str(force)})
@@ -100,7 +102,7 @@ def test_any_json_gets_a_documented_answer(server, route, body, force):
     path=st.lists(st.sampled_from(PIECES), max_size=6),
     query=st.sampled_from(["", "?embed=x", "?label=a in (", "?force", "?host=x&scale=1", "?version=1"]),
 )
-def test_any_path_gets_a_documented_answer(server, method, path, query):
+def test_any_path_gets_a_documented_answer(server: Server, method: str, path: str, query: Any) -> None:
     request = requests.Request(method, server.url).prepare()
     request.url = f"{server.url}/v2/{'/'.join(path)}{query}"
     response = server.session.send(request, timeout=DEADLINE_S, allow_redirects=False)
@@ -188,7 +190,7 @@ VALUES: Final = st.sampled_from(
     ["", "true", "FALSE", "*", "n1", "a==b", "a in (b", "group.apps", "apps.tasks", "running", "\0", "\ud7ff", "%"]
 ) | st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 #: No number of instances that the simulated nodes would have to start.
-JUNK: Final = st.sampled_from(
+JUNK: Final[st.SearchStrategy[Any]] = st.sampled_from(
     [None, True, False, 0, 1, -1, 2.5, 2**31, 2**53 + 1, -(2**63), 1e308, "", "a", "A", "/", "../..", "\0", "Ä",
      "x" * 2000, [], [[]], [None], ["a", "a"], {}, {"a": None}, {"secret": "s"}]
 )  # fmt: skip
@@ -221,7 +223,9 @@ def put(document: Any, at: tuple[Any, ...], value: Any) -> Any:
 def nearly(*documents: Any) -> st.SearchStrategy[Any]:
     """One of the documents, with something else in one place."""
     every = [(document, at) for document in documents for at in places(document)]
-    return st.builds(lambda found, value: put(*found, value), st.sampled_from(every), JUNK | st.just(ABSENT) | JSON)
+    return st.builds(
+        lambda found, value: put(found[0], found[1], value), st.sampled_from(every), JUNK | st.just(ABSENT) | JSON
+    )
 
 
 BODY: Final = st.one_of(
@@ -233,7 +237,7 @@ BODY: Final = st.one_of(
 )
 
 
-def test_the_whole_documents_are_right(server):
+def test_the_whole_documents_are_right(server: Server) -> None:
     server.ok("POST", "/v2/groups", WHOLE_GROUP, status=201)
     for document in (WHOLE_APP, WHOLE_CONTAINER, LEGACY_APP):
         response = server.call("PUT", "/v2/apps/a?force=true&partialUpdate=false", document)
@@ -247,7 +251,9 @@ def test_the_whole_documents_are_right(server):
     body=BODY,
     parameters=st.dictionaries(st.sampled_from(PARAMETERS), VALUES, max_size=2),
 )
-def test_every_route_and_method_gets_a_documented_answer(server, path, method, body, parameters):
+def test_every_route_and_method_gets_a_documented_answer(
+    server: Server, path: str, method: str, body: Any, parameters: Any
+) -> None:
     before = server.stored()
     content = None if body is ABSENT else json.dumps(body)
     response = server.call(method, path, content, params=parameters)

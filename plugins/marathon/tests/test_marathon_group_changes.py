@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from marathon_world import NAME, World, actions_of, member
 
-from orlop.framework import Outcome
+from orlop.framework import Outcome, View
 from orlop_marathon import orders, reconciling, root
 from orlop_marathon.errors import MarathonError
 from orlop_marathon.framework import Marathon
 
 
-def test_a_group_starts_in_the_order_of_dependencies(world):
+def test_a_group_starts_in_the_order_of_dependencies(world: World) -> None:
     world.hold()
     group = {
         "id": "/shop",
@@ -38,7 +40,7 @@ def test_a_group_starts_in_the_order_of_dependencies(world):
     assert not world.deployments
 
 
-def test_apps_that_wait_for_their_step_are_kept_as_they_were(world):
+def test_apps_that_wait_for_their_step_are_kept_as_they_were(world: World) -> None:
     world.put_group({"id": "/g", "apps": [member("a"), member("b", dependencies=["/g/a"])]})
     world.settle()
     old = world.running("/g/b")[0]
@@ -61,7 +63,7 @@ def test_apps_that_wait_for_their_step_are_kept_as_they_were(world):
     assert not world.deployments
 
 
-def test_a_group_update_removes_what_it_does_not_name(world):
+def test_a_group_update_removes_what_it_does_not_name(world: World) -> None:
     world.put_group({"id": "/g", "apps": [member("a"), member("b")]})
     world.settle()
     result = world.put_group({"id": "/g", "apps": [member("b"), member("c")]})
@@ -74,7 +76,7 @@ def test_a_group_update_removes_what_it_does_not_name(world):
     assert sorted(task.group for task in world.running()) == ["/g/b", "/g/c"]
 
 
-def test_scaling_a_group(world):
+def test_scaling_a_group(world: World) -> None:
     world.put_group({"id": "/g", "apps": [member("a", instances=3), member("b")]})
     world.settle()
     world.put_group({"id": "/g", "scaleBy": 1.5})
@@ -83,14 +85,14 @@ def test_scaling_a_group(world):
     assert len(world.running("/g/b")) == 2
 
 
-def test_a_dry_run_changes_nothing(world):
+def test_a_dry_run_changes_nothing(world: World) -> None:
     result = world.put_group({"id": "/g", "apps": [member("a")]}, dry_run=True)
     assert [[action.app for action in step.actions] for step in result.steps] == [["/g/a"], ["/g/a"]]
     assert not world.objects(root.APP)
     assert not world.deployments
 
 
-def test_a_group_returns_to_a_version(world):
+def test_a_group_returns_to_a_version(world: World) -> None:
     world.put_group({"id": "/g", "apps": [member("a"), member("b")]})
     world.settle()
     version = world.objects(root.APP)["/g/a"].version
@@ -105,7 +107,7 @@ def test_a_group_returns_to_a_version(world):
     assert unknown.value.status == 404
 
 
-def test_deleting_the_root_removes_everything(world):
+def test_deleting_the_root_removes_everything(world: World) -> None:
     world.put_group({"id": "/g", "apps": [member("a"), member("b")]})
     world.create(id="/c")
     world.settle()
@@ -115,7 +117,7 @@ def test_deleting_the_root_removes_everything(world):
     assert not world.objects(root.APP)
 
 
-def test_groups_outlive_their_apps(world):
+def test_groups_outlive_their_apps(world: World) -> None:
     world.create(id="/g/h/a")
     world.settle()
     world.give(orders.DeleteApp(path="/g/h/a"))
@@ -123,7 +125,7 @@ def test_groups_outlive_their_apps(world):
     assert set(world.objects(root.GROUP)) == {"/", "/g", "/g/h"}
 
 
-def test_refused_orders_change_nothing(world):
+def test_refused_orders_change_nothing(world: World) -> None:
     world.create(id="/g/a")
     world.settle()
     before = world.cluster.documents.copy()
@@ -155,9 +157,9 @@ def test_work_is_proportional_to_what_changed():
     looked: list[str] = []
     original = reconciling.survey
 
-    def counting(view, path, record, doomed):
+    def counting(view: View, path: str, *rest: Any) -> Any:
         looked.append(path)
-        return original(view, path, record, doomed)
+        return original(view, path, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reconciling, "survey", counting)
@@ -166,10 +168,11 @@ def test_work_is_proportional_to_what_changed():
     assert set(looked) == {"/g/a7"}
 
 
-def test_lost_outcomes_are_remembered(world):
+def test_lost_outcomes_are_remembered(world: World) -> None:
     world.create(id="/a")
     world.settle()
     (task,) = world.running("/a")
+    assert task.node is not None
     world.cluster.lose_node(task.node)
     world.settle()
     assert world.objects(root.FAILURE)["/a"].state == "TASK_LOST"
@@ -178,7 +181,7 @@ def test_lost_outcomes_are_remembered(world):
     assert task.status.exit is None or task.status.exit.outcome is Outcome.LOST
 
 
-def test_apps_of_a_group_that_enforces_its_role_have_it(world):
+def test_apps_of_a_group_that_enforces_its_role_have_it(world: World) -> None:
     def role(path: str) -> str:
         return world.objects(root.APP)[path].app.role
 
@@ -200,7 +203,7 @@ def test_apps_of_a_group_that_enforces_its_role_have_it(world):
     assert role("/h/a") == "h"
 
 
-def test_tasks_are_told_whether_their_group_enforces_its_role(world):
+def test_tasks_are_told_whether_their_group_enforces_its_role(world: World) -> None:
     def said() -> list[str]:
         view = world.cluster.view(NAME)
         specs = [view.spec(task) for task in sorted(world.live(), key=lambda task: task.sequence)]

@@ -56,7 +56,7 @@ def happen(world: World, what: str, path: str, number: int, flag: bool) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(history=OCCASIONS)
-def test_whatever_happens_ends_as_wanted(history):
+def test_whatever_happens_ends_as_wanted(history: list[tuple[str, str, int, bool]]) -> None:
     world = World()
     world.hold()
     for what, path, number, flag in history:

@@ -105,6 +105,7 @@ def test_what_is_not_known_of_a_task_is_left_out():
 def test_where_an_app_is_reached_for_scripts():
     app = record_of(ports=[9000, 9001]).app
     starting, running, more = task(TaskState.STARTING), task(), task()
+    assert more.placement is not None
     more = attrs.evolve(more, placement=attrs.evolve(more.placement, ports=(31005, 31006)))
     shown = rendering.endpoints_text(app, [(starting, NODE), (more, NODE), (running, NODE)])
     assert shown == "shop_web\t9000\tnode1:31000\tnode1:31005\t\nshop_web\t9001\tnode1:0\tnode1:31006\t\n"

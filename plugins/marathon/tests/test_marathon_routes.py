@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import requests
+from marathon_server import Server
 
+from orlop.testing.harness import Cluster
 from orlop_marathon import root
 from orlop_marathon.framework import Marathon
 
@@ -26,8 +28,13 @@ NAME = Marathon.name
 DEADLINE_S = 20
 
 
+def make_healthy(cluster: Cluster) -> None:
+    for task in cluster.running(NAME):
+        cluster.set_health(task, alive=True)
+
+
 @pytest.fixture
-def client(server: Any) -> Iterator[marathon.MarathonClient]:
+def client(server: Server) -> Iterator[marathon.MarathonClient]:
     session = requests.Session()
     yield marathon.MarathonClient(server.url, session=session)
     session.close()
@@ -49,7 +56,7 @@ def app(name: str = "/a", **more: Any) -> dict[str, Any]:
         ("application/json, text/plain, */*", "application/json"),
     ],
 )
-def test_lists_of_tasks_are_lines_for_who_wants_text(server, accepted, kind):
+def test_lists_of_tasks_are_lines_for_who_wants_text(server: Server, accepted: str, kind: str) -> None:
     server.ok("POST", "/v2/apps", app("/g/a", instances=2), status=201)
     server.ok("POST", "/v2/apps", app("/b"), status=201)
     for path, lines in (("/v2/tasks", 2), ("/v2/apps/g/a/tasks", 1), ("/v2/apps/g/*/tasks", 1)):
@@ -61,7 +68,7 @@ def test_lists_of_tasks_are_lines_for_who_wants_text(server, accepted, kind):
 
 
 @pytest.mark.parametrize("name", ["/a/tasks/b", "/tasks/b", "/a/versions/b", "/versions/b"])
-def test_apps_whose_ids_look_like_tasks_and_versions(server, name):
+def test_apps_whose_ids_look_like_tasks_and_versions(server: Server, name: str) -> None:
     server.ok("POST", "/v2/apps", app(name), status=201)
     assert server.ok("GET", f"/v2/apps{name}")["app"]["id"] == name
     server.ok("PUT", f"/v2/apps{name}", {"instances": 2})
@@ -70,7 +77,7 @@ def test_apps_whose_ids_look_like_tasks_and_versions(server, name):
     assert server.call("DELETE", f"/v2/apps{name}").status_code == 404
 
 
-def test_creating(server):
+def test_creating(server: Server) -> None:
     response = server.call("POST", "/v2/apps", app("/g/a", instances=2))
     assert response.status_code == 201
     assert response.headers["Location"] == "/g/a"
@@ -95,7 +102,7 @@ def test_creating(server):
 @pytest.mark.parametrize(
     "path", ["/v2/apps/g/a", "/v2/apps//g/a", "/v2/apps/%2Fg%2Fa", "/v2/apps/g/a/", "//v2//apps/%2fg/a"]
 )
-def test_ways_to_write_an_id(server, path):
+def test_ways_to_write_an_id(server: Server, path: str) -> None:
     server.ok("POST", "/v2/apps", app("/g/a"), status=201)
     request = requests.Request("GET", server.url).prepare()
     request.url = server.url + path
@@ -104,7 +111,7 @@ def test_ways_to_write_an_id(server, path):
     assert response.json()["app"]["id"] == "/g/a"
 
 
-def test_lists_and_their_filters(server):
+def test_lists_and_their_filters(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/x/one", labels={"tier": "web"}), status=201)
     server.ok("POST", "/v2/apps", app("/x/two", cmd="python -m http.server"), status=201)
 
@@ -123,7 +130,7 @@ def test_lists_and_their_filters(server):
     assert server.call("GET", "/v2/apps?label=,,=(").status_code == 422
 
 
-def test_updates(server):
+def test_updates(server: Server) -> None:
     assert server.call("PATCH", "/v2/apps/a", {"instances": 2}).status_code == 404
     created = server.call("PUT", "/v2/apps/a", app("/ignored"))
     assert created.status_code == 201
@@ -141,7 +148,7 @@ def test_updates(server):
     assert server.call("PATCH", "/v2/apps", [{"id": "/nothing", "instances": 3}]).status_code == 404
 
 
-def test_what_was_read_can_be_written_back_without_effect(server):
+def test_what_was_read_can_be_written_back_without_effect(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/a", instances=2), status=201)
     found = server.ok("GET", "/v2/apps/a?embed=app.taskStats")["app"]
     before = {task["id"] for task in found["tasks"]}
@@ -153,7 +160,7 @@ def test_what_was_read_can_be_written_back_without_effect(server):
     assert after["version"] == found["version"]
 
 
-def test_versions(server):
+def test_versions(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/a"), status=201)
     first = server.ok("GET", "/v2/apps/a")["app"]["version"]
     server.ok("PUT", "/v2/apps/a", {"cmd": "sleep 2"})
@@ -169,7 +176,7 @@ def test_versions(server):
     assert mixed.status_code == 422
 
 
-def test_restart_without_body_or_content_type(server):
+def test_restart_without_body_or_content_type(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/a"), status=201)
     before = server.ok("GET", "/v2/apps/a/tasks")["tasks"]
     server.ok("POST", "/v2/apps/a/restart")
@@ -177,12 +184,12 @@ def test_restart_without_body_or_content_type(server):
     assert {task["id"] for task in before}.isdisjoint(task["id"] for task in after)
 
 
-def test_chunked_bodies(server):
+def test_chunked_bodies(server: Server) -> None:
     body = json.dumps(app("/a")).encode()
     server.ok("POST", "/v2/apps", None, status=201, data=iter([body[:10], body[10:]]))
 
 
-def test_killing_tasks(server):
+def test_killing_tasks(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/a", instances=4), status=201)
     tasks = server.ok("GET", "/v2/apps/a/tasks")["tasks"]
     one = server.ok("DELETE", f"/v2/apps/a/tasks/{tasks[0]['id']}")["task"]
@@ -210,14 +217,14 @@ def test_killing_tasks(server):
     assert server.call("DELETE", "/v2/apps/*/tasks").status_code == 404
 
 
-def test_deleting_an_app(server):
+def test_deleting_an_app(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/a"), status=201)
     server.ok("DELETE", "/v2/apps/a")
     missing = server.call("DELETE", "/v2/apps/a")
     assert (missing.status_code, missing.json()) == (404, {"message": "App '/a' does not exist"})
 
 
-def test_apps_below_a_group(server):
+def test_apps_below_a_group(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/x/one"), status=201)
     server.ok("POST", "/v2/apps", app("/x/y/two"), status=201)
     server.ok("POST", "/v2/groups", {"id": "/empty"}, status=201)
@@ -230,7 +237,7 @@ def test_apps_below_a_group(server):
         assert (missing.status_code, missing.json()) == (404, {"message": "Group '/nothing' does not exist"})
 
 
-def test_tasks_are_listed_by_their_state(server):
+def test_tasks_are_listed_by_their_state(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/a"), status=201)
     server.ok("POST", "/v2/apps", app("/big", cpus=1000), status=201)
     (task,) = server.ok("GET", "/v2/tasks")["tasks"]
@@ -242,7 +249,7 @@ def test_tasks_are_listed_by_their_state(server):
     server.ok("DELETE", "/v2/apps/big")
 
 
-def test_what_is_wrong_is_said_before_what_exists(server):
+def test_what_is_wrong_is_said_before_what_exists(server: Server) -> None:
     server.ok("POST", "/v2/apps", app("/a"), status=201)
     invalid = server.call("POST", "/v2/apps", app("/a", constraints=[["hostname", "NEAR"]]))
     assert invalid.status_code == 422
@@ -258,7 +265,7 @@ def test_what_is_wrong_is_said_before_what_exists(server):
 # --- groups, deployments, queue ---
 
 
-def test_groups(server):
+def test_groups(server: Server) -> None:
     group = {"id": "/shop", "apps": [app("web")], "groups": [{"id": "db", "apps": [app("pg")]}]}
     created = server.call("POST", "/v2/groups", group)
     assert created.status_code == 201
@@ -299,7 +306,7 @@ def test_groups(server):
     assert (missing.status_code, missing.json()) == (404, {"message": "Group '/nothing' does not exist"})
 
 
-def test_a_blocked_deployment(server):
+def test_a_blocked_deployment(server: Server) -> None:
     created = server.call("POST", "/v2/apps", app("/big", cpus=1000))
     deployment = created.headers["Marathon-Deployment-Id"]
     (listed,) = server.ok("GET", "/v2/deployments")
@@ -325,7 +332,7 @@ def test_a_blocked_deployment(server):
 # --- errors and headers ---
 
 
-def test_every_answer_has_the_headers(server):
+def test_every_answer_has_the_headers(server: Server) -> None:
     for path in ("/ping", "/v2/apps", "/v2/nothing", "/v2/apps/nothing"):
         headers = server.call("GET", path).headers
         assert headers["Content-Type"] == ("text/plain" if path == "/ping" else "application/json")
@@ -336,7 +343,7 @@ def test_every_answer_has_the_headers(server):
         assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_unknown_uris_and_methods(server):
+def test_unknown_uris_and_methods(server: Server) -> None:
     for path in ("/", "/v2", "/v2/nothing", "/v2/deployments/a/b", "/v3/apps", "/v2/tasks/x"):
         response = server.call("GET", path)
         assert (response.status_code, response.json()) == (404, {"message": "URI not found"})
@@ -345,7 +352,7 @@ def test_unknown_uris_and_methods(server):
     assert server.call("HEAD", "/v2/apps").status_code == 200
 
 
-def test_ping_info_leader_metrics(server):
+def test_ping_info_leader_metrics(server: Server) -> None:
     assert server.call("GET", "/ping", headers={"Accept": "*/*"}).text == "pong"
     assert server.call("GET", "/ping", headers={"Accept": "application/json"}).json() == "pong"
     assert server.call("GET", "/ping", headers={"Accept": "image/png"}).status_code == 204
@@ -360,7 +367,7 @@ def test_ping_info_leader_metrics(server):
     assert set(server.ok("GET", "/metrics")) >= {"version", "gauges", "counters"}
 
 
-def test_compression(server):
+def test_compression(server: Server) -> None:
     server.ok("PUT", "/v2/groups", {"apps": [app(f"a{number}") for number in range(10)]})
     response = server.call("GET", "/v2/apps", headers={"Accept-Encoding": "gzip"})
     assert response.headers["Content-Encoding"] == "gzip"
@@ -372,7 +379,7 @@ def test_compression(server):
 # --- the event bus ---
 
 
-def test_the_event_stream(server):
+def test_the_event_stream(server: Server) -> None:
     assert server.call("GET", "/v2/events").status_code == 405
     with server.call("GET", "/v2/events", headers={"Accept": "text/event-stream"}, stream=True) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
@@ -394,7 +401,7 @@ def test_the_event_stream(server):
 # --- the client of PyPI: strict about members ---
 
 
-def test_the_client_goes_through_everything(server, client):
+def test_the_client_goes_through_everything(server: Server, client: marathon.MarathonClient) -> None:
     created = client.create_app(
         "/g/a",
         marathon.models.MarathonApp(
@@ -408,7 +415,7 @@ def test_the_client_goes_through_everything(server, client):
         ),
     )
     assert created.id == "/g/a"
-    server.on_loop(lambda cluster: [cluster.set_health(task, alive=True) for task in cluster.running(NAME)])
+    server.on_loop(make_healthy)
     assert client.list_deployments() == []
     for options in (
         {"embed_tasks": True, "embed_counts": True, "embed_deployments": True, "embed_readiness": True},

@@ -387,5 +387,5 @@ def test_parameters_are_the_last_word():
         ("disabled", PartitionPolicy(keep=True)),
     ],
 )
-def test_the_kernel_waits_for_a_lost_node_as_long_as_the_app_does(strategy, policy):
+def test_the_kernel_waits_for_a_lost_node_as_long_as_the_app_does(strategy: Any, policy: PartitionPolicy) -> None:
     assert spec_of({"unreachableStrategy": strategy}).policies.partition == policy

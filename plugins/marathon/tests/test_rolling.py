@@ -101,7 +101,19 @@ TABLE = [
 @pytest.mark.parametrize(
     ("n", "minimum", "over", "resident", "old", "healthy", "least", "most", "kill", "first", "then"), TABLE
 )
-def test_first_wave(n, minimum, over, resident, old, healthy, least, most, kill, first, then):
+def test_first_wave(
+    n: int,
+    minimum: float,
+    over: float,
+    resident: bool,
+    old: int,
+    healthy: int,
+    least: int,
+    most: int,
+    kill: int,
+    first: int,
+    then: int,
+) -> None:
     found = course(app(n, minimum, over, resident), old, healthy)
     assert (found.limit.minimum_healthy, found.limit.maximum) == (least, most)
     assert found.decide() == (kill, first)
@@ -142,7 +154,9 @@ def test_old_ones_that_never_get_well_do_not_block():
     old=st.integers(0, 15),
     data=st.data(),
 )
-def test_every_course_keeps_its_bounds_and_ends(n, minimum, over, resident, old, data):
+def test_every_course_keeps_its_bounds_and_ends(
+    n: int, minimum: float, over: float, resident: bool, old: int, data: st.DataObject
+) -> None:
     found = course(app(n, minimum, over, resident), old, data.draw(st.integers(0, old)))
     limit = found.limit
     most = limit.maximum + (limit.forced and not resident)

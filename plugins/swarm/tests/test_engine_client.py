@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from direct_connections import dial_directly
@@ -170,7 +171,7 @@ def answering(*answers: bytes, then_close: bool = False) -> Script:
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nApi-Version: 1.41\r\n\r\nok"
 
 
-async def text_of(client: EngineClient, method: str = "GET", **options: str) -> str:
+async def text_of(client: EngineClient, method: str = "GET", **options: Any) -> str:
     return (await (await client.request(method, "/x", **options)).read()).decode()
 
 
@@ -309,7 +310,9 @@ async def test_who_wants_no_more_of_an_answer_is_gone_for_the_engine() -> None:
 
     async with scripted(script) as (client, _):
         response = await client.request("GET", "/x")
-        async with contextlib.aclosing(response.pieces()) as pieces:
+        pieces = response.pieces()
+        assert isinstance(pieces, AsyncGenerator)
+        async with contextlib.aclosing(pieces):
             assert await anext(pieces) == b"a"
         await response.close()
         await gone.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import http.client
 import os
 import pty
@@ -207,7 +208,7 @@ def test_a_node_that_is_down_is_named(client: docker.APIClient, pool: Served) ->
     text = "which is not available: no word from it for 40 s"
     for call in (client.logs, client.start, client.remove_container, client.exec_create):
         arguments = ("away", "true") if call == client.exec_create else ("away",)
-        assert said(lambda call=call, arguments=arguments: call(*arguments)) == (
+        assert said(functools.partial(call, *arguments)) == (
             503,
             f"Container away is on node beta, {text}",
         )

@@ -19,7 +19,7 @@ from orlop_swarm.http.services import Known
 from orlop_swarm.http.versions import FRESH_S, RETRY_S, Spoken, Versions, common
 
 
-@attrs.frozen
+@attrs.define
 class ScriptedResponse:
     status: int
     body: bytes

@@ -26,8 +26,8 @@ class Pool:
 
     def __init__(self, nodes: int = 2, settings: Config | None = None) -> None:
         self.settings = settings or Config()
-        chosen = {"filters": hooks.node_filters(self.settings), "scorers": hooks.node_scorers(self.settings)}
-        self.cluster = Cluster(Swarm(self.settings), **chosen)
+        filters, scorers = hooks.node_filters(self.settings), hooks.node_scorers(self.settings)
+        self.cluster = Cluster(Swarm(self.settings), filters=filters, scorers=scorers)
         for number in range(nodes):
             self.cluster.add_node(f"n{number}", cpus=2, mem="2GiB", runtimes=("docker",))
         self.cluster.settle()
@@ -93,7 +93,7 @@ def test_names_are_made_up_and_differ() -> None:
 
 def test_a_volume_that_no_engine_has_yet_is_where_the_first_is_placed_that_mounts_it() -> None:
     pool = Pool(nodes=3)
-    body = {"Image": "busybox", "HostConfig": {"Binds": ["new:/data"], "Memory": 2**20}}
+    body: dict[str, Any] = {"Image": "busybox", "HostConfig": {"Binds": ["new:/data"], "Memory": 2**20}}
     for number in range(6):
         pool.do(Create(body=body, name=f"user{number}", volumes=("new",)))
     tasks = list(pool.cluster.view("swarm").live.values())

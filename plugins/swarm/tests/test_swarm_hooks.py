@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.framework import Action, Ask, Docker, Framework, PortRequest, Process, Resources, Spec, View
-from orlop.kernel.filters import kernel_filters, kernel_scorers
+from orlop.kernel.filters import kernel_filters
 from orlop.testing.harness import Cluster
 from orlop_swarm import hooks
 from orlop_swarm.candidates import Facts
@@ -60,7 +60,7 @@ def saying(runtime: str, *said: str, image: str = "busybox", **body: Any) -> Spe
 
 
 def cluster(
-    *wishes: Wish, nodes: Mapping[str, Mapping[str, str]], kind: type[Framework] = Runs, config: Config | None = None
+    *wishes: Wish, nodes: Mapping[str, Mapping[str, Any]], kind: type[Framework] = Runs, config: Config | None = None
 ) -> Cluster:
     config = config or Config()
     made = Cluster(filters=hooks.node_filters(config), scorers=hooks.node_scorers(config))
@@ -79,7 +79,7 @@ def where(made: Cluster) -> dict[str, str | None]:
     return {task.key: task.node for task in made.live()}
 
 
-NODES = {"n1": {"ssd": "1", "zone": "a"}, "n2": {"zone": "b"}, "n3": {"zone": "b"}}
+NODES: dict[str, dict[str, Any]] = {"n1": {"ssd": "1", "zone": "a"}, "n2": {"zone": "b"}, "n3": {"zone": "b"}}
 
 
 @pytest.mark.parametrize("runtime", [PROCESS, DOCKER])
@@ -174,7 +174,7 @@ def test_what_waits_is_explained(said: str, row: tuple[str, str, int]) -> None:
 
 
 def test_ports_of_the_kernel_and_published_ones_keep_out_of_each_others_way() -> None:
-    bound = {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "31005"}]}}}
+    bound: dict[str, Any] = {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "31005"}]}}}
     fixed = attrs.evolve(saying(PROCESS), ports=(PortRequest(number=31005),))
     given = attrs.evolve(saying(PROCESS), ports=(PortRequest(),))
     made = cluster(Wish("published", saying(DOCKER, **bound)), Wish("fixed", fixed), nodes={"n1": {}, "n2": {}})
@@ -190,7 +190,7 @@ def test_ports_of_the_kernel_and_published_ones_keep_out_of_each_others_way() ->
 
 
 def test_ports_and_slots_and_dependencies() -> None:
-    bound = {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}}
+    bound: dict[str, Any] = {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}}
     made = cluster(
         *(Wish(f"port-{number}", saying(DOCKER, **bound)) for number in range(3)),
         Wish("linked", saying(DOCKER, HostConfig={"Links": ["port-0:alias"]})),
@@ -360,7 +360,7 @@ def test_the_kernels_filters_stay_in_force() -> None:
     assert [one.name for one in hooks.node_filters(Config())] == ["expressions", *list(FILTERS)[1:], "volumes"]
     made = cluster(*(Wish(str(number), saying(PROCESS), Resources(cpus=2)) for number in range(7)), nodes=NODES)
     assert len(made.pending()) == 1
-    assert {one.name for one in (*kernel_filters(), *kernel_scorers())} >= {"health", "resources", "ports"}
+    assert {one.name for one in kernel_filters()} >= {"health", "resources", "ports"}
 
 
 def test_what_a_spec_says_is_remembered_no_longer_than_the_spec() -> None:

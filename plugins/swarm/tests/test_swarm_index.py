@@ -72,7 +72,7 @@ class Course:
         self.facts = hooks.facts_of(config)
         self.cluster = Cluster(filters=filters, scorers=scorers, check_idempotence=False)
         if not remembers:
-            self.cluster.kernel.planner._memory = None
+            self.cluster.kernel.planner._memory = None  # type: ignore[assignment]  # nothing is remembered
         for number in range(1, NODES + 1):
             self.cluster.add_node(f"n{number}", zone=f"z{number % 2}")
         self.told: dict[str, Wish] = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orlop.hookspecs import ClientCertificates
 from orlop_swarm.settings import Config
 
-FILES = {"tls_cert": "/c.pem", "tls_key": "/k.pem", "tls_ca": "/a.pem"}
+FILES: dict[str, Any] = {"tls_cert": "/c.pem", "tls_key": "/k.pem", "tls_ca": "/a.pem"}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:3375", "[::1]:3375", "localhost:1", "127.9.9.9:1", "unix:///run/x"])

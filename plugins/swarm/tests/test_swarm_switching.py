@@ -44,7 +44,7 @@ class Containers(KernelContainers):
 
     key = ""
 
-    async def _key(self, container: str) -> str | None:
+    async def _key(self, container: str, called: str = "") -> str | None:
         return self.key
 
 
