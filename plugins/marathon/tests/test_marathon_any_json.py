@@ -91,11 +91,17 @@ def test_any_json_gives_an_app_or_an_error(document: Any):
     to_bytes(build_spec(stored))
 
 
+def updated(app: App, document: Any, partial: bool) -> App:
+    new = parsing.merge(app, parsing.parse_app_update(document), partial)
+    validate_app(new)
+    return new
+
+
 @settings(max_examples=300, deadline=None)
 @given(JSON | mutated(), TEMPLATES, st.booleans())
 def test_any_json_gives_an_update_or_an_error(document: Any, base: Any, partial: bool):
     app = whole(base)
-    new = attempt(lambda: parsing.merge(app, parsing.parse_app_update(document), partial))
+    new = attempt(lambda: updated(app, document, partial))
     if isinstance(new, MarathonError):
         assert new.status == 422
         return
