@@ -20,7 +20,8 @@ def program(run: Run, number: int = 0, **members: Any) -> Program:
     started_ms = attempt.started_ms or 0
     told = {"job": "a", "run": run.number, "attempt": number, "nominal_ms": run.nominal_ms, "cause": run.cause}
     seen = {"node": attempt.node, "task": attempt.task, "start_ms": started_ms, "end_ms": started_ms + 2_000}
-    return Program(**(told | seen | {"code": attempt.code} | members))
+    every: dict[str, Any] = {**told, **seen, "code": attempt.code, **members}
+    return Program(**every)
 
 
 def run(number: int, at_ms: int, **members: Any) -> Run:
@@ -34,7 +35,7 @@ def run(number: int, at_ms: int, **members: Any) -> Run:
         outcome="finished",
         code=0,
     )
-    well = {"cause": "time", "state": "succeeded", "ended_ms": at_ms + 2_100, "attempts": (attempt,)}
+    well: dict[str, Any] = {"cause": "time", "state": "succeeded", "ended_ms": at_ms + 2_100, "attempts": (attempt,)}
     return Run(number=number, nominal_ms=at_ms, **(well | members))
 
 

@@ -164,9 +164,9 @@ class Lane:
 
     def _sweep(self) -> None:
         for path in self._cgroups():
-            _kill_all(lambda path=path: _pids_of_cgroup(path))
+            _kill_all(functools.partial(_pids_of_cgroup, path))
         for namespace in self._namespaces():
-            _kill_all(lambda ns=namespace: [int(pid) for pid in _run("ip", "netns", "pids", ns).split()])
+            _kill_all(functools.partial(_pids_of_namespace, namespace))
             _run("ip", "netns", "del", namespace)
         # A connection that nobody has acknowledged the end of keeps a namespace and its leg for a while.
         for leg in self._legs():
@@ -202,6 +202,10 @@ def _pids_of_cgroup(path: Path) -> list[int]:
     with contextlib.suppress(FileNotFoundError):
         return [int(pid) for file in files for pid in file.read_text().split()]
     return []
+
+
+def _pids_of_namespace(name: str) -> list[int]:
+    return [int(pid) for pid in _run("ip", "netns", "pids", name).split()]
 
 
 def _kill_all(pids: Callable[[], list[int]]) -> None:
@@ -325,7 +329,7 @@ class Engine:
         with contextlib.closing(self.client()) as client:
             inside = [client.inspect_container(one["Id"])["State"]["Pid"] for one in client.containers()]
         _run("ip", "link", "set", self._leg, "nomaster")
-        _kill_all(lambda: [int(pid) for pid in _run("ip", "netns", "pids", self._namespace).split()])
+        _kill_all(functools.partial(_pids_of_namespace, self._namespace))
         for pid in inside:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

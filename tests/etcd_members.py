@@ -285,7 +285,7 @@ class Tls:
 
     @property
     def server_options(self) -> tuple[str, ...]:
-        options = ("--cert-file", str(self._server_cert), "--key-file", str(self._server_key))
+        options: tuple[str, ...] = ("--cert-file", str(self._server_cert), "--key-file", str(self._server_key))
         if self._require_client:
             options += ("--trusted-ca-file", str(self.ca_file), "--client-cert-auth")
         return options

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
 
-from orlop.framework import Action, Refused, View
+from orlop.framework import Action, Framework, Refused, View
 from orlop.kernel.state import State
 from orlop.model.tasks import Task
 from orlop.testing.simulation.plan import Operation
@@ -86,6 +86,7 @@ class Possible:
 
     def took(self, command: tuple[Any, ...], certain: bool) -> None:
         """A command was carried out, or may have been."""
+        news: tuple[set[Any] | None, ...]
         match command:
             case "put", _, instances, release:
                 news = {True}, {instances}, {release}
@@ -97,7 +98,8 @@ class Possible:
                 news = {False}, None, None
             case _:
                 return
-        for known, new in zip((self.exists, self.instances, self.releases), news, strict=True):
+        possible: tuple[set[Any], ...] = (self.exists, self.instances, self.releases)
+        for known, new in zip(possible, news, strict=True):
             if new is not None:
                 if certain:
                     known.clear()
@@ -107,7 +109,7 @@ class Possible:
 class MarathonWorkload:
     """Clients of Marathon. After all is healed each app has exactly its instances, of its configuration."""
 
-    frameworks = {"marathon": SimulatedMarathon}  # noqa: RUF012
+    frameworks: Mapping[str, Callable[[], Framework]] = {"marathon": SimulatedMarathon}
 
     def __init__(self) -> None:
         self._possible = {path: Possible() for path in APPS}

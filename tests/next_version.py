@@ -23,7 +23,7 @@ OLD, NEW = "sequence", "number"
 
 def call(cls: type, old: str, new: str) -> None:
     """The class's member has another name in JSON."""
-    renamed = {old: override(rename=new)}
+    renamed: dict[str, Any] = {old: override(rename=new)}
     assert old in {field.name for field in attrs.fields(cls)}
     CONVERTER.register_unstructure_hook(
         cls, make_dict_unstructure_fn(cls, CONVERTER, _cattrs_omit_if_default=True, **renamed)

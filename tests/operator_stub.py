@@ -192,4 +192,4 @@ async def problem(response_of: Any, status: int) -> dict[str, str]:
         assert response.status == status, document
         assert document.keys() <= {"error", "message", "hint", "path"}
         assert document["error"]
-        return document  # type: ignore[no-any-return]
+        return document

@@ -67,8 +67,8 @@ class Serving:
         return made
 
     async def token(self, **options: Any) -> Token:
-        options = {"lifetime_ms": 60_000, "uses_max": 1, "node": "", "note": "", "by": "test"} | options
-        token, _ = await self.server.remote.create_join_token(**options)
+        usual: dict[str, Any] = {"lifetime_ms": 60_000, "uses_max": 1, "node": "", "note": "", "by": "test"}
+        token, _ = await self.server.remote.create_join_token(**(usual | options))
         return token
 
     async def joined(self, node: str) -> RemoteServers:

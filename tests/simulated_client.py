@@ -76,7 +76,7 @@ class SimulatedClient:
         value, fault = found
         if fault is not None:
             raise fault
-        return value  # type: ignore[no-any-return]
+        return value
 
     def pass_time(self, seconds: float) -> None:
         with self._lock:

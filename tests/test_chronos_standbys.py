@@ -55,7 +55,7 @@ class Answer:
             self.status = answer.status
             self.headers = answer.headers
             text = answer.read()
-            self.document = json.loads(text) if text else None
+            self.document: Any = json.loads(text) if text else None
 
     @property
     def message(self) -> str:

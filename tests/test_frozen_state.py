@@ -167,7 +167,7 @@ def shape(kind: Any) -> Any:
 def stored_kinds() -> dict[str, tuple[int, type]]:
     """Everything that is stored or recorded: name → its version now, its class."""
     core = [*(cls for _, cls in CLASSES), LeaderRecord, LogRecord, TaskRecord, NodeIdentity, Epoch]
-    found = {cls.__name__: (VERSIONS.of(cls), cls) for cls in core}
+    found: dict[str, tuple[int, type]] = {cls.__name__: (VERSIONS.of(cls), cls) for cls in core}
     for framework in (Admission, Marathon, Chronos, Swarm):
         for kind, cls in framework.documents.items():
             found[f"{framework.name}/{kind}"] = (framework.version, cls)

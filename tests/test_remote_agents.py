@@ -39,7 +39,7 @@ def cluster(hosts: Hosts) -> Iterator[RemoteCluster]:
 
 def sleepers(cluster: RemoteCluster, group: str) -> dict[str, list[int]]:
     """Task id → pids, of a group's tasks, on all hosts, as the machine sees them."""
-    found = {}
+    found: dict[str, list[int]] = {}
     for agent in cluster.agents.values():
         for task, pids in agent.tasks().items():
             for pid in pids:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 from hosts import Hosts, Process, RemoteCluster
@@ -166,7 +165,7 @@ def a_stranger(cluster: RemoteCluster, folder: Path) -> Credentials:
 
 
 @contextmanager
-def connected(cluster: RemoteCluster, context: ssl.SSLContext | None) -> Iterator[BinaryIO]:
+def connected(cluster: RemoteCluster, context: ssl.SSLContext | None) -> Iterator[socket.SocketIO]:
     """A connection to the server's port."""
     url = URL(cluster.url)
     with contextlib.ExitStack() as stack:
@@ -175,7 +174,7 @@ def connected(cluster: RemoteCluster, context: ssl.SSLContext | None) -> Iterato
         yield stack.enter_context(wrapped.makefile("rwb", buffering=0))
 
 
-def asked(stream: BinaryIO, protocols: str = "") -> str:
+def asked(stream: socket.SocketIO, protocols: str = "") -> str:
     """The head of the answer to a request for a session, and its body, if that is an error's."""
     key = base64.b64encode(secrets.token_bytes(16)).decode()
     offered = f"Sec-WebSocket-Protocol: {protocols}\r\n" if protocols else ""
@@ -196,7 +195,7 @@ def frame(kind: int, data: bytes) -> bytes:
     return struct.pack("!BBH", 0x80 | kind, 0x80 | 126, len(data)) + bytes(4) + data
 
 
-def read_frame(stream: BinaryIO) -> tuple[int, bytes]:
+def read_frame(stream: socket.SocketIO) -> tuple[int, bytes]:
     """The server's next one: its kind, what it holds."""
     kind, length = exactly(stream, 2)
     if length == 126:
@@ -204,7 +203,7 @@ def read_frame(stream: BinaryIO) -> tuple[int, bytes]:
     return kind & 0x0F, exactly(stream, length)
 
 
-def exactly(stream: BinaryIO, count: int) -> bytes:
+def exactly(stream: socket.SocketIO, count: int) -> bytes:
     data = b""
     while len(data) < count:
         piece = stream.read(count - len(data))

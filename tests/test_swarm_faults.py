@@ -85,7 +85,7 @@ class Client:
         try:
             return self.process.wait(ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.process.args} hangs: {self.text()[-500:]}") from None
+            raise AssertionError(f"{self.process.args!r} hangs: {self.text()[-500:]}") from None
 
     def text(self) -> str:
         return self.said.read_text(errors="replace") + self.complained.read_text(errors="replace")

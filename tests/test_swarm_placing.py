@@ -1,5 +1,5 @@
 """Where containers go that Docker's own client makes, on a real pool of two engines, and how it is told that there is
-no place; `test_swarm_placement.py` is about tasks of other frameworks."""
+no place; `test_swarm_for_other_frameworks.py` is about tasks of other frameworks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def info(pool: RunningPool) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def small(twin_members: list[Engine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
     """A pool that packs, of nodes with 4 cpus and 1 GiB, three containers at most on each."""
-    settings = {
+    settings: dict[str, Any] = {
         "ORLOP_PLUGINS__SWARM__STRATEGY": "binpack",
         "ORLOP_AGENT__RESOURCES": '{ cpus = 4, mem = "1GiB" }',
         "ORLOP_AGENT__ATTRIBUTES": '{ containerslots = "3" }',

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPMessage
+from email.message import Message
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ def build(pool: RunningPool, tag: str, engine: Engine) -> None:
     pool.docker("build", "-t", tag, "--build-arg", where, "-", given=DOCKERFILE, cli=OLD_CLI)
 
 
-def told(url: str, path: str) -> tuple[int, bytes, HTTPMessage]:
+def told(url: str, path: str) -> tuple[int, bytes, Message]:
     """Status, body and headers of the answer. url: `tcp://…`."""
     try:
         with urllib.request.urlopen(url.replace("tcp:", "http:") + path, timeout=30) as answer:

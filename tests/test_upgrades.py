@@ -83,8 +83,9 @@ class Upgraded:
             return {entry.key: entry.value for prefix in prefixes for entry in store.range(prefix).entries}
 
     def close(self) -> None:
-        for one in (*self.agents, self.servers):
-            one.close()
+        for agent in self.agents:
+            agent.close()
+        self.servers.close()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ OWN_RESTARTS: Final = 5
 BETWEEN_KILLS_S: Final = 0.3
 IMAGE: Final = "busybox:latest"
 OWN_LABEL: Final = "bench"
-CONTAINER: Final = {
+CONTAINER: Final[dict[str, Any]] = {
     "cmd": "sleep 1000",
     "cpus": 0.001,
     "mem": 8,

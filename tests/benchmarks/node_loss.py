@@ -42,9 +42,11 @@ _OURS: Final = quote(f'{{"label": ["{LABEL}"]}}')
 
 
 class Orchestrator(Protocol):
-    """What is measured. label: that all its containers of the service have."""
+    """What is measured."""
 
-    label: str
+    @property
+    def label(self) -> str:
+        """Of all its containers of the service."""
 
     def ready(self) -> bool:
         """Do all hosts take part?"""
@@ -191,9 +193,8 @@ def run() -> Iterator[Figure]:
     """All figures of this module."""
     found: dict[str, list[float]] = {"Orlop, an app": [], "Orlop, its pool": [], "SwarmKit": []}
     with three_hosts() as hosts:
-        turns: list[tuple[list[float], Orchestrator]] = list(
-            zip(found.values(), (hosts.orlop, hosts.pool, hosts.swarm), strict=True)
-        )
+        orchestrators: tuple[Orchestrator, ...] = (hosts.orlop, hosts.pool, hosts.swarm)
+        turns = list(zip(found.values(), orchestrators, strict=True))
         for attempt in range(ROUNDS):
             for taken, of in turns if attempt % 2 == 0 else reversed(turns):
                 taken.append(hosts.seconds_until_elsewhere(of))

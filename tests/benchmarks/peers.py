@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -222,12 +223,12 @@ def count_figures(orlop: RunningOrlop, slurm: Slurm, count: int) -> Iterator[Fig
     mine: list[Took] = []
     theirs: list[Took] = []
     for attempt in range(ROUNDS):
-        turns = [
-            lambda attempt=attempt: mine.append(through_orlop(orlop, f"/many-{count}-{attempt}", count)),
-            lambda: theirs.append(through_slurm(slurm, count)),
+        turns: list[tuple[list[Took], Callable[[], Took]]] = [
+            (mine, partial(through_orlop, orlop, f"/many-{count}-{attempt}", count)),
+            (theirs, partial(through_slurm, slurm, count)),
         ]
-        for measure in turns if attempt % 2 == 0 else reversed(turns):
-            measure()
+        for taken, measure in turns if attempt % 2 == 0 else reversed(turns):
+            taken.append(measure())
     median = statistics.median
     pairs = list(zip(mine, theirs, strict=True))
     yield Figure(f"{count} processes: Orlop says that all run, median", median(took.said for took in mine), "s")

@@ -42,7 +42,7 @@ BODY: Final = {
     "HostConfig": {"NetworkMode": NETWORK},
 }
 SERVICE: Final = {"Image": IMAGE, "Command": ["sleep", "1000"], "Labels": {LABEL: ""}, "StopSignal": "SIGKILL"}
-APP: Final = {
+APP: Final[dict[str, Any]] = {
     "id": "/bench",
     "args": ["sleep", "1000"],
     "cpus": 0.001,

@@ -164,7 +164,8 @@ class Cluster:
 
     def close(self) -> None:
         self.over.set()
-        for thing in (*self.agents, self.spare, *self.servers, *self.etcds):
+        things: list[Process | Etcd] = [*self.agents, self.spare, *self.servers, *self.etcds]
+        for thing in things:
             thing.host.mend()
             if isinstance(thing, Process) and thing.process is not None:
                 thing.process.send_signal(signal.SIGCONT)

@@ -40,7 +40,7 @@ class MarathonApps:
         number = 0
         while not self._cluster.over.wait(WRITE_EVERY_S) and number < APPS_MAX // CLIENTS:
             number += 1
-            app = {
+            app: dict[str, Any] = {
                 "id": f"/{name}{number}",
                 "cmd": "exec sleep 100000",
                 "cpus": 0.01,

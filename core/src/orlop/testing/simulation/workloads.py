@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -111,7 +111,7 @@ class Jobs(Framework):
 class MixedWorkload:
     """Clients that change services and add jobs. Each service has one client, which waits for no answer."""
 
-    frameworks = {"services": Services, "jobs": Jobs}  # noqa: RUF012
+    frameworks: Mapping[str, Callable[[], Framework]] = {"services": Services, "jobs": Jobs}
 
     def __init__(self) -> None:
         self._possible: dict[str, list[tuple[int, int]]] = {name: [(0, 0)] for name in SERVICES}
