@@ -137,8 +137,9 @@ def test_reexec_keeps_the_number_the_children_and_their_codes(node: Node) -> Non
 
 def test_a_reexec_to_nothing_is_refused(node: Node) -> None:
     client, listed = node.open()
-    client.send(do="reexec", executable="/no/such", source="/no/such", options={})
-    assert "executable: expected the path" in client.wait_for("error")["reason"]
+    for nothing in (str(node.data / "absent"), str(node.data)):
+        client.send(do="reexec", executable=nothing, source=nothing, options={})
+        assert "executable: expected the path" in client.wait_for("error")["reason"]
     client.send(do="version")
     assert client.wait_for("version") == {"is": "version", "version": "first", "pid": listed["pid"]}
 

@@ -525,7 +525,7 @@ def _fork(start: spawn.Start) -> spawn.Child | OSError:
 def _program(message: dict) -> dict:
     for name in ("executable", "source"):
         path = message.get(name)
-        if not isinstance(path, str) or not os.access(path, os.R_OK):
+        if not isinstance(path, str) or not os.path.isfile(path) or not os.access(path, os.R_OK):
             raise ValueError(f"{name}: expected the path of a readable file, got {path!r}")
     if not isinstance(message.get("options"), dict):
         raise ValueError("options: expected an object")
