@@ -18,7 +18,7 @@ from serving import Agent, Serving, eventually, heard, hello, serving
 from orlop.agent import engine_service
 from orlop.agent.remote import RemoteServers
 from orlop.agent.runtimes.docker_connection import DirectConnection, connect_directly
-from orlop.agent.runtimes.docker_engine import EngineLost
+from orlop.agent.runtimes.docker_errors import EngineLost
 from orlop.agent.runtimes.interface import Connection
 from orlop.agent.stream_service import serve_stream
 from orlop.framework import NotAvailable

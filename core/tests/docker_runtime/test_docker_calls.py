@@ -1,18 +1,14 @@
-"""What is called below docker-py does, and refuses, what docker-py itself does and refuses."""
+"""What is called without docker-py does, and refuses, what docker-py itself does and refuses."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import selectors
-import socket
-import socketserver
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import docker.errors
+import attrs
 import orjson
 import pytest
 from engines import Engine
@@ -20,66 +16,75 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.agent.runtimes import docker_calls
+from orlop.agent.runtimes.docker_calls import EngineCalls
 from orlop.agent.runtimes.docker_engine import connect
+from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
+from orlop.agent.runtimes.docker_http import EngineHttp
 
 # docker-py leaves a socket to the garbage collector when an engine goes away under it
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 BODY = {"Image": "busybox:latest", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}}
+WITHIN_S = 30
 
 
-@contextlib.contextmanager
-def over_tcp(path: str) -> Iterator[str]:
-    """The unix socket's engine, at the address that is given."""
+@attrs.frozen
+class Address:
+    """An engine's, with docker-py's client of it."""
 
-    class Relay(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.socket(socket.AF_UNIX) as engine, selectors.DefaultSelector() as both:
-                engine.connect(path)
-                both.register(self.request, selectors.EVENT_READ, engine)
-                both.register(engine, selectors.EVENT_READ, self.request)
-                while True:
-                    for key, _ in both.select():
-                        data = key.fileobj.recv(65_536)  # type: ignore[union-attr]
-                        if not data:
-                            return
-                        key.data.sendall(data)
+    url: str
+    client: Any
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"tcp://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    @contextlib.contextmanager
+    def calls(self) -> Iterator[EngineCalls]:
+        """As the runtime has them."""
+        with contextlib.closing(EngineHttp(self.url, WITHIN_S)) as http:
+            calls = EngineCalls(http)
+            calls.version, calls.oldest = self.client.api_version, "1.12"
+            yield calls
 
 
 @pytest.fixture(params=["unix", "tcp"])
-def connected(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Any]:
-    """A client as the runtime has it."""
-    with contextlib.ExitStack() as stack:
-        url = (
-            engine.url if request.param == "unix" else stack.enter_context(over_tcp(engine.url.removeprefix("unix://")))
-        )
-        client = stack.enter_context(contextlib.closing(connect(url, 30)))
-        client.oldest_api_version = "1.12"
-        yield client
+def address(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Address]:
+    url = engine.url if request.param == "unix" else engine.tcp_url
+    with contextlib.closing(connect(url, WITHIN_S)) as client:
+        yield Address(url, client)
 
 
-def test_a_container_is_made_and_started(connected: Any) -> None:
-    made = docker_calls.create(connected, BODY, "mine_yours", "", "1.30")
-    docker_calls.start(connected, made["Id"])
-    docker_calls.start(connected, made["Id"])  # it runs already, which is no error
-    inspected = connected.inspect_container(made["Id"])
-    assert (inspected["Name"], inspected["State"]["Status"]) == ("/mine_yours", "running")
-    assert docker_calls.inspect(connected, made["Id"]) == inspected
+async def test_a_container_is_made_and_started(address: Address) -> None:
+    client = address.client
+    with address.calls() as calls:
+        made = await calls.create(BODY, "mine_yours", "", "1.30")
+        await calls.start(made["Id"])
+        await calls.start(made["Id"])  # it runs already, which is no error
+        inspected = client.inspect_container(made["Id"])
+        assert (inspected["Name"], inspected["State"]["Status"]) == ("/mine_yours", "running")
+        assert await calls.inspect(made["Id"]) == inspected
+        assert await calls.inspect("mine_yours") == inspected
 
 
-def test_events_are_those_of_docker_py(connected: Any) -> None:
-    began_s = int(time.time())
-    made = [docker_calls.create(connected, BODY, f"c{number}", "", "")["Id"] for number in range(20)]
-    whole = {"since": began_s, "until": int(time.time()) + 1, "filters": {"container": made}}
-    mine = list(docker_calls.events(connected.events(**whole)))
-    assert [event["Actor"]["ID"] for event in mine] == made
-    assert mine == list(connected.events(**whole, decode=True))
+async def test_a_container_is_connected_and_disconnected(address: Address) -> None:
+    client = address.client
+    with address.calls() as calls:
+        network = client.create_network("a net/work")["Id"]
+        made = await calls.create({**BODY, "HostConfig": {}}, "connected", "", "")
+        await calls.connect(made["Id"], network, {"Aliases": ["other"]})
+        networks = client.inspect_container(made["Id"])["NetworkSettings"]["Networks"]
+        assert networks.keys() == {"bridge", "a net/work"}
+        await calls.connect(made["Id"], "a net/work", None)
+        assert client.inspect_container(made["Id"])["NetworkSettings"]["Networks"].keys() == {"bridge"}
+        client.remove_network(network)
+
+
+async def test_events_are_those_of_docker_py(address: Address) -> None:
+    client = address.client
+    with address.calls() as calls:
+        began_s = int(time.time())
+        made = [(await calls.create(BODY, f"c{number}", "", ""))["Id"] for number in range(20)]
+        whole = {"since": began_s, "until": int(time.time()) + 1, "filters": {"container": made}}
+        mine = list(docker_calls.events(client.events(**whole)))
+        assert [event["Actor"]["ID"] for event in mine] == made
+        assert mine == list(client.events(**whole, decode=True))
 
 
 @given(st.lists(st.dictionaries(st.text(), st.text())), st.data())
@@ -98,41 +103,43 @@ def test_what_is_no_event_ends_the_stream() -> None:
         next(told)
 
 
-def refusal(call: Callable[[], object]) -> tuple[type, int, str]:
-    with pytest.raises(docker.errors.APIError) as refused:
-        call()
-    return refused.type, refused.value.status_code, refused.value.explanation
+async def agreed(mine: Awaitable[object], theirs: Callable[[], object]) -> EngineRefused:
+    """The refusal of both."""
+    with pytest.raises(EngineRefused) as said:
+        await mine
+    with pytest.raises(EngineRefused) as expected, engine_errors():
+        theirs()
+    told, due = said.value, expected.value
+    assert (str(told), told.status, told.no_image) == (str(due), due.status, due.no_image)
+    return told
 
 
-def test_refusals_are_those_of_docker_py(connected: Any) -> None:
-    def both(mine: Callable[[], object], theirs: Callable[[], object]) -> type:
-        said = refusal(mine)
-        assert said == refusal(theirs)
-        return said[0]
+async def test_refusals_are_those_of_docker_py(address: Address) -> None:
+    client = address.client
+    with address.calls() as calls:
 
-    def their_create(body: Any, name: str) -> Any:
-        return connected.create_container_from_config(body, name)
+        async def refused(body: Any, name: str) -> EngineRefused:
+            theirs = client.create_container_from_config
+            return await agreed(calls.create(body, name, "", ""), lambda: theirs(body, name))
 
-    missing = BODY | {"Image": "nosuchimage:1"}
-    absent = both(lambda: docker_calls.create(connected, missing, "a", "", ""), lambda: their_create(missing, "a"))
-    assert absent is docker.errors.ImageNotFound
-    docker_calls.create(connected, BODY, "taken", "", "")
-    both(lambda: docker_calls.create(connected, BODY, "taken", "", ""), lambda: their_create(BODY, "taken"))
-    both(lambda: docker_calls.create(connected, BODY, "/no/name", "", ""), lambda: their_create(BODY, "/no/name"))
-    both(lambda: docker_calls.inspect(connected, "nosuch"), lambda: connected.inspect_container("nosuch"))
-    gone = both(lambda: docker_calls.start(connected, "nosuch"), lambda: connected.start("nosuch"))
-    assert gone is docker.errors.NotFound
-    wrong = BODY | {"Cmd": ["/nosuchprogram"]}
-    made = docker_calls.create(connected, wrong, "wrong", "", "")["Id"]
-    both(lambda: docker_calls.start(connected, made), lambda: connected.start(made))
+        assert (await refused(BODY | {"Image": "nosuchimage:1"}, "a")).no_image
+        await calls.create(BODY, "taken", "", "")
+        assert (await refused(BODY, "taken")).status == 409
+        assert (await refused(BODY, "/no/name")).status == 400
+        await agreed(calls.inspect("nosuch"), lambda: client.inspect_container("nosuch"))
+        assert not (await agreed(calls.start("nosuch"), lambda: client.start("nosuch"))).no_image
+        made = (await calls.create(BODY | {"Cmd": ["/nosuchprogram"]}, "wrong", "", ""))["Id"]
+        await agreed(calls.start(made), lambda: client.start(made))
 
 
-def test_an_engine_that_is_gone_is_told(engine: Engine, connected: Any) -> None:
-    import urllib3.exceptions
-
-    engine.stop()
-    try:
-        with pytest.raises((urllib3.exceptions.HTTPError, OSError)):
-            docker_calls.create(connected, BODY, "late", "", "")
-    finally:
-        engine.start()
+async def test_an_engine_that_is_gone_is_told_and_found_again(engine: Engine, address: Address) -> None:
+    with address.calls() as calls:
+        await calls.create(BODY, "early", "", "")  # over a connection that is kept
+        engine.stop()
+        try:
+            for _ in range(2):
+                with pytest.raises(EngineLost):
+                    await calls.create(BODY, "late", "", "")
+        finally:
+            engine.start()
+        assert (await calls.inspect("early"))["Name"] == "/early"

@@ -29,18 +29,13 @@ from typing import Any, Final
 
 import attrs
 
-from orlop.agent.runtimes import docker_calls, docker_sandbox
 from orlop.agent.runtimes import docker_container as container_json
+from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access, kept_since
 from orlop.agent.runtimes.docker_connection import DirectConnection, connect_directly
 from orlop.agent.runtimes.docker_container import Identity
-from orlop.agent.runtimes.docker_engine import (
-    BACKOFF_FIRST_S,
-    EngineLost,
-    EngineRefused,
-    Follower,
-    engine_errors,
-)
+from orlop.agent.runtimes.docker_engine import BACKOFF_FIRST_S, INSPECTIONS_AT_ONCE, Follower
+from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
 from orlop.agent.runtimes.docker_exec import execute_in
 from orlop.agent.runtimes.docker_following import FactsFollower
 from orlop.agent.runtimes.docker_record import NOTED, Record
@@ -82,6 +77,7 @@ class DockerRuntime:
         self._starting = Starting(context, self._engine, self._report, self._is_stopping)
         self._records: dict[str, Record] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._inspections = asyncio.Semaphore(INSPECTIONS_AT_ONCE)
         self._first_event = asyncio.Event()
         self._first_facts = asyncio.Event()
         self._changes = 0
@@ -140,7 +136,7 @@ class DockerRuntime:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         self._engine.connected.clear()
-        self._engine.pools.close()
+        self._engine.close()
 
     def _on_facts(self, facts: NodeFacts) -> None:
         self._first_facts.set()
@@ -185,7 +181,7 @@ class DockerRuntime:
             if record.incarnation == report.incarnation:
                 record.container = report.external_id or record.container
                 record.last = report
-        self._engine.client = client
+        self._engine.use(client)
         self._engine.unavailable = ""
         self._report_to(Snapshot(runtime=self.name, reports=tuple(reports)))
         self._engine.lost.clear()
@@ -266,8 +262,8 @@ class DockerRuntime:
     async def _inspect(self, container: str, identity: Identity) -> Report | None:
         """None when it is gone or going. Raises EngineLost."""
         try:
-            client, pool = self._engine.client, self._engine.pools.control
-            inspected = await self._engine.in_thread(pool, docker_calls.inspect, client, container)
+            async with self._inspections:
+                inspected = await self._engine.calls.inspect(container)
         except EngineRefused:
             return None
         return container_json.report_of(inspected, identity)

@@ -17,16 +17,11 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from orlop.agent.runtimes import docker_container as container_json
+from orlop.agent.runtimes.docker_calls import EngineCalls
 from orlop.agent.runtimes.docker_container import Identity
-from orlop.agent.runtimes.docker_engine import (
-    Command,
-    EngineLost,
-    EngineRefused,
-    Pools,
-    close_stream,
-    cut_stream,
-    engine_errors,
-)
+from orlop.agent.runtimes.docker_engine import REQUEST_TIMEOUT_S, Command, Pools, close_stream, cut_stream
+from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
+from orlop.agent.runtimes.docker_http import EngineHttp
 from orlop.agent.runtimes.interface import RuntimeContext, UnknownTask
 from orlop.agent.runtimes.outputs import STREAMS, Excerpt, Outputs, excerpt_of
 from orlop.docker_containers import KEPT_NAMES, NODE_LABEL, TASK_LABEL
@@ -37,16 +32,27 @@ T = TypeVar("T")
 
 
 class Access:
-    """See the module. client: docker-py's, of the last connection; None before the first."""
+    """See the module. client: docker-py's, of the last connection; None before the first. calls: without it."""
 
     def __init__(self, context: RuntimeContext) -> None:
         self.pools = Pools()
         self.client: Any = None
+        self._http = EngineHttp(context.docker, REQUEST_TIMEOUT_S)
+        self.calls = EngineCalls(self._http)
         self.connected = asyncio.Event()
         self.lost = asyncio.Event()
         self.unavailable = ""
         self._context = context
         self._outputs = Outputs(context.data / "outputs")
+
+    def use(self, client: Any) -> None:
+        """A connection has come about: this is its client."""
+        self.client = client
+        self.calls.version, self.calls.oldest = client.api_version, client.oldest_api_version
+
+    def close(self) -> None:
+        self._http.close()
+        self.pools.close()
 
     async def call(self, pool: Executor, method: str, *arguments: Any, **options: Any) -> Any:
         """One call of docker-py's client. Raises EngineLost, EngineRefused."""

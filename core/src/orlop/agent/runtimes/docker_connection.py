@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from orlop.agent.runtimes.docker_engine import CONNECT_TIMEOUT_S, EngineLost
+from orlop.agent.runtimes.docker_errors import EngineLost
 from orlop.agent.runtimes.interface import READ_BYTES_MAX
 
+CONNECT_TIMEOUT_S: Final = 5
 DEFAULT_PORT: Final = 2375
 _PING: Final = b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n"
 

@@ -18,19 +18,20 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from orlop.agent.runtimes import docker_calls
 from orlop.agent.runtimes.daemon_threads import DaemonThreads
+from orlop.agent.runtimes.docker_connection import CONNECT_TIMEOUT_S
 from orlop.agent.runtimes.docker_container import one_line
+from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
 from orlop.docker_containers import NODE_LABEL
 
 REQUEST_TIMEOUT_S: Final = 120
 LIST_TIMEOUT_S: Final = 30
 PING_EVERY_S: Final = 2.0
 PING_TIMEOUT_S: Final = 8
-CONNECT_TIMEOUT_S: Final = 5
 CLOSE_WITHIN_S: Final = 2.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_LAST_S: Final = 5.0
@@ -42,67 +43,17 @@ EXIT_CODE_WITHIN_S: Final = 2.0
 EXIT_CODE_POLL_S: Final = 0.02
 PULL_MESSAGE_EVERY_S: Final = 1.0
 
-START_THREADS: Final = 8
+STARTS_AT_ONCE: Final = 8
+INSPECTIONS_AT_ONCE: Final = 4
 CONTROL_THREADS: Final = 4
 PULL_THREADS: Final = 3
 COMMAND_THREADS: Final = 16
 LOG_THREADS: Final = 32
 #: Of those that share one client.
-CLIENT_THREADS: Final = START_THREADS + CONTROL_THREADS + PULL_THREADS + COMMAND_THREADS + LOG_THREADS
+CLIENT_THREADS: Final = CONTROL_THREADS + PULL_THREADS + COMMAND_THREADS + LOG_THREADS
 
 _log = logging.getLogger(__name__)
 _UNIX: Final = "unix://"
-
-
-class EngineLost(ConnectionError):
-    """The engine cannot be reached, or went away before it answered: what was asked may have been done."""
-
-
-class EngineRefused(RuntimeError):
-    """The engine's own text. status: of its HTTP answer, 0 when it came within a stream."""
-
-    def __init__(self, text: str, status: int = 0, *, no_image: bool = False) -> None:
-        super().__init__(one_line(text))
-        self.status = status
-        self.no_image = no_image
-
-
-@contextlib.contextmanager
-def engine_errors() -> Iterator[None]:
-    """docker-py's, requests' and urllib3's many errors as the two kinds that matter."""
-    import docker.errors
-    import requests
-    import urllib3.exceptions
-
-    try:
-        yield
-    except docker.errors.APIError as error:
-        text = error.explanation or str(error)
-        if error.status_code in (502, 503, 504):
-            raise EngineLost(text) from error
-        no_image = isinstance(error, docker.errors.ImageNotFound)
-        raise EngineRefused(text, error.status_code or 0, no_image=no_image) from error
-    except (EngineLost, EngineRefused):
-        raise
-    except (
-        docker.errors.DockerException,
-        requests.RequestException,
-        urllib3.exceptions.HTTPError,
-        OSError,
-    ) as error:
-        raise EngineLost(_plainly(error)) from error
-
-
-def _plainly(error: BaseException) -> str:
-    """What is behind it, without the layers' names and the addresses of their objects, which differ each time."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, TimeoutError):
-            return "it does not answer"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return one_line(str(error))
 
 
 def cut_stream(stream: Any) -> None:
@@ -122,7 +73,6 @@ class Pools:
     """The threads of one runtime, started as they are needed."""
 
     def __init__(self) -> None:
-        self.start = DaemonThreads(START_THREADS, "orlop-docker-start")
         self.control = DaemonThreads(CONTROL_THREADS, "orlop-docker-control")
         self.pull = DaemonThreads(PULL_THREADS, "orlop-docker-pull")
         self.command = DaemonThreads(COMMAND_THREADS, "orlop-docker-command")
@@ -134,7 +84,7 @@ class Pools:
         self.pull = DaemonThreads(PULL_THREADS, "orlop-docker-pull")
 
     def close(self) -> None:
-        for pool in (self.start, self.control, self.pull, self.command, self.log):
+        for pool in (self.control, self.pull, self.command, self.log):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -18,14 +18,9 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from orlop.agent.runtimes.docker_access import Access
-from orlop.agent.runtimes.docker_connection import connect
-from orlop.agent.runtimes.docker_engine import (
-    CONNECT_TIMEOUT_S,
-    EXIT_CODE_POLL_S,
-    EXIT_CODE_WITHIN_S,
-    EngineLost,
-    EngineRefused,
-)
+from orlop.agent.runtimes.docker_connection import CONNECT_TIMEOUT_S, connect
+from orlop.agent.runtimes.docker_engine import EXIT_CODE_POLL_S, EXIT_CODE_WITHIN_S
+from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused
 from orlop.agent.runtimes.interface import Output, UnknownTask
 from orlop.model.streams import CHUNK_BYTES, CommandRequest
 

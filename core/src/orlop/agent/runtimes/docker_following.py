@@ -25,13 +25,11 @@ from orlop.agent.runtimes.docker_engine import (
     CLOSE_WITHIN_S,
     EVENTS_OVERLAP_S,
     LIST_TIMEOUT_S,
-    EngineLost,
-    EngineRefused,
     close_stream,
     connect,
     cut_stream,
-    engine_errors,
 )
+from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
 from orlop.agent.runtimes.docker_facts import bounded, engine_of, foreign_of, image_of, is_task
 from orlop.model.facts import EngineFacts, ForeignContainer, Image, NodeFacts
 

@@ -10,18 +10,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from orlop.agent.fetching import CannotFetch, Fetching
-from orlop.agent.runtimes import docker_calls, docker_sandbox
 from orlop.agent.runtimes import docker_container as container_json
+from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access
 from orlop.agent.runtimes.docker_container import Creation
-from orlop.agent.runtimes.docker_engine import (
-    BACKOFF_FIRST_S,
-    BACKOFF_LAST_S,
-    START_THREADS,
-    EngineLost,
-    EngineRefused,
-    pull,
-)
+from orlop.agent.runtimes.docker_engine import BACKOFF_FIRST_S, BACKOFF_LAST_S, STARTS_AT_ONCE, pull
+from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused
 from orlop.agent.runtimes.docker_record import Record
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, Report, RuntimeContext
 from orlop.model.tasks import Exit, Outcome
@@ -70,7 +64,7 @@ class Starting:
         self._is_stopping = is_stopping
         self._fetching = Fetching(context)
         self._pulls: dict[str, asyncio.Future[None]] = {}
-        self._slots = asyncio.Semaphore(START_THREADS)
+        self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
     def engine_lost(self) -> None:
         """Pulls that are under way have failed."""
@@ -171,7 +165,7 @@ class Starting:
         self._emit(record, Phase.STARTING, external_id=container)
         record.undisturbed = creation.stays_ended and not creation.kept
         try:
-            await self._engine.in_thread(self._engine.pools.start, docker_calls.start, self._engine.client, container)
+            await self._engine.calls.start(container)
         except EngineRefused as error:
             if creation.kept:
                 exit_ = Exit(outcome=Outcome.FAILED, reason=str(error))
@@ -185,9 +179,8 @@ class Starting:
     async def _join(self, container: str, creation: Creation) -> None:
         """Its further networks: an engine takes one at the creation. Raises EngineRefused, EngineLost."""
         for name, settings in creation.networks.items():
-            asked = (self._engine.client, container, name, settings)
             try:
-                await self._engine.in_thread(self._engine.pools.start, docker_calls.connect, *asked)
+                await self._engine.calls.connect(container, name, settings)
             except EngineRefused as error:
                 if settings is not None and error.status != FORBIDDEN:  # it is there already
                     raise
@@ -198,11 +191,10 @@ class Starting:
         reported."""
         body = creation.body
         if creation.shares_are_cpus:
-            about = await self._engine.call(self._engine.pools.start, "info")
+            about = await self._engine.call(self._engine.pools.control, "info")
             body = container_json.scaled_shares(body, about["NCPU"])
-        asked = (self._engine.client, body, creation.name, creation.platform, creation.version)
         try:
-            made = await self._engine.in_thread(self._engine.pools.start, docker_calls.create, *asked)
+            made = await self._engine.calls.create(body, creation.name, creation.platform, creation.version)
             return str(made["Id"]), made.get("Warnings") or []
         except EngineRefused as error:
             if error.status != CONFLICT:
@@ -213,7 +205,7 @@ class Starting:
     async def _adopt(self, record: Record, name: str, refusal: str) -> str | None:
         """As `_create_or_adopt`. refusal: the engine's, if it is to be passed on when the name is not this task's."""
         try:
-            inspected = await self._engine.call(self._engine.pools.start, "inspect_container", name)
+            inspected = await self._engine.calls.inspect(name)
         except EngineRefused as error:
             raise _NameTaken(f"the name {name} is not free") from error
         there = container_json.identity_of(inspected["Config"].get("Labels"), self._context)
