@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 import pytest
-from answering import CLUSTER, NODE, TASK, WAITING, Fake, run
+from answering import CLUSTER, NODE, TASK, WAITING, Fake, body, run
 from click.testing import CliRunner
 from ports import free_port
 
@@ -328,6 +328,18 @@ def test_cells_are_one_line_whatever_they_hold() -> None:
     assert output.text_of({"a": [1, 2], "b": None}) == "a=1,2,b=-"
     assert output.text_of("a\x1b[31m\u202eb") == "a [31m b"
     assert output.text_of(["a\x07"]) == "a"
+
+
+def test_what_a_parameter_has_several_values_of_is_asked_for_each(fake: Fake) -> None:
+    queries: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        queries.append(handler.path)
+        body(b"{}")(handler)
+
+    fake.answers["GET", "/v2/groups"] = answer
+    Client(fake.url).get("/v2/groups", embed=("group.apps", "group.groups"), force=False, id="", limit=0)
+    assert queries == ["/v2/groups?embed=group.apps&embed=group.groups&limit=0"]
 
 
 def test_completion_asks_the_server_and_is_silent_without_one(fake: Fake) -> None:

@@ -115,7 +115,8 @@ class Client:
     ) -> Any:
         # Zero is a value, and equal to False.
         given = {name: _text(value) for name, value in query.items() if value not in (None, "") and value is not False}
-        url = self.base + urllib.parse.quote(path, safe="/*%") + (f"?{urllib.parse.urlencode(given)}" if given else "")
+        asked = f"?{urllib.parse.urlencode(given, doseq=True)}" if given else ""
+        url = self.base + urllib.parse.quote(path, safe="/*%") + asked
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Accept": accept, "Content-Type": "application/json", **self.headers}
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  (http and https only)
@@ -142,7 +143,10 @@ def _context(authority: str) -> ssl.SSLContext:
         raise Failure(f"--ca: {authority} cannot be used: {error.strerror or error}", code=2) from error
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | list[str]:
+    """Of a list one text for each, for a parameter that is repeated."""
+    if isinstance(value, list | tuple):
+        return [str(one) for one in value]
     return "true" if value is True else str(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -61,14 +61,29 @@ def completed(
     those that have ended, too.
     """
 
+    def words(document: Any) -> Mapping[str, str]:
+        items = document[member]
+        return {str(item[name]): str(item.get(about) or "") for item in items for name in names if item.get(name)}
+
+    return completed_by(path, words, all=ended)
+
+
+def completed_by(
+    path: str | Callable[[click.Context], str], words: Callable[[Any], Mapping[str, str]], **query: Any
+) -> Callable[..., list[CompletionItem]]:
+    """The same for answers of any form. path: or what makes it of the context, in which earlier arguments are.
+
+    words: makes of the answer what may be typed, with what is shown beside.
+    """
+
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         server = ctx.find_root().params.get("server") or DEFAULT_SERVER
         try:
-            items = Client(server, timeout_s=COMPLETION_TIMEOUT_S).get(path, all=ended)[member]
-        except (Failure, KeyError, TypeError):
+            asked = path if isinstance(path, str) else path(ctx)
+            found = words(Client(server, timeout_s=COMPLETION_TIMEOUT_S).get(asked, **query))
+        except (Failure, AttributeError, KeyError, TypeError):
             return []
-        words = {str(item[name]): str(item.get(about) or "") for item in items for name in names if item.get(name)}
-        return [CompletionItem(word, help=text) for word, text in sorted(words.items()) if word.startswith(incomplete)]
+        return [CompletionItem(word, help=text) for word, text in sorted(found.items()) if word.startswith(incomplete)]
 
     return complete
 
