@@ -127,6 +127,15 @@ def test_versions_and_the_way_back(api: Commands) -> None:
     assert api.get("/apps/web")["app"]["cmd"] == "one"
 
 
+def test_versions_of_apps_with_checks_and_images(api: Commands) -> None:
+    container = {"type": "DOCKER", "docker": {"image": "busybox"}}
+    check = {"protocol": "TCP", "portIndex": 0}
+    document = {"id": "/web", "cmd": None, "container": container, "healthChecks": [check]}
+    api.add("--detach", **document)
+    assert api.run("app", "versions", "web").stdout.splitlines()[1].split()[-1] == "busybox"
+    assert api.run("app", "list").stdout.splitlines()[1].split()[-1] == "busybox"
+
+
 def test_a_version_may_be_shortened(api: Commands) -> None:
     api.add(id="/web", cmd="one")
     api.on_loop(lambda cluster: cluster.advance(3600))

@@ -119,7 +119,7 @@ def test_a_factor_that_is_too_large(api: Commands) -> None:
 def test_removing_a_group_tells_which_apps_go(api: Commands) -> None:
     add_shop(api)
     removed = api.run("group", "rm", "shop")
-    assert removed.stderr == "/shop/web goes, with 3/3 running\n/shop/back/db goes, with 1/1 running\n"
+    assert removed.stderr == "to be removed: /shop/web, 3/3 running\nto be removed: /shop/back/db, 1/1 running\n"
     assert "is done" in removed.stdout
     assert api.instances() == {"/other": 1}
     assert api.names("group", "list") == ["/"]
@@ -135,7 +135,8 @@ def test_the_root_group_stays(api: Commands, root: str) -> None:
 def test_a_group_that_is_being_deployed_is_locked(api: Commands) -> None:
     running = api.add_waiting("/shop/big")
     for command in ("scale shop 2", "rm shop --yes"):
-        assert "locked" in api.run("group", *command.split(), code=CONFLICT).stderr
+        told = api.run("group", *command.split(), code=CONFLICT).stderr
+        assert f"orlop: locked by deployment {running} (wait for it" in told
         assert api.names("deployment", "list") == [running]
     api.run("group", "rm", "shop", "--yes", "--force")
     assert api.instances() == {}

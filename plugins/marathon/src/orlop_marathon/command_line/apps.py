@@ -25,7 +25,7 @@ from orlop_marathon.command_line.asking import (
     yes_option,
 )
 from orlop_marathon.command_line.following import finish
-from orlop_marathon.command_line.rows import APP_COLUMNS, TASK_COLUMNS, app_row, runs, task_row
+from orlop_marathon.command_line.rows import APP_COLUMNS, TASK_COLUMNS, app_row, runs, runs_shortly, task_row
 from orlop_marathon.command_line.tasks import tell_killed
 
 #: Each version that is shown costs a request.
@@ -191,9 +191,8 @@ def _version_row(client: Client, path: str, version: str, current: str) -> dict[
         if failure.code != NOT_FOUND:
             raise
         return {"version": version, "command": "forgotten meanwhile"}
-    return app_row(one | {"tasksRunning": 0, "tasksStaged": 0, "deployments": []}) | {
-        "version": version, "current": version == current or None, "instances": one["instances"],
-    }  # fmt: skip
+    shown = {name: one[name] for name in ("instances", "cpus", "mem")}
+    return {"version": version, "current": version == current or None, **shown, "command": runs_shortly(one)}
 
 
 def _versions_path(ctx: click.Context) -> str:

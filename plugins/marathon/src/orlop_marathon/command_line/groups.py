@@ -108,7 +108,7 @@ def rm(ctx: click.Context, group_id: str, yes: bool, waiting: Waiting) -> None:
     document = client.get(path, embed=_EMBEDDED)
     apps = apps_in(document)
     for one in apps:
-        click.echo(f"{one['id']} goes, with {one['tasksRunning']}/{one['instances']} running", err=True)
+        click.echo(f"to be removed: {one['id']}, {one['tasksRunning']}/{one['instances']} running", err=True)
     counted = "1 app" if len(apps) == 1 else f"{len(apps)} apps"
     confirm(f"Remove {document['id']} with {counted}, and stop their tasks?", yes)
     finish(ctx, client.send("DELETE", path, force=waiting.force), waiting)

@@ -20,6 +20,11 @@ def runs(app: Mapping[str, Any]) -> str:
     return str(app.get("cmd") or " ".join(app.get("args", [])) or image)
 
 
+def runs_shortly(app: Mapping[str, Any]) -> str:
+    """As much of it as a table has room for."""
+    return runs(app)[:COMMAND_SHOWN]
+
+
 def app_row(app: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": app["id"],
@@ -29,7 +34,7 @@ def app_row(app: Mapping[str, Any]) -> dict[str, Any]:
         "deploying": bool(app["deployments"]),
         "cpus": app["cpus"],
         "mem": app["mem"],
-        "command": runs(app)[:COMMAND_SHOWN],
+        "command": runs_shortly(app),
     }
 
 
