@@ -56,11 +56,11 @@ class Commands(ServedApi):
     def names(self, *arguments: str) -> list[str]:
         return self.run(*arguments, "-o", "name").stdout.split()
 
-    def add(self, *options: str, code: int = 0, **members: object) -> Result:
+    def add(self, *options: str, code: int = 0, **members: Any) -> Result:
         document = {"cmd": "sleep 1", "cpus": 0.1, "mem": 16, **members}
         return self.run("app", "add", "-", *options, standard_input=json.dumps(document), code=code)
 
-    def add_waiting(self, path: str, **members: object) -> str:
+    def add_waiting(self, path: str, **members: Any) -> str:
         """An app for which there is no room; the id of its deployment."""
         return self.add("--detach", id=path, cpus=1000, **members).stdout.strip()
 

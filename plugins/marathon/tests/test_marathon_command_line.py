@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -130,7 +131,7 @@ def test_versions_and_the_way_back(api: Commands) -> None:
 def test_versions_of_apps_with_checks_and_images(api: Commands) -> None:
     container = {"type": "DOCKER", "docker": {"image": "busybox"}}
     check = {"protocol": "TCP", "portIndex": 0}
-    document = {"id": "/web", "cmd": None, "container": container, "healthChecks": [check]}
+    document: dict[str, Any] = {"id": "/web", "cmd": None, "container": container, "healthChecks": [check]}
     api.add("--detach", **document)
     assert api.run("app", "versions", "web").stdout.splitlines()[1].split()[-1] == "busybox"
     assert api.run("app", "list").stdout.splitlines()[1].split()[-1] == "busybox"
