@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from orlop.docker_containers import TASK_LABEL
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable, Upgraded
 from orlop_swarm.http.finding import SWARM_ID, Owners
+from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.problems import NodeAway, NotFound, Problem
 from orlop_swarm.http.services import Known
 from orlop_swarm.http.versions import FRESH_S, RETRY_S, Spoken, Versions, common
@@ -381,3 +382,21 @@ async def test_an_engine_that_does_not_say_its_version_does_not_hold_up_the_othe
     assert len(beta.asked) == asked
     now[0] += RETRY_S
     assert (await versions.spoken()).maximum == "1.40"
+
+
+@pytest.mark.parametrize(
+    ("reference", "node"),
+    [("web", "a"), ("abc1", "a"), ("abd", "b"), ("nothing", ""), ("", ""), ("ab", None), ("fe", None), ("abc", "b")],
+)
+async def test_what_a_container_depends_on_is_one_in_the_whole_pool(reference: str, node: str | None) -> None:
+    """`ab` is unique on one engine alone, `fe` on each, and `abc` is a name on one and begins ids on the other."""
+    engines = (
+        ScriptedEngine("a", {"abc1": "web", "abc2": "db", "fe1": "one"}),
+        ScriptedEngine("b", {"abd1": "abc", "fe2": "two"}),
+    )
+    needed = Looking().dependencies(engines, {"HostConfig": {"NetworkMode": f"container:{reference}"}})
+    if node is not None:
+        assert await needed == node
+        return
+    with pytest.raises(Problem, match=f"Multiple IDs found with provided prefix: {reference}"):
+        await needed

@@ -119,16 +119,32 @@ class Looking:
     async def dependencies(self, engines: Sequence[Engine], body: Mapping[str, Any]) -> str:
         """The name of the node that has the containers it depends on; empty: there are none, or no engine has them.
 
-        Raises Problem: they are not on one node.
+        Raises Problem: they are not on one node, or one is called by what several ids begin with.
         """
         said = wanted.read(body)
         places: set[str] = set()
-        for reference in dict.fromkeys(said.dependencies):
-            answers = await _each(engines, f"/containers/{quote(reference.removeprefix('/'), safe='')}/json")
-            places |= {node for node, (status, _) in answers.items() if status == 200}
+        for reference in dict.fromkeys(one.removeprefix("/") for one in said.dependencies):
+            if reference:  # an engine refuses the others, each in words of its own
+                answers = await _each(engines, f"/containers/{quote(reference, safe='')}/json")
+                places |= _holding(reference, answers)
         if len(places) > 1:
             raise Problem(500, unsatisfied(said, filters.named(("dependency",))))
         return next(iter(places), "")
+
+
+def _holding(reference: str, answers: Mapping[str, tuple[int, Any]]) -> set[str]:
+    """The nodes where the container is, as their engines inspect it. A whole id or a name goes before a prefix, which
+    what one engine holds may make unique on it, and not in the pool. Raises Problem: several are meant."""
+    having = {node: body for node, (status, body) in answers.items() if status == 200}
+    exact = {node for node, body in having.items() if reference in (body["Id"], body["Name"].removeprefix("/"))}
+    if exact:
+        return exact
+    for status, body in answers.values():
+        if status not in (200, 404, 503):
+            raise Problem(status, str(body["message"]))
+    if len(having) > 1:
+        raise Problem(400, f"Multiple IDs found with provided prefix: {reference}")
+    return set(having)
 
 
 def last_named(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
