@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from scripted_engines import Asked, Script, ScriptedPool, ScriptedResponse
 from waiting import eventually
@@ -481,3 +482,29 @@ async def test_networks_are_listed_with_a_slash_at_the_end_too() -> None:
     network = {"Id": "n1", "Name": "n", "Driver": "bridge", "Scope": "local", "Labels": {}}
     async with serving(ScriptedPool({"a": always([network])})) as client, client.get("/networks/") as response:
         assert [one["Name"] for one in await response.json()] == ["n"]
+
+
+async def test_a_link_of_a_container_that_nobody_has_is_refused_with_both_names() -> None:
+    nobody = refusing("No such container: nobody", 404)
+    pool = ScriptedPool({"a": nobody, "b": nobody})
+    async with serving(pool) as client, client.delete("/v1.41/containers/nobody/database?link=1") as response:
+        assert (response.status, await response.json()) == (404, {"message": "No such container: nobody/database"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("POST", "/commit?container=..", 404, "No such container: .."),
+        ("GET", "/images/get?names=..", 400, "invalid reference format"),
+        ("GET", "/containers/json?filters=%7B%22before%22%3A%5B%22..%22%5D%7D", 404, "no such container .."),
+    ],
+)
+async def test_a_name_that_is_no_part_of_a_path_is_unknown(method: str, path: str, status: int, message: str) -> None:
+    def engine(asked: Asked) -> ScriptedResponse:
+        if "/../" in asked.path:
+            return ScriptedResponse([b""], 301)
+        return ScriptedResponse([{"message": message}], status)
+
+    pool = ScriptedPool({"a": engine, "b": engine})
+    async with serving(pool) as client, client.request(method, f"/v1.41{path}") as response:
+        assert (response.status, await response.json()) == (status, {"message": message})

@@ -7,10 +7,13 @@ test may connect to an engine's socket directly.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 from multidict import CIMultiDictProxy
+
+#: How an engine answers to a path that is not in its simplest form: of a name such as `..`, which nothing has.
+MOVED: Final = (301, 307, 308)
 
 
 class EngineUnavailable(ConnectionError):

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
-from orlop_swarm.engines.interface import Engine, EngineUnavailable, Response
+from orlop_swarm.engines.interface import MOVED, Engine, EngineUnavailable, Response
 from orlop_swarm.http import relaying
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import SERVICES, VERSION
@@ -131,6 +131,8 @@ async def answer_of(engine: Engine, response: Response) -> Answer:
     finally:
         await response.close()
     node = engine.node
+    if response.status in MOVED:
+        return Answer(node=node.name, node_id=node.id, status=404, content="page not found")
     content: Any = body.decode(errors="replace").strip()
     try:
         content = orjson.loads(body) if body.strip() else None

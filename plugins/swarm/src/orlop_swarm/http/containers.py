@@ -266,7 +266,12 @@ async def _removed(request: web.Request, owner: Owner) -> web.Response:
 
 async def _remove_link(request: web.Request) -> web.StreamResponse:
     reference = request.match_info["name"].removeprefix("/")
-    owner = await request.app[SERVICES].owners.find(reference.partition("/")[0], sure=True)
+    try:
+        owner = await request.app[SERVICES].owners.find(reference.partition("/")[0], sure=True)
+    except NotFound as error:
+        if error.hidden:
+            raise
+        raise NotFound(f"No such container: {reference}") from None
     return await relaying.relay(request, owner.engine, f"/containers/{quote(reference)}")
 
 

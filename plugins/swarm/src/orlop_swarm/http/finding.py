@@ -19,7 +19,7 @@ import orjson
 from aiohttp import hdrs
 
 from orlop.docker_containers import TASK_LABEL
-from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
+from orlop_swarm.engines.interface import MOVED, Engine, EngineUnavailable, Pool
 from orlop_swarm.http.problems import NodeAway, NotFound, Problem
 from orlop_swarm.http.services import Containers
 from orlop_swarm.merging.containers import is_kept
@@ -341,6 +341,8 @@ async def told(
     given = orjson.dumps(body) if body is not None else None
     response = await engine.request(method, path, query=query, headers=headers, body=given)
     try:
+        if response.status in MOVED:
+            return 404, {"message": "page not found"}
         return response.status, orjson.loads(await response.read() or b"null")
     finally:
         await response.close()
