@@ -161,7 +161,7 @@ def test_the_pool_says_what_its_engine_says(
         for (url, told_by), story in itertools.product(said.items(), PLAYED):
             folder = tmp_path / str(len(told_by)) / url.partition(":")[0]
             folder.mkdir(parents=True)
-            told_by += [str(one) for one in play(cli, url, STORIES[story], folder)]
+            told_by += [str(one) for one in play(cli, url, STORIES[story].lines, folder)]
             engine.clear()
     assert said[pool.url] == said[engine.url]
 
