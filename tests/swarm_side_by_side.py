@@ -94,7 +94,7 @@ _VARIES: Final = (
     # The CLI's own races with itself: refused while it still packs what it copies, or waits for what does not start.
     (re.compile(r"(?m)^time=.*(closed pipe|context canceled)\"\n"), ""),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| [+-]\d{4} \w+)?"), "<time>"),
-    (re.compile(r"(Less than a second|About a minute|\d+ seconds?|\d+ minutes?)( ago)?"), "<while>"),
+    (re.compile(r"(Less than a second|About (a minute|an hour)|\d+ (second|minute|hour)s?)( ago)?"), "<while>"),
     (re.compile(r"\b\d+\.\d+\.\d+\.\d+\b"), "<address>"),
     # The port that a name server was asked from.
     (re.compile(r"<address>:\d+->"), "<address>:<port>->"),
