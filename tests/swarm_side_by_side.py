@@ -178,10 +178,12 @@ def play_on_both(cli: str, hosts: Sequence[str], story: Sequence[Line], folder: 
         return list(both.map(partial(play, cli), hosts, repeat(story), folders))
 
 
-def differences(story: Sequence[Line], of_pool: Sequence[Outcome], of_engine: Sequence[Outcome]) -> Iterator[str]:
-    """What is to be mended: lines that are answered otherwise and are not marked, and marks that are stale."""
+def differences(
+    story: Sequence[Line], of_pool: Sequence[Outcome], of_engine: Sequence[Outcome]
+) -> Iterator[tuple[int, str]]:
+    """(line, what is to be mended): lines that are answered otherwise and are not marked, and marks that are stale."""
     for line, here, there in zip(story, of_pool, of_engine, strict=True):
         if line.mark == "differs" and here == there:
-            yield f"line {line.number}: is marked as what differs, and does not:\n{here}"
+            yield line.number, f"line {line.number}: is marked as what differs, and does not:\n{here}"
         if line.mark != "differs" and here != there:
-            yield f"line {line.number}: the pool says:\n{here}\none engine says:\n{there}"
+            yield line.number, f"line {line.number}: the pool says:\n{here}\none engine says:\n{there}"

@@ -31,10 +31,18 @@ def clean_all(engines: Sequence[Engine]) -> None:
 def test_the_cli_says_of_the_pool_what_it_says_of_one_engine(
     title: str, cli: str, pool: RunningPool, alike: list[Engine], engine: Engine, tmp_path: Path
 ) -> None:
+    """An engine leaves some of what it says to chance, such as the order of a map: what differs has to do so twice."""
+
+    def differing(folder: Path) -> dict[int, str]:
+        folder.mkdir()
+        try:
+            of_pool, of_engine = play_on_both(cli, (pool.url, engine.url), lines, folder)
+        finally:
+            clean_all(alike)
+        return dict(differences(lines, of_pool, of_engine))
+
     lines = STORIES[title].lines
-    try:
-        of_pool, of_engine = play_on_both(cli, (pool.url, engine.url), lines, tmp_path)
-    finally:
-        clean_all(alike)
-    found = list(differences(lines, of_pool, of_engine))
-    assert not found, "\n\n".join(found)
+    found = differing(tmp_path / "first")
+    if found:
+        found = {line: said for line, said in differing(tmp_path / "second").items() if line in found}
+    assert not found, "\n\n".join(found.values())
