@@ -17,7 +17,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from orlop.api.agents import PREFIX
-from orlop.api.guard import UNPROVEN, Authenticate, from_foreign_page
+from orlop.api.guard import UNPROVEN, Authenticate, foreign_page
 from orlop.api.problems import Problem
 from orlop.api.sparing import Sparing
 from orlop.kernel.state import State
@@ -42,8 +42,8 @@ def by_token(state: Callable[[], State], vouching: Callable[[], Vouching] | None
     async def authenticate(request: web.Request) -> str:
         if request.path.startswith(PREFIX):
             return UNPROVEN
-        if (origin := from_foreign_page(request)) is not None:
-            raise Problem(HTTPStatus.FORBIDDEN, f"the request comes from a page of {origin!r}")
+        if (refused := foreign_page(request)) is not None:
+            raise refused
         if vouching is not None and (vouched := request.headers.get(HEADER)) is not None:
             try:
                 return vouching().principal(vouched, request.method, request.raw_path)

@@ -88,12 +88,12 @@ def _same_origin(origin: str, name: str, port: int) -> bool:
     return url.scheme in ("http", "https") and (url.raw_host, url.port) == (name, port)
 
 
-def from_foreign_page(request: web.Request) -> str | None:
-    """The page of another site that a browser makes this request for; None when there is none."""
+def foreign_page(request: web.Request) -> Problem | None:
+    """The refusal (403) of what a browser asks for a page of another site; None when it does not."""
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None or _same_origin(origin, *_split(request.headers.get(hdrs.HOST, ""), request.scheme)):
         return None
-    return origin
+    return Problem(HTTPStatus.FORBIDDEN, f"the request comes from a page of {origin!r}")
 
 
 @web.middleware

@@ -15,15 +15,13 @@ import ssl
 import stat
 import struct
 from contextvars import ContextVar
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from orlop.api.guard import Handler, from_foreign_page
-from orlop.api.problems import Problem
+from orlop.api.guard import Handler, foreign_page
 from orlop.api.requests import PRINCIPAL
 from orlop.hookspecs import UNIX, ClientCertificates
 
@@ -156,10 +154,8 @@ def guard_of_listener(usual: Middleware) -> Middleware:
         principal = known_by_connection(request)
         if not principal:
             return await usual(request, handler)
-        if (origin := from_foreign_page(request)) is not None:
-            return Problem(HTTPStatus.FORBIDDEN, f"the request comes from a page of {origin!r}").response(
-                for_plugins=True
-            )
+        if (refused := foreign_page(request)) is not None:
+            return refused.response(for_plugins=True)
         prove = getattr(request.protocol, "proven", None)
         if prove is not None:
             prove()
