@@ -132,6 +132,33 @@ async def test_refusals_are_those_of_docker_py(address: Address) -> None:
         await agreed(calls.start(made), lambda: client.start(made))
 
 
+class Answering(EngineHttp):
+    """Answers all calls in the same way."""
+
+    def __init__(self, status: int, said: bytes) -> None:
+        super().__init__("unix:///nowhere", WITHIN_S)
+        self._answer = status, said
+
+    async def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "text"),
+    [
+        (500, b'{"message":"no room"}', "no room"),
+        (500, b"plain words\n", "plain words"),
+        (500, b"[1]", "[1]"),
+        (418, b"", "I'm a Teapot"),
+        (499, b"", "status 499"),
+    ],
+)
+async def test_a_refusal_is_told_in_whatever_form_it_comes(status: int, said: bytes, text: str) -> None:
+    with pytest.raises(EngineRefused) as refused:
+        await EngineCalls(Answering(status, said)).start("c")
+    assert (str(refused.value), refused.value.status) == (text, status)
+
+
 async def test_an_engine_that_is_gone_is_told_and_found_again(engine: Engine, address: Address) -> None:
     with address.calls() as calls:
         await calls.create(BODY, "early", "", "")  # over a connection that is kept

@@ -34,7 +34,7 @@ from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access, kept_since
 from orlop.agent.runtimes.docker_connection import DirectConnection, connect_directly
 from orlop.agent.runtimes.docker_container import Identity
-from orlop.agent.runtimes.docker_engine import BACKOFF_FIRST_S, INSPECTIONS_AT_ONCE, Follower
+from orlop.agent.runtimes.docker_engine import BACKOFF_FIRST_S, Follower
 from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
 from orlop.agent.runtimes.docker_exec import execute_in
 from orlop.agent.runtimes.docker_following import FactsFollower
@@ -59,6 +59,7 @@ _log = logging.getLogger(__name__)
 
 #: The node does not wait longer for an engine before it begins its other work.
 OPEN_WITHIN_S: Final = 5.0
+INSPECTIONS_AT_ONCE: Final = 4
 KEEP_AFTER_S: Final = 0.5
 SWEEP_AFTER_S: Final = 1.0
 _ALIVE: Final = frozenset({Phase.PREPARING, Phase.PREPARED, Phase.STARTING, Phase.RUNNING})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
+from http.client import responses
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -64,7 +65,7 @@ class EngineCalls:
         status, said = await self._http.call(method, path, body)
         if status < HTTPStatus.BAD_REQUEST:
             return said
-        text = _words(said) or HTTPStatus(status).phrase
+        text = _words(said) or responses.get(status, f"status {status}")
         if status in LOST_STATUSES:
             raise EngineLost(text)
         no_image = status == HTTPStatus.NOT_FOUND and any(words in text.lower() for words in _NO_IMAGE)

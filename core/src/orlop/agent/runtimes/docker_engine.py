@@ -1,9 +1,9 @@
 """The blocking half of the docker runtime: docker-py, its threads, and the engine's event stream.
 
-docker-py blocks, so each call runs on a thread of a bounded pool. There are several pools because waits of
-different length must not queue behind one another: a kill never waits for a pull, nor a start for a health
-probe's command. docker-py is imported when an engine is first seen listening, on the thread that follows it: an
-agent without an engine never pays for it.
+docker-py blocks, so each call of it runs on a thread of a bounded pool. There are several pools because waits of
+different length must not queue behind one another: a kill never waits for a pull, nor for a health probe's command.
+What each start asks needs no thread (`docker_calls`). docker-py is imported when an engine is first seen listening, on
+the thread that follows it: an agent without an engine never pays for it.
 
 An engine that hangs keeps its connections open, so that only the lack of an answer tells. While events are followed
 the engine is pinged, and counts as lost when it does not answer within `PING_TIMEOUT_S`. What looks at it has
@@ -43,8 +43,6 @@ EXIT_CODE_WITHIN_S: Final = 2.0
 EXIT_CODE_POLL_S: Final = 0.02
 PULL_MESSAGE_EVERY_S: Final = 1.0
 
-STARTS_AT_ONCE: Final = 8
-INSPECTIONS_AT_ONCE: Final = 4
 CONTROL_THREADS: Final = 4
 PULL_THREADS: Final = 3
 COMMAND_THREADS: Final = 16

@@ -14,7 +14,7 @@ from orlop.agent.runtimes import docker_container as container_json
 from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.docker_access import Access
 from orlop.agent.runtimes.docker_container import Creation
-from orlop.agent.runtimes.docker_engine import BACKOFF_FIRST_S, BACKOFF_LAST_S, STARTS_AT_ONCE, pull
+from orlop.agent.runtimes.docker_engine import BACKOFF_FIRST_S, BACKOFF_LAST_S, pull
 from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused
 from orlop.agent.runtimes.docker_record import Record
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, Report, RuntimeContext
@@ -22,6 +22,7 @@ from orlop.model.tasks import Exit, Outcome
 
 _log = logging.getLogger(__name__)
 
+STARTS_AT_ONCE: Final = 8
 #: A container that is just being removed holds its name for a moment.
 NAME_FREE_WITHIN_S: Final = 30.0
 NAME_POLL_S: Final = 0.1
