@@ -21,7 +21,8 @@ USAGE: Final = 2
 #: So many of the ids that a shortened one may mean are named.
 MOST_NAMED: Final = 5
 
-app_argument: Final = click.argument("app_id", shell_complete=completed(f"{MOUNTED}/v2/apps", "apps", ("id",), "cmd"))
+complete_apps: Final = completed(f"{MOUNTED}/v2/apps", "apps", ("id",), "cmd")
+app_argument: Final = click.argument("app_id", shell_complete=complete_apps)
 yes_option: Final = click.option("--yes", is_flag=True, help="Do not ask.")
 _SECONDS: Final = click.FloatRange(min=0)
 IN_THE_WAY: Final = "Cancel deployments that are in the way."
@@ -41,12 +42,17 @@ def marathon_of(ctx: click.Context) -> Client:
 
 
 def app_path(app_id: str) -> str:
-    """Where the API has the app. Raises Failure for what is no app's id: `web/tasks` would be something else there."""
+    """Where the API has the app. Raises as `full_id`."""
+    return f"/v2/apps{full_id(app_id)}"
+
+
+def full_id(app_id: str) -> str:
+    """From the root on. Raises Failure for what is no app's id: `web/tasks` would be something else in the API."""
     path = paths.resolve(app_id)
     wrong = paths.violations(app_id) or (["must not be root"] if path == paths.ROOT else [])
     if wrong:
         raise Failure(f"{app_id!r} is no app's id: {'; '.join(wrong)}", code=USAGE)
-    return f"/v2/apps{path}"
+    return path
 
 
 def group_path(group_id: str) -> str:

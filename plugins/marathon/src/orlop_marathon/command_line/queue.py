@@ -8,8 +8,7 @@ import click
 
 from orlop.cli.options import completed_by
 from orlop.cli.output import age, json_option, output_option, show, show_json
-from orlop_marathon import paths
-from orlop_marathon.command_line.asking import MOUNTED, app_path, marathon_of
+from orlop_marathon.command_line.asking import MOUNTED, full_id, marathon_of
 
 #: What nodes lack, by Mesos' names.
 _LACKING: Final = {
@@ -90,8 +89,7 @@ def _why(item: dict[str, Any]) -> str:
 @click.pass_context
 def reset(ctx: click.Context, app_id: str, output: str) -> None:
     """End an app's back-off: what waits is tried again now."""
-    app_path(app_id)
-    path = paths.resolve(app_id)
+    path = full_id(app_id)
     marathon_of(ctx).send("DELETE", f"/v2/queue{path}/delay")
     if output == "json":
         show_json({"app": path, "reset": True})

@@ -9,7 +9,17 @@ import click
 
 from orlop.cli.options import completed
 from orlop.cli.output import output_option, show, show_json
-from orlop_marathon.command_line.asking import MOUNTED, Waiting, app_path, either, kills, marathon_of, the_one, waits
+from orlop_marathon.command_line.asking import (
+    MOUNTED,
+    Waiting,
+    app_path,
+    complete_apps,
+    either,
+    kills,
+    marathon_of,
+    the_one,
+    waits,
+)
 from orlop_marathon.command_line.following import finish
 from orlop_marathon.command_line.rows import TASK_COLUMNS, TASK_COLUMNS_WIDE, task_row
 
@@ -23,7 +33,7 @@ def task() -> None:
 
 
 @task.command("list")
-@click.argument("app_id", required=False, shell_complete=completed(f"{MOUNTED}/v2/apps", "apps", ("id",), "cmd"))
+@click.argument("app_id", required=False, shell_complete=complete_apps)
 @output_option
 @click.pass_context
 def list_(ctx: click.Context, app_id: str | None, output: str) -> None:
