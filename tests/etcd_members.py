@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from running import free_port, wait_until
+from ports import free_port
+from running import wait_until
 
 READY_WITHIN_S: Final = 30.0
 ENDED_WITHIN_S: Final = 20.0

@@ -228,7 +228,7 @@ class RemoteCluster:
     def start_server(self) -> None:
         """Returns when it answers."""
         self.server.start()
-        wait_until(self._answers, f"the server answers; {self.server.said()[-3000:]}")
+        wait_until(self._answers, lambda: f"the server answers; {self.server.said()[-3000:]}")
 
     def _answers(self) -> bool:
         assert self.server.process is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from node_groups import remove_groups_below
-from ports import free_port as free_port
+from ports import free_port
 from waiting import DEADLINE_S, wait_until
 
 

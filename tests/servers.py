@@ -13,7 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
-from running import DEADLINE_S, free_port, processes_naming, processes_with_environment, wait_until
+from ports import free_port
+from running import DEADLINE_S, processes_naming, processes_with_environment, wait_until
 
 LEASE_S: Final = 3
 ANSWER_WITHIN_S: Final = 10.0

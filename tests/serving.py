@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import waiting
 from aiohttp import web
-from running import free_port
+from ports import free_port
 from yarl import URL
 
 from orlop.agent.credentials import Credentials, trusting

@@ -16,7 +16,8 @@ import pytest
 import requests
 from certificates import Certificates
 from engines import Engine, Lane
-from running import DEADLINE_S, RunningOrlop, end_processes_of, free_port, wait_until
+from ports import free_port
+from running import DEADLINE_S, RunningOrlop, end_processes_of, wait_until
 from stream_checks import Entrance
 from twin_engines import tags_of, twins
 

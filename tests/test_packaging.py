@@ -11,7 +11,8 @@ import venv
 from pathlib import Path
 
 import pytest
-from running import free_port, wait_until
+from ports import free_port
+from running import wait_until
 
 ROOT = Path(__file__).parent.parent
 DISTRIBUTIONS = ("core", "plugins/marathon", "plugins/chronos", "plugins/swarm")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from engines import Engine
-from running import RunningOrlop, container_app, free_port, process_app, wait_until
+from ports import free_port
+from running import RunningOrlop, container_app, process_app, wait_until
 
 pytestmark = pytest.mark.real
 

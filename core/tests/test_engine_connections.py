@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import free_port
+from ports import free_port
 from serving import Agent, Serving, eventually, heard, hello, serving
 
 from orlop.agent import engine_service

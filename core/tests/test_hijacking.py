@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from certificates import Certificates
 from multidict import CIMultiDict
-from running import free_port
+from ports import free_port
 from waiting import eventually
 from yarl import URL
 

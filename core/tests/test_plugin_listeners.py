@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from certificates import Certificates
 from operator_stub import StubServer, make_server
-from running import free_port
+from ports import free_port
 from serving import serving
 from yarl import URL
 

@@ -14,7 +14,7 @@ import aiohttp
 import attrs
 import pytest
 from aiohttp import WSMsgType, web
-from running import free_port
+from ports import free_port
 from serving import (
     asked,
     closed,

@@ -10,7 +10,8 @@ import attrs
 import grpc
 import pytest
 from etcd_members import EtcdCluster, EtcdFactory, Tls
-from running import free_port, wait_until
+from ports import free_port
+from running import wait_until
 from stored import value_of, values_put
 
 from orlop.store.etcd import LIMITS, PAGE_KEYS, EtcdStore

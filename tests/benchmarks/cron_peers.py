@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from running import free_port, wait_until
+from ports import free_port
+from running import wait_until
 
 from . import peers
 from .cron import SUBMITTED, Chronos, chain, submitted

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import orjson
 from engines import Engine
-from running import RunningOrlop, free_port, wait_until
+from ports import free_port
+from running import RunningOrlop, wait_until
 
 from .services import LOG_TAIL_CHARACTERS
 

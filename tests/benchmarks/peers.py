@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import attrs
-from running import RunningOrlop, free_port, wait_until
+from ports import free_port
+from running import RunningOrlop, wait_until
 
 from .figures import Figure
 from .processes import command_line, end_all_in, processes_in, supervisor

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiosmtpd.controller import Controller
 from chronos_cluster import ChronosCluster
-from running import free_port
+from ports import free_port
 
 from orlop_chronos import delivery, documents, notices, orders
 from orlop_chronos.settings import Config

@@ -19,7 +19,7 @@ import orjson
 from aiohttp import web
 from certificates import Certificates
 from direct_connections import dial_directly
-from running import free_port
+from ports import free_port
 
 from orlop.api.guard import Handler
 from orlop.api.listening import guard_of_listener
