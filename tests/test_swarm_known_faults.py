@@ -294,7 +294,7 @@ def test_a_network_of_a_configuration_is_made_on_all_nodes_and_has_one_home(clea
     assert len(nodes) == 1
     clean_pool.docker("rm", "-f", "one", "two", "three")
     clean_pool.docker("network", "rm", "made", "settings")
-    assert not clean_pool.docker("network", "ls", "-q", "--filter", "type=custom")
+    assert not clean_pool.docker("network", "ls", "--format", "{{.ID}} {{.Name}}", "--filter", "type=custom")
 
 
 def test_pruning_is_done_on_all_engines(clean_pool: RunningPool) -> None:
