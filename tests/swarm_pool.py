@@ -19,7 +19,7 @@ from engines import Engine, Lane
 from ports import free_port
 from running import DEADLINE_S, RunningOrlop, end_processes_of, wait_until
 from stream_checks import Entrance
-from twin_engines import tags_of, twins
+from twin_engines import clear_all_but_containers, twins
 
 #: What nodes of the session's pool say of themselves, in turn.
 ATTRIBUTES: Final = ('{ storage = "ssd", rack = "r1" }', '{ storage = "disk", rack = "r2" }')
@@ -154,13 +154,7 @@ class RunningPool:
             for container in client.containers(all=True):
                 with contextlib.suppress(docker.errors.NotFound):
                     client.remove_container(container["Id"], force=True, v=True)
-            client.prune_networks()
-            for volume in client.volumes()["Volumes"] or ():
-                client.remove_volume(volume["Name"], force=True)
-            for tag in tags_of(client):
-                if tag != "busybox:latest":
-                    client.remove_image(tag, force=True)
-            client.prune_images({"dangling": True})
+            clear_all_but_containers(client)
 
     def close(self) -> None:
         for agent in self.agents:

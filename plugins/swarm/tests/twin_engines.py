@@ -29,13 +29,21 @@ def clean(engine: Engine) -> None:
     """Leaves busybox and nothing else."""
     engine.clear()
     with contextlib.closing(engine.client()) as client:
-        client.prune_networks()
-        for volume in client.volumes()["Volumes"] or ():
-            client.remove_volume(volume["Name"], force=True)
-        for tag in tags_of(client):
-            if tag != "busybox:latest":
-                client.remove_image(tag, force=True)
-        client.prune_images({"dangling": True})
+        clear_all_but_containers(client)
+
+
+def clear_all_but_containers(client: docker.APIClient) -> None:
+    """Leaves busybox of what an engine, or a pool, has besides containers."""
+    client.prune_networks()
+    # Those with nothing but settings for others are not pruned.
+    for network in client.networks(filters={"type": "custom"}):
+        client.remove_network(network["Id"])
+    for volume in client.volumes()["Volumes"] or ():
+        client.remove_volume(volume["Name"], force=True)
+    for tag in tags_of(client):
+        if tag != "busybox:latest":
+            client.remove_image(tag, force=True)
+    client.prune_images({"dangling": True})
 
 
 def tags_of(client: docker.APIClient) -> list[str]:
