@@ -60,6 +60,7 @@ class Engine:
             ("GET", "/containers/json", self._list),
             ("POST", "/containers/create", self._create),
             ("GET", "/containers/{name}/json", self._inspect),
+            ("POST", "/containers/{name}/start", self._start),
             ("DELETE", "/containers/{name}", self._remove),
         ):
             made.router.add_route(method, path, handler)
@@ -148,16 +149,30 @@ class Engine:
         if found is None:
             return _refusal(404, f"No such container: {request.match_info['name']}")
         row, body = self._containers[found], self._bodies[found]
-        state = {"Status": "created", "Running": False, "Paused": False, "Pid": 0, "ExitCode": 0, "Error": ""}
+        runs = row["State"] == "running"
         created = time.strftime("%Y-%m-%dT%H:%M:%S.000000001Z", time.gmtime(row["Created"]))
+        state = {
+            "Status": row["State"], "Running": runs, "Paused": False, "Pid": 1_000_000 if runs else 0, "ExitCode": 0,
+            "Error": "", "StartedAt": created if runs else "0001-01-01T00:00:00Z",
+            "FinishedAt": "0001-01-01T00:00:00Z",
+        }  # fmt: skip
         return _answer(
             {
                 "Id": found, "Created": created, "Name": row["Names"][0], "Image": IMAGE_ID, "RestartCount": 0,
-                "State": {**state, "StartedAt": "0001-01-01T00:00:00Z", "FinishedAt": "0001-01-01T00:00:00Z"},
+                "State": state,
                 "Config": {**body, "Labels": row["Labels"]}, "HostConfig": row["HostConfig"],
                 "NetworkSettings": row["NetworkSettings"], "Mounts": [],
             }
         )  # fmt: skip
+
+    async def _start(self, request: web.Request) -> web.Response:
+        found = self._find(request)
+        if found is None:
+            return _refusal(404, f"No such container: {request.match_info['name']}")
+        self._containers[found]["State"] = "running"
+        self._listed = None
+        self._tell("start", found)
+        return web.Response(status=204, headers=API)
 
     async def _remove(self, request: web.Request) -> web.Response:
         found = self._find(request)
