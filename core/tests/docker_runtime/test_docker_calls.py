@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
-import orjson
 import pytest
 from engines import Engine
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orlop.agent.runtimes import docker_calls
 from orlop.agent.runtimes.docker_calls import EngineCalls
 from orlop.agent.runtimes.docker_engine import connect
 from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
@@ -74,33 +68,6 @@ async def test_a_container_is_connected_and_disconnected(address: Address) -> No
         await calls.connect(made["Id"], "a net/work", None)
         assert client.inspect_container(made["Id"])["NetworkSettings"]["Networks"].keys() == {"bridge"}
         client.remove_network(network)
-
-
-async def test_events_are_those_of_docker_py(address: Address) -> None:
-    client = address.client
-    with address.calls() as calls:
-        began_s = int(time.time())
-        made = [(await calls.create(BODY, f"c{number}", "", ""))["Id"] for number in range(20)]
-        whole = {"since": began_s, "until": int(time.time()) + 1, "filters": {"container": made}}
-        mine = list(docker_calls.events(client.events(**whole)))
-        assert [event["Actor"]["ID"] for event in mine] == made
-        assert mine == list(client.events(**whole, decode=True))
-
-
-@given(st.lists(st.dictionaries(st.text(), st.text())), st.data())
-def test_events_are_read_from_pieces_of_any_size(told: list[dict[str, str]], data: st.DataObject) -> None:
-    whole = b"".join(orjson.dumps(event) + b"\n" for event in told)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)))))
-    pieces = [whole[begin:end] for begin, end in itertools.pairwise([0, *cuts, len(whole)])]
-    assert list(docker_calls.events(pieces)) == told
-    assert list(docker_calls.events([whole.decode()])) == told
-
-
-def test_what_is_no_event_ends_the_stream() -> None:
-    told = docker_calls.events([b'{"Action":"start"}\n<html>\n'])
-    assert next(told) == {"Action": "start"}
-    with pytest.raises(ConnectionError, match="no JSON"):
-        next(told)
 
 
 async def agreed(mine: Awaitable[object], theirs: Callable[[], object]) -> EngineRefused:

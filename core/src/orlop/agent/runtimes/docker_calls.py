@@ -1,26 +1,18 @@
-"""What each start of a container asks of an engine, and what it is told: not through docker-py, see `docker_http`, nor
-through its reader of events, which looks for the ends of JSON documents. Refusals are those of docker-py."""
+"""What each start of a container asks of an engine: not through docker-py, see `docker_http`. Refusals are those of
+docker-py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
-from http.client import responses
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
 
-from orlop.agent.runtimes.docker_errors import LOST_STATUSES, EngineLost, EngineRefused
+from orlop.agent.runtimes.docker_errors import refusal
 from orlop.agent.runtimes.docker_http import EngineHttp
 from orlop.docker_versions import nearest
-
-#: What engines of all versions say of an image that there is not (docker-py 7.1).
-_NO_IMAGE: Final = (
-    "no such image",
-    "not found: does not exist or no pull access",
-    "repository does not exist",
-)
 
 
 class EngineCalls:
@@ -65,35 +57,4 @@ class EngineCalls:
         status, said = await self._http.call(method, path, body)
         if status < HTTPStatus.BAD_REQUEST:
             return said
-        text = _words(said) or responses.get(status, f"status {status}")
-        if status in LOST_STATUSES:
-            raise EngineLost(text)
-        no_image = status == HTTPStatus.NOT_FOUND and any(words in text.lower() for words in _NO_IMAGE)
-        raise EngineRefused(text, status, no_image=no_image)
-
-
-def _words(said: bytes) -> str:
-    """The engine's, of its answer."""
-    try:
-        document = orjson.loads(said)
-    except orjson.JSONDecodeError:
-        document = None
-    if isinstance(document, dict) and isinstance(document.get("message"), str):
-        return str(document["message"]).strip()
-    return said.decode(errors="replace").strip()
-
-
-def events(stream: Iterable[bytes | str]) -> Iterator[dict[str, Any]]:
-    """Those of `client.events(decode=False)`: engines write one on each line. Raises ConnectionError, and as docker-py.
-
-    stream: in pieces of any size; texts where it is no stream, which docker-py has read to its end.
-    """
-    rest = b""
-    for piece in stream:
-        *lines, rest = (rest + (piece.encode() if isinstance(piece, str) else piece)).split(b"\n")
-        for line in filter(None, lines):
-            try:
-                event: dict[str, Any] = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise ConnectionError(f"the engine tells an event that is no JSON: {error}") from error
-            yield event
+        raise refusal(status, said)

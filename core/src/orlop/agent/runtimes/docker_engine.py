@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from orlop.agent.runtimes import docker_calls
 from orlop.agent.runtimes.daemon_threads import DaemonThreads
 from orlop.agent.runtimes.docker_connection import CONNECT_TIMEOUT_S
 from orlop.agent.runtimes.docker_container import one_line
 from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
+from orlop.agent.runtimes.docker_events import Events
 from orlop.docker_containers import NODE_LABEL
 
 REQUEST_TIMEOUT_S: Final = 120
@@ -133,13 +133,13 @@ class Follower:
         on_lost: Callable[[str], None],
     ) -> None:
         self._url = url
-        self._filter = {"label": f"{NODE_LABEL}={node_id}"}
+        self._filters = {"label": [f"{NODE_LABEL}={node_id}"]}
         self._events = sorted(events)
         self._on_connected = on_connected
         self._on_event = on_event
         self._on_lost = on_lost
         self._closed = threading.Event()
-        self._stream: Any = None
+        self._stream: Events | None = None
         self._thread = threading.Thread(target=self._run, name="orlop-docker-events", daemon=True)
 
     def start(self) -> None:
@@ -148,7 +148,8 @@ class Follower:
     def close(self) -> None:
         """Blocks until the thread has ended, or is found waiting for an engine that does not answer."""
         self._closed.set()
-        cut_stream(self._stream)
+        if (stream := self._stream) is not None:
+            stream.cut()
         self._thread.join(CLOSE_WITHIN_S)
 
     def _run(self) -> None:
@@ -175,29 +176,31 @@ class Follower:
         with engine_errors():
             working.oldest_api_version = client.version(api_version=False).get("MinAPIVersion", "")
         with contextlib.closing(working), _Pulse(connect(self._url, PING_TIMEOUT_S, version)) as pulse:
-            try:
-                with engine_errors():
-                    since = int(time.time()) - EVENTS_OVERLAP_S
-                    wanted = self._filter | {"type": "container", "event": self._events}
-                    self._stream = client.events(since=since, filters=wanted)
-                    self._on_connected(working, client, client.containers(all=True, filters=self._filter))
-                pulse.watch(self._stream)
-                if not self._closed.is_set():  # closed while the stream was being opened
-                    self._follow_events()
-                return pulse.failure or "it closed the connection"
-            finally:
-                close_stream(self._stream)
-                self._stream = None
+            wanted = self._filters | {"type": ["container"], "event": self._events}
+            since_s = int(time.time()) - EVENTS_OVERLAP_S
+            with contextlib.closing(
+                Events(self._url, version, since_s=since_s, filters=wanted, timeout_s=LIST_TIMEOUT_S)
+            ) as stream:
+                self._stream = stream
+                try:
+                    with engine_errors():
+                        self._on_connected(working, client, client.containers(all=True, filters=self._filters))
+                    pulse.watch(stream)
+                    if not self._closed.is_set():  # closed while the stream was being opened
+                        self._follow_events(stream)
+                    return pulse.failure or "it closed the connection"
+                finally:
+                    self._stream = None
 
-    def _follow_events(self) -> None:
-        """Until the stream ends, for whatever reason: that it was there is all that matters for the next try."""
-        with contextlib.suppress(EngineLost), engine_errors():
-            for event in docker_calls.events(self._stream):
+    def _follow_events(self, stream: Events) -> None:
+        """Until they end, for whatever reason: that they were there is all that matters for the next try."""
+        with contextlib.suppress(EngineLost):
+            for event in stream:
                 self._on_event(event)
 
 
 class _Pulse:
-    """Pings the engine while a stream is read, and cuts the stream when no answer comes: its reader finds it ended.
+    """Pings the engine while its events are read, and cuts them when no answer comes: their reader finds them ended.
 
     failure: why it was cut; empty when it was not.
     """
@@ -205,14 +208,14 @@ class _Pulse:
     def __init__(self, client: Any) -> None:
         self.failure = ""
         self._client = client
-        self._stream: Any = None
+        self._stream: Events | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orlop-docker-pulse", daemon=True)
 
     def __enter__(self) -> _Pulse:
         return self
 
-    def watch(self, stream: Any) -> None:
+    def watch(self, stream: Events) -> None:
         self._stream = stream
         self._thread.start()
 
@@ -230,7 +233,8 @@ class _Pulse:
                         self._client.ping()
                 except (EngineLost, EngineRefused) as error:
                     self.failure = str(error)
-                    cut_stream(self._stream)
+                    assert self._stream is not None, "it was there before the thread"
+                    self._stream.cut()
                     return
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import responses
 from typing import Final
+
+import orjson
 
 from orlop.agent.runtimes.docker_container import one_line
 
 #: What stands before an engine, or an engine that ends, answers with these.
 LOST_STATUSES: Final = (502, 503, 504)
+#: What engines of all versions say of an image that there is not (docker-py 7.1).
+_NO_IMAGE: Final = (
+    "no such image",
+    "not found: does not exist or no pull access",
+    "repository does not exist",
+)
 
 
 class EngineLost(ConnectionError):
@@ -49,6 +59,26 @@ def engine_errors() -> Iterator[None]:
         OSError,
     ) as error:
         raise EngineLost(_plainly(error)) from error
+
+
+def refusal(status: int, said: bytes) -> EngineLost | EngineRefused:
+    """What docker-py makes of an engine's answer of 400 or more. said: its body."""
+    text = _words(said) or responses.get(status, f"status {status}")
+    if status in LOST_STATUSES:
+        return EngineLost(text)
+    no_image = status == HTTPStatus.NOT_FOUND and any(words in text.lower() for words in _NO_IMAGE)
+    return EngineRefused(text, status, no_image=no_image)
+
+
+def _words(said: bytes) -> str:
+    """The engine's, of its answer."""
+    try:
+        document = orjson.loads(said)
+    except orjson.JSONDecodeError:
+        document = None
+    if isinstance(document, dict) and isinstance(document.get("message"), str):
+        return str(document["message"]).strip()
+    return said.decode(errors="replace").strip()
 
 
 def _plainly(error: BaseException) -> str:

@@ -18,18 +18,16 @@ from typing import Any, Final
 
 import attrs
 
-from orlop.agent.runtimes import docker_calls
 from orlop.agent.runtimes.docker_engine import (
     BACKOFF_FIRST_S,
     BACKOFF_LAST_S,
     CLOSE_WITHIN_S,
     EVENTS_OVERLAP_S,
     LIST_TIMEOUT_S,
-    close_stream,
     connect,
-    cut_stream,
 )
 from orlop.agent.runtimes.docker_errors import EngineLost, EngineRefused, engine_errors
+from orlop.agent.runtimes.docker_events import Events
 from orlop.agent.runtimes.docker_facts import bounded, engine_of, foreign_of, image_of, is_task
 from orlop.model.facts import EngineFacts, ForeignContainer, Image, NodeFacts
 
@@ -124,9 +122,9 @@ class _Seen:
 
 
 class _Reader:
-    """Reads a stream of events on a thread of its own. To be closed by whoever made it."""
+    """Reads events on a thread of its own. To be closed by whoever made it."""
 
-    def __init__(self, stream: Any, cluster: str) -> None:
+    def __init__(self, stream: Events, cluster: str) -> None:
         self._stream = stream
         self._cluster = cluster
         self._changed: _Changed | None = None
@@ -150,21 +148,21 @@ class _Reader:
         with self._news:
             self.ended = True
             self._news.notify_all()
-        cut_stream(self._stream)
+        self._stream.cut()
 
     def close(self) -> None:
         self.end()
         self._thread.join(CLOSE_WITHIN_S)
 
     def _run(self) -> None:
-        """Until the stream ends, for whatever reason."""
+        """Until they end, for whatever reason."""
         try:
-            with contextlib.suppress(EngineLost, EngineRefused), engine_errors():
-                for event in docker_calls.events(self._stream):
+            with contextlib.suppress(EngineLost):
+                for event in self._stream:
                     self._note(event)
         finally:
-            close_stream(self._stream)
             self.end()
+            self._stream.close()
 
     def _note(self, event: Mapping[str, Any]) -> None:
         with self._news:
@@ -212,8 +210,8 @@ class FactsFollower:
 
     def _follow(self, client: Any) -> None:
         """Until the engine goes away. Raises EngineLost, EngineRefused."""
-        with engine_errors():
-            stream = client.events(since=int(time.time()) - EVENTS_OVERLAP_S, filters=_EVENTS)
+        since_s = int(time.time()) - EVENTS_OVERLAP_S
+        stream = Events(self._url, client.api_version, since_s=since_s, filters=_EVENTS, timeout_s=LIST_TIMEOUT_S)
         self._reader = reader = _Reader(stream, self._cluster)
         with contextlib.closing(reader):
             seen = _Seen(client, self._cluster)
