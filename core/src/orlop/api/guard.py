@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -30,10 +31,13 @@ UNPROVEN: Final = ""
 #: What the names of routes to plugins begin with.
 PLUGIN_ROUTE: Final = "plugin-"
 
+#: Clients call a server by few names, and come from few addresses.
+HOSTS_REMEMBERED: Final = 256
 _FORWARDING: Final = frozenset({"forwarded", "via", "x-real-ip"})
 _HINT: Final = "without authentication only programs of this machine are served"
 
 
+@lru_cache(HOSTS_REMEMBERED)
 def is_loopback(host: str) -> bool:
     """Is this a name or address, without a port, of the machine itself?"""
     name = host.strip("[]").rstrip(".").lower()
@@ -69,6 +73,7 @@ def refusal(hosts: Collection[str], origin: str | None, headers: Collection[str]
     return None
 
 
+@lru_cache(HOSTS_REMEMBERED)
 def _split(host: str, scheme: str = "http") -> tuple[str, int]:
     """Name and port; an empty name for what is not a host."""
     try:

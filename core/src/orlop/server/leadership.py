@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import time
@@ -111,6 +112,8 @@ class Leadership:
         self._failed = failed
         self._leads = leads
         self._bridge = parts.bridge
+        #: Of the effects of one kind: to look it up costs more than to count.
+        self._counter = functools.cache(parts.metrics.effects.labels)
         self._core = Core(
             parts.kernel,
             parts.store,
@@ -259,7 +262,7 @@ class Leadership:
         if not self._leads():
             self._failed(OutcomeUnknown(TOO_LATE))
             return
-        self._parts.metrics.effects.labels(type(effect).__name__).inc()
+        self._counter(type(effect).__name__).inc()
         match effect:
             case ToNode() | Assign():
                 self._sessions.send(effect)

@@ -39,7 +39,7 @@ class InvalidRequest(Exception):
 def moves(body: Mapping[str, Any]) -> bool:
     """Is the container made again elsewhere when its node fails? Raises InvalidRequest."""
     try:
-        return wanted.read(body).reschedule
+        return wanted.read_said(body).reschedule
     except ExpressionError as error:
         raise InvalidRequest(str(error)) from error
 
@@ -80,7 +80,7 @@ def with_labels(
         raise InvalidRequest('Env: expected a list of "NAME=value"')
     labels = _object("Labels", body.get("Labels"))
     try:
-        said = wanted.read(body, last_counts=settings.repeated_constraints == "last")
+        said = wanted.read_said(body, last_counts=settings.repeated_constraints == "last")
         affinities = tuple(_by_key(one, keys or {}) for one in said.affinities)
     except ExpressionError as error:
         raise InvalidRequest(str(error)) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -25,10 +26,13 @@ ANSWER_WITHIN_S: Final = 5.0
 RETRY_S: Final = 5.0
 #: What is said of an empty pool: the oldest that clients of today speak, and the oldest engine's that is tested.
 ALONE: Final = ("1.24", "1.41")
+#: Each request names one.
+VERSIONS_REMEMBERED: Final = 256
 #: Of the versions that there are: "1.41".
 USUAL_PARTS: Final = 2
 
 
+@lru_cache(VERSIONS_REMEMBERED)
 def number(version: str) -> tuple[int, ...]:
     """As engines compare versions: at least two numbers, and what is left out is 0. Raises ValueError."""
     parts = [int(part or 0) for part in version.split(".")]
@@ -104,6 +108,8 @@ class Versions:
         self._clock = clock
         self._ask_at: dict[str, float] = {}
         self._said: dict[str, Spoken] = {}
+        #: What the engines last said, and what that has in common.
+        self._common: tuple[list[Spoken], Spoken] = [], Spoken()
         self._about: dict[str, About] = {}
         #: Up to which version each engine spoke when it was asked.
         self._heard: dict[str, str] = {}
@@ -130,7 +136,10 @@ class Versions:
                 task.add_done_callback(self._asking.discard)
         if unknown:
             await asyncio.gather(*(self._ask(engine) for engine in unknown))
-        return common(self._said[engine.node.id] for engine in engines if engine.node.id in self._said)
+        said = [self._said[engine.node.id] for engine in engines if engine.node.id in self._said]
+        if said != self._common[0]:
+            self._common = said, common(said)
+        return self._common[1]
 
     def about(self, node: str) -> About:
         """Of the machine of that node; zeros as long as its engine has not told."""

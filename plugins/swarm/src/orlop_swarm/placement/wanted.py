@@ -124,15 +124,11 @@ def read(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
     last_counts: of several constraints with the same key in the environment only the last one does (classic Swarm).
     Raises ExpressionError, with the path of what is wrong.
     """
-    labels = {str(key): str(value) for key, value in _mapping(body.get("Labels")).items()}
-    said = [(f"Env[{position}]", str(entry)) for position, entry in enumerate(body.get("Env") or ())]
-    said += [(f'Labels["{name}"]', f"{name}={value}") for name, value in labels.items()]
-    given = _read_all(said, last_counts)
     host = _mapping(body.get("HostConfig"))
     return attrs.evolve(
-        given,
+        read_said(body, last_counts=last_counts),
         image=str(body.get("Image") or ""),
-        labels=labels,
+        labels={str(key): str(value) for key, value in _mapping(body.get("Labels")).items()},
         volumes_from=tuple(map(str, host.get("VolumesFrom") or ())),
         links=tuple(map(str, host.get("Links") or ())),
         network=str(host.get("NetworkMode") or ""),
@@ -142,6 +138,13 @@ def read(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
         bindings=_bindings(host.get("PortBindings")),
         volumes=tuple(named_volumes(body, of_engine=True)),
     )
+
+
+def read_said(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
+    """The part of `read` that is said in the environment and in labels, and no more."""
+    said = [(f"Env[{position}]", str(entry)) for position, entry in enumerate(body.get("Env") or ())]
+    said += [(f'Labels["{name}"]', f"{name}={value}") for name, value in _mapping(body.get("Labels")).items()]
+    return _read_all(said, last_counts)
 
 
 def named_volumes(body: Mapping[str, Any], *, of_engine: bool = False) -> list[str]:
