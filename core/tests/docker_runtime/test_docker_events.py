@@ -106,8 +106,8 @@ def answering(said: bytes, receive_bytes: int = 1024, *, ends: bool = True) -> I
     ours.close()
 
 
-def events(timeout_s: float = WITHIN_S) -> Events:
-    return Events("unix:///nowhere", "1.41", since_s=1, filters={}, timeout_s=timeout_s)
+def events(timeout_s: float = WITHIN_S, pause_s: float = 0) -> Events:
+    return Events("unix:///nowhere", "1.41", since_s=1, filters={}, timeout_s=timeout_s, pause_s=pause_s)
 
 
 def read_into(seen: list[object]) -> None:
@@ -128,6 +128,19 @@ def test_they_are_read_in_whatever_pieces_they_come(told: list[dict[str, str]], 
     said = HEAD + b"".join(chunk(piece) for piece in pieces if piece) + END
     with answering(said, data.draw(st.integers(1, 200))), contextlib.closing(events()) as mine:
         assert list(mine) == told
+
+
+def test_whoever_has_time_reads_them_together_and_is_woken_when_they_are_cut() -> None:
+    said = HEAD + chunk(b'{"a":1}\n') + chunk(b'{"a":2}\n')
+    with answering(said, ends=False), contextlib.closing(events(pause_s=0.001)) as mine:
+        told = iter(mine)
+        assert [next(told), next(told)] == [{"a": 1}, {"a": 2}]
+    with answering(said, ends=False), contextlib.closing(events(pause_s=10 * WITHIN_S)) as mine:
+        mine.cut()
+        began_s = time.monotonic()
+        with pytest.raises(EngineLost, match="closed"):
+            list(mine)
+        assert time.monotonic() - began_s < WITHIN_S
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -30,6 +31,7 @@ class Events:
 
     url: `unix://` or `tcp://`. version: of the API, `1.41`. since_s, until_s: seconds since 1970; without an end they
     go on until the engine goes away. filters: as the API has them. timeout_s: until the engine begins to answer.
+    pause_s: before more is read, for those who have time: what comes within a moment then wakes nobody by itself.
 
     Raises EngineLost, EngineRefused; while it is iterated EngineLost, for what is not said as an engine says it.
     """
@@ -43,10 +45,13 @@ class Events:
         until_s: int | None = None,
         filters: Mapping[str, Sequence[str]],
         timeout_s: float,
+        pause_s: float = 0,
     ) -> None:
         query = {"since": since_s, "filters": orjson.dumps(filters).decode()}
         if until_s is not None:
             query["until"] = until_s
+        self._pause_s = pause_s
+        self._cut = threading.Event()
         self._lines = _Lines()
         self._parser = httptools.HttpResponseParser(self._lines)
         self._socket = _connect(url)
@@ -74,6 +79,8 @@ class Events:
                 yield _event(lines.whole.popleft())
             if lines.ended:
                 return
+            if self._pause_s:
+                self._cut.wait(self._pause_s)
             self._receive()
 
     def _receive(self) -> int:
@@ -92,6 +99,7 @@ class Events:
 
     def cut(self) -> None:
         """Whoever iterates finds them ended."""
+        self._cut.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -32,7 +32,9 @@ from orlop.agent.runtimes.docker_facts import bounded, engine_of, foreign_of, im
 from orlop.model.facts import EngineFacts, ForeignContainer, Image, NodeFacts
 
 #: What comes within so much time of an event is looked at together with it.
-GATHER_S: Final = 0.2
+GATHER_S: Final = 0.1
+#: Most events are of tasks, and the thread that reads them shall not be in the way of the tasks' own starts.
+READ_EVERY_S: Final = 0.1
 #: So often all is looked at again.
 LOOK_AGAIN_S: Final = 30.0
 #: Kinds of events, and what of them may change a fact.
@@ -211,7 +213,14 @@ class FactsFollower:
     def _follow(self, client: Any) -> None:
         """Until the engine goes away. Raises EngineLost, EngineRefused."""
         since_s = int(time.time()) - EVENTS_OVERLAP_S
-        stream = Events(self._url, client.api_version, since_s=since_s, filters=_EVENTS, timeout_s=LIST_TIMEOUT_S)
+        stream = Events(
+            self._url,
+            client.api_version,
+            since_s=since_s,
+            filters=_EVENTS,
+            timeout_s=LIST_TIMEOUT_S,
+            pause_s=READ_EVERY_S,
+        )
         self._reader = reader = _Reader(stream, self._cluster)
         with contextlib.closing(reader):
             seen = _Seen(client, self._cluster)
