@@ -57,6 +57,7 @@ class Engine:
             ("GET", "/images/json", self._images),
             ("GET", "/images/{name}/json", self._image),
             ("GET", "/networks", self._nothing),
+            ("GET", "/volumes", self._volumes),
             ("GET", "/containers/json", self._list),
             ("POST", "/containers/create", self._create),
             ("GET", "/containers/{name}/json", self._inspect),
@@ -128,6 +129,9 @@ class Engine:
 
     async def _nothing(self, _: web.Request) -> web.Response:
         return _answer([])
+
+    async def _volumes(self, _: web.Request) -> web.Response:
+        return _answer({"Volumes": [], "Warnings": None})
 
     async def _list(self, request: web.Request) -> web.Response:
         wanted = _labels(request)

@@ -25,10 +25,11 @@ from orlop.api.guard import Handler
 from orlop.api.listening import guard_of_listener
 from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.client import EngineClient, HttpResponse
 from orlop_swarm.engines.interface import Connection, EngineNode, EngineUnavailable
 from orlop_swarm.http import Services, make_application
-from orlop_swarm.http.finding import Owner, Owners, told
+from orlop_swarm.http.finding import Owner, Owners
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.services import Created, Creation, Known, Switch
 from orlop_swarm.http.versions import Versions

@@ -10,6 +10,7 @@ import pytest
 from scripted_engines import Asked, ScriptedPool, ScriptedResponse
 from test_swarm_fan_out import serving
 
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import EngineUnavailable
 from orlop_swarm.http import volume_places
 from orlop_swarm.http.kernel import KernelContainers
@@ -239,6 +240,21 @@ async def test_the_volumes_of_a_node_that_goes_away_are_remembered() -> None:
     assert [places.nodes(name) for name in ("v", "w", "x")] == [["id-a"], [], ["id-b"]]
     places.noted("id-b", "new")
     assert places.nodes("new") == ["id-b"]
+
+
+async def test_what_answers_in_the_place_of_an_engine_spoils_nothing_for_the_others() -> None:
+    def respond(asked: Asked) -> ScriptedResponse:
+        if asked.node == "a":
+            return ScriptedResponse([b"<html>Bad Gateway"], 502)
+        return ScriptedResponse([{"Volumes": [{"Name": "v", "Driver": "local"}], "Id": "c" * 64, "Name": "/c"}])
+
+    pool = ScriptedPool(dict.fromkeys("ab", respond))
+    places = VolumePlaces()
+    await places.look(pool)
+    assert places.nodes("v") == ["id-b"]
+    with pytest.raises(EngineUnavailable, match="status 502 and something that is no JSON"):
+        await told(pool.engine("id-a"), "/volumes")
+    assert (await told(pool.engine("id-b"), "/volumes"))[0] == 200
 
 
 class Asking(KernelContainers):

@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 import attrs
 import orjson
-from aiohttp import hdrs
 
 from orlop.docker_containers import TASK_LABEL
-from orlop_swarm.engines.interface import MOVED, Engine, EngineUnavailable, Pool
+from orlop_swarm.engines.answers import told
+from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.problems import NodeAway, NotFound, Problem
 from orlop_swarm.http.services import Containers
 from orlop_swarm.merging.containers import is_kept
@@ -331,18 +331,3 @@ def _of_row(engine: Engine, row: Mapping[str, Any]) -> Held:
 def own_names(names: Iterable[str]) -> list[str]:
     """Of the names in a list's row, which are those of links, too: the container's own, without slashes."""
     return [name[1:] for name in names if name.count("/") == 1]
-
-
-async def told(
-    engine: Engine, path: str, query: str = "", *, method: str = hdrs.METH_GET, body: Any = None
-) -> tuple[int, Any]:
-    """Status and JSON of a short answer. body: to be sent as JSON, unless None. Raises EngineUnavailable."""
-    headers = {str(hdrs.CONTENT_TYPE): "application/json"} if body is not None else {}
-    given = orjson.dumps(body) if body is not None else None
-    response = await engine.request(method, path, query=query, headers=headers, body=given)
-    try:
-        if response.status in MOVED:
-            return 404, {"message": "page not found"}
-        return response.status, orjson.loads(await response.read() or b"null")
-    finally:
-        await response.close()

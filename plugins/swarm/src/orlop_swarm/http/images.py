@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
-from orlop_swarm.http import bodies, finding, relaying
+from orlop_swarm.http import bodies, relaying
 from orlop_swarm.http.broadcasting import Broadcast, stream, upload
 from orlop_swarm.http.calling import (
     JSON_HEADERS,
@@ -227,7 +228,7 @@ async def committed(request: web.Request) -> web.StreamResponse:
     owner = await request.app[SERVICES].owners.find(request.query.get("container", ""))
     query = query_of(request, container=owner.reference)
     given = await bodies.read(request, {"Labels": (str,)}) if await relaying.small_body(request) else {}
-    status, shown = await finding.told(owner.engine, owner.path("/json"))
+    status, shown = await told(owner.engine, owner.path("/json"))
     own = [name for name in (shown["Config"].get("Labels") or ()) if is_own(name)] if status == 200 else []
     if not own or given is None:
         return await relaying.relay(request, owner.engine, "/commit", query=query)

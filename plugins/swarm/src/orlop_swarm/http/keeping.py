@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from aiohttp import hdrs
 
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
-from orlop_swarm.http.finding import told
 from orlop_swarm.http.networks import copy_of
 from orlop_swarm.merging import copies
 from orlop_swarm.merging.answers import Answer

@@ -17,10 +17,11 @@ from orlop.docker_containers import TASK_LABEL
 from orlop.framework import NotAvailable, NotPlaced, Outcome, Refused, Task, TaskState, View
 from orlop_swarm.asking import ID_LABEL, InvalidRequest
 from orlop_swarm.documents import CONTAINER, NAME
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import Engine, EngineNode, EngineUnavailable, Pool
 from orlop_swarm.framework import why_it_moves
 from orlop_swarm.http import copying, volume_places
-from orlop_swarm.http.finding import Owner, told
+from orlop_swarm.http.finding import Owner
 from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.problems import NodeAway, Problem

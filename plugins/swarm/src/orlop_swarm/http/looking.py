@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import attrs
 
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
-from orlop_swarm.http.finding import told
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.remembering import Everywhere
 from orlop_swarm.http.volume_places import VolumePlaces

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import attrs
-import orjson
-from aiohttp import hdrs
 
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import Engine, EngineNode, EngineUnavailable, Pool
 from orlop_swarm.placement.wanted import LOCAL_DRIVER
 
@@ -74,14 +73,10 @@ class VolumePlaces:
     async def _ask(self, engine: Engine) -> None:
         at = self._clock()
         try:
-            response = await engine.request(hdrs.METH_GET, "/volumes")
-            try:
-                content = orjson.loads(await response.read() or b"null")
-            finally:
-                await response.close()
+            status, content = await told(engine, "/volumes")
         except EngineUnavailable:
             return
-        if response.status == 200:
+        if status == 200:
             self._asked[engine.node.id] = at
             volumes = content.get("Volumes") or ()
             self.told(engine.node.id, (one["Name"] for one in volumes if one.get("Driver") == LOCAL_DRIVER))
