@@ -42,7 +42,7 @@ class Sizes:
 
     cycles: int = 100
     many: int = 50
-    many_rounds: int = 9
+    many_rounds: int = 10  # as many with each of them first
     megabytes: int = 50
     stream_rounds: int = 9
 

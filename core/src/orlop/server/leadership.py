@@ -239,22 +239,25 @@ class Leadership:
         would take the interpreter for itself meanwhile."""
         host = self._parts.host
         if host.awaits_decisions:
-            self._bridge.call(host.decided)
-            self._bridge.call(write)
+            self._bridge.call(host.decided, write)
         else:
             write()
 
     # Effects: called on the writer thread, after the commit
 
     def _release(self, effects: Iterable[Effect]) -> None:
+        notes: list[Notify] = []
+        calls: list[Callable[[], None]] = []
         for effect in effects:
             if isinstance(effect, Notify):
-                framework = self._frameworks.get(effect.framework)
-                if framework is not None:
-                    framework.notify(effect)
+                notes.append(effect)
             else:
-                self._bridge.call(partial(self._carry_out, effect))
-        self._bridge.call(self._parts.host.committed)
+                calls.append(partial(self._carry_out, effect))
+        self._bridge.call(*calls, self._parts.host.committed)
+        for note in notes:
+            framework = self._frameworks.get(note.framework)
+            if framework is not None:
+                framework.notify(note)
 
     def _carry_out(self, effect: Effect) -> None:
         """A process that was stopped goes on here, before its election does. Another server may have given up by then
