@@ -20,18 +20,25 @@ class Bridge:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._calls: deque[Callable[[], None]] = deque()
+        #: Will the loop look at the calls again? Read after a call is added, and cleared before the last look.
+        self._awake = False
 
     def call(self, *functions: Callable[[], None]) -> None:
-        """At least one, which follow one another without others between."""
+        """In this order, without others between."""
         self._calls.extend(functions)
-        if len(self._calls) == len(functions):  # else whoever has not drained them all goes on with these
+        if not self._awake:
+            self._awake = True
             self._loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
-        while self._calls:
-            function = self._calls[0]
-            try:
-                function()
-            except Exception:
-                log.exception("an effect could not be carried out")
-            self._calls.popleft()
+        while True:
+            while self._calls:
+                function = self._calls.popleft()
+                try:
+                    function()
+                except Exception:
+                    log.exception("an effect could not be carried out")
+            self._awake = False
+            if not self._calls:
+                return
+            self._awake = True
