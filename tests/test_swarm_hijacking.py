@@ -115,14 +115,14 @@ def way(request: pytest.FixtureRequest, house: House) -> Way:
 
 
 @contextlib.contextmanager
-def nothing_left(house: House) -> Iterator[None]:
+def nothing_left(house: House, some: int = SOME) -> Iterator[None]:
     """After what is done here, neither servers nor agents have more connections than before, be they clients' or to
-    engines."""
+    engines. some: so many more are a leak; fewer may be kept for the next request."""
     before = house.sockets()
     yield
 
     def more() -> dict[str, int]:
-        return {name: count for name, count in house.sockets().items() if count >= before[name] + SOME}
+        return {name: count for name, count in house.sockets().items() if count >= before[name] + some}
 
     wait_until(lambda: not more(), lambda: f"connections are closed; before {before}, now {more()}")
 
@@ -137,7 +137,8 @@ def test_fifty_megabytes_both_ways_at_once(way: Way) -> None:
 
 
 def test_two_hundred_at_once_are_not_mixed_up(house: House) -> None:
-    with nothing_left(house):
+    # For so many at once more connections to engines are kept afterwards than there were, sixteen for each engine.
+    with nothing_left(house, SESSIONS // 4):
         cells = house.all(*PLACES)
         with sessions(cells * (SESSIONS // len(cells))) as opened:
             are_not_mixed_up(opened)
