@@ -21,6 +21,7 @@ from stream_checks import (
     CHECKS,
     CLIENTS,
     IDLE,
+    OPENED_AT_ONCE,
     Entrance,
     Session,
     Way,
@@ -40,6 +41,7 @@ PLACES: Final = ("beside", "elsewhere")
 SESSIONS: Final = 204
 #: Connections that are kept for later requests come and go.
 SOME: Final = 8
+UNCHANGED_S: Final = 1.0
 NOTICED_WITHIN_S: Final = 10.0
 MUCH_BYTES: Final = "500000000"
 MUCH: Final = f"exec head -c {MUCH_BYTES} /dev/zero"
@@ -93,6 +95,19 @@ class House:
             pids |= {f"agent {number}": agent.pid for agent in pool.agents}
         return {name: sockets(pid) for name, pid in pids.items()}
 
+    def settled_sockets(self) -> dict[str, int]:
+        """How many they have when none has come or gone for a while: those of before have been closed."""
+        seen, since = self.sockets(), time.monotonic()
+
+        def unchanged() -> bool:
+            nonlocal seen, since
+            if (now := self.sockets()) != seen:
+                seen, since = now, time.monotonic()
+            return time.monotonic() - since >= UNCHANGED_S
+
+        wait_until(unchanged, lambda: f"connections neither come nor go; the last were {seen}")
+        return seen
+
 
 def on(engine: Engine) -> tuple[str, str]:
     return "-e", f"constraint:node=={engine.name}"
@@ -115,14 +130,14 @@ def way(request: pytest.FixtureRequest, house: House) -> Way:
 
 
 @contextlib.contextmanager
-def nothing_left(house: House, some: int = SOME) -> Iterator[None]:
+def nothing_left(house: House) -> Iterator[None]:
     """After what is done here, neither servers nor agents have more connections than before, be they clients' or to
-    engines. some: so many more are a leak; fewer may be kept for the next request."""
-    before = house.sockets()
+    engines."""
+    before = house.settled_sockets()
     yield
 
     def more() -> dict[str, int]:
-        return {name: count for name, count in house.sockets().items() if count >= before[name] + some}
+        return {name: count for name, count in house.sockets().items() if count >= before[name] + SOME}
 
     wait_until(lambda: not more(), lambda: f"connections are closed; before {before}, now {more()}")
 
@@ -137,11 +152,12 @@ def test_fifty_megabytes_both_ways_at_once(way: Way) -> None:
 
 
 def test_two_hundred_at_once_are_not_mixed_up(house: House) -> None:
-    # For so many at once more connections to engines are kept afterwards than there were, sixteen for each engine.
-    with nothing_left(house, SESSIONS // 4):
-        cells = house.all(*PLACES)
-        with sessions(cells * (SESSIONS // len(cells))) as opened:
-            are_not_mixed_up(opened)
+    cells = house.all(*PLACES)
+    for cell in cells:  # connections to engines are kept for as many clients as have worked side by side
+        with sessions([cell] * OPENED_AT_ONCE * 2):
+            pass
+    with nothing_left(house), sessions(cells * (SESSIONS // len(cells))) as opened:
+        are_not_mixed_up(opened)
 
 
 def test_clients_that_do_not_read_and_go_leave_nothing(house: House) -> None:

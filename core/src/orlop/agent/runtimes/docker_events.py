@@ -19,7 +19,8 @@ import httptools
 import orjson
 
 from orlop.agent.runtimes.docker_connection import CONNECT_TIMEOUT_S, DEFAULT_PORT
-from orlop.agent.runtimes.docker_errors import EngineLost, refusal
+from orlop.agent.runtimes.docker_errors import EngineLost, engine_errors, refusal
+from orlop.agent.runtimes.docker_http import request_of
 
 RECEIVE_BYTES: Final = 64 * 1024
 #: Of a line, and of a refusal.
@@ -57,8 +58,8 @@ class Events:
         self._socket = _connect(url)
         try:
             self._socket.settimeout(timeout_s)
-            with _lost():
-                self._socket.sendall(_request(f"/v{version}/events?{urlencode(query)}"))
+            with engine_errors():
+                self._socket.sendall(request_of("GET", f"/v{version}/events?{urlencode(query)}"))
             while not self._lines.begun:
                 self._receive()
             status = self._parser.get_status_code()
@@ -85,8 +86,11 @@ class Events:
 
     def _receive(self) -> int:
         """How many bytes. Raises EngineLost."""
-        with _lost():
-            data = self._socket.recv(RECEIVE_BYTES)
+        with engine_errors():
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except ConnectionResetError:  # it has ended while something was still on its way
+                data = b""
         if not data:
             raise EngineLost("it closed the connection")
         try:
@@ -132,7 +136,7 @@ class _Lines:
 def _connect(url: str) -> socket.socket:
     """Raises EngineLost."""
     parts = urlsplit(url)
-    with _lost():
+    with engine_errors():
         if parts.scheme != "unix":
             return socket.create_connection((parts.hostname, parts.port or DEFAULT_PORT), CONNECT_TIMEOUT_S)
         made = socket.socket(socket.AF_UNIX)
@@ -145,10 +149,6 @@ def _connect(url: str) -> socket.socket:
         return made
 
 
-def _request(target: str) -> bytes:
-    return f"GET {target} HTTP/1.1\r\nHost: docker\r\n\r\n".encode()
-
-
 def _event(line: bytes) -> dict[str, Any]:
     """Raises EngineLost."""
     try:
@@ -156,13 +156,3 @@ def _event(line: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise EngineLost(f"the engine tells an event that is no JSON: {error}") from error
     return event
-
-
-@contextlib.contextmanager
-def _lost() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError:
-        raise EngineLost("it does not answer") from None
-    except OSError as error:
-        raise EngineLost(error.strerror or str(error)) from error

@@ -36,7 +36,7 @@ class EngineHttp:
             async with asyncio.timeout(self._timeout_s):
                 connection = self._kept() or await self._connect()
                 try:
-                    answer = await connection.ask(_request(method, path, body))
+                    answer = await connection.ask(request_of(method, path, body))
                 except BaseException:
                     connection.close()
                     raise
@@ -71,7 +71,8 @@ class EngineHttp:
             self._idle.pop().close()
 
 
-def _request(method: str, path: str, body: bytes | None) -> bytes:
+def request_of(method: str, path: str, body: bytes | None = None) -> bytes:
+    """A whole request. path: quoted. body: JSON."""
     head = f"{method} {path} HTTP/1.1\r\nHost: docker\r\n"
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
