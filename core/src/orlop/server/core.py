@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from orlop.kernel.events import AgentHello, AgentStatuses, Effect, Event, FrameworkActions
@@ -45,7 +45,7 @@ class Core:
         store: Store,
         term: Term,
         clock: Callable[[], Now],
-        release: Callable[[Iterable[Effect]], None],
+        release: Callable[[Sequence[Effect]], None],
         failed: Callable[[Exception], None],
         decided: Callable[[Callable[[], None]], None] = lambda write: write(),
     ) -> None:

@@ -13,7 +13,7 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -245,19 +245,12 @@ class Leadership:
 
     # Effects: called on the writer thread, after the commit
 
-    def _release(self, effects: Iterable[Effect]) -> None:
-        notes: list[Notify] = []
-        calls: list[Callable[[], None]] = []
-        for effect in effects:
-            if isinstance(effect, Notify):
-                notes.append(effect)
-            else:
-                calls.append(partial(self._carry_out, effect))
+    def _release(self, effects: Sequence[Effect]) -> None:
+        calls = (partial(self._carry_out, effect) for effect in effects if not isinstance(effect, Notify))
         self._bridge.call(*calls, self._parts.host.committed)
-        for note in notes:
-            framework = self._frameworks.get(note.framework)
-            if framework is not None:
-                framework.notify(note)
+        for effect in effects:
+            if isinstance(effect, Notify) and (framework := self._frameworks.get(effect.framework)) is not None:
+                framework.notify(effect)
 
     def _carry_out(self, effect: Effect) -> None:
         """A process that was stopped goes on here, before its election does. Another server may have given up by then

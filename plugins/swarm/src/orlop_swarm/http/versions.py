@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 import attrs
-import orjson
 
+from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Pool
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.merging.containers import About
@@ -149,8 +149,8 @@ class Versions:
         node = engine.node.id
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                version, info, ping = await asyncio.gather(
-                    _told(engine, "/version"), _told(engine, "/info"), _pinged(engine)
+                (_, version), (_, info), ping = await asyncio.gather(
+                    told(engine, "/version"), told(engine, "/info"), _pinged(engine)
                 )
             self._said[node] = spoken_by(version, ping)
             engine.oldest = self._said[node].minimum
@@ -160,14 +160,6 @@ class Versions:
         else:
             self._ask_at[node] = self._clock() + FRESH_S
         self._heard[node] = engine.newest
-
-
-async def _told(engine: Engine, path: str) -> Any:
-    response = await engine.request("GET", path)
-    try:
-        return orjson.loads(await response.read())
-    finally:
-        await response.close()
 
 
 async def _pinged(engine: Engine) -> Mapping[str, str]:

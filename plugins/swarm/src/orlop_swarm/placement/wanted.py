@@ -141,7 +141,7 @@ def read(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
 
 
 def read_said(body: Mapping[str, Any], *, last_counts: bool = False) -> Wanted:
-    """The part of `read` that is said in the environment and in labels, and no more."""
+    """The part of `read` that is said in the environment and in labels, and no more. Raises as it does."""
     said = [(f"Env[{position}]", str(entry)) for position, entry in enumerate(body.get("Env") or ())]
     said += [(f'Labels["{name}"]', f"{name}={value}") for name, value in _mapping(body.get("Labels")).items()]
     return _read_all(said, last_counts)
