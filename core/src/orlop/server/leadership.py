@@ -107,7 +107,7 @@ class Leadership:
     def __init__(
         self, term: Term, parts: Parts, failed: Callable[[Exception], None], leads: Callable[[], bool]
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._parts = parts
         self._failed = failed
         self._leads = leads
@@ -235,13 +235,16 @@ class Leadership:
         return self._housekeeping.refusal
 
     def _decided(self, write: Callable[[], None]) -> None:
-        """On the kernel's thread, after each step. Who waits for no more than a decision is answered first: the writer
-        would take the interpreter for itself meanwhile."""
-        host = self._parts.host
-        if host.awaits_decisions:
-            self._bridge.call(host.decided, write)
+        """On the kernel's thread, after each step. Who waits for no more than a decision is answered first, which takes
+        the loop until its next turn: the writer would take the interpreter for itself meanwhile."""
+        if self._parts.host.awaits_decisions:
+            self._bridge.call(lambda: self._answer_first(write))
         else:
             write()
+
+    def _answer_first(self, write: Callable[[], None]) -> None:
+        self._parts.host.decided()
+        self._loop.call_soon(write)
 
     # Effects: called on the writer thread, after the commit
 
