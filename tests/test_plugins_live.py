@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from installed_plugins import install
 from running import RunningOrlop, wait_until
 
 pytestmark = pytest.mark.real
@@ -41,16 +42,6 @@ class Hanging(Framework):
 def frameworks():
     return [Hanging]
 """
-
-
-def install(folder: Path, name: str, source: str) -> None:
-    """A distribution as pip would leave it, in a folder of its own."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.py").write_text(source)
-    metadata = folder / f"{name}-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[orlop]\n{name} = {name}\n")
 
 
 @pytest.fixture

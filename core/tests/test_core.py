@@ -61,15 +61,12 @@ def test_what_was_decided_is_written_before_the_end_whoever_was_to_begin_it() ->
     assert "n" in core.committed.node_order
 
 
-def test_a_decision_that_takes_for_ever_is_told_with_its_place(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("orlop.server.core.DECIDE_WITHIN_S", 0.0)
+def test_what_is_being_decided_is_told_with_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
     durable: queue.Queue[Failure | None] = queue.Queue()
 
     with running() as core:
-        assert core.hang_reason == ""
+        assert core.deciding is None
         decide = core.kernel.step
 
         def hang(*arguments: Any) -> Any:
@@ -80,11 +77,11 @@ def test_a_decision_that_takes_for_ever_is_told_with_its_place(
         monkeypatch.setattr(core.kernel, "step", hang)
         core.submit(HELLO, durable.put)
         assert begun.wait(WITHIN_S)
-        assert "filter or scorer" in core.hang_reason
-        core.check_hang()
-        core.check_hang()
+        work = core.deciding
+        assert work is not None
+        (thread,) = [one for one in threading.enumerate() if one.ident == work.thread]
+        assert thread.name == "orlop-kernel"
+        assert core.deciding == work
         go_on.set()
         assert durable.get(timeout=WITHIN_S) is None
-        assert core.hang_reason == ""
-    (record,) = [one for one in caplog.records if "filter or scorer" in one.getMessage()]
-    assert "in hang" in record.getMessage()
+        assert core.deciding is None

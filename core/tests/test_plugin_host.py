@@ -77,6 +77,36 @@ def test_a_plugin_that_behaves() -> None:
     assert made.call("nobody", "stores") is None
 
 
+def test_a_plugin_that_the_process_before_had_to_do_without_is_not_loaded() -> None:
+    point = EntryPoint("well_behaved", "well_behaved", "orlop")
+    made = PluginHost(Settings(), found=[point], set_aside={"well_behaved": "it hung", "nobody": "it did, too"})
+    made.load()
+    [known] = made.records()
+    assert (known.state, known.error, known.abandoned, known.retry_at_s) == ("failed", "it hung", 1, None)
+    assert made.collect("frameworks") == []
+    assert made.due_retries(1e9) == []
+    assert made.retry("well_behaved").state == "failed"
+    assert "well_behaved" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("module", "plugin"),
+    [
+        ("orlop_rack", "rack"),
+        ("orlop_rack.filters.deep", "rack"),
+        ("orlop_rackety", ""),
+        ("company.blue.filters", "blue"),
+        ("company.red.filters", "red"),
+        ("orlop.kernel.matcher", ""),
+        ("threading", ""),
+        ("", ""),
+    ],
+)
+def test_whose_code_a_module_is(module: str, plugin: str) -> None:
+    made = host(rack="orlop_rack.hooks:plugin", blue="company.blue", red="company.red:hooks")
+    assert made.plugin_of(module) == plugin
+
+
 @pytest.mark.parametrize(
     ("module", "error", "curable"),
     [

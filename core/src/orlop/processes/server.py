@@ -1,7 +1,8 @@
 """`orlop server`: one of the control plane's processes; and the part of `orlop up` that is the same.
 
 It serves from its first moment on whatever it is: the leader, a standby that hands requests on, or a server without a
-store that says so. It begins anew, in the same process, when a plugin that had failed has recovered.
+store that says so. It begins anew, in the same process, when a plugin that had failed has recovered; and as a new
+program in the place of this one when somebody's code does not return (see `watchdog`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,10 +24,12 @@ from orlop.model.messages import Seen
 from orlop.processes.collecting import Collector
 from orlop.processes.exposure import check_exposure
 from orlop.processes.listening import Listening, listen
+from orlop.processes.restarting import begin_anew, set_aside
 from orlop.processes.stores import open_configured_store, store_url
 from orlop.server import builtin
 from orlop.server.plugin_host import PluginHost
 from orlop.server.server import PluginRecovered, Server
+from orlop.server.watchdog import Hang, Watchdog
 from orlop.store.interface import Store
 
 log = logging.getLogger(__name__)
@@ -77,8 +81,9 @@ async def _run(
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
+    aside = set_aside()
     while True:
-        error = await _one_life(settings, data, announce, companion, check, stop)
+        error = await _one_life(settings, data, announce, companion, check, stop, aside)
         if error is None:
             return 0
         log.warning("this server begins anew: %s", error)
@@ -92,9 +97,13 @@ async def _one_life(
     companion: Companion | None,
     check: Callable[[Store], Seen | None],
     stop: asyncio.Event,
+    aside: Mapping[str, str],
 ) -> Exception | None:
-    """None: it was told to stop. Otherwise why to begin anew; what cannot go on at all is raised."""
-    plugins = PluginHost(settings, [("orlop", builtin)])
+    """None: it was told to stop. Otherwise why to begin anew; what cannot go on at all is raised.
+
+    aside: plugins that are not to be loaded, and why.
+    """
+    plugins = PluginHost(settings, [("orlop", builtin)], set_aside=aside)
     plugins.load()
     collector = Collector()
     collector.begin()
@@ -104,6 +113,7 @@ async def _one_life(
     beside: asyncio.Task[None] | None = None
     kept: asyncio.Task[None] | None = None
     server: Server | None = None
+    watchdog: Watchdog | None = None
     try:
         server = Server(settings, plugins, store, store_url(settings, data), check(store))
         server.start()
@@ -116,8 +126,12 @@ async def _one_life(
         if listening.door is not None:
             kept = asyncio.create_task(listening.door.keep(server))
         announce(_welcome(server, listening))
+        watchdog = Watchdog(server.deciding, plugins.plugin_of, partial(_hung, server, aside, stop))
+        watchdog.start()
         return await _wait(stop, server, beside)
     finally:
+        if watchdog is not None:
+            watchdog.stop()
         for runner in runners:
             await runner.cleanup()
         for task in (beside, kept, collecting):
@@ -127,6 +141,15 @@ async def _one_life(
         if server is not None:
             await server.stop()
         store.close()
+
+
+def _hung(server: Server, aside: Mapping[str, str], stop: asyncio.Event, hang: Hang) -> None:
+    """On the watchdog's thread. Does not return, unless the server is to stop anyway."""
+    log.critical("this server begins anew: %s. It is here:\n%s", hang.reason, hang.stack)
+    server.hand_over()
+    if stop.is_set():
+        return
+    begin_anew({**aside, hang.plugin: f"{hang.reason}; it is off until the next start"} if hang.plugin else aside)
 
 
 async def _ready(server: Server, store: Store) -> None:

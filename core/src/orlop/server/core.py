@@ -7,11 +7,10 @@ the writer begin: to be called there, or on another thread soon.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -21,6 +20,7 @@ from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.loading import Term
 from orlop.server.pipeline import Failure, Pipeline, Submission
+from orlop.server.watchdog import Work
 from orlop.server.writing import Released, Transaction, Writer
 from orlop.store.interface import OutcomeUnknown, Store, StoreRefused
 
@@ -32,8 +32,6 @@ DOCUMENTS_BESIDES: Final = 8
 #: Of a transaction, for the state's own document.
 RESERVED_OPERATIONS: Final = 1
 JOIN_S: Final = 10.0
-#: A step takes milliseconds, unless a plugin's filter or scorer does not return.
-DECIDE_WITHIN_S: Final = 10.0
 
 
 class Core:
@@ -68,8 +66,8 @@ class Core:
         self._write_wanted = threading.Event()
         self._stopping = False
         self._abandoned = ""
-        self._deciding_since_ms: int | None = None
-        self._hang_told = False
+        self._numbers = itertools.count(1)
+        self._deciding: Work | None = None
         self._threads = [
             threading.Thread(target=self._decide_forever, name="orlop-kernel", daemon=True),
             threading.Thread(target=self._write_forever, name="orlop-store", daemon=True),
@@ -91,21 +89,9 @@ class Core:
         return self._writer.refusal
 
     @property
-    def hang_reason(self) -> str:
-        """Why nothing is decided any more; empty when it is. Nobody can take its thread from a plugin."""
-        since_ms = self._deciding_since_ms
-        if since_ms is None or self._clock().monotonic_ms - since_ms < DECIDE_WITHIN_S * 1000:
-            return ""
-        return f"a decision takes more than {DECIDE_WITHIN_S:g} s: does a plugin's filter or scorer hang?"
-
-    def check_hang(self) -> None:
-        """Called now and then: logs, once for each step, where it hangs."""
-        reason = self.hang_reason
-        if reason and not self._hang_told:
-            frame = sys._current_frames().get(self._threads[0].ident or 0)
-            where = "".join(traceback.format_stack(frame)) if frame is not None else ""
-            log.critical("%s It is here:\n%s", reason, where)
-        self._hang_told = bool(reason)
+    def deciding(self) -> Work | None:
+        """The step under way: milliseconds of work, unless a plugin's filter or scorer does not return."""
+        return self._deciding
 
     def start(self) -> None:
         for thread in self._threads:
@@ -162,9 +148,8 @@ class Core:
         while not self._abandoned:
             try:
                 head = self._pipeline.head
-                now = self._clock()
-                self._deciding_since_ms = now.monotonic_ms
-                step = self._pipeline.step(head, submissions, now)
+                self._deciding = Work(threading.get_ident(), next(self._numbers))
+                step = self._pipeline.step(head, submissions, self._clock())
             except Exception as error:
                 log.critical("the kernel failed; nothing of this step happened", exc_info=True)
                 self._abandoned = f"a bug in the kernel: {type(error).__name__}"
@@ -174,7 +159,7 @@ class Core:
                     if not self._abandoned and self._pipeline.add(head, step, submissions):
                         return
             finally:
-                self._deciding_since_ms = None
+                self._deciding = None
         for submission in submissions:
             submission.tell(Failure(self._abandoned))
         if failed is not None:

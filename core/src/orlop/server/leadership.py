@@ -60,6 +60,7 @@ from orlop.server.sessions import Sessions
 from orlop.server.storable import Storable
 from orlop.server.ticks import next_tick
 from orlop.server.timers import TimerService
+from orlop.server.watchdog import Work
 from orlop.store.interface import Compacted, OutcomeUnknown, Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,6 @@ class Leadership:
     async def _check_hangs(self) -> None:
         while True:
             await next_tick(HANG_CHECK_S)
-            self._core.check_hang()
             for framework in self._frameworks.values():
                 framework.check_hang()
 
@@ -301,8 +301,12 @@ class Leadership:
         return {name: framework.status for name, framework in self._frameworks.items()}
 
     def read_only_reason(self) -> str:
-        """Why writes are refused, or go on for ever; empty when they are done."""
-        return self._core.hang_reason or self._core.read_only_reason
+        """Why writes are refused; empty when they are done."""
+        return self._core.read_only_reason
+
+    def deciding(self) -> Work | None:
+        """What the kernel decides at this moment. May be asked from any thread."""
+        return self._core.deciding
 
     async def submit(self, event: DrainNode | ForgetNode | KillTask) -> Any:
         """The answer, or True where there is none, after the commit. Raises NotAvailable."""

@@ -8,7 +8,7 @@ A plugin's life: found → `blocked`, when the settings do not want it; else imp
 checked → `loaded`, `configuration-error`, or `failed`. A loaded one that fails in a hook is `failed` from then on. One
 that failed by what it did (not by what it is) is due for a retry after a back-off, which loads it anew; the server
 asks `due_retries` and decides. A thread that hangs cannot be stopped: it is abandoned, and after `ABANDONED_MAX` of
-them a plugin is not tried again before the next start.
+them a plugin is not tried again before the next start. Neither is one without which the process had to begin anew.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, distributions
+from itertools import takewhile
 from typing import Any, Final
 
 import attrs
@@ -79,7 +80,8 @@ class PluginHost:
     """See the module.
 
     builtin: (name, plugin) pairs that are no distributions; a plugin is a module or an object with hooks.
-    found: entry points, instead of those installed. clock: monotonic seconds.
+    found: entry points, instead of those installed. set_aside: names of plugins that are not to be loaded, and why.
+    clock: monotonic seconds.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class PluginHost:
         builtin: Iterable[tuple[str, Any]] = (),
         *,
         found: Sequence[EntryPoint] | None = None,
+        set_aside: Mapping[str, str] | None = None,
         load_timeout_s: float = LOAD_TIMEOUT_S,
         timeout_s: float = CALL_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +98,7 @@ class PluginHost:
         self._settings = settings
         self._builtin = dict(builtin)
         self._found = found
+        self._set_aside = dict(set_aside or {})
         self._load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
         self._clock = clock
@@ -157,6 +161,13 @@ class PluginHost:
         """`[plugins.NAME]` tables of which there is no plugin."""
         return unknown_plugin_tables(self._settings, self._records)
 
+    def plugin_of(self, module: str) -> str:
+        """Whose code a module's is, as far as its name says; empty where it is no plugin's."""
+        path = module.split(".")
+        shared = {name: _shared(path, point.module.split(".")) for name, point in self._points.items()}
+        name = max(shared, key=shared.__getitem__, default="")
+        return name if shared.get(name) else ""
+
     # Calling
 
     def call(self, name: str, hook: str, **arguments: Any) -> Any:
@@ -206,6 +217,9 @@ class PluginHost:
         self._structured.pop(name, None)
         if reason := self._unwanted(name):
             self._records[name] = attrs.evolve(record, state="blocked", error=reason)
+            return
+        if reason := self._set_aside.get(name, ""):
+            self._records[name] = attrs.evolve(record, state="failed", error=reason, failures=1, abandoned=1)
             return
         # until it is loaded it is not to be called, by another thread either
         self._records[name] = attrs.evolve(record, state="failed", error="is being loaded")
@@ -309,6 +323,11 @@ def within(timeout_s: float, work: Callable[[], Any]) -> Any:
     if failure:
         raise failure[0]
     return result[0]
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many names two paths have in common, from the first on."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
 
 
 def _origin(point: EntryPoint) -> str:

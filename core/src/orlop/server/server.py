@@ -43,6 +43,7 @@ from orlop.server.role import Role
 from orlop.server.rotation import AUTHORITY, CURRENT, FORMER, NEXT, StoredAuthority
 from orlop.server.routing import Host
 from orlop.server.ticks import next_tick
+from orlop.server.watchdog import Work
 from orlop.store.interface import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -302,6 +303,16 @@ class Server:
     def read_only_reason(self) -> str:
         """Why writes are refused; empty when they are not."""
         return self._leadership.read_only_reason() if self._leadership is not None else self.role().reason or NO_LEADER
+
+    def deciding(self) -> Work | None:
+        """What its kernel decides at this moment, while it leads. May be asked from any thread."""
+        leadership = self._leadership
+        return leadership.deciding() if leadership is not None else None
+
+    def hand_over(self) -> None:
+        """Lets another server lead, if there can be another, at once. May be called from any thread but the loop's."""
+        if not self._parts.store.exclusive:
+            self._candidate.stop()
 
     def explain(self, task: Task) -> Explanation:
         return self._parts.kernel.explain(self.state(), task)
