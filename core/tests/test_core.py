@@ -62,11 +62,12 @@ def test_what_was_decided_is_written_before_the_end_whoever_was_to_begin_it() ->
 
 
 def test_what_is_being_decided_is_told_with_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orlop.server.core.DECIDE_WITHIN_S", 0.0)
     begun, go_on = threading.Event(), threading.Event()
     durable: queue.Queue[Failure | None] = queue.Queue()
 
     with running() as core:
-        assert core.deciding is None
+        assert (core.deciding, core.slow_reason) == (None, "")
         decide = core.kernel.step
 
         def hang(*arguments: Any) -> Any:
@@ -82,6 +83,7 @@ def test_what_is_being_decided_is_told_with_its_thread(monkeypatch: pytest.Monke
         (thread,) = [one for one in threading.enumerate() if one.ident == work.thread]
         assert thread.name == "orlop-kernel"
         assert core.deciding == work
+        assert core.slow_reason == "a decision takes more than 0 s"
         go_on.set()
         assert durable.get(timeout=WITHIN_S) is None
-        assert core.deciding is None
+        assert (core.deciding, core.slow_reason) == (None, "")

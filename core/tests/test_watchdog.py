@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -71,12 +72,39 @@ class Watched:
             await asyncio.sleep(0)
 
 
+def frames(count: int) -> list[FrameType]:
+    """Of as many calls, which have returned."""
+    found: list[FrameType] = []
+
+    def call() -> None:
+        frame = inspect.currentframe()
+        assert frame is not None
+        found.append(frame)
+
+    for _ in range(count):
+        call()
+    return found
+
+
 def test_patience_ends_once_for_each_piece_of_work() -> None:
     patience = Patience(3)
     first, second = Work(1, 1), Work(1, 2)
-    assert [patience.is_over(one) for one in (first, first, second, second, second, second)] == [
+    assert [patience.is_over(one, []) for one in (first, first, second, second, second, second)] == [
         False, False, False, False, True, False,
     ]  # fmt: skip
+
+
+def test_calls_count_that_are_under_way_all_the_while() -> None:
+    once, twice, always, late = frames(4)
+    patience, work = Patience(3), Work(1, 1)
+    patience.is_over(work, [once, twice, always])
+    patience.is_over(work, [late, twice, always])
+    assert patience.is_over(work, [late, always])
+    assert patience.calls == [always]
+    patience.rest()
+    assert patience.calls == []
+    assert [patience.is_over(work, [late]) for _ in range(3)] == [False, False, True]
+    assert patience.calls == [late]
 
 
 async def test_a_decision_that_does_not_return_is_told_with_whose_code_it_is() -> None:
@@ -98,6 +126,34 @@ async def test_decisions_one_after_the_other_are_none_that_hangs() -> None:
         watched.decision = Work(threading.get_ident(), number) if number % 3 else None
         await watched.look(1)
     assert watched.hangs == []
+
+
+async def test_a_decision_that_asks_a_plugin_again_and_again_is_slow_and_not_the_plugins() -> None:
+    """As one does that looks at ten thousand nodes with its filter."""
+    watched = Watched()
+    filter_, loop = module_with_a_filter("orlop_rack.filters"), asyncio.get_running_loop()
+    looks = threading.Barrier(2, timeout=WITHIN_S)
+
+    def wait() -> None:
+        looks.wait()  # it is in the filter
+        looks.wait()  # it has been looked at
+
+    def decide() -> None:
+        for _ in range(DECISION_LOOKS):
+            filter_.check(None, wait)
+
+    thread = threading.Thread(target=decide)
+    thread.start()
+    assert thread.ident is not None
+    watched.decision = Work(thread.ident, 1)
+    for _ in range(DECISION_LOOKS):
+        await loop.run_in_executor(None, looks.wait)
+        await watched.look(1)
+        await loop.run_in_executor(None, looks.wait)
+    thread.join()
+    (hang,) = watched.hangs
+    assert (hang.plugin, hang.reason) == ("", "a decision takes more than 10 s")
+    assert "in check" in hang.stack
 
 
 async def test_what_is_no_plugins_is_told_without_one() -> None:

@@ -144,12 +144,14 @@ async def _one_life(
 
 
 def _hung(server: Server, aside: Mapping[str, str], stop: asyncio.Event, hang: Hang) -> None:
-    """On the watchdog's thread. Does not return, unless the server is to stop anyway."""
+    """On the watchdog's thread. Does not return where a plugin is to blame, unless the server is to stop anyway."""
+    if not hang.plugin:
+        log.critical("%s. It is here:\n%s", hang.reason, hang.stack)
+        return
     log.critical("this server begins anew: %s. It is here:\n%s", hang.reason, hang.stack)
     server.hand_over()
-    if stop.is_set():
-        return
-    begin_anew({**aside, hang.plugin: f"{hang.reason}; it is off until the next start"} if hang.plugin else aside)
+    if not stop.is_set():
+        begin_anew({**aside, hang.plugin: f"{hang.reason}; it is off until the next start"})
 
 
 async def _ready(server: Server, store: Store) -> None:

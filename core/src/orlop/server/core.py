@@ -20,7 +20,7 @@ from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.loading import Term
 from orlop.server.pipeline import Failure, Pipeline, Submission
-from orlop.server.watchdog import Work
+from orlop.server.watchdog import DECIDE_WITHIN_S, Work
 from orlop.server.writing import Released, Transaction, Writer
 from orlop.store.interface import OutcomeUnknown, Store, StoreRefused
 
@@ -93,6 +93,14 @@ class Core:
         """The step under way: milliseconds of work, unless a plugin's filter or scorer does not return."""
         return self._deciding
 
+    @property
+    def slow_reason(self) -> str:
+        """Why nothing is decided for some time; empty when it is."""
+        work = self._deciding
+        if work is None or self._clock().monotonic_ms - work.since_ms < DECIDE_WITHIN_S * 1000:
+            return ""
+        return f"a decision takes more than {DECIDE_WITHIN_S:g} s"
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
@@ -148,8 +156,9 @@ class Core:
         while not self._abandoned:
             try:
                 head = self._pipeline.head
-                self._deciding = Work(threading.get_ident(), next(self._numbers))
-                step = self._pipeline.step(head, submissions, self._clock())
+                now = self._clock()
+                self._deciding = Work(threading.get_ident(), next(self._numbers), now.monotonic_ms)
+                step = self._pipeline.step(head, submissions, now)
             except Exception as error:
                 log.critical("the kernel failed; nothing of this step happened", exc_info=True)
                 self._abandoned = f"a bug in the kernel: {type(error).__name__}"

@@ -301,8 +301,8 @@ class Leadership:
         return {name: framework.status for name, framework in self._frameworks.items()}
 
     def read_only_reason(self) -> str:
-        """Why writes are refused; empty when they are done."""
-        return self._core.read_only_reason
+        """Why writes are refused, or take very long; empty when they are done."""
+        return self._core.slow_reason or self._core.read_only_reason
 
     def deciding(self) -> Work | None:
         """What the kernel decides at this moment. May be asked from any thread."""

@@ -4,7 +4,8 @@ Nobody can take a thread back from code that does not return: from a plugin's fi
 or from a route on the event loop. What is left is to begin anew as a process, without the plugin whose code it is.
 
 A thread of its own looks once a second at what is under way. Looks are counted, not time: a process that was stopped,
-or whose machine has slept, does not hang.
+or whose machine has slept, does not hang. And a plugin is to blame where one and the same call of its code is under way
+at all of these looks; where there is none, the server is merely slow, and to begin anew would not make it faster.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
@@ -28,16 +29,18 @@ ANSWER_WITHIN_S: Final = 30.0
 
 @attrs.frozen
 class Work:
-    """What a thread is doing. thread: its identifier. number: another one for each piece of work."""
+    """What a thread is doing. thread: its identifier. number: another one for each piece of work. since_ms: monotonic
+    milliseconds."""
 
     thread: int
     number: int
+    since_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class Hang:
-    """reason: what takes how long, and where. plugin: whose code it is in; empty: no plugin's. stack: the last line is
-    the innermost."""
+    """reason: what takes how long, and where. plugin: whose call does not return; empty: nobody's. stack: the last line
+    is the innermost."""
 
     reason: str
     plugin: str
@@ -45,18 +48,29 @@ class Hang:
 
 
 class Patience:
-    """Ends when the very same piece of work is under way at so many looks in a row."""
+    """Ends when the very same piece of work is under way at so many looks in a row.
+
+    calls: frames that were on its stack at all of these looks, the innermost first.
+    """
 
     def __init__(self, looks: int) -> None:
         self._looks = looks
         self._work: Work | None = None
         self._seen = 0
+        self.calls: list[FrameType] = []
 
-    def is_over(self, work: Work) -> bool:
-        """To be asked at each look. True once for each piece of work."""
-        self._seen = self._seen + 1 if work == self._work else 1
-        self._work = work
+    def is_over(self, work: Work, calls: Sequence[FrameType]) -> bool:
+        """To be asked at each look. calls: on the work's stack at this one. True once for each piece of work."""
+        if work == self._work:
+            self._seen += 1
+            self.calls = [one for one in self.calls if one in calls]
+        else:
+            self._work, self._seen, self.calls = work, 1, list(calls)
         return self._seen == self._looks
+
+    def rest(self) -> None:
+        """Nothing is under way; what it knows is let go of."""
+        self._work, self.calls = None, []
 
 
 class Watchdog:
@@ -89,11 +103,16 @@ class Watchdog:
 
     def look(self) -> None:
         """Once."""
-        decision, turn = self._deciding(), self._turn_under_way()
-        if decision is not None and self._for_decisions.is_over(decision):
-            self._hung(self._found(decision.thread, f"a decision takes more than {DECIDE_WITHIN_S:g} s"))
-        elif turn is not None and self._for_turns.is_over(turn):
-            self._hung(self._found(turn.thread, f"nothing is answered for more than {ANSWER_WITHIN_S:g} s"))
+        self._look(self._deciding(), self._for_decisions, f"a decision takes more than {DECIDE_WITHIN_S:g} s")
+        self._look(self._turn_under_way(), self._for_turns, f"nothing is answered for more than {ANSWER_WITHIN_S:g} s")
+
+    def _look(self, work: Work | None, patience: Patience, what: str) -> None:
+        if work is None:
+            patience.rest()
+            return
+        stack = _stack(work.thread)
+        if patience.is_over(work, stack):
+            self._hung(self._found(patience.calls, what, "".join(traceback.format_stack(stack[0])) if stack else ""))
 
     def _look_forever(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
@@ -111,14 +130,21 @@ class Watchdog:
     def _note(self, turn: Work) -> None:
         self._done = turn
 
-    def _found(self, thread: int, what: str) -> Hang:
-        frame = sys._current_frames().get(thread)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-        while frame is not None:
-            if plugin := self._plugin_of(frame.f_globals.get("__name__", "")):
-                return Hang(reason=f"{what}, in {_place(frame)}", plugin=plugin, stack=stack)
-            frame = frame.f_back
+    def _found(self, calls: Sequence[FrameType], what: str, stack: str) -> Hang:
+        for call in calls:
+            if plugin := self._plugin_of(call.f_globals.get("__name__", "")):
+                return Hang(reason=f"{what}, in {_place(call)}", plugin=plugin, stack=stack)
         return Hang(reason=what, plugin="", stack=stack)
+
+
+def _stack(thread: int) -> list[FrameType]:
+    """The innermost call first."""
+    frames = []
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames
 
 
 def _place(frame: FrameType) -> str:
