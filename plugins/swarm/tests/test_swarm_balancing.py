@@ -31,7 +31,7 @@ def movable(name: str, node: str, needs: Needs = NOTHING, *said: str, nodes: fro
 
 def planned(places: list[Place], ones: list[Movable], **others: int) -> list[Move]:
     held = {node.id: [one.container for one in ones if one.node == node.id] for node in places}
-    return plan(places, held, others, ones, FILTERS)
+    return plan(places, held, others, ones, FILTERS, said={one.container.id: one.wanted for one in ones})
 
 
 def test_an_empty_node_gets_its_share() -> None:
@@ -75,6 +75,45 @@ def test_expressions_images_and_neighbours_are_heeded() -> None:
         Move(container="apart", source="n1", target="n3"),
         Move(container="fast", source="n1", target="n2"),
     ]
+
+
+def test_what_others_demand_beside_them_stays_with_them() -> None:
+    """`db` has `web` beside it, which has said so; nothing binds the others."""
+    ones = [
+        movable("db", "n1"),
+        movable("web", "n1", NOTHING, "affinity:container==db"),
+        movable("x", "n1"),
+        movable("y", "n1"),
+    ]
+    moves = planned([place("n1"), place("n2")], ones)
+    assert moves == [Move(container=name, source="n1", target="n2") for name in ("x", "y")]
+
+
+def test_nothing_moves_to_where_others_do_not_want_it() -> None:
+    alone = movable("alone", "n2", NOTHING, "affinity:tier!=/a|b/")
+    ones = [movable(name, "n1") for name in ("a", "b", "x", "y", "z")]
+    assert planned([place("n1"), place("n2")], [*ones, alone]) == [
+        Move(container=name, source="n1", target="n2") for name in ("x", "y")
+    ]
+    assert planned([place("n1"), place("n2"), place("n3")], [*ones, alone]) == [
+        Move(container="a", source="n1", target="n3"),
+        Move(container="b", source="n1", target="n3"),
+        Move(container="x", source="n1", target="n2"),
+    ]
+
+
+def test_wishes_and_what_is_broken_already_hold_nothing_back() -> None:
+    wishes = movable("wishes", "n1", NOTHING, "affinity:container==~db")
+    in_vain = movable("in-vain", "n1", NOTHING, "affinity:container==gone", "constraint:node==n1")
+    moves = planned([place("n1"), place("n2")], [movable("db", "n1"), wishes, in_vain, movable("x", "n1")])
+    assert [one.container for one in moves] == ["db", "wishes"]
+
+
+def test_an_affinity_of_its_own_label_is_no_others() -> None:
+    """Those of one service that demand to be apart: each finds itself on its node."""
+    apart = [movable(name, node, NOTHING, "affinity:tier!=a") for name, node in (("a", "n1"), ("b", "n2"))]
+    moves = planned([place("n1"), place("n2")], [*apart, movable("x", "n1"), movable("y", "n1")])
+    assert [(one.container, one.target) for one in moves] == [("x", "n2")]
 
 
 AMOUNTS = st.sampled_from([0, 0, GIB // 4, GIB // 2, GIB])

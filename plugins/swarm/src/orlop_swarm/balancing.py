@@ -1,16 +1,17 @@
 """Which containers are made anew elsewhere so that nodes are evenly full. Pure.
 
 A container moves when the node that `spread` would give it, were it made now, would be less full with it than its own
-one is. So what the kernel does with it then is what was reckoned here. Each moves once at most.
+one is. So what the kernel does with it then is what was reckoned here. Each moves once at most, and none that others
+want beside them, or to where others do not want it: the kernel asks for that only when these are placed themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
-from orlop_swarm.placement.filters import Filter
+from orlop_swarm.placement.filters import Affinity, Check, Filter
 from orlop_swarm.placement.places import Container, Held, Place
 from orlop_swarm.placement.strategies import Needs, fullness
 from orlop_swarm.placement.wanted import Wanted
@@ -58,6 +59,15 @@ class _Node:
     def now(self) -> Place:
         return attrs.evolve(self.place, held=Held(self.containers.values(), self.images))
 
+    def unhappy(self, neighbours: Mapping[str, Check]) -> set[str]:
+        """Ids of the containers here that want others beside them that are not, or the other way round."""
+        found = set()
+        for container in self.containers.keys() & neighbours.keys():
+            others = [one for one in self.containers.values() if one.id != container]
+            if not neighbours[container](attrs.evolve(self.place, held=Held(others, self.images))):
+                found.add(container)
+        return found
+
     def rank(self, needs: Needs) -> tuple[int, int] | None:
         """How full it would be with one more container, and of how many it would have to take care beside it."""
         place = self.place
@@ -91,12 +101,15 @@ def plan(
     movable: Sequence[Movable],
     filters: Sequence[Filter],
     images: Mapping[str, Sequence[str]] | None = None,
+    said: Mapping[str, Wanted] | None = None,
 ) -> list[Move]:
     """The moves, one after the other.
 
     places: nodes that may take containers; what they hold is in `containers`, by node's id. others: how many tasks a
     node has beside them. filters: what else has to hold of a container's place. images: ids and tags, by node's id.
+    said: what containers have said, by their ids, whether they are movable or not; their demands are heeded.
     """
+    neighbours = _checks_of(said or {})
     nodes = {
         place.id: _Node(
             place,
@@ -108,7 +121,7 @@ def plan(
     }
     waiting = sorted((one for one in movable if one.node in nodes), key=lambda one: one.name)
     moves: list[Move] = []
-    while found := _next(nodes, waiting, filters):
+    while found := _next(nodes, waiting, filters, neighbours):
         one, target = found
         source = nodes[one.node]
         source.give(one)
@@ -118,19 +131,28 @@ def plan(
     return moves
 
 
+def _checks_of(said: Mapping[str, Wanted]) -> dict[str, Check]:
+    """What they demand of their neighbours, of those that do."""
+    checks = ((container, Affinity().check(one, soft=False)) for container, one in said.items())
+    return {container: check for container, check in checks if check is not None}
+
+
 def _next(
-    nodes: Mapping[str, _Node], waiting: Sequence[Movable], filters: Sequence[Filter]
+    nodes: Mapping[str, _Node], waiting: Sequence[Movable], filters: Sequence[Filter], neighbours: Mapping[str, Check]
 ) -> tuple[Movable, _Node] | None:
     """From the fullest node that can give something away."""
     for source in sorted(nodes.values(), key=_Node.full, reverse=True):
         for one in waiting:
-            if one.node == source.place.id and (target := _better(nodes, source, one, filters)) is not None:
-                return one, target
+            if one.node != source.place.id:
+                continue
+            for target in _better(nodes, source, one, filters):
+                if _are_content(source, target, one, neighbours):
+                    return one, target
     return None
 
 
-def _better(nodes: Mapping[str, _Node], source: _Node, one: Movable, filters: Sequence[Filter]) -> _Node | None:
-    """Where it would rather be; None: where it is."""
+def _better(nodes: Mapping[str, _Node], source: _Node, one: Movable, filters: Sequence[Filter]) -> Iterable[_Node]:
+    """Where it would rather be than where it is, the best first."""
     source.give(one)
     stays = source.rank(one.needs)
     source.take(one)
@@ -142,9 +164,21 @@ def _better(nodes: Mapping[str, _Node], source: _Node, one: Movable, filters: Se
             ranked.append((rank, node.place.name, node))
     for _, _, node in sorted(ranked, key=lambda entry: entry[:2]):
         if (one.nodes is None or node.place.id in one.nodes) and _fits(node.now, checks):
-            return node
-    return None
+            yield node
 
 
-def _fits(place: Place, checks: Sequence[Callable[[Place], bool]]) -> bool:
+def _are_content(source: _Node, target: _Node, one: Movable, neighbours: Mapping[str, Check]) -> bool:
+    """Does the move leave all others with the neighbours that they demand, as far as they have them now?"""
+    if not neighbours:
+        return True
+    before = source.unhappy(neighbours) | target.unhappy(neighbours)
+    source.give(one)
+    target.take(one)
+    after = source.unhappy(neighbours) | target.unhappy(neighbours)
+    target.give(one)
+    source.take(one)
+    return after - {one.container.id} <= before
+
+
+def _fits(place: Place, checks: Sequence[Check]) -> bool:
     return all(check(place) for check in checks)

@@ -197,17 +197,7 @@ class Facts:
             said = self._read(task.spec, spec)
         except ExpressionError:  # it runs, whatever it said
             said = NOTHING
-        owner = {"orlop.framework": task.framework, "orlop.group": task.group, "orlop.key": task.key}
-        return Container(
-            id=task.id,
-            names=(task.name,),
-            images=(said.image,) if said.image else (),
-            labels={**said.labels, **task.labels, **owner},
-            bindings=(*said.bindings, *on_all_addresses(task.ports)),
-            host_network=said.host_network,
-            exposed=said.exposed,
-            volumes=said.volumes,
-        )
+        return container_of_task(task, said)
 
 
 NOTHING: Final = Wanted()
@@ -269,6 +259,21 @@ def labels_of(candidate: Candidate) -> dict[str, str]:
         "ostype": engine.os_type or info.os,
     }
     return {**engine.labels, **info.attributes, **built_in}
+
+
+def container_of_task(task: Task, said: Wanted) -> Container:
+    """A task, as the filters see it. said: in its spec."""
+    owner = {"orlop.framework": task.framework, "orlop.group": task.group, "orlop.key": task.key}
+    return Container(
+        id=task.id,
+        names=(task.name,),
+        images=(said.image,) if said.image else (),
+        labels={**said.labels, **task.labels, **owner},
+        bindings=(*said.bindings, *on_all_addresses(task.ports)),
+        host_network=said.host_network,
+        exposed=said.exposed,
+        volumes=said.volumes,
+    )
 
 
 def container_of(one: Any) -> Container:

@@ -17,7 +17,7 @@ from aiohttp import web
 from orlop.framework import Candidate, Refused, Task, TaskState, View
 from orlop_swarm.asking import NETWORKS
 from orlop_swarm.balancing import Movable, Move, plan
-from orlop_swarm.candidates import container_of, labels_of
+from orlop_swarm.candidates import container_of, container_of_task, labels_of
 from orlop_swarm.documents import CONTAINER, NAME
 from orlop_swarm.engines.interface import Engine, Pool
 from orlop_swarm.http.looking import Looking
@@ -68,21 +68,22 @@ class Balancer:
         candidates = [one for one in self._host.candidates() if one.node.schedulable]
         held = {one.node.id: _foreign(one) for one in candidates}
         others = {one.node.id: len(one.tasks) for one in candidates}
+        said = {key: _said(view, task) for key, task in view.live.items()}
         for task in view.live.values():
             if task.node in held:
-                held[task.node].append(_seen(task, _said(view, task)))
+                held[task.node].append(container_of_task(task, said[task.key]))
                 others[task.node] -= 1
         return plan(
             [_place(one) for one in candidates if "docker" in one.node.info.runtimes],
             held,
             others,
-            await self._movable(view),
+            await self._movable(view, said),
             [one for one in filters.named(self._settings.filters) if one.name not in NOT_LOOKED_AT],
             {one.node.id: _images(one) for one in candidates},
+            {task.id: said[key] for key, task in view.live.items()},
         )
 
-    async def _movable(self, view: View) -> list[Movable]:
-        said = {key: _said(view, task) for key, task in view.live.items()}
+    async def _movable(self, view: View, said: Mapping[str, Wanted]) -> list[Movable]:
         needed = {name for one in said.values() for name in one.dependencies}
         found = {
             key: task for key, task in view.live.items() if _may_move(view, task, said[key]) and task.name not in needed
@@ -95,7 +96,7 @@ class Balancer:
             Movable(
                 name=view.objects(CONTAINER)[key].name,
                 node=task.node or "",
-                container=_seen(task, said[key]),
+                container=container_of_task(task, said[key]),
                 needs=_needs(view, task),
                 wanted=said[key],
                 nodes=nodes[said[key].image],
@@ -162,18 +163,6 @@ def _may_move(view: View, task: Task, said: Wanted) -> bool:
 def _needs(view: View, task: Task) -> Needs:
     units = view.spec(task).resources.units
     return Needs(units.get("cpus", 0), units.get("mem", 0))
-
-
-def _seen(task: Task, said: Wanted) -> Container:
-    return Container(
-        id=task.id,
-        names=(task.name,),
-        images=(said.image,),
-        labels=said.labels,
-        bindings=said.bindings,
-        host_network=said.host_network,
-        exposed=said.exposed,
-    )
 
 
 def _foreign(candidate: Candidate) -> list[Container]:
