@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,12 +61,38 @@ class Failing(Noting):
         return super().handle(view, changed)
 
 
+class Hanging(Noting):
+    """Does not return as long as it is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: queue.Queue[None] = queue.Queue()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def handle(self, view: View, changed: Changed) -> Iterable[Action]:
+        if not self.go_on.is_set():
+            self.begun.put(None)
+            assert self.go_on.wait(WITHIN_S)
+        return super().handle(view, changed)
+
+
 @contextmanager
-def running(framework: Noting) -> Iterator[FrameworkHost]:
+def running(
+    framework: Noting, given_up: Callable[[str], None] = lambda _: None, timeout_s: float = WITHIN_S
+) -> Iterator[FrameworkHost]:
     """Begins when the framework has looked at everything."""
     store = MemoryStore()
     core = Core(Kernel(), store, begin(store), read_clock, lambda _: None, lambda error: pytest.fail(str(error)))
-    host = FrameworkHost("p", FrameworkRunner(framework), core, read_clock, lambda _token, _utc_ms: None, WITHIN_S)
+    host = FrameworkHost(
+        "p",
+        FrameworkRunner(framework),
+        core,
+        read_clock,
+        lambda _token, _utc_ms: None,
+        timeout_s,
+        given_up=given_up,
+    )
     core.start()
     host.start()
     try:
@@ -158,3 +184,20 @@ def test_exit_is_a_failure_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(framework) as host:
         assert "failed: SystemExit" in str(told(host, "anything"))
         assert framework.told.get(timeout=WITHIN_S).everything
+
+
+def test_who_does_not_return_three_times_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
+    framework, given_up = Hanging(), list[str]()
+    with running(framework, given_up.append, timeout_s=0.0) as host:
+        framework.go_on.clear()
+        host.wake("due")
+        for threads_lost in range(framework_host.LOST_THREADS_MAX):
+            framework.begun.get(timeout=WITHIN_S)
+            assert (given_up, host.status.state) == ([], "running" if threads_lost == 0 else "quarantined")
+            host.check_hang()
+        assert given_up == ["framework noting: a handler did not return within 0 s, 3 times"]
+        assert host.status.state == "off"
+        host.check_hang()
+        assert len(given_up) == 1
+        framework.go_on.set()

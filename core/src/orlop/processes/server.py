@@ -2,7 +2,7 @@
 
 It serves from its first moment on whatever it is: the leader, a standby that hands requests on, or a server without a
 store that says so. It begins anew, in the same process, when a plugin that had failed has recovered; and as a new
-program in the place of this one when somebody's code does not return (see `watchdog`).
+program in the place of this one when a plugin's code does not return (see `watchdog` and `framework_host`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from orlop.processes.restarting import begin_anew, set_aside
 from orlop.processes.stores import open_configured_store, store_url
 from orlop.server import builtin
 from orlop.server.plugin_host import PluginHost
-from orlop.server.server import PluginRecovered, Server
+from orlop.server.server import PluginGivenUp, PluginRecovered, Server
 from orlop.server.watchdog import Hang, Watchdog
 from orlop.store.interface import Store
 
@@ -87,6 +87,8 @@ async def _run(
         if error is None:
             return 0
         log.warning("this server begins anew: %s", error)
+        if isinstance(error, PluginGivenUp):
+            begin_anew(_without(aside, error.plugin, str(error)))
         await asyncio.sleep(BEGIN_ANEW_DELAY_S)
 
 
@@ -151,7 +153,11 @@ def _hung(server: Server, aside: Mapping[str, str], stop: asyncio.Event, hang: H
     log.critical("this server begins anew: %s. It is here:\n%s", hang.reason, hang.stack)
     server.hand_over()
     if not stop.is_set():
-        begin_anew({**aside, hang.plugin: f"{hang.reason}; it is off until the next start"})
+        begin_anew(_without(aside, hang.plugin, hang.reason))
+
+
+def _without(aside: Mapping[str, str], plugin: str, reason: str) -> dict[str, str]:
+    return {**aside, plugin: f"{reason}; it is off until the next start"}
 
 
 async def _ready(server: Server, store: Store) -> None:
@@ -187,7 +193,7 @@ async def _wait(stop: asyncio.Event, server: Server, beside: asyncio.Task[None] 
     stopped.cancel()
     if server.failed in done:
         reason = server.failed.result()
-        if not isinstance(reason, PluginRecovered):
+        if not isinstance(reason, PluginRecovered | PluginGivenUp):
             raise reason
         return reason
     assert beside is not None, "nothing else was waited for"

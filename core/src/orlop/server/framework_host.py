@@ -3,7 +3,8 @@
 A thread waits until its framework has something to look at, takes the newest committed state, runs the handlers, and
 waits until the result is durable before it looks again. What raises is quarantined: its error is shown, its commands
 are refused, and it runs again after a back-off, with everything to look at. What does not return within
-`handler_timeout_s` loses its thread and its result; after three lost threads the framework stays off.
+`handler_timeout_s` loses its thread and its result. Lost threads go on as long as their process, so that after three
+of them the framework is off, and the server begins anew without its plugin.
 """
 
 from __future__ import annotations
@@ -65,8 +66,10 @@ class FrameworkHost:
         set_wakeup: SetWakeup,
         handler_timeout_s: float,
         refusal: Callable[[], str] = lambda: "",
+        given_up: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """refusal: why commands are not taken at present; empty when they are."""
+        """refusal: why commands are not taken at present; empty when they are. given_up: called with the reason when
+        the framework is off, by whom `check_hang` is."""
         self.runner = runner
         self._plugin = plugin
         self._core = core
@@ -74,6 +77,7 @@ class FrameworkHost:
         self._set_wakeup = set_wakeup
         self._timeout_s = handler_timeout_s
         self._refusal = refusal
+        self._given_up = given_up
         self._condition = threading.Condition()
         self._changed = EVERYTHING
         self._keys: set[str] = set()
@@ -163,7 +167,9 @@ class FrameworkHost:
         log.error("framework %s: %s; its thread is given up", self.name, reason)
         for _, done in commands:
             done(None, NotAvailable(f"framework {self.name}: {reason}"))
-        if not off:
+        if off:
+            self._given_up(f"framework {self.name}: {reason}, {LOST_THREADS_MAX} times")
+        else:
             self.start()
 
     # The thread

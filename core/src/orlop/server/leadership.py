@@ -103,15 +103,22 @@ class Leadership:
     """A server's term as the leader. Make it on the event loop; `start`, then `stop`.
 
     failed: called on the event loop when the term cannot go on. leads: does this server lead, as far as it can know?
+    given_up: called on the event loop with the name of a plugin without which the server had better go on, and why.
     """
 
     def __init__(
-        self, term: Term, parts: Parts, failed: Callable[[Exception], None], leads: Callable[[], bool]
+        self,
+        term: Term,
+        parts: Parts,
+        failed: Callable[[Exception], None],
+        leads: Callable[[], bool],
+        given_up: Callable[[str, str], None] = lambda _plugin, _reason: None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._parts = parts
         self._failed = failed
         self._leads = leads
+        self._given_up = given_up
         self._bridge = parts.bridge
         #: Of the effects of one kind: to look it up costs more than to count.
         self._counter = functools.cache(parts.metrics.effects.labels)
@@ -151,6 +158,7 @@ class Leadership:
                 self._wakeup_setter(name),
                 self._parts.handler_timeout_s,
                 self.refusal,
+                partial(self._given_up, plugin),
             )
         return made
 

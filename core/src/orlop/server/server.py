@@ -1,8 +1,8 @@
 """A server: leads, or stands by and knows what the leader knows.
 
-It lives as long as its process, or until a plugin that had failed has recovered. Its terms of leadership come and go
-with the election (`candidate.py`); what it serves comes from the term while it leads, and from the mirror while it
-does not.
+It lives as long as its process, or until it had better begin anew, with a plugin or without one. Its terms of
+leadership come and go with the election (`candidate.py`); what it serves comes from the term while it leads, and from
+the mirror while it does not.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ NO_LEADER: Final = "no server leads at the moment"
 
 class PluginRecovered(Exception):
     """Not an error: a reason to begin anew."""
+
+
+class PluginGivenUp(Exception):
+    """A reason to begin anew as a process, without this plugin."""
+
+    def __init__(self, plugin: str, reason: str) -> None:
+        super().__init__(reason)
+        self.plugin = plugin
 
 
 class Server:
@@ -189,7 +197,7 @@ class Server:
 
     def _begin(self, term: Term) -> None:
         log.info("this server leads: epoch %d.%d", term.epoch.generation, term.epoch.revision)
-        leadership = Leadership(term, self._parts, self._term_failed, self._candidate.leads)
+        leadership = Leadership(term, self._parts, self._term_failed, self._candidate.leads, self._give_up)
         leadership.start()
         self._leadership = leadership
         self._candidate.mirror.forget()
@@ -210,6 +218,9 @@ class Server:
 
     def _term_failed(self, error: Exception) -> None:
         self._candidate.give_up(str(error))
+
+    def _give_up(self, plugin: str, reason: str) -> None:
+        self._fail(PluginGivenUp(plugin, reason))
 
     def _end(self, reason: str) -> None:
         leadership, self._leadership = self._leadership, None
