@@ -109,16 +109,35 @@ def test_saved_and_loaded_images_are_on_all_nodes_again(
     assert tags_of(direct["gamma"]) == ["busybox:latest", "kept:1", "other:1"]
 
 
-def test_images_are_saved_together_where_one_engine_has_them_all(
+def test_images_are_saved_together_wherever_they_are(
     pool: Served, client: docker.APIClient, direct: dict[str, docker.APIClient], tmp_path: Path
 ) -> None:
     for node in ("gamma", "delta"):
-        direct[node].tag("busybox:latest", f"of-{node}", "1")
-    command = [THERE[0], "-H", pool.url, "save", "-o", str(tmp_path / "both.tar")]
-    alone = subprocess.run([*command, "of-gamma:1", "busybox:latest"], capture_output=True, text=True, check=False)
-    assert alone.returncode == 0, alone.stderr
-    both = subprocess.run([*command, "of-gamma:1", "of-delta:1"], capture_output=True, text=True, check=False)
-    assert "Unable to find a healthy engine containing all images: [of-gamma:1 of-delta:1]" in both.stderr
+        build(client, f"FROM busybox\nENV NODE={node}", tag=f"of-{node}:1",
+              buildargs={"constraint:node": f"={node}"})  # fmt: skip
+    archive = tmp_path / "both.tar"
+    command = [THERE[0], "-H", pool.url, "save", "-o", str(archive), "of-gamma:1", "of-delta:1", "busybox"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(archive) as tar, tar.extractfile("manifest.json") as file:  # type: ignore[union-attr]
+        found = sorted(tag for one in json.load(file) for tag in one["RepoTags"])
+    assert found == ["busybox:latest", "of-delta:1", "of-gamma:1"]
+    assert sorted(sum(tag.startswith("of-") for tag in tags_of(one)) for one in direct.values()) == [1, 2]
+
+
+def test_a_name_of_another_image_is_not_given_away_for_an_archive(
+    pool: Served, client: docker.APIClient, direct: dict[str, docker.APIClient], tmp_path: Path
+) -> None:
+    """Each node has an own image by the name that the other one's was built after."""
+    for name, first, last in (("one:1", "gamma", "delta"), ("two:1", "delta", "gamma")):
+        for node in (first, last):
+            build(client, f"FROM busybox\nENV NODE={name}{node}", tag=name,
+                  buildargs={"constraint:node": f"={node}"})  # fmt: skip
+    before = {(node, name): direct[node].inspect_image(name)["Id"] for node in direct for name in ("one:1", "two:1")}
+    command = [THERE[0], "-H", pool.url, "save", "-o", str(tmp_path / "both.tar"), "one:1", "two:1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Unable to find a healthy engine containing all images: [one:1 two:1]" in done.stderr
+    assert {one: direct[one[0]].inspect_image(one[1])["Id"] for one in before} == before
 
 
 def test_a_tag_of_two_images_means_the_one_tagged_last_to_every_command(

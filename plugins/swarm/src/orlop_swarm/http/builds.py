@@ -13,13 +13,14 @@ from aiohttp import web
 
 from orlop_swarm import dockerfiles
 from orlop_swarm.engines.interface import Engine
-from orlop_swarm.http import bodies, contexts, copying, networks, relaying
+from orlop_swarm.http import bodies, contexts, networks, relaying
 from orlop_swarm.http.calling import ask_each, engines, query_of
+from orlop_swarm.http.copying import bring
 from orlop_swarm.http.looking import Image, Looking
 from orlop_swarm.http.networks import id_on
 from orlop_swarm.http.placing import Builds, having_any, place_of, split
 from orlop_swarm.http.problems import Problem
-from orlop_swarm.http.services import SERVICES, VERSION
+from orlop_swarm.http.services import SERVICES
 from orlop_swarm.merging.copies import Shown
 from orlop_swarm.placement.expressions import ExpressionError
 from orlop_swarm.placement.places import Place
@@ -96,10 +97,7 @@ async def _bring(request: web.Request, engine: Engine, bases: Mapping[str, Image
         node = engine.node.name
         if image.registry or node in image.nodes:
             continue
-        source = others[min(image.nodes)]
-        if failed := await copying.copy(name, source, [engine], request[VERSION]):
-            reason = failed[0][1]
-            raise Problem(500, f"{name} is on node {source.node.name}, and could not be copied to {node}: {reason}")
+        await bring(request, name, others[min(image.nodes)], engine)
 
 
 def _without_expressions(request: web.Request) -> tuple[dict[str, str], Mapping[str, Any], Wanted]:

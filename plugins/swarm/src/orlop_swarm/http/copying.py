@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from aiohttp import web
+
 from orlop_swarm.engines.interface import Engine, EngineUnavailable
 from orlop_swarm.http.broadcasting import Copied
 from orlop_swarm.http.calling import answer_of
+from orlop_swarm.http.problems import Problem
+from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging.progress import Lines
 
 
@@ -37,6 +41,14 @@ async def copy(name: str, source: Engine, targets: Sequence[Engine], version: st
         await asyncio.gather(pump, return_exceptions=True)
         await saved_image.close()
     return [(target.node.name, reason) for target, reason in zip(targets, outcomes, strict=True) if reason]
+
+
+async def bring(request: web.Request, name: str, source: Engine, target: Engine) -> None:
+    """A copy of an image to where it is needed. Raises Problem."""
+    if failed := await copy(name, source, [target], request[VERSION]):
+        reason, node = failed[0][1], target.node.name
+        raise Problem(500, f"{name} is on node {source.node.name}, and could not be copied to {node}: {reason}")
+    request.app[SERVICES].images.forget()
 
 
 def _messages(content: Any) -> Sequence[Mapping[str, Any]]:

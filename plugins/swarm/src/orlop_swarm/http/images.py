@@ -29,7 +29,7 @@ from orlop_swarm.http.calling import (
     refuse,
     refuse_unless_any,
 )
-from orlop_swarm.http.copying import copy, path_of
+from orlop_swarm.http.copying import bring, copy, path_of
 from orlop_swarm.http.looking import last_named
 from orlop_swarm.http.problems import Problem, answer
 from orlop_swarm.http.services import SERVICES, VERSION
@@ -112,20 +112,30 @@ async def on_holder(request: web.Request) -> web.StreamResponse:
 
 
 async def saved(request: web.Request) -> web.StreamResponse:
-    """GET /images/get: several images in one archive, of one engine that has them all."""
+    """GET /images/get: several images in one archive, of one engine. What it lacks of them is brought there."""
     # An engine takes several in one parameter, too.
     names = [name for names in request.query.getall("names", []) for name in names.split(",") if name]
-    having: list[Engine] = list(engines(request))
-    for name in names:
-        here = await _having(request, name)
-        if not here:
+    sources: dict[str, Engine] = {}
+    lacking: dict[str, list[str]] = {engine.node.id: [] for engine in engines(request)}
+    for name in dict.fromkeys(names):
+        having, told = await holders(request, name)
+        meant = {part.node_id for part in _meant(told)}
+        if not meant:
             # An engine knows best how to say so. It is asked for this one alone, for it need not have the others.
             return await relaying.relay(request, engines(request)[0], "/images/get", query=urlencode({"names": name}))
-        ids = {engine.node.id for engine in here}
-        having = [engine for engine in having if engine.node.id in ids]
-    if not having:
+        sources[name] = next(engine for engine in having if engine.node.id in meant)
+        for engine in engines(request):
+            if engine in having and engine.node.id not in meant:
+                lacking.pop(engine.node.id, None)  # what it calls by this name is another image, and stays it
+            elif engine.node.id not in meant and engine.node.id in lacking:
+                lacking[engine.node.id].append(name)
+    if not lacking:
         raise Problem(404, f"Unable to find a healthy engine containing all images: [{' '.join(names)}]")
-    return await relaying.relay(request, having[0], "/images/get")
+    chosen_id = min(lacking, key=lambda node_id: len(lacking[node_id]))
+    target = next(engine for engine in engines(request) if engine.node.id == chosen_id)
+    for name in lacking[chosen_id]:
+        await bring(request, name, sources[name], target)
+    return await relaying.relay(request, target, "/images/get")
 
 
 async def pushed(request: web.Request) -> web.StreamResponse:
