@@ -29,7 +29,8 @@ from planted_faults import FAULTS
 from pool_of_containers import Containers
 
 from orlop.testing.scenario import run_scenario
-from orlop.testing.simulation.simulation import Workload, simulate
+from orlop.testing.simulation.histories import simulate
+from orlop.testing.simulation.simulation import Workload
 from orlop.testing.simulation.workloads import MixedWorkload
 
 CHUNK: Final = 50

@@ -18,8 +18,9 @@ from marathon_workload import MarathonWorkload
 from planted_faults import FAULTS, RARE_FAULTS
 
 from orlop.framework import Action, Changed, Kill, View
+from orlop.testing.simulation.histories import history, simulate
 from orlop.testing.simulation.plan import SPELL_MS, Operation, Shape, make_plan
-from orlop.testing.simulation.simulation import Simulation, history, simulate
+from orlop.testing.simulation.simulation import Simulation
 from orlop.testing.simulation.workloads import MixedWorkload
 from orlop.testing.simulation.world import Broken
 from orlop_marathon.framework import Marathon
@@ -235,7 +236,7 @@ def test_the_net_catches_a_marathon_that_forgets(kind: str, seeds: tuple[int, ..
 
 def test_the_same_seed_gives_the_same_history_byte_for_byte() -> None:
     script = (
-        "from orlop.testing.simulation.simulation import simulate\n"
+        "from orlop.testing.simulation.histories import simulate\n"
         "from orlop.testing.simulation.workloads import MixedWorkload\n"
         "print(*(simulate(seed, MixedWorkload) for seed in (3, 4, 5)))"
     )

@@ -31,9 +31,10 @@ import orlop
 from orlop.framework import Framework, NotAvailable, View
 from orlop.kernel.state import State
 from orlop.model.messages import Assignment
+from orlop.testing.simulation.histories import Failure, shrunk
 from orlop.testing.simulation.plan import HEALING_S, SPELL_MS, Operation, Plan, Shape, make_plan
 from orlop.testing.simulation.runtime import RUNTIME
-from orlop.testing.simulation.simulation import Failure, Simulation, shrunk
+from orlop.testing.simulation.simulation import Simulation
 from orlop.testing.simulation.world import START_UTC_MS, Broken
 
 KILLS_MAX: Final = 3

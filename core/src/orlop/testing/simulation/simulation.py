@@ -1,12 +1,10 @@
-"""Runs a plan on a simulated cluster, checks it, and shrinks what fails."""
+"""Runs a plan on a simulated cluster, and checks it."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
-
-import attrs
 
 from orlop.framework import Framework
 from orlop.kernel.events import DrainNode, KillTask
@@ -20,14 +18,13 @@ from orlop.model.tasks import TaskState
 from orlop.server import clock_watch
 from orlop.testing.simulation.network import End, Network
 from orlop.testing.simulation.node import SimulatedNode
-from orlop.testing.simulation.plan import Operation, Plan, Shape, make_plan
+from orlop.testing.simulation.plan import Operation, Plan, Shape
 from orlop.testing.simulation.server import Reply, SimulatedServer
 from orlop.testing.simulation.store import SimulatedStore
 from orlop.testing.simulation.witness import Witness
 from orlop.testing.simulation.world import Broken, World
 
 CAPACITY: Final = Resources(cpus=4, mem="4GiB")
-SHRINK_RUNS_MAX: Final = 300
 #: After healing, when an operator looks for machines that will not come back; more than once, for what is decided may
 #: still be lost with its leader.
 GIVE_UP_AFTER_MS: Final = (20_000, 30_000)
@@ -58,22 +55,6 @@ class Workload(Protocol):
 
     def check(self, state: State, running: Iterable[tuple[str, str]]) -> None:
         """After healing. running: (framework, key) of all that really runs. Raises Broken."""
-
-
-@attrs.frozen
-class Failure:
-    """A history in which something broke, as short as it could be made. error: what was raised."""
-
-    seed: int
-    reason: str
-    plan: Plan
-    trace: tuple[str, ...]
-    error: Exception | None = attrs.field(default=None, eq=False, repr=False)
-
-    def __str__(self) -> str:
-        operations = "\n".join(f"  {one}" for one in self.plan)
-        history = "\n".join(f"  {line}" for line in self.trace)
-        return f"seed {self.seed}: {self.reason}\nplan:\n{operations}\nthe end of its history:\n{history}"
 
 
 class Simulation:
@@ -456,86 +437,3 @@ class Simulation:
             if drained:
                 self.world.strike("a node is drained")
             leader.life.leading.submit(DrainNode(node=identity, drained=drained, within_ms=within_ms))
-
-
-def simulate(
-    seed: int,
-    workload: Callable[[], Workload],
-    *,
-    shape: Shape | None = None,
-    trouble: float = 1.0,
-    shrink: bool = True,
-) -> str:
-    """The digest of the seed's history. Raises Broken with the shortest history found that breaks in the same way."""
-    return history(seed, workload, shape=shape, trouble=trouble, shrink=shrink).digest
-
-
-@attrs.frozen
-class History:
-    """digest: of all that happened. struck: kind of fault → how often it made a difference."""
-
-    digest: str
-    struck: Mapping[str, int]
-
-
-def history(
-    seed: int,
-    workload: Callable[[], Workload],
-    *,
-    shape: Shape | None = None,
-    trouble: float = 1.0,
-    shrink: bool = True,
-) -> History:
-    """As `simulate`, and what struck."""
-    shape = shape or Shape()
-    plan = make_plan(seed, shape, workload().operation, trouble)
-    simulation = Simulation(seed, workload(), plan, shape)
-    try:
-        return History(simulation.run(), simulation.world.struck)
-    except Exception as error:
-        if not shrink:
-            raise Broken(f"seed {seed}: {error}") from error
-        raise Broken(str(shrunk(seed, workload, plan, shape))) from error
-
-
-def shrunk(
-    seed: int,
-    workload: Callable[[], Workload],
-    plan: Plan,
-    shape: Shape,
-    make: Callable[[int, Any, Plan, Shape], Simulation] = Simulation,
-) -> Failure:
-    """Operations are taken out for as long as something still breaks, halves first, then single ones.
-
-    make: the simulation of a plan. Raises Broken when it does not break a second time.
-    """
-
-    def attempt(plan: Plan) -> Failure | None:
-        return _try(make(seed, workload(), plan, shape))
-
-    failure = attempt(plan)
-    if failure is None:
-        raise Broken(f"seed {seed} broke, and did not break again: something in it looks at more than its inputs")
-    runs, size = 0, max(1, len(plan) // 2)
-    while runs < SHRINK_RUNS_MAX:
-        for start in range(0, len(failure.plan), size):
-            shorter = failure.plan[:start] + failure.plan[start + size :]
-            runs += 1
-            found = attempt(shorter)
-            if found is not None:
-                failure = found
-                break
-        else:
-            if size == 1:
-                return failure
-            size = max(1, size // 2)
-    return failure
-
-
-def _try(simulation: Simulation) -> Failure | None:
-    try:
-        simulation.run()
-    except Exception as error:  # noqa: BLE001  (whatever breaks is what is looked for)
-        reason = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
-        return Failure(simulation.world.seed, reason, simulation.plan, tuple(simulation.world.trace), error)
-    return None
