@@ -49,6 +49,7 @@ KINDS = (
     # nodes
     "an agent is stopped", "an agent is killed", "a machine crashes", "a machine crashes and its disk is lost",
     "a disk is slow", "a node's clock is wrong", "a node is drained",
+    "a node is forgotten", "a node is back that was forgotten",
     # runtimes
     "a start is slow", "an engine is busy", "a task dies at once", "a runtime restarts and keeps its tasks",
     "a runtime restarts and loses its tasks", "a name is held by others",

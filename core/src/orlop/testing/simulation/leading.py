@@ -18,6 +18,7 @@ from orlop.kernel.events import (
     Assign,
     Effect,
     Event,
+    Forgotten,
     Logged,
     NodeFactsChanged,
     NodeLeaves,
@@ -200,6 +201,10 @@ class Leading:
             case Unplaced():
                 for hosted in self._frameworks.values():
                     hosted.unplaced(effect)
+            case Forgotten():
+                if not self.hears(effect.node):
+                    self._liveness.forget(effect.node)
+                    self._facts.forget(effect.node)
             case TickAt():
                 self.at(effect.utc_ms - self._server.now().utc_ms, self._tick)
             case Answer() if isinstance(effect.value, Refused):

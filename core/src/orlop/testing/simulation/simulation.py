@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from orlop.framework import Framework
-from orlop.kernel.events import DrainNode, KillTask
+from orlop.kernel.events import DrainNode, ForgetNode, KillTask
 from orlop.kernel.invariants import check
 from orlop.kernel.state import State
 from orlop.model.facts import ForeignContainer
@@ -28,6 +28,9 @@ CAPACITY: Final = Resources(cpus=4, mem="4GiB")
 #: After healing, when an operator looks for machines that will not come back; more than once, for what is decided may
 #: still be lost with its leader.
 GIVE_UP_AFTER_MS: Final = (20_000, 30_000)
+#: How often an operator forgets nodes that are gone, in one history; and how often it is looked for them.
+OPERATORS_FORGET: Final = 0.4
+LOOKS_FOR_GONE: Final = 3
 #: A client that has heard nothing for so long asks no more.
 PATIENCE_MS: Final = 30_000
 #: Between two looks whether anything is under way, and how many must find nothing before time is leapt over.
@@ -77,6 +80,7 @@ class Simulation:
             for name in (f"node{number}" for number in range(shape.nodes))
         }
         self._drained: set[str] = set()
+        self._forgotten: set[str] = set()
         self._troubles = 0
         self._calm_looks = 0
 
@@ -89,6 +93,10 @@ class Simulation:
             self.world.at(operation.at_ms, lambda one=operation: self._do(one))  # type: ignore[misc]
         if self.shape.leaps:
             self.world.after(LOOK_MS, self._look)
+        forgetting = self.world.source("forgetting")
+        if forgetting.random() < OPERATORS_FORGET:
+            for _ in range(LOOKS_FOR_GONE):
+                self.world.at(forgetting.randrange(self.shape.trouble_ms), self._forget_gone)
         self.world.run(self.shape.trouble_ms, self._check)
         self._heal()
         self.world.run(self.shape.end_ms, self._check)
@@ -175,8 +183,9 @@ class Simulation:
             server.start()
         for node in self.nodes.values():
             node.heal()
+        forgets = self.world.source("forgetting").random() < OPERATORS_FORGET
         for after_ms in GIVE_UP_AFTER_MS:
-            self._soon(after_ms, self._give_up_lost_machines)
+            self._soon(after_ms, self._forget_gone if forgets else self._give_up_lost_machines)
         for name in sorted(self._drained):
             self._soon(20_000, lambda one=name: self._drain(one, drained=False))  # type: ignore[misc]
 
@@ -192,6 +201,17 @@ class Simulation:
                 event = KillTask(task=task.id, reason="the machine is lost", token="kill")  # noqa: S106
                 leader.life.leading.submit(event)
 
+    def _forget_gone(self) -> None:
+        """An operator believes that nodes that are gone never come back. Some do."""
+        leader = self.leader()
+        if leader is None or leader.life is None or leader.life.leading is None:
+            return
+        for node in list(leader.life.leading.pipeline.committed.nodes()):
+            if node.state is NodeState.GONE:
+                self.world.strike("a node is forgotten")
+                self._forgotten.add(node.info.id)
+                leader.life.leading.submit(ForgetNode(node=node.info.id, token="forget"))  # noqa: S106
+
     def _check_end(self) -> None:
         leader = self.leader()
         if leader is None or leader.life is None or leader.life.leading is None:
@@ -202,6 +222,8 @@ class Simulation:
         lost = sorted(name for name, node in found.items() if node is None or node.state is not NodeState.READY)
         if lost:
             raise Broken(f"after healing the leader does not hear of {', '.join(lost)}")
+        if not self._forgotten.isdisjoint(found):
+            self.world.strike("a node is back that was forgotten")
         for node in self.nodes.values():
             if state.candidates[node.disk.identity].facts != node.facts:
                 raise Broken(f"after healing the leader has wrong facts of {node.name}")
