@@ -308,6 +308,17 @@ def test_a_validator_that_looks_at_another_key() -> None:
         plugin({"low": 3, "high": 2}, Range)
 
 
+def test_a_converter_that_asks_a_value_for_what_it_has_not_names_its_key() -> None:
+    @attrs.frozen
+    class Shouting:
+        word: str = attrs.field(default="", converter=lambda value: value.upper())
+
+    assert plugin({"word": "a"}, Shouting) == Shouting("A")
+    with pytest.raises(ConfigurationError) as caught:
+        plugin({"word": 1}, Shouting)
+    assert str(caught.value) == "o.toml: [plugins.keep-alive] word: 'int' object has no attribute 'upper'"
+
+
 def test_a_plugins_settings_from_the_environment(tmp_path: Path) -> None:
     path = write(tmp_path, '[plugins.keep-alive]\ncommand = "true"')
     settings = load(path, {"ORLOP_PLUGINS__KEEP_ALIVE__COPIES": "3", "ORLOP_PLUGINS__KEEP_ALIVE__PASSWORD": "123"})

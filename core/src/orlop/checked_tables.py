@@ -10,6 +10,7 @@ is called `…_file` itself.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import difflib
 import enum
 import types
@@ -191,13 +192,12 @@ class _Reader:
             tried = converter(value) if converter is not None else value
             if field.validator is not None:
                 # not the real instance: a validator that looks at other keys is left to the constructor
-                field.validator(types.SimpleNamespace(), field, tried)
+                with contextlib.suppress(AttributeError):
+                    field.validator(types.SimpleNamespace(), field, tried)
         except InvalidValue as error:
             for inner, text in error.found:
                 self._refuse((*place, *inner), text)
             return _MISSING
-        except AttributeError:
-            return value
         except Exception as error:  # noqa: BLE001  (a plugin's code: any error is a refusal)
             return self._refuse(place, _validator_text(error, field.name))
         return value
