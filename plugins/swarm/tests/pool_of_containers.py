@@ -179,6 +179,8 @@ class Containers(Scenario):
             why = "an operator has killed it"
         elif drained and key not in MOVING:
             why = "its node was emptied"
+        elif "is forgotten" in exit_.reason and key not in MOVING:
+            why = "its node was forgotten"
         if why:
             self.happened[why] += 1
             self._gone[key] = why
