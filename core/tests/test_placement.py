@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,52 @@ def test_an_explanation_counts_each_node_once() -> None:
     explanation = kernel.explain(state, task)
     assert explanation.nodes == 3
     assert explanation.ruled_out == (("attributes", "rack IS r1", 2), ("resources", "not enough cpus", 1))
+
+
+class Racks:
+    """A filter by what an ask says beside its spec. shown: names and variables of the asks that it was shown."""
+
+    name = "racks"
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, Mapping[str, str]]] = []
+
+    def prepare(self, request: Request, view: PlacementView) -> Callable[[Candidate], str | None] | None:
+        self.shown.append((request.name, request.environment))
+        rack = request.labels.get("rack")
+        if rack is None:
+            return None
+        return lambda candidate: None if candidate.node.info.attributes.get("rack") == rack else f"not in rack {rack}"
+
+
+RACKS = st.lists(st.sampled_from(["r1", "r2", "nowhere", None]), max_size=8)
+
+
+@given(RACKS, st.integers(1, 3))
+def test_a_filter_is_asked_for_asks_of_other_labels_anew(racks: list[str | None], batches: int) -> None:
+    """Whether they come together or one after the other, and from a state that was loaded anew."""
+    racks_filter = Racks()
+    kernel = Kernel([racks_filter])
+    many = Resources(cpus=100, mem="100GiB")
+    state = cluster(kernel, node("n1", many, rack="r1"), node("n2", many, rack="r2"))
+    wanted = asks(len(racks), Resources(cpus=1))
+    requests = [
+        attrs.evolve(one, labels={"rack": rack} if rack else {}, name=f"own-{one.key}", environment={"OWN": one.key})
+        for one, rack in zip(wanted, racks, strict=True)
+    ]
+    for batch in range(batches):
+        state = place(kernel, state, tuple(requests[batch::batches]))
+    by_key = {task.key: task for task in state.tasks.values()}
+    for request, rack in zip(requests, racks, strict=True):
+        found = by_key[request.key].placement
+        if rack == "nowhere":
+            assert found is None
+            assert kernel.explain(state, by_key[request.key]).ruled_out == (("racks", "not in rack nowhere", 2),)
+        else:
+            assert found is not None
+            assert found.node in {"r1": ("n1",), "r2": ("n2",), None: ("n1", "n2")}[rack]
+    assert set(map(str, racks_filter.shown)) <= {"('', {})"}
+    invariants.check(state)
 
 
 def test_a_constraint_that_no_filter_knows_matches_nothing() -> None:

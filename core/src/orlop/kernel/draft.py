@@ -522,7 +522,8 @@ class Draft:
 
 def waiting_key(task: Task) -> WaitingKey:
     """The group of identical asks that a pending task waits in."""
-    return WaitingKey(task.framework, task.group, task.spec, task.role, task.priority)
+    labels = tuple(sorted(task.labels.items()))
+    return WaitingKey(task.framework, task.group, task.spec, task.role, task.priority, labels)
 
 
 def _hash(*made_of: str) -> str:

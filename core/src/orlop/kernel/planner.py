@@ -249,7 +249,8 @@ class _Round:
 
 
 def request_of(task: Task, spec: Spec) -> Request:
-    """The ask that a task was made of, as filters see it."""
+    """The ask that a task was made of, as filters see it: what they say of one holds for all that are identical but for
+    their keys, so that a name and variables of its own are left out."""
     return Request(
         framework=task.framework,
         key=task.key,
@@ -258,8 +259,6 @@ def request_of(task: Task, spec: Spec) -> Request:
         group=task.group,
         role=task.role,
         priority=task.priority,
-        name=task.name,
-        environment=task.environment,
         labels=task.labels,
         not_before_utc_ms=task.not_before_utc_ms,
         wait_ms=task.wait_ms,

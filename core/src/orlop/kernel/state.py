@@ -111,13 +111,14 @@ class SpecRecord:
 
 
 class WaitingKey(NamedTuple):
-    """Asks with equal keys are identical as far as placement goes."""
+    """Asks with equal keys are identical as far as placement goes. labels: sorted."""
 
     framework: str
     group: str
     spec: str
     role: str
     priority: int
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @attrs.frozen(kw_only=True)
