@@ -7,11 +7,14 @@ import itertools
 import pytest
 from chronos_cluster import ChronosCluster, refused
 
-from orlop.framework import Outcome, TaskState
+from orlop.framework import Action, Changed, Outcome, TaskState, View
 from orlop.kernel.events import AgentStatuses
 from orlop.model.tasks import Status
 from orlop_chronos import instants, orders
+from orlop_chronos.attending import AT_ONCE
+from orlop_chronos.desk import WORK_MAX, WORK_OF_A_CHANGE
 from orlop_chronos.documents import Cause
+from orlop_chronos.framework import Chronos
 
 # --- by time ---
 
@@ -245,6 +248,78 @@ def test_a_billion_missed_runs_do_not_hold_anything_up() -> None:
     cluster.put("a", schedule="R/1970-01-02T00:00:00Z/PT1S", catchUp="all", concurrent=False)
     assert len(cluster.running("a")) == 1
     assert len(cluster.progress("a").open_runs) <= cluster.settings.most_catch_up_runs
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much each call of the handler has changed or asked for, from here on."""
+    found: list[int] = []
+    handle = Chronos.handle
+
+    def noted(self: Chronos, view: View, changed: Changed) -> list[Action]:
+        actions = list(handle(self, view, changed))
+        found.append(len(actions))
+        return actions
+
+    monkeypatch.setattr(Chronos, "handle", noted)
+    return found
+
+
+#: What one call does at most, and what the last job that it attends may add.
+SIZE_MAX = WORK_MAX // WORK_OF_A_CHANGE + 4 * AT_ONCE
+
+
+@pytest.mark.parametrize("overlap", ["queue", "allow"])
+def test_what_is_due_after_hours_without_a_server_is_done_in_pieces(sizes: list[int], overlap: str) -> None:
+    cluster = ChronosCluster()
+    cluster.give(orders.Pause(paused=True))
+    for number in range(6):
+        cluster.put(f"j{number}", schedule="R//PT1M", catchUp="all", overlap=overlap)
+    minutes = 300
+    cluster.advance(60 * minutes)
+    sizes.clear()
+    cluster.give(orders.Pause(paused=False))
+    assert max(sizes) <= SIZE_MAX
+    assert len(sizes) > 2
+    for number in range(6):
+        nominal = [run.nominal_ms for run in cluster.runs(f"j{number}")]
+        assert len(nominal) == minutes + 1
+        assert {later - sooner for sooner, later in itertools.pairwise(nominal)} == {60_000}
+    sizes.clear()
+    cluster.advance(59)
+    assert not any(cluster.runs(f"j{number}")[minutes + 1 :] for number in range(6))
+
+
+def test_many_jobs_that_are_due_at_once_are_started_in_pieces(
+    sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orlop_chronos.framework.ATTENDED_MAX", 7)
+    cluster = ChronosCluster()
+    cluster.give(orders.Pause(paused=True))
+    names = [f"j{number}" for number in range(30)]
+    for name in names:
+        cluster.put(name, schedule="R1//PT1H")
+    cluster.put("child", parents=names)
+    sizes.clear()
+    cluster.give(orders.Pause(paused=False))
+    assert len(sizes) > 30 // 7
+    assert len(cluster.running()) == 30
+    for name in names:
+        cluster.finish(name)
+    assert len(cluster.running("child")) == 1
+
+
+def test_children_that_are_due_at_once_are_started_in_pieces(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orlop_chronos.desk.WORK_MAX", 10 * WORK_OF_A_CHANGE)
+    cluster = ChronosCluster()
+    cluster.put("parent", schedule="R1//PT1H")
+    children = [f"child{number}" for number in range(20)]
+    for name in children:
+        cluster.put(name, parents=["parent"])
+    sizes.clear()
+    cluster.finish("parent")
+    assert len(sizes) > 2
+    assert [len(cluster.running(name)) for name in children] == [1] * len(children)
 
 
 def test_crontab_lines() -> None:

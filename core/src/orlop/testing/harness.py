@@ -218,6 +218,7 @@ class Cluster:
     def settle(self) -> None:
         """Until nothing is left to do at this moment. Raises NeverSettles, NotIdempotent."""
         for _ in range(STEPS_MAX):
+            self._wake_due()
             due = [name for name, changed in self._changed.items() if changed != Changed()]
             if not due:
                 return
@@ -376,7 +377,8 @@ class Cluster:
                 self._wakeups[name, token] = utc_ms
         if result.actions is not None:
             effects = self._commit(result.actions)
-            if self._check_idempotence and not ended_at_once(self.state, result.actions):
+            unfinished = any(at is not None and at <= self.now.utc_ms for at in result.wakeups.values())
+            if self._check_idempotence and not unfinished and not ended_at_once(self.state, result.actions):
                 self._runs += 1
                 everything = Changed(everything=True, nodes=True)
                 again = runner.run(self.state, everything, [], self.now, f"run-{self._runs}").actions
@@ -392,6 +394,9 @@ class Cluster:
         while self._ticks and self._ticks[0] <= self.now.utc_ms:
             heapq.heappop(self._ticks)
         self.step(Tick())
+        self._wake_due()
+
+    def _wake_due(self) -> None:
         for (name, token), at in sorted(self._wakeups.items()):
             if at <= self.now.utc_ms:
                 del self._wakeups[name, token]

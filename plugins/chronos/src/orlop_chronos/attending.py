@@ -43,6 +43,8 @@ IN_TIME_MS: Final = 60_000
 #: As late as this no run is too late, whatever the job says: it takes some time to make one. In milliseconds.
 NEVER_TOO_LATE_MS: Final = 1_000
 _NOT_MADE_UP_FOR: Final = "missed, and missed runs are not made up for"
+#: Runs of one job that are made in one call: the more of them are open, the longer takes each.
+AT_ONCE: Final = 50
 #: Of missed due times of crontab lines, which must be counted one by one.
 MOST_COUNTED: Final = 1_000
 
@@ -113,7 +115,7 @@ def _waits(desk: Desk, run: Run, policy: Overlap) -> bool:
 
 def start_children(desk: Desk) -> None:
     """Makes the runs of the jobs that are due by what they have just been told of their parents."""
-    while desk.told:
+    while desk.told and not desk.is_full:
         name, because_of = desk.told.pop(0)
         record = desk.job(name)
         if record is not None:
@@ -376,8 +378,8 @@ def _fire(desk: Desk, record: JobRecord) -> None:
         used = too_late if job.epsilon else 0
     chosen: list[Moment] = []
     if first is not None and left != used:
-        chosen = _latest(due, first, last, most)[: None if left is None else left - used]
-        # Nothing is due after the last of so many runs.
+        chosen = _latest(due, first, last, most)[: None if left is None else left - used][:AT_ONCE]
+        # Nothing is due after the last of so many runs; or it is due still, and made in the next call.
         last = chosen[-1]
         replaced = due.count(first, last, MOST_COUNTED) - len(chosen)
         if replaced > 0:

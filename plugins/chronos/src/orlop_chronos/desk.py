@@ -12,6 +12,10 @@ from orlop_chronos.settings import Config
 
 T = TypeVar("T")
 _DELETED: Final = object()
+#: What one call of the handler does, about: a change counts for so many open runs that are looked at. On any machine
+#: that is well under the time that a handler has, and enough for a thousand jobs that are due on one second.
+WORK_MAX: Final = 150_000
+WORK_OF_A_CHANGE: Final = 40
 
 
 class Desk:
@@ -19,6 +23,7 @@ class Desk:
 
     extra: actions that are not changes of documents, in their order. touched: jobs whose documents were changed.
     told: (child, parent's run) for each child that was told of a parent's end and may be due by it.
+    is_full: enough was done for one call; what is left is for the next one.
     """
 
     def __init__(self, view: View, settings: Config) -> None:
@@ -28,8 +33,13 @@ class Desk:
         self.extra: list[Action] = []
         self.touched: set[str] = set()
         self.told: list[tuple[str, str]] = []
+        self._looks = 0
         self._stored: dict[str, Mapping[str, Any]] = {}
         self._changes: dict[tuple[str, str], Any] = {}
+
+    @property
+    def is_full(self) -> bool:
+        return self._looks + WORK_OF_A_CHANGE * (len(self._changes) + len(self.extra)) >= WORK_MAX
 
     def _get(self, kind: str, key: str) -> Any:
         changed = self._changes.get((kind, key))
@@ -57,6 +67,7 @@ class Desk:
     def open_runs(self, name: str) -> Iterator[Run]:
         """In the order of their numbers."""
         for number in self.progress(name).open_runs:
+            self._looks += 1
             run = self.run(name, number)
             if run is not None:
                 yield run

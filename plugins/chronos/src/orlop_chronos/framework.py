@@ -25,6 +25,8 @@ from orlop_chronos.executing import execute
 from orlop_chronos.notices import Notice
 from orlop_chronos.settings import Config
 
+#: So many jobs are looked at in one call, at most, whether they need anything or not.
+ATTENDED_MAX: Final = 20_000
 #: Times in the heap that do not count any more, at most, beside as many as do count.
 FORGOTTEN_KEPT: Final = 1_000
 
@@ -65,6 +67,8 @@ class Chronos(Framework):
         return [*desk.actions(), Reply(answer)]
 
     def handle(self, view: View, changed: Changed) -> Iterable[Action]:
+        """Of all that there is to do, after hours without a server say, as much as fits into the time of one call. The
+        rest is due at once."""
         desk = Desk(view, self.settings)
         names = {job_of(key) for key in changed.keys}
         if self._run == view.unique("run"):
@@ -73,25 +77,30 @@ class Chronos(Framework):
             self._next.clear()
             self._heap.clear()
             names |= set(view.objects(documents.JOB))
-        names |= self._due(view.now.utc_ms)
-        while names:
-            for name in sorted(names):
-                desk.touched.discard(name)
-                self._remember(name, attend(desk, name))
-            names = desk.touched
-            desk.touched = set()
+        waiting = dict.fromkeys([*self._due(view.now.utc_ms), *sorted(names)])
+        attended = 0
+        while waiting and not desk.is_full and attended < ATTENDED_MAX:
+            name = next(iter(waiting))
+            del waiting[name]
+            attended += 1
+            desk.touched.discard(name)
+            self._remember(name, attend(desk, name))
+            waiting |= dict.fromkeys(sorted(desk.touched))
+            desk.touched.clear()
+        for name in (*waiting, *(child for child, _ in desk.told)):
+            self._remember(name, view.now.utc_ms)
         return [*desk.actions(), WakeAt(self._earliest(), "due")]
 
     # The cache
 
-    def _due(self, now_ms: int) -> set[str]:
-        """Jobs whose time has come, which is forgotten: attending them says the next one."""
-        found = set()
+    def _due(self, now_ms: int) -> list[str]:
+        """Jobs whose time has come, in the order of their times, which are forgotten: attending them says the next."""
+        found = []
         while self._heap and self._heap[0][0] <= now_ms:
             at_ms, name = heapq.heappop(self._heap)
             if self._next.get(name) == at_ms:
                 del self._next[name]
-                found.add(name)
+                found.append(name)
         return found
 
     def _remember(self, name: str, at_ms: int | None) -> None:
