@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 import pytest
 from terms import begin
 from waiting import wait_until
@@ -79,14 +80,15 @@ class Hanging(Noting):
 
 @contextmanager
 def running(
-    framework: Noting, given_up: Callable[[str], None] = lambda _: None, timeout_s: float = WITHIN_S
+    framework: Noting, *later: Noting, given_up: Callable[[str], None] = lambda _: None, timeout_s: float = WITHIN_S
 ) -> Iterator[FrameworkHost]:
-    """Begins when the framework has looked at everything."""
+    """Begins when the framework has looked at everything. later: those that are made in its place."""
+    makes = [framework, *later]
     store = MemoryStore()
     core = Core(Kernel(), store, begin(store), read_clock, lambda _: None, lambda error: pytest.fail(str(error)))
     host = FrameworkHost(
         "p",
-        FrameworkRunner(framework),
+        lambda: FrameworkRunner(makes.pop(0) if makes else framework),
         core,
         read_clock,
         lambda _token, _utc_ms: None,
@@ -189,7 +191,7 @@ def test_exit_is_a_failure_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_does_not_return_three_times_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
     framework, given_up = Hanging(), list[str]()
-    with running(framework, given_up.append, timeout_s=0.0) as host:
+    with running(framework, given_up=given_up.append, timeout_s=0.0) as host:
         framework.go_on.clear()
         host.wake("due")
         for threads_lost in range(framework_host.LOST_THREADS_MAX):
@@ -200,4 +202,56 @@ def test_who_does_not_return_three_times_is_given_up(monkeypatch: pytest.MonkeyP
         assert host.status.state == "off"
         host.check_hang()
         assert len(given_up) == 1
+        framework.go_on.set()
+
+
+def test_who_does_not_return_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the lost thread still writes is seen by nobody."""
+    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
+    framework, other = Hanging(), Noting()
+    with running(framework, other, timeout_s=0.0) as host:
+        framework.go_on.clear()
+        host.wake("due")
+        framework.begun.get(timeout=WITHIN_S)
+        host.check_hang()
+        assert other.told.get(timeout=WITHIN_S).everything
+        framework.go_on.set()
+        assert framework.told.get(timeout=WITHIN_S).wakeups == {"due"}
+        host.wake("later")
+        assert other.told.get(timeout=WITHIN_S).wakeups == {"later"}
+        assert framework.told.empty()
+
+
+def test_who_cannot_be_made_anew_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    framework, given_up = Hanging(), list[str]()
+    with running(framework, given_up=given_up.append, timeout_s=0.0) as host:
+
+        def cannot_be_made() -> FrameworkRunner:
+            raise ValueError("no")
+
+        monkeypatch.setattr(host, "_make", cannot_be_made)
+        framework.go_on.clear()
+        host.wake("due")
+        framework.begun.get(timeout=WITHIN_S)
+        host.check_hang()
+        framework.go_on.set()
+    assert given_up == ["framework noting: a handler did not return within 0 s, and it cannot be made anew: no"]
+
+
+def test_a_process_that_was_stopped_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock has gone on, and nobody has looked meanwhile."""
+    framework, passed_ms = Hanging(), [0]
+    with running(framework, timeout_s=5.0) as host:
+        monkeypatch.setattr(
+            host, "_clock", lambda: attrs.evolve(now := read_clock(), monotonic_ms=now.monotonic_ms + passed_ms[0])
+        )
+        framework.go_on.clear()
+        host.wake("due")
+        framework.begun.get(timeout=WITHIN_S)
+        passed_ms[0] = 60_000
+        for _ in range(9):
+            host.check_hang()
+            assert host.status.state == "running"
+        host.check_hang()
+        assert host.status.state == "quarantined"
         framework.go_on.set()

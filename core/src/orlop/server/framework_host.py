@@ -3,8 +3,9 @@
 A thread waits until its framework has something to look at, takes the newest committed state, runs the handlers, and
 waits until the result is durable before it looks again. What raises is quarantined: its error is shown, its commands
 are refused, and it runs again after a back-off, with everything to look at. What does not return within
-`handler_timeout_s` loses its thread and its result. Lost threads go on as long as their process, so that after three
-of them the framework is off, and the server begins anew without its plugin.
+`handler_timeout_s` loses its thread and its result, and the framework is made anew, for what it keeps beside the state
+may still be written by the lost one. Lost threads go on as long as their process, so that after three of them the
+framework is off, and the server begins anew without its plugin.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ COMMANDS_PER_RUN_MAX: Final = 50
 #: News of tasks are looked at together that come within so long, and not before what was just decided is on its way to
 #: nodes and clients. A command does not wait for that.
 GATHER_S: Final = 0.002
+#: How often it is looked for handlers that do not return. Looks are counted beside time: a process that was stopped, or
+#: whose machine has slept, does not hang.
+LOOK_EVERY_S: Final = 0.5
 
 Done = Callable[[Any, Exception | None], None]
 SetWakeup = Callable[[str, int | None], None]
@@ -60,7 +64,7 @@ class FrameworkHost:
     def __init__(
         self,
         plugin: str,
-        runner: FrameworkRunner,
+        make: Callable[[], FrameworkRunner],
         core: Core,
         clock: Callable[[], Now],
         set_wakeup: SetWakeup,
@@ -68,9 +72,11 @@ class FrameworkHost:
         refusal: Callable[[], str] = lambda: "",
         given_up: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """refusal: why commands are not taken at present; empty when they are. given_up: called with the reason when
-        the framework is off, by whom `check_hang` is."""
-        self.runner = runner
+        """make: its runner, with a new instance of it each time; raises whatever its code raises. refusal: why commands
+        are not taken at present; empty when they are. given_up: called with the reason when the framework is off, by
+        whom `check_hang` is."""
+        self.runner = make()
+        self._make = make
         self._plugin = plugin
         self._core = core
         self._clock = clock
@@ -86,6 +92,7 @@ class FrameworkHost:
         self._status = FrameworkStatus(name=self.name, plugin=plugin, state="running")
         self._resume_at_ms = 0
         self._busy_since_ms: int | None = None
+        self._looks = 0
         self._running_commands: list[tuple[Command, Done]] = []
         self._stopping = False
         self._lost_threads = 0
@@ -155,7 +162,10 @@ class FrameworkHost:
         with self._condition:
             since = self._busy_since_ms
             now_ms = self._clock().monotonic_ms
-            if since is None or now_ms - since < self._timeout_s * 1000:
+            if since is None:
+                return
+            self._looks += 1
+            if now_ms - since < self._timeout_s * 1000 or self._looks * LOOK_EVERY_S < self._timeout_s:
                 return
             self._busy_since_ms = None
             self._lost_threads += 1
@@ -169,6 +179,12 @@ class FrameworkHost:
             done(None, NotAvailable(f"framework {self.name}: {reason}"))
         if off:
             self._given_up(f"framework {self.name}: {reason}, {LOST_THREADS_MAX} times")
+            return
+        try:
+            self.runner = self._make()
+        except Exception as error:
+            log.exception("framework %s cannot be made anew", self.name)
+            self._given_up(f"framework {self.name}: {reason}, and it cannot be made anew: {error}")
         else:
             self.start()
 
@@ -200,7 +216,7 @@ class FrameworkHost:
             self._changed, self._keys = Changed(), set()
             commands = self._commands[:COMMANDS_PER_RUN_MAX]
             del self._commands[: len(commands)]
-            self._busy_since_ms = self._clock().monotonic_ms
+            self._busy_since_ms, self._looks = self._clock().monotonic_ms, 0
             self._running_commands = commands
             return changed, commands
 

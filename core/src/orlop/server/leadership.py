@@ -47,7 +47,7 @@ from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.election import TOO_LATE
 from orlop.server.event_log import EventLog
-from orlop.server.framework_host import FrameworkHost, FrameworkStatus
+from orlop.server.framework_host import LOOK_EVERY_S, FrameworkHost, FrameworkStatus
 from orlop.server.framework_run import FrameworkRunner
 from orlop.server.housekeeping import Advice, Housekeeping
 from orlop.server.liveness import Liveness, LivenessSettings
@@ -65,7 +65,6 @@ from orlop.store.interface import Compacted, OutcomeUnknown, Store, StoreError
 
 log = logging.getLogger(__name__)
 
-HANG_CHECK_S: Final = 0.5
 HOUSEKEEPING_S: Final = 10.0
 TICK_AGAIN_MS: Final = 1_000
 
@@ -146,21 +145,23 @@ class Leadership:
         storable = Storable(document_bytes_max(self._parts.store.limits))
         for name, (plugin, framework) in self._parts.classes.items():
             try:
-                instance = framework(self._parts.plugins.settings_of(plugin))
+                made[name] = FrameworkHost(
+                    plugin,
+                    partial(self._make_runner, plugin, framework, storable),
+                    self._core,
+                    read_clock,
+                    self._wakeup_setter(name),
+                    self._parts.handler_timeout_s,
+                    self.refusal,
+                    partial(self._given_up, plugin),
+                )
             except Exception:
                 log.exception("framework %s cannot be made", name)
-                continue
-            made[name] = FrameworkHost(
-                plugin,
-                FrameworkRunner(instance, self._parts.kernel.explain, storable),
-                self._core,
-                read_clock,
-                self._wakeup_setter(name),
-                self._parts.handler_timeout_s,
-                self.refusal,
-                partial(self._given_up, plugin),
-            )
         return made
+
+    def _make_runner(self, plugin: str, framework: type[Framework], storable: Storable) -> FrameworkRunner:
+        instance = framework(self._parts.plugins.settings_of(plugin))
+        return FrameworkRunner(instance, self._parts.kernel.explain, storable)
 
     def _wakeup_setter(self, name: str) -> Callable[[str, int | None], None]:
         def set_wakeup(token: str, utc_ms: int | None) -> None:
@@ -213,7 +214,7 @@ class Leadership:
 
     async def _check_hangs(self) -> None:
         while True:
-            await next_tick(HANG_CHECK_S)
+            await next_tick(LOOK_EVERY_S)
             for framework in self._frameworks.values():
                 framework.check_hang()
 
