@@ -10,6 +10,8 @@ CLUSTER_LABEL: Final = LABELS + "cluster"
 NODE_LABEL: Final = LABELS + "node"
 TASK_LABEL: Final = LABELS + "task"
 INCARNATION_LABEL: Final = LABELS + "incarnation"
+#: Of containers that end with their task and are kept then for a while, for its output: whoever prunes spares them.
+OUTPUT_LABEL: Final = LABELS + "output"
 #: What the names of containers begin with that an agent keeps for the output of tasks that are no more.
 KEPT_NAMES: Final = "orlop.ended."
 

@@ -161,6 +161,7 @@ async def test_unknown_members_of_the_payload_reach_the_engine(context: RuntimeC
         "orlop.node": context.node_id,
         "orlop.task": one.task,
         "orlop.incarnation": "1",
+        "orlop.output": "kept",
     }
     assert inspected["HostConfig"]["Memory"] == 32 * 2**20
     assert inspected["HostConfig"]["CpuShares"] == 512

@@ -31,6 +31,7 @@ from engines import Engine
 from swarm_side_by_side import THERE
 from waiting import wait_until
 
+from orlop.docker_containers import OUTPUT_LABEL
 from orlop_swarm.http.application import edge
 
 NANOS = 10**9
@@ -146,6 +147,18 @@ def test_a_removal_is_answered_when_the_kernel_has_let_go(client: docker.APIClie
     ended = created_on(client, "alpha", "ended", "true")
     assert client.prune_containers()["ContainersDeleted"] == [ended]
     assert ended in pool.containers.released
+
+
+def test_what_is_kept_of_other_frameworks_is_not_pruned(
+    client: docker.APIClient, direct: dict[str, docker.APIClient]
+) -> None:
+    """Nor what they have made and are about to start."""
+    make = functools.partial(direct["alpha"].create_container, "busybox", "true")
+    kept, shown = make(labels={OUTPUT_LABEL: "kept"})["Id"], make()["Id"]
+    other = make(labels={"old": ""})["Id"]
+    assert client.prune_containers(filters={"label": ["old"]})["ContainersDeleted"] == [other]
+    assert client.prune_containers()["ContainersDeleted"] == [shown]
+    assert direct["alpha"].inspect_container(kept)["State"]["Status"] == "created"
 
 
 def test_the_list_shows_all_nodes_and_can_be_narrowed_to_some(client: docker.APIClient, pool: Served) -> None:

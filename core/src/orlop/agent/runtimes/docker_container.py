@@ -18,7 +18,14 @@ import attrs
 from orlop.agent.artefacts import Artefact, parse_artefacts
 from orlop.agent.runtimes import docker_sandbox
 from orlop.agent.runtimes.interface import InvalidPayload, Launch, Phase, Report, RuntimeContext
-from orlop.docker_containers import CLUSTER_LABEL, INCARNATION_LABEL, KEPT_NAMES, NODE_LABEL, TASK_LABEL
+from orlop.docker_containers import (
+    CLUSTER_LABEL,
+    INCARNATION_LABEL,
+    KEPT_NAMES,
+    NODE_LABEL,
+    OUTPUT_LABEL,
+    TASK_LABEL,
+)
 from orlop.model.messages import Assignment
 from orlop.model.tasks import Desired, Exit, Outcome
 
@@ -215,7 +222,9 @@ def _variable_labels(launch: Launch, names: object) -> dict[str, str]:
 
 
 def _labels(assignment: Assignment, context: RuntimeContext) -> dict[str, str]:
+    ends = {} if assignment.spec.policies.keep_ended else {OUTPUT_LABEL: "kept"}
     return {
+        **ends,
         CLUSTER_LABEL: context.cluster_id,
         NODE_LABEL: context.node_id,
         TASK_LABEL: assignment.task,

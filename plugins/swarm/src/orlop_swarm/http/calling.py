@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
+from orlop_swarm.engines.answers import ANSWER_WITHIN_S, no_answer
 from orlop_swarm.engines.interface import MOVED, Engine, EngineUnavailable, Response
 from orlop_swarm.http import relaying
 from orlop_swarm.http.problems import Problem
@@ -21,8 +22,6 @@ from orlop_swarm.http.services import SERVICES, VERSION
 from orlop_swarm.merging.answers import Answer, Document, Refusal, good, pruned, refusal
 from orlop_swarm.merging.filters import Filters
 
-#: How long an engine may take to list what it has.
-ANSWER_WITHIN_S: Final = 10.0
 #: How long one may take to change or remove something, or to count what its disk holds.
 WORK_WITHIN_S: Final = 600.0
 
@@ -121,7 +120,7 @@ async def ask_one(
     except EngineUnavailable as error:
         return Answer(node=node.name, node_id=node.id, status=503, content=error.reason)
     except TimeoutError:
-        return Answer(node=node.name, node_id=node.id, status=503, content=f"no answer within {within_s:g} s")
+        return Answer(node=node.name, node_id=node.id, status=503, content=no_answer(within_s))
 
 
 async def answer_of(engine: Engine, response: Response) -> Answer:
@@ -156,10 +155,13 @@ def refuse_unless_any(answers: Iterable[Answer]) -> None:
         refuse(refusal(told))
 
 
-async def prune_each(request: web.Request, path: str, member: str) -> Document:
-    """What the engines that a filter `node=` chooses have removed. member: the answer's list of it. Raises Problem."""
+async def prune_each(
+    request: web.Request, path: str, member: str, more: Mapping[str, Sequence[str]] | None = None
+) -> Document:
+    """What the engines that a filter `node=` chooses have removed. member: the answer's list of it. more: filters that
+    are added to the client's. Raises Problem."""
     filters = filters_of(request)
-    query = query_of(request, filters=filters.without(["node"]))
+    query = query_of(request, filters=filters.without(["node"], more))
     told = await ask_each(request, chosen(request, filters), path, method="POST", query=query, within_s=WORK_WITHIN_S)
     refuse_unless_any(told)
     return pruned(told, member)

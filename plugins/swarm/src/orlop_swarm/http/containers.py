@@ -11,10 +11,11 @@ import attrs
 import orjson
 from aiohttp import hdrs, web
 
+from orlop.docker_containers import OUTPUT_LABEL
 from orlop_swarm.asking import moves
 from orlop_swarm.engines.interface import EngineUnavailable, Response
 from orlop_swarm.http import bodies, relaying
-from orlop_swarm.http.calling import prune_each
+from orlop_swarm.http.calling import filters_of, prune_each
 from orlop_swarm.http.finding import Held, Owner
 from orlop_swarm.http.networks import show_ids
 from orlop_swarm.http.problems import NodeAway, NotFound, Problem, answer
@@ -340,9 +341,12 @@ def conflict(taken: Held) -> str:
 
 
 async def prune(request: web.Request) -> web.StreamResponse:
-    """On all engines that its filters choose."""
+    """On all engines that its filters choose. What other frameworks have run is not the clients' to remove: it is kept
+    for its output, and not shown. Of several labels engines spare what has all of them, so that a client's own
+    `label!` stays alone."""
     services = request.app[SERVICES]
-    total = await prune_each(request, "/containers/prune", "ContainersDeleted")
+    spared = {} if "label!" in filters_of(request).values else {"label!": [OUTPUT_LABEL]}
+    total = await prune_each(request, "/containers/prune", "ContainersDeleted", spared)
     for container in total["ContainersDeleted"] or ():
         services.owners.forget(container)
         await services.containers.gone(container)

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from orlop_swarm.http import relaying
-from orlop_swarm.http.calling import filters_of
+from orlop_swarm.http.calling import ANSWER_WITHIN_S, WORK_WITHIN_S, filters_of
 from orlop_swarm.http.finding import own_names
 from orlop_swarm.http.networks import show_ids, with_ids
 from orlop_swarm.http.problems import NotFound, answer
@@ -29,7 +29,8 @@ async def containers(request: web.Request) -> web.StreamResponse:
     engines = [engine for engine in services.pool.engines() if filters.chooses(engine.node.name, engine.node.id)]
     before, since = await _boundary(request, filters, "before"), await _boundary(request, filters, "since")
     queries = [_query(request, filters, engine.node.id, before, since) for engine in engines]
-    answers = await relaying.ask_each(request, engines, "/containers/json", queries)
+    within_s = WORK_WITHIN_S if is_true(request.query.get("size", "")) else ANSWER_WITHIN_S
+    answers = await relaying.ask_each(request, engines, "/containers/json", queries, within_s)
     refused = next((one for one in answers if one is not None and one.status >= 400), None)
     if refused is not None:
         return refused

@@ -207,14 +207,16 @@ def content(answer: web.Response) -> bytes:
 
 
 async def ask_each(
-    request: web.Request, engines: Sequence[Engine], path: str, queries: Sequence[str]
+    request: web.Request, engines: Sequence[Engine], path: str, queries: Sequence[str], within_s: float
 ) -> list[web.Response | None]:
-    """The short answers of several engines, each asked with its own query; None of those that cannot be reached."""
+    """The short answers of several engines, each asked with its own query; None of those that cannot be reached, or
+    take longer than so many seconds."""
 
     async def one(engine: Engine, query: str) -> web.Response | None:
         try:
-            return await whole(await ask(request, engine, path, query=query, body=b""))
-        except EngineUnavailable:
+            async with asyncio.timeout(within_s):
+                return await whole(await ask(request, engine, path, query=query, body=b""))
+        except (EngineUnavailable, TimeoutError):
             return None
 
     return await asyncio.gather(*(one(*pair) for pair in zip(engines, queries, strict=True)))

@@ -40,10 +40,12 @@ class Filters:
             raise BadFilters("invalid filter")  # it is one way of writing them, or the other
         return cls({name: _values(listed) for name, listed in value.items()})
 
-    def without(self, names: Iterable[str]) -> str:
-        """As JSON, for an engine; empty when nothing is left."""
+    def without(self, names: Iterable[str], more: Mapping[str, Sequence[str]] | None = None) -> str:
+        """As JSON, for an engine; empty when nothing is left. more: values that are added."""
         dropped = set(names)
         rest = {name: list(values) for name, values in self.values.items() if name not in dropped}
+        for name, values in (more or {}).items():
+            rest[name] = [*rest.get(name, ()), *values]
         return orjson.dumps(rest).decode() if rest else ""
 
     def chooses(self, node: str, node_id: str) -> bool:
