@@ -9,6 +9,7 @@ import pytest
 
 from orlop.framework import Desired, NotPlaced, Outcome, Refused, Task, TaskState, stopped_by_drain
 from orlop.kernel.events import DrainNode
+from orlop.model.facts import Image, NodeFacts
 from orlop.testing.harness import Cluster
 from orlop_swarm import hooks
 from orlop_swarm.asking import ID_LABEL, InvalidRequest, resources_of, with_labels
@@ -377,6 +378,38 @@ def test_one_that_moves_leaves_the_home_of_its_network() -> None:
     pool.cluster.lose_node("n1")
     pool.cluster.settle()
     assert (pool.task(key).node, pool.task(key).live) == ("n0", True)
+
+
+BUILT = Image(id="sha256:0123456789abcdef" + 48 * "0", tags=("built:latest",))
+
+
+@pytest.mark.parametrize("reference", ["built", "built:latest", "docker.io/library/built", BUILT.id, "0123456789ab"])
+def test_one_of_an_image_that_no_registry_has_goes_to_where_that_is_now(reference: str) -> None:
+    pool = Pool(nodes=3)
+    for name in ("n0", "n1", "n2"):
+        pool.cluster.set_facts(name, NodeFacts())
+    order = Create(body={**MOVES, "Image": reference}, name="web", having=("n1",))
+    key = pool.do(order).key
+    assert pool.task(key).node == "n1"
+    pool.cluster.lose_node("n1")
+    pool.cluster.settle()
+    assert pool.task(key).node is None
+    assert (f"image {reference} is not there", 2) in [
+        row[1:] for row in pool.cluster.explain(pool.task(key)).ruled_out if row[0] == "image"
+    ]
+    pool.cluster.set_facts("n2", NodeFacts(images={BUILT.id: BUILT}))
+    pool.cluster.settle()
+    assert pool.task(key).node == "n2"
+
+
+def test_where_no_facts_are_known_it_goes_to_where_the_image_was() -> None:
+    pool = Pool(nodes=3)
+    key = pool.do(Create(body={**MOVES, "Image": "built"}, name="web", having=("n1", "n2"))).key
+    first = pool.task(key).node
+    assert first in ("n1", "n2")
+    pool.cluster.lose_node(first)
+    pool.cluster.settle()
+    assert pool.task(key).node == ({"n1", "n2"} - {first}).pop()
 
 
 def test_one_without_a_policy_waits_for_its_node() -> None:

@@ -357,7 +357,7 @@ def test_each_goes_where_the_reference_would_put_it(asked: list[tuple[list[str],
 
 
 def test_the_kernels_filters_stay_in_force() -> None:
-    assert [one.name for one in hooks.node_filters(Config())] == ["expressions", *list(FILTERS)[1:], "volumes"]
+    assert [one.name for one in hooks.node_filters(Config())] == ["expressions", *list(FILTERS)[1:], "volumes", "image"]
     made = cluster(*(Wish(str(number), saying(PROCESS), Resources(cpus=2)) for number in range(7)), nodes=NODES)
     assert len(made.pending()) == 1
     assert {one.name for one in kernel_filters()} >= {"health", "resources", "ports"}

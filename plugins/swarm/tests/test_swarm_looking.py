@@ -269,7 +269,7 @@ class Asking(KernelContainers):
 
     async def _make(self, order: Create) -> Created:
         self.made.append(order)
-        node = (order.nodes or ("b",))[0]
+        node = (order.having or ("b",))[0]
         if self.missing:
             raise Problem(404, self.missing)
         if order.body["Image"] not in self._images.held[node]:
@@ -283,7 +283,7 @@ async def test_an_image_that_has_gone_meanwhile_is_looked_for_and_found_elsewher
     await asking.create(Creation(body={"Image": "x"}))
     del engines.held["b"]["x"]
     assert (await asking.create(Creation(body={"Image": "x"}))).node == "a"
-    assert [order.nodes for order in asking.made] == [(), (), ("a",)]
+    assert [order.having for order in asking.made] == [(), (), ("a",)]
 
 
 async def test_an_image_that_has_gone_everywhere_is_refused_as_by_one_engine() -> None:

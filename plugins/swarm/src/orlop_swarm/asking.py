@@ -27,6 +27,8 @@ ROLE_LABEL: Final = LABEL_PREFIX + "role"
 BESIDE: Final = "IS"
 #: That of the constraints that name volumes which no engine had: see `hooks.VolumesFilter`.
 SHARES: Final = "SHARES"
+#: That of the constraint that names an image which no registry has: see `hooks.ImageFilter`.
+HELD: Final = "HELD"
 USUAL_STOP_S: Final = 10
 #: The member of a payload for the networks that a container has come to, or has left, since it was created.
 NETWORKS: Final = "orlop_networks"
@@ -56,10 +58,11 @@ def ask_of(order: Create, key: str, name: str, settings: Config) -> Ask:
     if settings.cpu_units == "shares":
         payload["orlop_shares_are_cpus"] = True
     labels = _object("Labels", body.get("Labels"))
+    where = (*_among(order.nodes), *_beside(order.beside), *_beside(order.home))
     return Ask(
         key,
         Spec(runtime="docker", payload=payload, resources=resources_of(host, settings)),
-        constraints=(*_among(order.nodes), *_beside(order.beside), *_beside(order.home), *_sharing(order.volumes)),
+        constraints=(*where, *_sharing(order.volumes), *_held(str(body.get("Image")), order.having)),
         policies=_policies(body, moves(body)),
         role=str(labels.get(ROLE_LABEL) or settings.role),
         name=name,
@@ -136,6 +139,11 @@ def _beside(node: str) -> tuple[Constraint, ...]:
 
 def _sharing(volumes: Sequence[str]) -> tuple[Constraint, ...]:
     return tuple(Constraint(field="volume", operator=SHARES, value=one) for one in volumes)
+
+
+def _held(image: str, nodes: Sequence[str]) -> tuple[Constraint, ...]:
+    """nodes: names of those that have it now. Others may have it when it is placed anew."""
+    return (Constraint(field=image, operator=HELD, value=json.dumps(sorted(nodes))),) if nodes else ()
 
 
 def again(spec: Spec, key: str, name: str, role: str, *, runs: bool, not_before_utc_ms: int = 0) -> Ask:

@@ -13,17 +13,20 @@ same time, and `docker-compose` makes the new one while the old one is still the
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 import attrs
 
-from orlop.framework import Candidate, NodeFilter, NodeScorer, PlacementView, Request, Spec
-from orlop_swarm.asking import SHARES
+from orlop.framework import Candidate, Constraint, NodeFilter, NodeScorer, PlacementView, Request, Spec
+from orlop_swarm.asking import HELD, SHARES
 from orlop_swarm.candidates import NOTHING, Facts, NodePlace, is_idle, on_all_addresses, plain_texts
 from orlop_swarm.placement import filters, strategies
 from orlop_swarm.placement.expressions import ExpressionError
+from orlop_swarm.placement.places import familiar
 from orlop_swarm.placement.strategies import Arrivals, Needs
 from orlop_swarm.placement.wanted import Wanted
 from orlop_swarm.settings import Config
@@ -39,6 +42,9 @@ FULLEST: Final = 200
 #: What the kernel's own filters do.
 KERNEL_FILTERS: Final = frozenset({"health"})
 LOOKING_INSIDE: Final = frozenset({"port", "dependency", "affinity"})
+
+#: An image's id, or what it begins with.
+_ID: Final = re.compile(r"[0-9a-f]{12,64}")
 
 Check = Callable[[Candidate], str | None]
 Score = Callable[[Candidate], float]
@@ -194,6 +200,36 @@ class VolumesFilter:
         return check
 
 
+class ImageFilter:
+    """Where an image is that no registry has. The Docker API has just asked all engines for it when a container is
+    created; when one is placed anew, nodes' facts tell, and what the API knew then only where there are none."""
+
+    name = "image"
+    operators = frozenset({HELD})
+
+    def prepare(self, request: Request, view: PlacementView) -> Check | None:
+        held = next((one for one in request.spec.constraints if one.operator == HELD), None)
+        return _image_check(held, request.wait_ms == 0) if held is not None else None
+
+
+@lru_cache(1_000)
+def _image_check(held: Constraint, is_new: bool) -> Check:
+    image, names = held.field, frozenset(json.loads(held.value))
+    tag, identifier = familiar(image), image.removeprefix("sha256:")
+    is_id = _ID.fullmatch(identifier) is not None
+    reason = f"image {image} is not there"
+
+    def check(candidate: Candidate) -> str | None:
+        if is_new or candidate.facts is None:
+            return None if candidate.node.info.name in names else reason
+        for one in candidate.facts.images.values():
+            if tag in one.tags or (is_id and one.id.removeprefix("sha256:").startswith(identifier)):
+                return None
+        return reason
+
+    return check
+
+
 def _only_idle(demands: Wanted, place: NodePlace, candidate: Candidate, view: PlacementView) -> bool:
     """Does nothing that runs hold the ports?"""
     return all(is_idle(one, candidate, view) for one in filters.port_holders(demands, place))
@@ -329,7 +365,7 @@ def node_filters(settings: Config) -> list[NodeFilter]:
             chosen.append(SlotsFilter(facts))
         elif one.name not in KERNEL_FILTERS:
             chosen.append((ContainersFilter if one.name in LOOKING_INSIDE else SwarmFilter)(one, facts))
-    return [*chosen, VolumesFilter(facts)]
+    return [*chosen, VolumesFilter(facts), ImageFilter()]
 
 
 def node_scorers(settings: Config) -> list[NodeScorer]:

@@ -16,7 +16,8 @@ class Create:
     beside: the name of the node that holds what it depends on; empty: it depends on nothing. home: the name of the node
     where the containers of its network are, as long as it does not have to move; empty: any. volumes: names of those
     that no engine has yet, which it has in common with whoever else mounts them. keys: of the pool's containers that
-    its affinities call by their engines' ids, by these ids.
+    its affinities call by their engines' ids, by these ids. having: names of the nodes that have its image, where the
+    others cannot fetch it; empty: they can, or all have it.
     pull: whether a node that lacks the image may fetch it. platform: "os/arch" of the image, or empty. version: of the
     API, that the body is meant in; empty: an engine's own.
     """
@@ -24,6 +25,7 @@ class Create:
     body: Mapping[str, Any]
     name: str = ""
     nodes: tuple[str, ...] = ()
+    having: tuple[str, ...] = ()
     beside: str = ""
     home: str = ""
     volumes: tuple[str, ...] = ()

@@ -141,14 +141,14 @@ class KernelContainers:
         if not image.registry:
             if not having:
                 await self._copy(str(order.body["Image"]), image, allowed, version)
-            return await self._make(attrs.evolve(order, nodes=having or tuple(allowed)))
+            return await self._make(attrs.evolve(order, having=having or tuple(allowed)))
         try:
             return await self._make(attrs.evolve(order, pull=True))
         except Problem as problem:
             if not having or problem.status < 404:
                 raise
             # The registry does not give it, say; where it is it can be had.
-            return await self._make(attrs.evolve(order, nodes=having))
+            return await self._make(attrs.evolve(order, having=having))
 
     async def _copy(self, name: str, image: Image, nodes: Sequence[str], version: str) -> None:
         """To nodes that a container is bound to, by its network, say. Raises Problem."""

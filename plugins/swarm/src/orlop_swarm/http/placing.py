@@ -16,7 +16,7 @@ import attrs
 from orlop_swarm.engines.interface import Engine
 from orlop_swarm.merging.system import labels_of
 from orlop_swarm.placement import filters, wanted
-from orlop_swarm.placement.places import Container, Held, Place
+from orlop_swarm.placement.places import Container, Held, Place, familiar
 from orlop_swarm.placement.scheduler import schedule
 from orlop_swarm.placement.strategies import Needs
 from orlop_swarm.placement.wanted import Wanted
@@ -43,12 +43,6 @@ def having_any(places: Sequence[Place], images: Iterable[str]) -> frozenset[str]
     """Ids of the places that have one of these images, and with it layers that a build need not make again."""
     names = {familiar(image) for image in images}
     return frozenset(place.id for place in places if not names.isdisjoint(place.held.images))
-
-
-def familiar(image: str) -> str:
-    """As an engine's list has it: `docker.io/library/x` is `x:latest`."""
-    name = image.removeprefix("docker.io/").removeprefix("library/")
-    return name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
 
 
 def split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Wanted]:
