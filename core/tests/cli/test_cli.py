@@ -250,6 +250,8 @@ def test_nodes(fake: Fake) -> None:
     assert heading.endswith("UNAVAILABLE")
     assert troubled.endswith("docker: it does not answer")
     assert "docker" not in healthy
+    fake.answers["GET", "/v1/nodes"] = {"nodes": [NODE | {"away": True}, NODE | {"away": True, "state": "gone"}]}
+    assert [re.split(" {3,}", row)[2] for row in run(fake, "nodes").stdout.splitlines()[1:]] == ["away", "gone"]
 
 
 def test_drain_undrain_forget_and_kill(fake: Fake) -> None:

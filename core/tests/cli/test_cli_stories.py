@@ -33,6 +33,12 @@ def test_explain_an_ended_task(fake: Fake) -> None:
     assert "not enough cpus" not in out
 
 
+def test_explain_a_task_whose_node_is_away(fake: Fake) -> None:
+    fake.answers["GET", "/v1/explain/t-1"] = {"task": TASK | {"unreachable": True}, "explanation": EXPLANATION}
+    line = "node     alpha cannot be reached; what runs there goes on. To give it up: orlop kill t-1"
+    assert line in run(fake, "explain", "t-1").stdout.splitlines()
+
+
 def test_explain_a_group(fake: Fake) -> None:
     ask = WAITING | {"since": "2026-01-01T00:00:00.000Z", "count": 3, "delayed": False, "explanation": EXPLANATION}
     document = {"group": "/web", "framework": "marathon", "tasks": {"pending": 3}, "text": "3 wait", "asks": [ask]}

@@ -91,6 +91,7 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
         rows = [
             node
             | {name: _usage(node["resources"].get(name)) for name in ("cpus", "mem", "disk")}
+            | {"state": "away" if node.get("away") and node["state"] == "ready" else node["state"]}
             | {"foreign": _foreign(node.get("foreign"))}
             | {"unavailable": "; ".join(f"{name}: {why}" for name, why in node.get("unavailable", {}).items())}
             for node in document["nodes"]

@@ -78,6 +78,11 @@ def _explain_task(document: Mapping[str, Any]) -> None:
     owner = " ".join(filter(None, (task["framework"], task.get("group"))))
     click.echo(f"task     {task['id']}  {task['name']}  ({owner})")
     click.echo(f"state    {task['state']}, wanted {task['desired']}{where}")
+    if task.get("unreachable"):
+        node = task.get("node_name") or task["node"]
+        click.echo(
+            f"node     {node} cannot be reached; what runs there goes on. To give it up: orlop kill {task['id']}"
+        )
     if task.get("outcome"):
         click.echo(f"ended    {_end_of(task)}")
     elif task.get("message"):

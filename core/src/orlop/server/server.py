@@ -196,7 +196,8 @@ class Server:
         self._changed.set()
 
     def _begin(self, term: Term) -> None:
-        log.info("this server leads: epoch %d.%d", term.epoch.generation, term.epoch.revision)
+        level = logging.INFO if self._parts.store.exclusive else logging.WARNING  # for whoever looks for it at night
+        log.log(level, "this server leads: epoch %d.%d", term.epoch.generation, term.epoch.revision)
         leadership = Leadership(term, self._parts, self._term_failed, self._candidate.leads, self._give_up)
         leadership.start()
         self._leadership = leadership
