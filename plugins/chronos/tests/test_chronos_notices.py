@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
 from aiosmtpd.controller import Controller
+from certificates import Certificates
 from chronos_cluster import ChronosCluster
 from ports import free_port
 
@@ -211,6 +214,88 @@ async def test_mails_are_sent() -> None:
         server.loop.close()
     assert sorted(to for to, _ in mailbox.mails) == [["x@example.com"], ["y@example.com"]]
     assert all("Subject: [Chronos] job 'a' failed!" in text for _, text in mailbox.mails)
+
+
+async def test_mails_are_sent_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates = Certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    mailbox = Mailbox()
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port(), ssl_context=certificates.server())
+    server.start()
+    try:
+        cluster = failed_job(mail_server=f"127.0.0.1:{server.port}", mail_ssl=True)
+        await deliver(cluster, lambda: not waiting(cluster))
+    finally:
+        server.stop()
+        server.loop.close()
+    assert sorted(to for to, _ in mailbox.mails) == [["x@example.com"], ["y@example.com"]]
+
+
+#: A greeting without an end, and a message of TLS that never gets to its end.
+GREETING, TLS_RECORD = (b"", b"220-still with you\r\n"), (b"\x16\x03\x03\x40\x00", b"x")
+
+
+@asynccontextmanager
+async def tarpit(first: bytes, on_and_on: bytes) -> AsyncIterator[tuple[int, list[bool]]]:
+    """The port of a server that never lets its clients go; and for each client whether it has gone by itself."""
+    gone: list[bool] = []
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(gone)
+        gone.append(False)
+        try:
+            writer.write(first)
+            while True:
+                writer.write(on_and_on)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        except OSError:
+            gone[number] = True
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], gone
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition is somebody else's
+            await asyncio.sleep(0.01)
+
+
+def threads_of_mails() -> int:
+    return sum(thread.name == "orlop-chronos-mail" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("says", "mail_ssl"), [(GREETING, False), (TLS_RECORD, True)])
+async def test_a_mail_server_that_never_comes_to_an_end_holds_no_thread(
+    says: tuple[bytes, bytes], mail_ssl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says something before each read has taken too long."""
+    monkeypatch.setattr(delivery, "SEND_WITHIN_S", 0.3)
+    most = 0
+
+    async with tarpit(*says) as (port, gone):
+        cluster = failed_job(mail_server=f"127.0.0.1:{port}", mail_ssl=mail_ssl)
+
+        def both_were_tried() -> bool:
+            nonlocal most
+            most = max(most, threads_of_mails())
+            return all(notice.tries == 1 for notice in waiting(cluster))
+
+        await deliver(cluster, both_were_tried)
+        await wait_for(lambda: gone == [True, True])
+    assert most == 1, "one after the other"
+    await wait_for(lambda: not threads_of_mails())
+
+
+async def test_a_server_that_stops_leaves_no_thread_with_the_mail_server() -> None:
+    async with tarpit(*GREETING) as (port, gone):
+        cluster = failed_job(mail_server=f"127.0.0.1:{port}")
+        await deliver(cluster, lambda: gone)
+        await wait_for(lambda: gone == [True])
+    await wait_for(lambda: not threads_of_mails())
 
 
 BAD_OWNERS = ["a@[", "ops@", "<", ">", "ops@[10.0.0.1", '"', "@", "(", "a@b@c", "a\nb@c", "=?utf-8?q?a=0ab?=@x", "x:"]

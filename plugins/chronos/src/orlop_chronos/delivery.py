@@ -13,7 +13,6 @@ import contextlib
 import email.policy
 import logging
 import smtplib
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +21,7 @@ import aiohttp
 from aiohttp import web
 
 from orlop.framework import NotAvailable, Refused
+from orlop_chronos import mailing
 from orlop_chronos.framework import Chronos
 from orlop_chronos.notices import TAKEN_MS, Channel, Notice
 from orlop_chronos.orders import SettleNotice, TakeNotices
@@ -111,15 +111,15 @@ async def _send(session: aiohttp.ClientSession, settings: Config, notice: Notice
     """What it has come to. Never raises."""
     about = (_job_of(notice), notice.to, notice.channel.value)
     try:
-        async with asyncio.timeout(SEND_WITHIN_S):
-            if notice.channel is Channel.MAIL:
-                _check_address(notice.to)
-                await asyncio.to_thread(_mail, settings, notice)
-            else:
+        if notice.channel is Channel.MAIL:
+            _check_address(notice.to)
+            await mailing.send(settings, notice, SEND_WITHIN_S)
+        else:
+            async with asyncio.timeout(SEND_WITHIN_S):
                 error = await _call_hook(session, settings, notice)
-                if error:
-                    _LOG.warning("the notice of job %r to %r by %s is refused: %s", *about, error)
-                return SettleNotice(id=notice.id, error=error)
+            if error:
+                _LOG.warning("the notice of job %r to %r by %s is refused: %s", *about, error)
+            return SettleNotice(id=notice.id, error=error)
     except _NoAddress as error:
         _LOG.warning("the notice of job %r to %r by %s is given up: %s", *about, error)
         return SettleNotice(id=notice.id, error=str(error), hopeless=True)
@@ -177,21 +177,3 @@ def _post(settings: Config, notice: Notice) -> tuple[str, dict[str, Any], dict[s
         return settings.http_notification_url, body, headers
     url = settings.slack_url if notice.channel is Channel.SLACK else settings.mattermost_url
     return url, {"text": f"{notice.subject}: {notice.message}"}, {}
-
-
-def _mail(settings: Config, notice: Notice) -> None:
-    mail = EmailMessage()
-    mail["Subject"] = " ".join(notice.subject.split())
-    mail["From"] = settings.mail_from
-    mail["To"] = notice.to
-    mail.set_content(notice.message)
-    host, _, port = settings.mail_server.rpartition(":")
-    if settings.mail_ssl:
-        context = ssl.create_default_context()
-        client: smtplib.SMTP = smtplib.SMTP_SSL(host, int(port), timeout=SEND_WITHIN_S, context=context)
-    else:
-        client = smtplib.SMTP(host, int(port), timeout=SEND_WITHIN_S)
-    with client:
-        if settings.mail_user:
-            client.login(settings.mail_user, settings.mail_password)
-        client.send_message(mail)
