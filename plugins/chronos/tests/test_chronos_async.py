@@ -108,3 +108,20 @@ def test_a_killed_run_is_not_waited_for_even_if_its_program_ends_well() -> None:
     cluster.give(orders.KillRuns(name="a"))
     cluster.finish("a")
     assert cluster.states("a") == ["killed"]
+
+
+def test_so_many_runs_at_most_wait_for_somebody_to_say_how_they_ended() -> None:
+    cluster = ChronosCluster(most_queued_runs=3, history_count=4)
+    cluster.put("a", schedule="R//PT10S", overlap="allow", **{"async": True})
+    tasks = []
+    for _ in range(30):
+        for task in cluster.running("a"):
+            tasks.append(task.name)
+            cluster.cluster.end_task(task)
+        cluster.advance(10)
+    assert len(tasks) == 3
+    assert cluster.states("a") == ["awaiting"] * 3 + ["skipped"] * 4
+    assert cluster.runs("a")[-1].reason == "3 runs were waiting already"
+    cluster.give(orders.ReportTask(task=tasks[1], code=0))
+    cluster.advance(10)
+    assert len(cluster.running("a")) == 1, "there is room for one again"

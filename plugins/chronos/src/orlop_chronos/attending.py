@@ -106,9 +106,11 @@ def create_run(
 
 
 def _waits(desk: Desk, run: Run, policy: Overlap) -> bool:
-    """For an earlier run, or where none waits for another, for a node."""
+    """For an earlier run, or where none waits for another, for a node or for somebody to say how it has ended."""
     if policy is not Overlap.ALLOW:
         return run.state is RunState.QUEUED
+    if run.state is RunState.AWAITING:
+        return True
     task = _task_of(desk, run) if run.state is RunState.ACTIVE else None
     return task is not None and task.state is TaskState.PENDING
 

@@ -55,7 +55,7 @@ class Config:
     user: whom processes run as, for jobs that say nothing; empty: as Orlop's agents decide.
     history_count: runs kept of each job. history_days: and no longer than that.
     most_catch_up_runs: of one job and one outage, with `"catchUp": "all"`. most_queued_runs: waiting for an earlier
-    one of the same job, or where they may overlap, for a node.
+    one of the same job, or where they may overlap, for a node or for somebody to say how an `async` one has ended.
     cluster_name: stands before the subjects of notices.
     mail_server: "host:port"; empty: no mail. mail_from: its sender. mail_user, mail_password: empty for none.
     mail_ssl: TLS from the first byte on. slack_url, mattermost_url: of an incoming webhook; empty for none.
