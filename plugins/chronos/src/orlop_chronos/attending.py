@@ -27,7 +27,7 @@ from orlop_chronos.documents import (
     is_task_of,
     task_key,
 )
-from orlop_chronos.ending import end, rule_is_met
+from orlop_chronos.ending import end, forget_at_ms, forget_too_old, rule_is_met
 from orlop_chronos.model import CatchUp, Job, Overlap
 from orlop_chronos.notices import Happening, tell
 from orlop_chronos.reading import period_ms
@@ -458,6 +458,12 @@ def _move_on(desk: Desk, job: Job, due: Due, last: Moment, used: int) -> None:
 
 
 def _watch(desk: Desk, record: JobRecord) -> None:
+    """What time alone brings about, whatever becomes of runs."""
+    forget_too_old(desk, record.job.name)
+    _tell_if_overdue(desk, record)
+
+
+def _tell_if_overdue(desk: Desk, record: JobRecord) -> None:
     """Tells the owners, once, that nothing has succeeded for too long."""
     progress = desk.progress(record.job.name)
     deadline_ms = _alert_ms(record.job, progress)
@@ -494,6 +500,8 @@ def _next_time(desk: Desk, record: JobRecord) -> int | None:
         times.append(due.starts_ms(progress.upcoming))
     if (alert_ms := _alert_ms(job, progress)) is not None:
         times.append(alert_ms)
+    if (forget_ms := forget_at_ms(desk, job.name)) is not None:
+        times.append(forget_ms)
     for run in desk.open_runs(job.name):
         if run.state is RunState.WAITING and run.due_ms > desk.now_ms:
             times.append(run.due_ms)

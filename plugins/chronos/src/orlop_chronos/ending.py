@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
 
 from orlop.framework import Emit
 from orlop_chronos import rendering
 from orlop_chronos.desk import Desk
-from orlop_chronos.documents import JobRecord, Run, RunState, Stop
+from orlop_chronos.documents import JobRecord, Progress, Run, RunState, Stop
 from orlop_chronos.model import Counters, TriggerRule
 from orlop_chronos.notices import Happening, tell
 
@@ -24,7 +24,7 @@ _AWAITED = {
     TriggerRule.ONE_FAILED: FAILED,
 }
 DAY_MS = 86_400_000
-#: Old runs that are deleted when one ends; there can be more only after a setting has changed.
+#: Old runs that are deleted when one ends, or is old enough.
 MOST_DELETED = 20
 #: Numbers that are looked at for it.
 MOST_LOOKED_AT = 1_000
@@ -46,6 +46,9 @@ def end(desk: Desk, record: JobRecord, run: Run, state: RunState, reason: str) -
         tell_children(desk, name, KILLED, run.id)
     details = {"job": name, "run": str(run.number), "cause": run.cause.value, "reason": reason}
     desk.do(Emit(f"run.{state.value}", subject=name, details={key: value for key, value in details.items() if value}))
+    if _is_old(desk, desk.progress(name), run):
+        # It has gone on for long itself, and may be behind another one that still does.
+        desk.delete_run(name, run.number)
     _forget_old(desk, name)
     return run
 
@@ -118,28 +121,63 @@ def _disable(desk: Desk, record: JobRecord, reason: str) -> None:
     tell(desk, record, Happening.DISABLED, reason)
 
 
+def forget_too_old(desk: Desk, name: str) -> None:
+    """Deletes what has been kept long enough. `MOST_DELETED` runs; then there is more to be done for the job."""
+    at_ms = forget_at_ms(desk, name)
+    if at_ms is not None and at_ms <= desk.now_ms:
+        _forget_old(desk, name)
+
+
+def forget_at_ms(desk: Desk, name: str) -> int | None:
+    """When the oldest of the runs that have ended has been kept long enough. None: there is none."""
+    oldest = next(_ended(desk, name), None)
+    return None if oldest is None else (oldest.ended_ms or 0) + _kept_ms(desk) + 1
+
+
 def _forget_old(desk: Desk, name: str) -> None:
     """Deletes the oldest runs, as far as they are ended and too many or too old."""
     progress = desk.progress(name)
-    oldest, deleted = progress.oldest_run, 0
-    too_many_until = max(progress.next_run - desk.settings.history_count, 0)
-    keep_from_ms = desk.now_ms - round(desk.settings.history_days * DAY_MS)
-    for number in range(oldest, min(oldest + MOST_LOOKED_AT, progress.next_run)):
-        run = desk.run(name, number)
-        if run is not None:
-            is_old = number < too_many_until or (run.ended_ms or 0) < keep_from_ms
-            if not run.final or not is_old or deleted == MOST_DELETED:
-                break
-            desk.delete_run(name, number)
-            deleted += 1
-        oldest = number + 1
+    for deleted, run in enumerate(_ended(desk, name)):
+        if deleted == MOST_DELETED or not _is_old(desk, progress, run):
+            break
+        desk.delete_run(name, run.number)
+    oldest = progress.oldest_run
+    until = min(oldest + MOST_LOOKED_AT, progress.next_run)
+    while oldest < until and desk.run(name, oldest) is None:
+        oldest += 1
     if oldest != progress.oldest_run:
         desk.put_progress(name, attrs.evolve(progress, oldest_run=oldest))
-    # Behind one that goes on for long they grow too many as well, one with each run.
-    for number in range(max(too_many_until - MOST_DELETED, oldest), too_many_until):
+
+
+def _is_old(desk: Desk, progress: Progress, run: Run) -> bool:
+    """Is an ended run one too many, or kept for too long?"""
+    too_many = run.number < progress.next_run - desk.settings.history_count
+    return too_many or (run.ended_ms or 0) < desk.now_ms - _kept_ms(desk)
+
+
+def _kept_ms(desk: Desk) -> int:
+    days: float = desk.settings.history_days
+    return round(days * DAY_MS)
+
+
+def _ended(desk: Desk, name: str) -> Iterator[Run]:
+    """Runs that have ended, the oldest first."""
+    progress = desk.progress(name)
+    number, end = progress.oldest_run, progress.next_run
+    until = min(number + MOST_LOOKED_AT, end)
+    while number < until:
+        run = desk.run(name, number)
+        if run is not None and not run.final:
+            break
+        number += 1
+        if run is not None:
+            yield run
+    # Behind one that goes on for long they grow too many as well, one with each run: there are gaps until these.
+    latest = max(end - desk.settings.history_count - MOST_DELETED, number)
+    for number in range(latest, min(latest + MOST_LOOKED_AT, end)):
         run = desk.run(name, number)
         if run is not None and run.final:
-            desk.delete_run(name, number)
+            yield run
 
 
 def rule_is_met(rule: TriggerRule, parents: tuple[str, ...], edges: Mapping[str, str]) -> bool:
