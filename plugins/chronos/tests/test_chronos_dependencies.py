@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from chronos_cluster import ChronosCluster, refused
 
+from orlop.framework import Delete
 from orlop.testing.harness import Refused
 from orlop_chronos import documents, executing, graph, orders, rendering
+from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Cause
 from orlop_chronos.framework import Chronos
 
@@ -272,6 +275,42 @@ def test_no_more_is_deleted_at_once_than_one_order_may(monkeypatch: pytest.Monke
     monkeypatch.setattr(executing, "MOST_DELETED_TOGETHER", 4)
     cluster.give(orders.DeleteJob(name="a0", children=orders.Children.DELETE))
     assert cluster.names() == []
+
+
+def test_gaps_behind_a_run_that_goes_on_are_no_runs_to_delete(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = ChronosCluster(history_count=3)
+    cluster.put("a", schedule="R//PT10S", overlap="forbid")
+    cluster.put("b", parents=["a"])
+    for _ in range(50):
+        cluster.advance(10)
+    assert [run.number for run in cluster.runs("a")] == [0, 48, 49, 50]
+    order = orders.DeleteJob(name="a", children=orders.Children.DELETE)
+    monkeypatch.setattr(executing, "MOST_DELETED_TOGETHER", 5)
+    assert "at most 5 jobs and runs in all" in refused(cluster, order)
+    monkeypatch.setattr(executing, "MOST_DELETED_TOGETHER", 6)
+    cluster.give(order)
+    assert cluster.names() == []
+    assert not cluster.cluster.view("chronos").objects(documents.RUN)
+
+
+def test_deleting_a_job_takes_no_longer_for_gaps_behind_a_run_that_goes_on() -> None:
+    cluster = ChronosCluster(history_count=3)
+    cluster.put("a", schedule="R//PT10S", overlap="forbid")
+    cluster.put("b", schedule="R//PT10S", overlap="allow")
+    cluster.advance(50)
+    desk = Desk(cluster.cluster.view("chronos"), cluster.settings)
+    numbers = desk.run_numbers("a")
+    # As after some centuries, in which nobody can look at each number.
+    new = attrs.evolve(cluster.runs("a")[0], number=10**9)
+    desk.put_run(new)
+    desk.put_progress("a", attrs.evolve(cluster.progress("a"), next_run=10**9 + 1))
+    assert desk.run_numbers("a") == [*numbers, 10**9]
+    desk.delete_run("a", numbers[1])
+    assert desk.run_numbers("a") == [numbers[0], *numbers[2:], 10**9]
+    desk.delete_job("a")
+    assert desk.run_numbers("a") == []
+    deleted = [action.id for action in desk.actions() if isinstance(action, Delete) and action.kind == documents.RUN]
+    assert sorted(deleted) == sorted(run.id for run in cluster.runs("a"))
 
 
 def test_a_deleted_job_leaves_nothing_behind() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from orlop.framework import Action, Delete, Put, View
 from orlop_chronos import documents
-from orlop_chronos.documents import Children, Control, JobRecord, Progress, Run, run_id
+from orlop_chronos.documents import Children, Control, JobRecord, Progress, Run, job_and_number, run_id
 from orlop_chronos.settings import Config
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ class Desk:
         self._looks = 0
         self._stored: dict[str, Mapping[str, Any]] = {}
         self._changes: dict[tuple[str, str], Any] = {}
+        self._run_numbers: dict[str, list[int]] | None = None
+        self._put_runs: dict[str, set[int]] = {}
 
     @property
     def is_full(self) -> bool:
@@ -64,6 +66,23 @@ class Desk:
         found: Run | None = self._get(documents.RUN, run_id(name, number))
         return found
 
+    def run_numbers(self, name: str) -> list[int]:
+        """Of all runs of the job that there are, in order."""
+        progress = self.progress(name)
+        numbers: Collection[int] = range(progress.oldest_run, progress.next_run)
+        if len(numbers) > len(self.stored(documents.RUN)):
+            # Behind a run that goes on for long there are gaps, which can be longer than all that there is.
+            numbers = sorted({*self._stored_run_numbers(name), *self._put_runs.get(name, ())})
+        return [number for number in numbers if self.run(name, number) is not None]
+
+    def _stored_run_numbers(self, name: str) -> Collection[int]:
+        if self._run_numbers is None:
+            self._run_numbers = {}
+            for key in self.stored(documents.RUN):
+                job, number = job_and_number(key)
+                self._run_numbers.setdefault(job, []).append(number)
+        return self._run_numbers.get(name, ())
+
     def open_runs(self, name: str) -> Iterator[Run]:
         """In the order of their numbers."""
         for number in self.progress(name).open_runs:
@@ -89,6 +108,7 @@ class Desk:
         self._put(documents.PROGRESS, name, progress, name)
 
     def put_run(self, run: Run) -> None:
+        self._put_runs.setdefault(run.job, set()).add(run.number)
         self._put(documents.RUN, run.id, run, run.job)
 
     def put_children(self, name: str, children: Iterable[str]) -> None:
@@ -100,8 +120,7 @@ class Desk:
 
     def delete_job(self, name: str) -> None:
         """With all that is known of it."""
-        progress = self.progress(name)
-        for number in range(progress.oldest_run, progress.next_run):
+        for number in self.run_numbers(name):
             self.delete_run(name, number)
         self._put(documents.PROGRESS, name, _DELETED, name)
         self._put(documents.JOB, name, _DELETED, name)

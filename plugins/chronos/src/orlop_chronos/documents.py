@@ -182,6 +182,12 @@ def run_id(job: str, number: int) -> str:
     return f"{job}/{number}"
 
 
+def job_and_number(run: str) -> tuple[str, int]:
+    """Of a run's id."""
+    job, _, number = run.rpartition("/")
+    return job, int(number)
+
+
 def identity_of(record: JobRecord, cause: Cause, number: int) -> str:
     """Of a run that is about to be made; number: its own.
 

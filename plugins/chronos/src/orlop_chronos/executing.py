@@ -166,8 +166,7 @@ def _with_descendants(desk: Desk, record: JobRecord) -> dict[str, JobRecord]:
     unseen, deleted = [record.job.name], 0
     while unseen:
         name = unseen.pop()
-        progress = desk.progress(name)
-        deleted += 1 + progress.next_run - progress.oldest_run
+        deleted += 1 + len(desk.run_numbers(name))
         if deleted > MOST_DELETED_TOGETHER:
             raise bad_request(
                 f"children: expected jobs with at most {MOST_DELETED_TOGETHER} jobs and runs in all; delete the "
