@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,17 @@ async def serving(
     keep: bool = False,
     within_s: float = DEADLINE_S,
     plugin: object | None = None,
+    more_plugins: Mapping[str, object] | None = None,
     **options: Any,
 ) -> AsyncIterator[Serving]:
     """A real server over a store in memory. keep: it looks after its certificates, as a process does. within_s: for all
-    that is done with it. plugin: with hooks, loaded as "tested"."""
+    that is done with it. plugin: with hooks, loaded as "tested". more_plugins: by their names."""
     data = folder / "server"
     data.mkdir(parents=True, exist_ok=True)
     made = ServerSettings(listen=f"127.0.0.1:{free_port()}", auth="on" if auth else "off", **options)
     settings = Settings(server=made)
     extra = [] if plugin is None else [("tested", plugin)]
-    plugins = PluginHost(settings, [("orlop", builtin), *extra], found=[])
+    plugins = PluginHost(settings, [("orlop", builtin), *extra, *(more_plugins or {}).items()], found=[])
     plugins.load()
     server = Server(settings, plugins, store or MemoryStore(), "memory://")
     runners: list[web.AppRunner] = []

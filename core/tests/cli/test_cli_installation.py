@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import example, given
 from hypothesis import strategies as st
+from installed_plugins import install
 
 from orlop import configuration
 from orlop.cli.config import HIDDEN, _as_toml, _without_secrets
@@ -24,6 +25,19 @@ from orlop.configuration import Settings
 from orlop.server.plugin_host import PluginHost
 
 MISBEHAVING = Path(__file__).parents[1] / "misbehaving"
+IDLE = """
+from orlop.framework import Framework
+from orlop.hookspecs import hookimpl
+
+class Idle(Framework):
+    name = "idle"
+    def reconcile(self, view):
+        return ()
+
+@hookimpl
+def frameworks():
+    return [Idle]
+"""
 NO_SERVER = ("--server", "http://127.0.0.1:1")
 
 
@@ -32,6 +46,14 @@ def _nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(configuration.platformdirs, "user_config_path", lambda _: tmp_path / "user")
     monkeypatch.setattr(configuration.platformdirs, "site_config_path", lambda _: tmp_path / "site")
+
+
+def put_on_path(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """Of this process and of those that it starts."""
+    known = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*map(str, folders), *known]))
+    for folder in folders:
+        monkeypatch.syspath_prepend(str(folder))
 
 
 @pytest.fixture
@@ -46,9 +68,7 @@ def broken_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "exits_process.py").write_text(
         "import os, sys\nsys.stderr.write('goodbye')\nsys.stderr.flush()\nos._exit(7)"
     )
-    for path in (site, MISBEHAVING):
-        monkeypatch.syspath_prepend(str(path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(MISBEHAVING)]))
+    put_on_path(monkeypatch, site, MISBEHAVING)
 
 
 def run(*arguments: str, code: int = 0) -> Result:
@@ -83,6 +103,19 @@ def test_warnings_fail_a_strict_check_only() -> None:
     run("plugins", "check", "mistyped_hook")
     run("plugins", "check", "--strict", "mistyped_hook", code=1)
     run("plugins", "check", "nobody", code=4)
+
+
+def test_check_tells_of_two_plugins_with_one_framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    for name in ("early", "late"):
+        install(site, name, IDLE)
+    put_on_path(monkeypatch, site)
+    why = "its framework idle has the name of one of"
+    assert f"early: failed\n  {why} late" in run("plugins", "check", "early", "keepalive", code=1).stdout
+    listed = run("plugins", "list", "--local").stdout
+    assert f"{why} late" in listed
+    assert f"{why} early" in listed
+    del sys.modules["early"], sys.modules["late"]
 
 
 def test_plugins_without_a_server_are_those_installed_here() -> None:

@@ -30,4 +30,5 @@ def load_plugins(settings: Settings, only: str | None = None) -> PluginHost:
         raise Failure(f"there is no plugin {only}", code=4, hint="see `orlop plugins list --local`")
     host = PluginHost(settings, builtins, found=found)
     host.load()
+    host.refuse_namesakes()
     return host

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from orlop.server.plugin_checks import name_clashes
 
 TIMEOUT_S: Final = 120.0
 MARK: Final = "orlop-plugin-record: "
@@ -43,7 +46,15 @@ def check(name: str, config: Path | None) -> dict[str, Any]:
 
 
 def _failed(name: str, error: str) -> dict[str, Any]:
-    return {"name": name, "state": "failed", "error": error, "warnings": [], "hooks": []}
+    return {"name": name, "state": "failed", "error": error, "warnings": [], "hooks": [], "frameworks": [name]}
+
+
+def refuse_namesakes(records: Sequence[dict[str, Any]]) -> None:
+    """Those that claim another one's framework are failed as well: each was loaded by itself."""
+    reasons = name_clashes({record["name"]: record["frameworks"] for record in records})
+    for record in records:
+        if record["state"] == "loaded" and record["name"] in reasons:
+            record.update(state="failed", error=reasons[record["name"]])
 
 
 def main(arguments: list[str]) -> None:
@@ -54,7 +65,9 @@ def main(arguments: list[str]) -> None:
     host = load_plugins(load_settings(Path(config[0]) if config else None), only=name)
     for hook in TRIED:
         host.call(name, hook)
+    claims = host.claims()
     [record] = [one for one in host.describe() if one["name"] == name]
+    record["frameworks"] = claims.get(name, ())
     sys.stdout.write(f"\n{MARK}{json.dumps(record)}\n")
 
 

@@ -86,14 +86,19 @@ def check(names: tuple[str, ...], strict: bool, config: Path | None) -> None:
     from orlop.cli.installed import plugin_names
     from orlop.cli.loading import load_settings
     from orlop.cli.plugin_check import check as check_one
+    from orlop.cli.plugin_check import refuse_namesakes
 
     load_settings(config)
-    wanted = names or ("orlop", *plugin_names())
-    unknown = sorted(set(wanted) - {"orlop", *plugin_names()})
+    installed = ("orlop", *plugin_names())
+    wanted = names or installed
+    unknown = sorted(set(wanted) - set(installed))
     if unknown:
         raise Failure(f"there is no plugin {', '.join(unknown)}", code=NOT_FOUND)
     with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
-        records = list(pool.map(lambda name: check_one(name, config), wanted))
+        every = list(pool.map(lambda name: check_one(name, config), installed))
+    refuse_namesakes(every)
+    found = {record["name"]: record for record in every}
+    records = [found[name] for name in wanted]
     bad = [record["name"] for record in records if _report(record, strict)]
     if bad:
         raise Failure(f"{len(bad)} of {len(records)} plugins failed: {', '.join(bad)}")

@@ -49,7 +49,7 @@ def register(name: str, plugin: Any) -> tuple[pluggy.PluginManager, tuple[str, .
 def complete(hook: str, answer: Any) -> Any:
     """The answer as it is used: iterators run to their end, so that what they raise is raised here.
 
-    Raises TypeError for one of another shape than the contract's.
+    Raises TypeError for one of another shape than the contract's, NotAPlugin for what cannot work.
     """
     if isinstance(answer, Iterator):
         answer = tuple(answer)
@@ -64,6 +64,29 @@ def configuration_of(classes: Sequence[type[Framework]]) -> type | None:
     if len(configs) > 1:
         raise NotAPlugin("several of its frameworks have settings: say which with the hook configuration()")
     return configs[0] if configs else None
+
+
+def name_clashes(claims: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Plugin → why it cannot run, for all that claim another's framework. claims: plugin → its frameworks' names.
+
+    Whose own name it is keeps it. Where nobody's is, nobody may have it: whoever did would kill the others' tasks.
+    """
+    reasons: dict[str, str] = {}
+    for plugin, names in claims.items():
+        for name in names:
+            others = [other for other, theirs in claims.items() if other != plugin and name in theirs]
+            if plugin == name or not others:
+                continue
+            if name in others:
+                reasons[plugin] = f"its framework {name} has the name of the plugin {name}'s: expected another"
+            else:
+                known = ", ".join(others)
+                reasons[plugin] = (
+                    f"its framework {name} has the name of one of {known}, so that neither runs: expected another "
+                    "name, or only one of them installed or allowed"
+                )
+            break
+    return reasons
 
 
 def _a_class(answer: Any) -> None:
@@ -91,6 +114,14 @@ def _is_framework(one: Any) -> bool:
     return isinstance(one, type) and issubclass(one, Framework) and bool(getattr(one, "name", ""))
 
 
+def _frameworks(answer: Any) -> None:
+    _all(_is_framework, "subclasses of Framework with a name")(answer)
+    names = [framework.name for framework in answer]
+    for name in names:
+        if names.count(name) > 1:
+            raise NotAPlugin(f"{names.count(name)} of its frameworks are named {name}: expected a name for each")
+
+
 def _is_command(one: Any) -> bool:
     return callable(getattr(one, "main", None)) and bool(getattr(one, "name", None))
 
@@ -98,7 +129,7 @@ def _is_command(one: Any) -> bool:
 _SHAPES: Final[Mapping[str, Callable[[Any], None]]] = {
     "configuration": _a_class,
     "stores": _a_mapping,
-    "frameworks": _all(_is_framework, "subclasses of Framework with a name"),
+    "frameworks": _frameworks,
     "node_filters": _all(lambda one: hasattr(one, "prepare"), "objects with prepare()"),
     "node_scorers": _all(lambda one: hasattr(one, "prepare"), "objects with prepare()"),
     "runtimes": _all(lambda one: bool(getattr(one, "name", "")), "runtimes with a name"),

@@ -13,6 +13,7 @@ them a plugin is not tried again before the next start. Neither is one without w
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import threading
@@ -36,7 +37,7 @@ from orlop.configuration import (
     structure_plugin,
     unknown_plugin_tables,
 )
-from orlop.server.plugin_checks import NotAPlugin, complete, configuration_of, register
+from orlop.server.plugin_checks import NotAPlugin, complete, configuration_of, name_clashes, register
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +191,34 @@ class PluginHost:
         """(plugin, answer) of all that implement the hook and did not fail."""
         answers = [(name, self.call(name, hook, **arguments)) for name in list(self._records)]
         return [(name, answer) for name, answer in answers if answer is not None]
+
+    def refuse(self, name: str, reason: str) -> None:
+        """It does not go together with what else there is, and is not tried again before the next start."""
+        self._failed(name, reason, NotAPlugin(reason))
+
+    def claims(self) -> dict[str, tuple[str, ...]]:
+        """Plugin → names of frameworks that are its own, whether or not it can run.
+
+        One that failed may have had them before, and has tasks by its own name at least.
+        """
+        claimed: dict[str, tuple[str, ...]] = {}
+        for name in list(self._records):
+            answer = self.call(name, "frameworks")
+            record = self._records[name]
+            if record.state == "configuration-error" and "frameworks" in record.hooks:
+                with contextlib.suppress(Exception):
+                    answer = self._call(name, "frameworks")
+            if record.state == "failed":
+                claimed[name] = (name,)
+            elif answer:
+                claimed[name] = tuple(framework.name for framework in answer)
+        return claimed
+
+    def refuse_namesakes(self, only: str | None = None) -> None:
+        """Plugins that claim another one's framework do not run. only: look at this one, and leave the others alone."""
+        for name, reason in name_clashes(self.claims()).items():
+            if self._records[name].state == "loaded" and only in (None, name):
+                self.refuse(name, reason)
 
     # The machinery
 

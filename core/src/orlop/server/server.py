@@ -87,6 +87,7 @@ class Server:
         self._background: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._making_room: asyncio.Task[None] | None = None
+        plugins.refuse_namesakes()
         kernel = self._make_kernel()
         classes = self._framework_classes()
         self.host = Host(
@@ -124,8 +125,8 @@ class Server:
         found: dict[str, tuple[str, type[Framework]]] = {}
         for plugin, classes in self.plugins.collect("frameworks"):
             for framework in classes:
-                if framework.name in found:
-                    log.error("framework %s of plugin %s exists already; ignored", framework.name, plugin)
+                if framework.name in found:  # it says another thing than before
+                    self.plugins.refuse(plugin, f"its framework {framework.name} has the name of another plugin's")
                 else:
                     found[framework.name] = (plugin, framework)
         return found
@@ -243,6 +244,7 @@ class Server:
         """Does it load now, and answer all the hooks that a server begins with?"""
         if self.plugins.retry(name).state != "loaded":
             return False
+        self.plugins.refuse_namesakes(only=name)
         settings = self.plugins.settings_of(name)
         self.plugins.call(name, "frameworks")
         self.plugins.call(name, "node_filters", settings=settings)
