@@ -37,13 +37,8 @@ def mount(
     Raises ValueError when a prefix cannot be used. To be called before the application starts.
     """
     for one in routes:
-        prefix = one.prefix.strip("/")
+        prefix = prefix_of(one)
         name = f"{PLUGIN_ROUTE}{prefix}"
-        if not _PREFIX.fullmatch(prefix) or prefix in _RESERVED:
-            raise ValueError(
-                f"routes cannot be mounted under {one.prefix!r}: expected lower-case letters, digits and '-', "
-                f"and none of {', '.join(sorted(_RESERVED))}"
-            )
         if name in application.router.named_resources():
             raise ValueError(f"routes are mounted under {prefix!r} already")
         resource = application.router.add_resource(f"/{prefix}{{rest:(?:/.*)?}}", name=name)
@@ -52,6 +47,17 @@ def mount(
             one.application.middlewares[:0] = [guard_of_listener(guard), forwarding(f"/{prefix}")]
         else:
             application.cleanup_ctx.append(_living_with(one.application))
+
+
+def prefix_of(routes: Routes) -> str:
+    """Without slashes. Raises ValueError when it cannot be used."""
+    prefix = routes.prefix.strip("/") if isinstance(routes.prefix, str) else ""
+    if not _PREFIX.fullmatch(prefix) or prefix in _RESERVED:
+        raise ValueError(
+            f"routes cannot be mounted under {routes.prefix!r}: expected lower-case letters, digits and '-', "
+            f"and none of {', '.join(sorted(_RESERVED))}"
+        )
+    return prefix
 
 
 async def _leave_to_plugin(request: web.Request) -> None:

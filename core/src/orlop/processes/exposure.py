@@ -9,6 +9,7 @@ from orlop.api.guard import is_loopback
 from orlop.api.listening import path_of
 from orlop.configuration import Settings
 from orlop.hookspecs import UNIX
+from orlop.model.ports import HIGHEST_PORT
 
 _LISTEN: Final = re.compile(r".*:[0-9]{1,5}")
 
@@ -28,7 +29,7 @@ def check_listener(settings: Settings, address: str, key: str, *, certificates: 
     if path is not None:
         if not path.is_absolute():
             raise CannotStart(f"{key} is {address}: expected an absolute path, such as {UNIX}/run/orlop.sock")
-    elif not _LISTEN.fullmatch(address):
+    elif not _LISTEN.fullmatch(address) or int(address.rpartition(":")[2]) > HIGHEST_PORT:
         raise CannotStart(f'{key} is {address}: expected "host:port" or "{UNIX}/path"')
     elif not certificates:
         check_exposure(settings, address, key)

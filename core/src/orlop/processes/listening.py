@@ -14,8 +14,9 @@ from orlop.api.application import make_application, mount_plugin_routes
 from orlop.api.listening import CertificateFiles, UnixSite, path_of
 from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
-from orlop.hookspecs import ClientCertificates, Routes
-from orlop.processes.exposure import CannotStart, check_listener, host_of
+from orlop.hookspecs import ClientCertificates
+from orlop.processes.exposure import CannotStart, host_of
+from orlop.processes.plugin_routes import usable_routes
 from orlop.processes.securing import Door, secure
 from orlop.server.server import Server
 
@@ -33,16 +34,8 @@ class Listening:
 async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Listening:
     """Binds every listener. With authentication it waits until the cluster's authority is known. Raises CannotStart."""
     addresses = {"orlop": server.address}
-    found: list[Routes] = []
-    own: list[tuple[str, Routes]] = []
-    for plugin in server.plugins.names():
-        settings = server.plugins.settings_of(plugin)
-        routes = server.plugins.call(plugin, "routes", host=server.host, settings=settings) or []
-        found += routes
-        own += [(plugin, one) for one in routes if one.listen]
-    for plugin, one in own:
-        for address in one.listen:
-            check_listener(server.settings, address, f"[plugins.{plugin}] listen", certificates=one.tls is not None)
+    found = usable_routes(server)
+    own = [(plugin, one) for plugin, one in found if one.listen]
     door = None
     if server.settings.server.auth == "on":
         hosts = [
@@ -57,7 +50,7 @@ async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Li
         door.trust if door else None,
         door.vouching if door else None,
     )
-    mount_plugin_routes(application, found)
+    mount_plugin_routes(application, [one for _, one in found])
     context = door.context if door is not None else None
     await _bind(application, [server.address], "[server] listen", runners, context)
     for plugin, one in own:
