@@ -11,6 +11,7 @@ import pluggy
 from orlop import hookspecs
 from orlop.checked_tables import did_you_mean
 from orlop.framework import Framework
+from orlop.server.framework_checks import check_framework
 
 HOOKS: Final = frozenset(
     name for name, value in vars(hookspecs).items() if inspect.isfunction(value) and hasattr(value, "orlop_spec")
@@ -120,6 +121,11 @@ def _frameworks(answer: Any) -> None:
     for name in names:
         if names.count(name) > 1:
             raise NotAPlugin(f"{names.count(name)} of its frameworks are named {name}: expected a name for each")
+    for framework in answer:
+        try:
+            check_framework(framework)
+        except ValueError as error:
+            raise NotAPlugin(str(error)) from error
 
 
 def _is_command(one: Any) -> bool:

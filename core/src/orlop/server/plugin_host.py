@@ -37,6 +37,7 @@ from orlop.configuration import (
     structure_plugin,
     unknown_plugin_tables,
 )
+from orlop.server.framework_checks import doubts
 from orlop.server.plugin_checks import NotAPlugin, complete, configuration_of, name_clashes, register
 
 log = logging.getLogger(__name__)
@@ -183,6 +184,10 @@ class PluginHost:
         except BaseException as error:  # noqa: BLE001  (SystemExit too: a plugin's fault never spreads)
             self._failed(name, f"in hook {hook}: {_text(error)}", error)
             return None
+        if hook == "frameworks":
+            for text in (text for framework in answer or () for text in doubts(framework)):
+                if text not in self._records[name].warnings:
+                    self._warn(name, text)
         if hook not in _CONFIGURING:
             self._records[name] = attrs.evolve(self._records[name], failures=0)
         return answer
