@@ -48,10 +48,15 @@ def _nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(configuration.platformdirs, "site_config_path", lambda _: tmp_path / "site")
 
 
+def path_with(*folders: Path) -> str:
+    """The path of modules with these folders before it."""
+    known = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return os.pathsep.join([*map(str, folders), *known])
+
+
 def put_on_path(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
     """Of this process and of those that it starts."""
-    known = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*map(str, folders), *known]))
+    monkeypatch.setenv("PYTHONPATH", path_with(*folders))
     for folder in folders:
         monkeypatch.syspath_prepend(str(folder))
 
@@ -127,25 +132,55 @@ def test_plugins_without_a_server_are_those_installed_here() -> None:
     run("plugins", "show", "nobody", "--local", code=4)
 
 
-def test_a_new_plugin_works_and_its_own_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = run("plugins", "new", "two-words", "--folder", str(tmp_path)).stdout
-    folder = tmp_path / "orlop-two-words"
-    assert f"pip install -e '{folder}[test]'" in out
-    installed = folder / "src" / "orlop_two_words-0.1.0.dist-info"
+def report_of_its_tests(folder: Path) -> str:
+    """Of a new plugin's, as if it were installed."""
+    name = folder.name.removeprefix("orlop-")
+    module = folder.name.replace("-", "_")
+    installed = folder / "src" / f"{module}-0.1.0.dist-info"
     installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: orlop-two-words\nVersion: 0.1.0\n")
-    (installed / "entry_points.txt").write_text("[orlop]\ntwo-words = orlop_two_words\n")
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {folder.name}\nVersion: 0.1.0\n")
+    (installed / "entry_points.txt").write_text(f"[orlop]\n{name} = {module}\n")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(folder / "src")},
+        cwd=folder.parent,
+        env=os.environ | {"PYTHONPATH": path_with(folder / "src")},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 passed" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["framework", "config", "test", "none"])
+def test_a_new_plugins_class_is_in_the_way_of_nothing(name: str, tmp_path: Path) -> None:
+    folder = write_plugin(name, tmp_path)
+    assert f"class My{name.capitalize()}(Framework)" in (folder / "src" / f"orlop_{name}" / "__init__.py").read_text()
+    assert "6 passed" in report_of_its_tests(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["view", "process", "three-copies", "scenario", "iterator", "docker", "testing-ground"]
+)
+def test_a_new_plugins_class_has_no_name_of_what_it_may_import(name: str, tmp_path: Path) -> None:
+    folder = write_plugin(name, tmp_path)
+    (source,) = (folder / "src").glob("*/__init__.py")
+    assert "class My" in source.read_text()
+
+
+@pytest.mark.parametrize("name", ["marathon", "chronos", "swarm", "orlop-swarm", "keepalive"])
+def test_a_new_plugin_has_no_name_of_a_known_one(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"NAME: .*(Orlop's own plugin|installed already)"):
+        write_plugin(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_plugin_works_and_its_own_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = run("plugins", "new", "two-words", "--folder", str(tmp_path)).stdout
+    folder = tmp_path / "orlop-two-words"
+    assert f"pip install -e '{folder}[test]'" in out
+    assert "6 passed" in report_of_its_tests(folder)
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["dependencies"][0] == "orlop>=0.1,<0.2"
     monkeypatch.syspath_prepend(str(folder / "src"))
@@ -169,6 +204,7 @@ def test_a_new_plugin_overwrites_nothing(tmp_path: Path) -> None:
     assert write_plugin("orlop-mine", tmp_path) == tmp_path / "orlop-mine"
     assert "exists already" in run("plugins", "new", "mine", code=5).stderr
     assert "Orlop's own plugin" in run("plugins", "new", "orlop", code=2).stderr
+    assert "expected a lower-case letter, and after it" in run("plugins", "new", "1a", code=2).stderr
 
 
 # Configuration
