@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,12 @@ def test_wheels_work_away_from_the_checkout(wheels: dict[str, Path], tmp_path: P
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_wheels_say_that_their_types_are_to_be_used(wheels: dict[str, Path]) -> None:
+    for distribution in DISTRIBUTIONS:
+        name = "orlop" if distribution == "core" else f"orlop-{Path(distribution).name}"
+        assert f"{name.replace('-', '_')}/py.typed" in zipfile.ZipFile(wheels[name]).namelist(), name
 
 
 def report_of(programs: Path, folder: Path, *arguments: str | Path) -> str:
