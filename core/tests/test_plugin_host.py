@@ -160,6 +160,13 @@ def test_one_that_raises_in_a_hook_is_left_out_from_then_on(hook: str, error: st
     assert record(made, "raises_in_hook").failures == 0
 
 
+def test_frameworks_of_one_that_failed_since_have_its_settings_in_the_next_term() -> None:
+    made = host("well_behaved", settings=Settings(plugins={"well_behaved": {"copies": 2}}))
+    made.refuse("well_behaved", "its routes cannot be served")
+    assert made.names() == []
+    assert made.settings_of("well_behaved").copies == 2
+
+
 def test_one_that_hangs_in_a_hook_is_abandoned_and_not_tried_for_ever() -> None:
     clock = Clock()
     made = host("hangs_in_hook", "well_behaved", clock=clock)

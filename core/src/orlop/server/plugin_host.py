@@ -156,7 +156,10 @@ class PluginHost:
         return [name for name, record in self._records.items() if record.state == "loaded"]
 
     def settings_of(self, name: str) -> Any:
-        """The plugin's checked settings; None when it has none or is not loaded."""
+        """The plugin's checked settings; None when it has none or was not loaded.
+
+        They stay when it fails later: its frameworks are made anew in each term, and without them would want less.
+        """
         return self._structured.get(name)
 
     def unknown_tables(self) -> list[Problem]:
@@ -312,7 +315,6 @@ class PluginHost:
         abandoned = record.abandoned + isinstance(error, PluginTimeout)
         curable = not isinstance(error, NotAPlugin) and abandoned < ABANDONED_MAX
         delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(record.failures, 10))
-        self._structured.pop(name, None)
         self._records[name] = attrs.evolve(
             record,
             state="failed",
