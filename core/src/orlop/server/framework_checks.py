@@ -19,7 +19,8 @@ from orlop.store import requests
 
 def check_framework(framework: type[Framework]) -> None:
     """Raises ValueError, which names what is wrong and what was expected."""
-    whose = f"framework {framework.name}" if isinstance(framework.name, str) else framework.__name__
+    name = framework.name
+    whose = f"framework {name}" if isinstance(name, str) and name.isprintable() else framework.__name__
     _check_part(f"{whose}: name", framework.name)
     if not isinstance(framework.documents, Mapping):
         raise ValueError(
