@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pwd
 import signal
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -230,6 +232,30 @@ def test_what_is_kept_of_a_folder_that_is_gone_is_read_as_before(
         assert await collect(agent.runtime.logs("a", "stdout", follow=False, tail=2)) == b"4\n5\n"
         assert await collect(agent.runtime.logs("a", "stdout", follow=True, tail=0)) == b""
         assert await collect(agent.runtime.logs("a", "stderr", follow=False, tail=None)) == b"oops\n"
+
+    run(context, story)
+
+
+def test_housekeeping_goes_on_after_a_round_that_failed(
+    context: RuntimeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_folders, "ENDED_KEPT_MAX", 0)
+    monkeypatch.setattr(process, "PRUNE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(process, "ROTATE_INTERVAL_S", 0.02)
+    failures = iter([OSError(errno.EMFILE, "no descriptors left"), ValueError("a bug")])
+
+    def prune_later(*arguments: Any) -> list[Path]:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return prune(*arguments)
+
+    monkeypatch.setattr(process, "prune", prune_later)
+
+    async def story(agent: Agent) -> None:
+        await agent.start("a", "true")
+        await agent.ended("a")
+        await agent.runtime.remove("a")
+        await wait_until(lambda: not (context.tasks / "a").exists(), "its folder is gone")
 
     run(context, story)
 

@@ -18,7 +18,7 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +56,7 @@ from orlop.agent.supervisor.journal import Exit as ProcessExit
 from orlop.agent.supervisor_client import SupervisorClient
 from orlop.model.streams import CommandRequest
 from orlop.model.tasks import Exit, Outcome
+from orlop.recurring import surviving
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ class ProcessRuntime:
         self._sweep_due = False
         self._listed = asyncio.Event()
         self._told = asyncio.Event()
+        self._next_prune_s = 0.0
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self, report: Callable[[RuntimeEvent], None]) -> None:
@@ -478,22 +480,26 @@ class ProcessRuntime:
     # --- housekeeping ---
 
     async def _keep_house(self) -> None:
-        next_prune_s = 0.0
         while True:
-            self._sweep()
-            self._ask_to_forget()
-            if self._removed:
-                removed, self._removed = self._removed, []
-                await asyncio.to_thread(_mark, removed)
-            streams = [self._stream(task, name) for task in self._entries if self._is_running(task) for name in STREAMS]
-            if streams:
-                await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
-            if self._listed.is_set() and time.monotonic() >= next_prune_s:
-                next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
-                known = self._entries.keys() | self._pending.keys() | self._failed.keys()
-                known |= {folder.name for folder in self._removed}
-                await asyncio.to_thread(prune, self._context.tasks, known, time.time(), self._outputs)
+            with surviving("the housekeeping of processes"):
+                await self._keep_house_once()
             await asyncio.sleep(ROTATE_INTERVAL_S)
+
+    async def _keep_house_once(self) -> None:
+        self._sweep()
+        self._ask_to_forget()
+        if self._removed:
+            removed = tuple(self._removed)
+            await asyncio.to_thread(_mark, removed)
+            del self._removed[: len(removed)]
+        streams = [self._stream(task, name) for task in self._entries if self._is_running(task) for name in STREAMS]
+        if streams:
+            await asyncio.to_thread(_rotate, streams, self._context.log_bytes_max)
+        if self._listed.is_set() and time.monotonic() >= self._next_prune_s:
+            self._next_prune_s = time.monotonic() + PRUNE_INTERVAL_S
+            known = self._entries.keys() | self._pending.keys() | self._failed.keys()
+            known |= {folder.name for folder in self._removed}
+            await asyncio.to_thread(prune, self._context.tasks, known, time.time(), self._outputs)
 
 
 def _has_folder(tasks: Path, task: str) -> bool:
@@ -501,7 +507,7 @@ def _has_folder(tasks: Path, task: str) -> bool:
     return "/" not in task and task not in ("", ".", "..") and (tasks / task).is_dir()
 
 
-def _mark(removed: list[Path]) -> None:
+def _mark(removed: Sequence[Path]) -> None:
     for folder in removed:
         mark_removed(folder)
 
