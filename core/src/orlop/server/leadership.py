@@ -43,6 +43,7 @@ from orlop.kernel.events import (
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
 from orlop.model.messages import ToAgent, ToServer
+from orlop.recurring import surviving
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.election import TOO_LATE
@@ -137,6 +138,8 @@ class Leadership:
         self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
         self.log = EventLog(parts.store, parts.kernel.settings.log_records_kept)
         self._answers: dict[str, asyncio.Future[Any]] = {}
+        #: Why the term is over, once nothing more is heard of it.
+        self._over: asyncio.Future[str] = loop.create_future()
         self._tokens = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -184,11 +187,22 @@ class Leadership:
         """A planned end: writes what was decided. Tasks go on."""
         self._leave("this server stops")
         await asyncio.to_thread(self._core.stop)
+        self._end("this server stops")
 
     def abandon(self, reason: str) -> None:
         """The lead is lost: nothing more is written or released. Tasks go on."""
         self._leave(reason)
         self._core.abandon(reason)
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        """Whoever still waits is answered, after those who can be told more."""
+
+        def end() -> None:
+            if not self._over.done():
+                self._over.set_result(reason)
+
+        self._bridge.call(end)
 
     def _leave(self, reason: str) -> None:
         self._parts.host.follow_leader()
@@ -216,16 +230,18 @@ class Leadership:
         while True:
             await next_tick(LOOK_EVERY_S)
             for framework in self._frameworks.values():
-                framework.check_hang()
+                with surviving("the look for handlers that hang"):
+                    framework.check_hang()
 
     async def _keep_house(self) -> None:
         """Keeps the store from filling up."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            try:
-                await asyncio.to_thread(self._keep_house_once)
-            except StoreError as error:
-                log.warning("the store's history could not be looked after: %s", error)
+            with surviving("the look after the store's history"):
+                try:
+                    await asyncio.to_thread(self._keep_house_once)
+                except StoreError as error:
+                    log.warning("the store's history could not be looked after: %s", error)
 
     def _keep_house_once(self) -> None:
         store, now_ms = self._parts.store, read_clock().monotonic_ms
@@ -285,7 +301,7 @@ class Leadership:
             case Unplaced():
                 self._parts.host.unplaced(effect)
             case Answer():
-                future = self._answers.pop(effect.token, None)
+                future = self._answers.get(effect.token)
                 if future is not None and not future.done():
                     future.set_result(effect.value)
                 else:
@@ -331,12 +347,24 @@ class Leadership:
             else:
                 durable.set_exception(NotAvailable(str(failure)))
 
+        token = f"operator-{next(self._tokens)}"
         answer: asyncio.Future[Any] | None = None
         if isinstance(event, KillTask | ForgetNode):
-            token = f"operator-{next(self._tokens)}"
             answer = self._answers[token] = loop.create_future()
             event = attrs.evolve(event, token=token)
-        self._core.submit(event, lambda failure: self._bridge.call(lambda: resolve(failure)))
-        await durable
-        self._parts.metrics.command_seconds.observe(time.perf_counter() - started)
-        return await answer if answer is not None else True
+        try:
+            self._core.submit(event, lambda failure: self._bridge.call(lambda: resolve(failure)))
+            await self._unless_over(durable)
+            self._parts.metrics.command_seconds.observe(time.perf_counter() - started)
+            return await self._unless_over(answer) if answer is not None else True
+        finally:
+            durable.cancel()
+            self._answers.pop(token, None)
+
+    async def _unless_over(self, awaited: asyncio.Future[Any]) -> Any:
+        """What it brings. Raises NotAvailable, too, when the term ends before: what was decided is not released then,
+        not even when it is durable."""
+        await asyncio.wait((awaited, self._over), return_when=asyncio.FIRST_COMPLETED)
+        if not awaited.done():
+            raise NotAvailable(str(Failure(self._over.result(), unknown=True)))
+        return awaited.result()

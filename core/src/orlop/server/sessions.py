@@ -22,6 +22,7 @@ from orlop.kernel.events import (
 from orlop.kernel.lifecycle import times_of_loss
 from orlop.model.clock import Now
 from orlop.model.messages import Facts, Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
+from orlop.recurring import surviving
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.liveness import TICK_MS, Liveness
@@ -140,10 +141,11 @@ class Sessions:
         """Tells the kernel of silent nodes, and again of what it had to forget, for ever."""
         while True:
             await next_tick(TICK_MS / 1000)
-            for event in self._liveness.tick(self._clock().monotonic_ms, self._times_of_loss):
-                self._tell_silent(event)
-            for facts in self._facts.again():
-                self._tell_facts(facts)
+            with surviving("the look for silent nodes"):
+                for event in self._liveness.tick(self._clock().monotonic_ms, self._times_of_loss):
+                    self._tell_silent(event)
+                for facts in self._facts.again():
+                    self._tell_facts(facts)
 
     def _times_of_loss(self, node: str) -> set[int]:
         return times_of_loss(self._core.committed, node)
