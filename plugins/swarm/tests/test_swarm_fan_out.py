@@ -437,6 +437,20 @@ async def test_what_an_engine_says_of_a_bad_moment_is_the_answer() -> None:
         )
 
 
+async def test_streams_of_engines_that_accept_are_closed_when_another_refuses() -> None:
+    opened: list[ScriptedResponse] = []
+
+    def accept(_: Asked) -> ScriptedResponse:
+        opened.append(ScriptedResponse([]))
+        return opened[-1]
+
+    pool = ScriptedPool({"a": accept, "b": refusing("invalid filter", 400), "c": accept})
+    async with serving(pool) as client, client.get("/events") as response:
+        assert (response.status, await response.json()) == (400, {"message": "invalid filter"})
+        assert opened
+        assert all(one.closed for one in opened)
+
+
 async def test_a_client_that_goes_leaves_no_stream_open() -> None:
     a = Remembering()
     async with serving(ScriptedPool({"a": a})) as client:

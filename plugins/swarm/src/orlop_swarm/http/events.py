@@ -88,9 +88,18 @@ class _Stream:
     async def _open_all(self) -> None:
         """Raises Problem."""
         usable = chosen(self._request, self._filters)
-        opened = await asyncio.gather(*(self._open(engine, None) for engine in usable))
-        for engine, response in zip(usable, opened, strict=True):
-            self._sources[engine.node.id] = _Source(engine, Followed(self._began), response)
+        self._sources = {engine.node.id: _Source(engine, Followed(self._began)) for engine in usable}
+        opening = [asyncio.create_task(self._open_first(source)) for source in self._sources.values()]
+        try:
+            await asyncio.gather(*opening)
+        finally:
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
+
+    async def _open_first(self, source: _Source) -> None:
+        """Whatever becomes of the others, its stream is closed with them. Raises Problem."""
+        source.response = await self._open(source.engine, None)
 
     async def _open(self, engine: Engine, since: int | None) -> Response | None:
         """A stream of what comes, after what has been since then. None when the engine is away.
