@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from scripted_engines import Asked, Script, ScriptedPool, ScriptedResponse
 from waiting import eventually
@@ -184,6 +185,32 @@ async def test_an_engine_that_takes_nothing_of_a_load_does_not_hold_the_others_u
         lines = await lines_of(response)
     assert lines[-1]["error"] == "b: cut off (done on a)"
     assert [asked.body == archive for asked in pool.asked if asked.path == "/images/load"] == [True]
+
+
+async def _as_it_is(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def test_an_archive_that_cannot_be_read_is_refused() -> None:
+    pool = ScriptedPool(dict.fromkeys("ab", always({"stream": "Loaded image: x"})))
+    headers = {"Content-Encoding": "gzip"}
+    async with serving(pool) as client, asyncio.timeout(30):
+        sent = client.session.post(client.make_url("/images/load"), data=_as_it_is(b"no gzip at all"), headers=headers)
+        async with sent as response:
+            assert response.status == 400
+            assert (await response.json())["message"].startswith("the request's body cannot be read: ")
+    assert not pool.asked
+
+
+@pytest.mark.parametrize("error", [web.RequestPayloadError("damaged"), KeyError("a bug")])
+async def test_whatever_fails_of_a_broadcast_is_an_outcome(error: Exception) -> None:
+    def fail(_: Asked) -> ScriptedResponse:
+        raise error
+
+    pool = ScriptedPool({"a": fail, "b": fail})
+    async with serving(pool) as client, asyncio.timeout(30), client.post("/images/create?fromImage=x") as response:
+        assert response.status == (500 if isinstance(error, KeyError) else 400)
+        assert str(error) in (await response.json())["message"]
 
 
 async def test_an_engine_that_is_away_does_not_hide_what_the_others_have() -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Final
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 
 from orlop_swarm.engines.interface import Engine, EngineUnavailable, Response
 from orlop_swarm.http import relaying
@@ -21,6 +22,8 @@ from orlop_swarm.merging.progress import Lines, Message, Progress, encoded
 
 MESSAGES_WAITING_MAX: Final = 1_000
 PIECES_WAITING_MAX: Final = 4
+
+_LOG: Final = logging.getLogger(__name__)
 
 #: What an engine sends, from where it is read.
 Source = Callable[[Engine], "AsyncIterator[bytes] | None"]
@@ -137,8 +140,14 @@ class Broadcast:
                 await self._read(node.name, response)
         except EngineUnavailable as error:
             outcome = Answer(node=node.name, node_id=node.id, status=503, content=error.reason)
+        except (ClientPayloadError, web.RequestPayloadError) as error:
+            reason = f"the request's body cannot be read: {error}"
+            outcome = Answer(node=node.name, node_id=node.id, status=400, content=reason)
         except (ValueError, OSError) as error:
             outcome = Answer(node=node.name, node_id=node.id, status=500, content=str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is, the client waits for an outcome
+            _LOG.exception("a bug in a request to the engine of node %s", node.name)
+            outcome = Answer(node=node.name, node_id=node.id, status=500, content=f"{type(error).__name__}: {error}")
         finally:
             self._leave(engine)
         await self._news.put((node.name, outcome))
