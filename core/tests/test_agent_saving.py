@@ -11,14 +11,16 @@ from typing import Any
 import attrs
 
 from orlop.agent.agent import Agent
+from orlop.agent.decisions import Remove, Signal, Start, Tell
 from orlop.agent.records import AgentRecords, CannotSave, NodeIdentity
 from orlop.agent.runtimes.interface import Launch, Phase, Report, RuntimeContext, RuntimeEvent, Snapshot
+from orlop.agent.saving import Held
 from orlop.agent.session import AgentEnd, ServerEnd, local_session
 from orlop.agent.task_record import TaskRecord
 from orlop.model.messages import Assignment, Assignments, Epoch, Hello, Statuses, Welcome
 from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources
-from orlop.model.tasks import Desired, Spec, TaskState
+from orlop.model.tasks import Desired, Spec, Status, TaskState
 
 WITHIN_S = 30.0
 EPOCH = Epoch(1, 1)
@@ -147,3 +149,26 @@ async def test_nothing_is_started_or_told_before_it_is_on_disk(tmp_path: Path) -
         saved = {record.assignment.task: record for record in node.records.tasks()}
         assert saved["first"].status.state is TaskState.STOPPING, "what was decided meanwhile is on disk too"
         assert saved["second"].status.state is TaskState.RUNNING
+
+
+def test_what_is_held_does_not_grow_with_the_time() -> None:
+    def status(task: str, incarnation: int, sequence: int) -> Status:
+        return Status(task=task, state=TaskState.RUNNING, incarnation=incarnation, sequence=sequence)
+
+    def start(incarnation: int) -> Start:
+        spec = Spec(runtime="process", payload={})
+        return Start(
+            Assignment(
+                task="t", framework="f", key="t", name="t", spec=spec, desired=Desired.RUNNING, incarnation=incarnation
+            )
+        )
+
+    first, second = start(1), start(2)
+    remove, signal = Remove("process", "t"), Signal("process", "t", "SIGTERM")
+    held = Held()
+    for sequence in range(1, 101):
+        told = Tell((status("t", 1, sequence), status("t", 2, sequence), status("u", 1, sequence)))
+        assert held.hold([first, told, signal, remove, second]) == [signal]
+    newest = Tell((status("t", 1, 100), status("t", 2, 100), status("u", 1, 100)))
+    assert held.take() == [remove, second, newest]
+    assert held.take() == []

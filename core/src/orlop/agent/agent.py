@@ -35,10 +35,10 @@ from orlop.agent.runtimes.interface import (
     Snapshot,
     Unavailable,
 )
+from orlop.agent.saving import Held, Unsaved
 from orlop.agent.session import Link, LinkClosed
 from orlop.agent.stream_service import serve_stream
 from orlop.agent.streams import StreamEnd
-from orlop.agent.task_record import TaskRecord
 from orlop.agent.worker import Worker
 from orlop.model.clock import Now
 from orlop.model.facts import NodeFacts
@@ -46,7 +46,6 @@ from orlop.model.messages import (
     RENEW,
     Assignment,
     Assignments,
-    Epoch,
     Facts,
     Goodbye,
     Heartbeat,
@@ -78,38 +77,6 @@ DialStream = Callable[[str], Awaitable[StreamEnd]]
 def read_clock() -> Now:
     """The shell's clock."""
     return Now(utc_ms=time.time_ns() // 1_000_000, monotonic_ms=time.monotonic_ns() // 1_000_000)
-
-
-#: What must not happen before the records that it follows from are on disk. Signals need not wait: they can only be
-#: sent again.
-_AFTER_THE_RECORD: Final = (decisions.Start, decisions.Remove, decisions.Tell)
-
-
-class _Unsaved:
-    """Documents that are to be written, in one transaction. What cannot be written now waits for the next one."""
-
-    def __init__(self) -> None:
-        self._saved: dict[str, TaskRecord] = {}
-        self._dropped: dict[str, None] = {}
-        self._epoch: Epoch | None = None
-
-    def add(self, effects: Iterable[decisions.Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case decisions.Save():
-                    self._saved[effect.record.assignment.task] = effect.record
-                    self._dropped.pop(effect.record.assignment.task, None)
-                case decisions.Drop():
-                    self._saved.pop(effect.task, None)
-                    self._dropped[effect.task] = None
-                case decisions.SaveEpoch():
-                    self._epoch = effect.epoch
-
-    def save(self, records: AgentRecords) -> None:
-        """Raises CannotSave."""
-        if self._saved or self._dropped or self._epoch is not None:
-            records.save(self._saved.values(), self._dropped, self._epoch)
-            self._saved, self._dropped, self._epoch = {}, {}, None
 
 
 class Agent:
@@ -147,8 +114,8 @@ class Agent:
         self._inbox: asyncio.Queue[decisions.Event] = asyncio.Queue()
         self._link: Link[ToServer, ToAgent] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._unsaved = _Unsaved()
-        self._held: list[decisions.Effect] = []
+        self._unsaved = Unsaved()
+        self._held = Held()
         self._cannot_save = ""
         self._background: set[asyncio.Task[Any]] = set()
         self._probes = ProbeRunner(self._probed, self._run_command, read_clock)
@@ -309,11 +276,10 @@ class Agent:
                 self._unsaved.save(self._records)
             except CannotSave as error:
                 self._note_saving(str(error))
-                self._held += [effect for effect in effects if isinstance(effect, _AFTER_THE_RECORD)]
-                effects = [effect for effect in effects if not isinstance(effect, _AFTER_THE_RECORD)]
+                effects = self._held.hold(effects)
             else:
                 self._note_saving("")
-                self._held, effects = [], self._held + effects
+                effects = [*self._held.take(), *effects]
             self._carry_out(effects)
 
     async def _next_events(self) -> list[decisions.Event]:
