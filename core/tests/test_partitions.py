@@ -273,6 +273,16 @@ def test_a_timer_of_an_earlier_time_alone_says_nothing_of_this_one() -> None:
     assert signalled(one.handle(TimerDue("alone/2/bound"), NOW)) == ["bound"]
 
 
+def test_sessions_that_end_before_a_welcome_do_not_begin_the_time_alone_anew() -> None:
+    one = worker()
+    assert one.handle(ServerAway(), NOW) == [SetTimer("alone/1/bound", 30_000)]
+    items = (assignment("late", 10_000),)
+    one.handle(Assignments(epoch=EPOCH, revision=6, items=items), NOW)
+    assert SetTimer("alone/1/late", 10_000) in one.handle(ServerAway(), NOW)
+    assert not [effect for effect in one.handle(ServerAway(), NOW) if isinstance(effect, SetTimer)]
+    assert signalled(one.handle(TimerDue("alone/1/bound"), NOW)) == ["bound"]
+
+
 def test_a_server_that_comes_back_too_late_does_not_take_the_stop_back() -> None:
     one = worker()
     one.handle(ServerAway(), NOW)

@@ -63,6 +63,8 @@ class Worker:
         self._epoch = epoch or Epoch(0, 0)
         self._alone = True
         self._times_alone = 0
+        #: Tasks that have a timer of this time alone, from its begin on.
+        self._timed: set[str] = set()
         #: Tasks whose start waits for a server's word.
         self._held: set[str] = set()
         #: What each runtime had in its last snapshot, while that can be relied on.
@@ -358,12 +360,16 @@ class Worker:
                 self._remember(attrs.evolve(record, acknowledged=sequence))
 
     def _server_away(self) -> Iterator[Effect]:
-        """Tasks whose policy says so are stopped when it lasts."""
-        self._alone = True
-        self._times_alone += 1
+        """Tasks whose policy says so are stopped when it lasts. It goes on when a session ends that no server has begun
+        with a welcome: the time of a task that is counted already is not counted anew."""
+        if not self._alone or not self._times_alone:
+            self._alone = True
+            self._times_alone += 1
+            self._timed.clear()
         for task, record in self._records.items():
             after_ms = record.assignment.spec.policies.partition.stop_after_ms
-            if record.live and after_ms is not None:
+            if record.live and after_ms is not None and task not in self._timed:
+                self._timed.add(task)
                 yield SetTimer(f"{ALONE}{self._times_alone}/{task}", after_ms)
 
     def _stop_alone(self, token: str, now: Now) -> Iterator[Effect]:
