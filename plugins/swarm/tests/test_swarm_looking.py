@@ -242,6 +242,25 @@ async def test_the_volumes_of_a_node_that_goes_away_are_remembered() -> None:
     assert places.nodes("new") == ["id-b"]
 
 
+async def test_a_volume_that_is_noted_while_its_engine_lists_others_is_remembered() -> None:
+    now, there = [0.0], ["old"]
+
+    def respond(asked: Asked) -> ScriptedResponse:
+        listed = ScriptedResponse([{"Volumes": [{"Name": name, "Driver": "local"} for name in there]}])
+        if there == ["old"]:
+            places.noted("id-a", "new")
+        return listed
+
+    pool = ScriptedPool({"a": respond})
+    places = VolumePlaces(lambda: now[0])
+    await places.look(pool)
+    assert [places.nodes(name) for name in ("old", "new")] == [["id-a"], ["id-a"]]
+    there.clear()
+    now[0] += volume_places.BELIEVED_S
+    await places.look(pool)
+    assert [places.nodes(name) for name in ("old", "new")] == [[], []], "the engine knows better by now"
+
+
 async def test_what_answers_in_the_place_of_an_engine_spoils_nothing_for_the_others() -> None:
     def respond(asked: Asked) -> ScriptedResponse:
         if asked.node == "a":

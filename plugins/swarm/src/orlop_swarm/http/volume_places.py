@@ -42,14 +42,22 @@ class VolumePlaces:
         self._names: dict[str, set[str]] = {}
         #: When engines were asked for all of theirs.
         self._asked: dict[str, float] = {}
+        #: How many have been noted, and of what an engine has not told since: node → name → its number.
+        self._notes = 0
+        self._noted: dict[str, dict[str, int]] = {}
 
     def noted(self, node: str, name: str) -> None:
         """The node has this one, among others."""
+        self._notes += 1
+        self._noted.setdefault(node, {})[name] = self._notes
         self._names.setdefault(node, set()).add(name)
 
-    def told(self, node: str, names: Iterable[str]) -> None:
-        """The node has these and no others."""
-        self._names[node] = set(names)
+    def _told(self, node: str, names: Iterable[str], notes: int) -> None:
+        """The node has these, and what was noted after its engine was asked, and no others. notes: as it was asked."""
+        later = {name: number for name, number in self._noted.pop(node, {}).items() if number > notes}
+        if later:
+            self._noted[node] = later
+        self._names[node] = {*names, *later}
 
     def nodes(self, name: str) -> list[str]:
         """Ids of those that had it when they were last heard of."""
@@ -64,6 +72,7 @@ class VolumePlaces:
         known = {node.id for node in pool.nodes()}
         for gone in self._names.keys() - known:
             del self._names[gone]
+            self._noted.pop(gone, None)
         usable = {engine.node.id: engine for engine in pool.engines()}
         self._asked = {node: at for node, at in self._asked.items() if node in usable}
         before = self._clock() - BELIEVED_S
@@ -71,7 +80,7 @@ class VolumePlaces:
         await asyncio.gather(*map(self._ask, due))
 
     async def _ask(self, engine: Engine) -> None:
-        at = self._clock()
+        at, notes = self._clock(), self._notes
         try:
             status, content = await told(engine, "/volumes")
         except EngineUnavailable:
@@ -79,4 +88,5 @@ class VolumePlaces:
         if status == 200:
             self._asked[engine.node.id] = at
             volumes = content.get("Volumes") or ()
-            self.told(engine.node.id, (one["Name"] for one in volumes if one.get("Driver") == LOCAL_DRIVER))
+            names = (one["Name"] for one in volumes if one.get("Driver") == LOCAL_DRIVER)
+            self._told(engine.node.id, names, notes)
