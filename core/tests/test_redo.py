@@ -86,3 +86,12 @@ def test_what_fits_is_one_transaction() -> None:
 def test_one_document_that_is_too_large_is_refused_by_its_name() -> None:
     with pytest.raises(StoreRefused, match="objects/f/big/1 has"):
         redo.plan([Put("objects/f/big/1", b"0" * 20_000)], META, 1, Limits(operations=100, bytes=10_000))
+
+
+def test_keys_count_by_their_bytes() -> None:
+    key = "objects/f/thing/" + "\N{SNOWMAN}" * 1_000
+    assert redo.size_of(Delete(key)) == len(key.encode()) + redo.OVERHEAD_BYTES
+    limits = Limits(operations=100, bytes=20_000)
+    planned = redo.plan([Put(f"{key}{number}", b"{}") for number in range(10)], META, 1, limits)
+    steps = [*planned.before, planned.commit, *planned.after]
+    assert all(sum(len(one.key.encode()) + len(getattr(one, "value", b"")) for one in step) <= 20_000 for step in steps)

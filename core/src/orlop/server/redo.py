@@ -65,7 +65,8 @@ def plan(writes: Sequence[Write], meta: Put, version: int, limits: Limits) -> Pl
 
 def size_of(write: Write) -> int:
     """What it takes of a transaction, in bytes, a little more rather than less."""
-    return len(write.key) + OVERHEAD_BYTES + (len(write.value) if isinstance(write, Put) else 0)
+    key = len(write.key) if write.key.isascii() else len(write.key.encode())
+    return key + OVERHEAD_BYTES + (len(write.value) if isinstance(write, Put) else 0)
 
 
 def _chunks(writes: Iterable[Write], bytes_max: int) -> Iterator[bytes]:
