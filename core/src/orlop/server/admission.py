@@ -217,7 +217,10 @@ def _create(view: View, command: CreateToken) -> Iterator[Action]:
     if known is not None:
         raise Refused("there is a token of this id already")
     if len(tokens) >= TOKENS_MAX:
-        raise Refused(f"there are {TOKENS_MAX} tokens already: revoke some; they are forgotten a week after their end")
+        raise Refused(
+            f"there are {TOKENS_MAX} tokens already: revoke some for nodes to join, which are forgotten a week after "
+            "their end; those of the API are kept for good"
+        )
     yield Put(TOKEN, command.id, command.token)
     details = {"by": command.by, "purpose": command.token.purpose.value, "note": command.token.note}
     yield Emit("token.created", command.id, details)

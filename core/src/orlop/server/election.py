@@ -1,4 +1,4 @@
-"""Who leads: a pure state machine for one server. Events and time in, effects out; `member.py` is its shell.
+"""Who leads: a pure state machine for one server. Events and time in, effects out; `candidate.py` is its shell.
 
 Theory of operation. The leader is whoever made the key `leader`, under a lease that it keeps alive. A server campaigns
 when it sees no such key: it takes a lease, and creates the key if it is absent, as one transaction. The key's create
