@@ -10,9 +10,9 @@ import pytest
 
 from orlop_swarm.placement import filters, strategies
 from orlop_swarm.placement.expressions import ExpressionError
-from orlop_swarm.placement.places import Container, Held, Place, health_indicator, overcommitted
+from orlop_swarm.placement.places import Container, Held, Place, overcommitted
 from orlop_swarm.placement.scheduler import Unplaceable, schedule
-from orlop_swarm.placement.strategies import Arrivals, Needs, draw, needs_of, weight
+from orlop_swarm.placement.strategies import Arrivals, Needs, draw, weight
 from orlop_swarm.placement.wanted import Binding, Wanted, read, read_environment, without_expressions
 
 GIB = 2**30
@@ -170,19 +170,10 @@ def test_policies_of_rescheduling() -> None:
         _ = asked("reschedule:always").reschedule
 
 
-def test_needs() -> None:
-    body = {"HostConfig": {"Memory": 5, "CpuShares": 2, "NanoCpus": 1_500_000_001}}
-    assert needs_of(body, "shares") == Needs(2_000, 5)
-    assert needs_of(body, "engine") == Needs(1_501, 5)
-    assert needs_of({}, "engine") == Needs()
-
-
 # --- values of nodes ---
 
 
-def test_health_and_overcommitment() -> None:
-    assert [health_indicator(failures, 3) for failures in range(5)] == [100, 67, 34, 0, 0]
-    assert health_indicator(0, 3, healthy=False) == 0
+def test_overcommitment() -> None:
     assert [overcommitted(cpus * 1_000, 0.05, 1_000) for cpus in (2, 19, 20, 40)] == [2_000, 19_000, 21_000, 42_000]
     assert overcommitted(100 * GIB, 0.05) == 105 * GIB
     assert overcommitted(101, 0.059) == 106  # whole percents

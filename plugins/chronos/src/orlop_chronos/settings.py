@@ -11,7 +11,6 @@ from orlop_chronos.periods import Period
 MEBIBYTE: Final = 1024 * 1024
 #: What a store takes at once is 1.5 MB, for a job and what belongs to it.
 BODY_BYTES_MAX: Final = 1_400_000
-HOUR_S: Final = 3600
 
 
 def _at_least(least: float) -> Any:

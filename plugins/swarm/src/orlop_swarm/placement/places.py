@@ -173,11 +173,6 @@ def overcommitted(total: int, ratio: float, unit: int = 1) -> int:
     return (whole + whole * int(ratio * 100) // 100) * unit
 
 
-def health_indicator(failures: int, retries: int, *, healthy: bool = True) -> int:
-    """failures: connection errors in a row, of which `retries` make a node unhealthy."""
-    return HEALTHY - failures * HEALTHY // retries if healthy and failures < retries else 0
-
-
 def familiar(image: str) -> str:
     """As an engine's list has it: `docker.io/library/x` is `x:latest`."""
     name = image.removeprefix("docker.io/").removeprefix("library/")

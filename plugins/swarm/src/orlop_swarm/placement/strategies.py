@@ -7,9 +7,9 @@ A weight is a whole number, with whole percents in it, as classic Swarm reckoned
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import log
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -29,19 +29,6 @@ class Needs:
 
     cpus: int = 0
     mem: int = 0
-
-
-def needs_of(body: Mapping[str, Any], cpu_units: str) -> Needs:
-    """What a create request of the Engine API asks for.
-
-    cpu_units: "engine": `NanoCpus`, as one engine takes it; shares are weights and ask for nothing. "shares": classic
-    Swarm's reading, N shares are N whole cpus and `NanoCpus` counts nothing.
-    """
-    host = body.get("HostConfig") or {}
-    mem = int(host.get("Memory") or 0)
-    if cpu_units == "shares":
-        return Needs(int(host.get("CpuShares") or 0) * THOUSANDTHS, mem)
-    return Needs(-(-int(host.get("NanoCpus") or 0) * THOUSANDTHS // 10**9), mem)
 
 
 def strategy(name: str) -> str:
