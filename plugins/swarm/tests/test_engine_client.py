@@ -12,10 +12,14 @@ import pytest
 from direct_connections import dial_directly
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import eventually
 
+from orlop.framework import Node, Resources
+from orlop.model.nodes import NodeInfo
 from orlop_swarm.engines.client import IDLE_MAX, EngineClient
 from orlop_swarm.engines.exchange import BrokenAnswer, End, Exchange, Head, UpgradingAnswer, upgrading_request
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable
+from orlop_swarm.engines.pool import EnginePool
 
 WITHIN_S = 20.0
 NODE = EngineNode(id="n", name="node-1", address="10.0.0.1")
@@ -377,3 +381,13 @@ async def test_an_engine_that_is_not_there_is_told() -> None:
         await client.request("GET", "/_ping")
     with pytest.raises(EngineUnavailable, match="node-1"):
         await client.upgrade("POST", "/x")
+
+
+async def test_the_connections_of_a_node_that_is_gone_are_closed() -> None:
+    async with scripted(answering(OK)) as (client, seen):
+        nodes = [Node(info=NodeInfo(id="n", name="n", address="", resources=Resources(), runtimes=("docker",)))]
+        pool = EnginePool(lambda: nodes, lambda _id, _name: client._dial)
+        assert await text_of(pool.engine("n")) == "ok"
+        nodes = []
+        assert pool.engines() == []
+        await eventually(seen[0].is_closing, "its connection to be closed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from orlop.framework import Node, NodeState
@@ -32,6 +33,7 @@ class EnginePool:
         self._seen: Sequence[Node] = ()
         self._engine_nodes: Sequence[EngineNode] = ()
         self._clients: dict[str, EngineClient] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def nodes(self) -> Sequence[EngineNode]:
         """See `Pool`."""
@@ -41,8 +43,13 @@ class EnginePool:
             self._engine_nodes = sorted(found, key=lambda one: (one.name, one.id))
             self._seen = seen
             for node_id in self._clients.keys() - {one.id for one in found}:
-                del self._clients[node_id]
+                self._close(self._clients.pop(node_id))
         return self._engine_nodes
+
+    def _close(self, client: EngineClient) -> None:
+        closing = asyncio.get_running_loop().create_task(client.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def engine(self, node_id: str) -> EngineClient:
         """See `Pool`."""
