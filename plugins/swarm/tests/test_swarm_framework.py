@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orlop.framework import Desired, NotPlaced, Outcome, Refused, Task, TaskState, stopped_by_drain
+from orlop.framework import Delete, Desired, NotPlaced, Outcome, Refused, Task, TaskState, stopped_by_drain
 from orlop.kernel.events import DrainNode
 from orlop.model.facts import Image, NodeFacts
 from orlop.testing.harness import Cluster
@@ -520,3 +520,15 @@ def test_a_client_may_give_up_what_no_engine_can_be_told_of(body: dict[str, Any]
     pool.cluster.settle()
     assert not pool.cluster.view("swarm").live
     assert pool.create("web").live
+
+
+def test_names_are_released_in_their_order() -> None:
+    """Not in that of a set, which is another one in each process."""
+    pool = Pool()
+    released = []
+    for number in range(12):
+        task = pool.create(f"one{number}")
+        pool.do(Reserve(key=task.key, name=f"other{number}"))
+        actions = list(Swarm().command(pool.cluster.view("swarm"), Rename(key=task.key, name=f"new{number}")))
+        released.append([action.id for action in actions if isinstance(action, Delete) and action.kind == NAME])
+    assert released == [[f"one{number}", f"other{number}"] for number in range(12)]

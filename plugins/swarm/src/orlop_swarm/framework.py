@@ -135,7 +135,7 @@ class Swarm(Framework):
         if known is None:
             return
         self._refuse_taken(view, order.name, order.key)
-        for name in {known.name, known.reserved} - {order.name, ""}:
+        for name in sorted({known.name, known.reserved} - {order.name, ""}):
             yield from _release(view, name, order.key)
         yield Put(NAME, order.name, Name(key=order.key))
         yield Put(CONTAINER, order.key, attrs.evolve(known, name=order.name, reserved=""))
@@ -178,7 +178,7 @@ class Swarm(Framework):
             yield asking.again(spec, key, container.name, task.role, runs=container.runs, not_before_utc_ms=not_before)
             yield Emit("rescheduled", key, {"name": container.name, "reason": why})
         else:
-            for name in {container.name, container.reserved} - {""}:
+            for name in sorted({container.name, container.reserved} - {""}):
                 yield from _release(view, name, key)
             yield Delete(CONTAINER, key)
 
