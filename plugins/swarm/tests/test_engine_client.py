@@ -294,6 +294,27 @@ async def test_a_client_whose_body_breaks_off_is_not_taken_for_the_engine() -> N
             await client.request("POST", "/x", body=broken())
 
 
+async def test_a_body_that_breaks_off_after_the_answer_has_begun_ends_it() -> None:
+    answered = asyncio.Event()
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"a"
+        await answered.wait()
+        raise ValueError("the client is gone")
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await reader.read()
+
+    async with scripted(script) as (client, _):
+        pieces = (await client.request("POST", "/x", body=broken())).pieces()
+        assert await anext(pieces) == b"x"
+        answered.set()
+        with pytest.raises(ValueError, match="the client is gone"):
+            await anext(pieces)
+
+
 async def test_an_engine_that_goes_in_the_middle_of_an_answer_is_told() -> None:
     half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"
     async with scripted(answering(half, then_close=True)) as (client, _):

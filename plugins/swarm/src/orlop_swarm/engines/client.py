@@ -91,7 +91,7 @@ class HttpResponse:
         """See `Response`."""
         while (link := self._link) is not None:
             try:
-                event = await link.event()
+                event = await _event(link, self._sending)
             except (BrokenAnswer, ConnectionError) as error:
                 await self.close()
                 raise self._client.unavailable(error) from error
@@ -173,28 +173,13 @@ class EngineClient:
             await link.connection.write(out)
             sending = asyncio.get_running_loop().create_task(_send(link, body))
         try:
-            head = await self._head(link, sending)
+            head = await _event(link, sending)
         except BaseException:
             await _stop(sending)
             raise
         assert isinstance(head, Head)
         self._learn(head)
         return HttpResponse(self, link, head, sending)
-
-    async def _head(self, link: _Link, sending: asyncio.Task[None] | None) -> Event:
-        """The answer's head. A client whose body breaks off ends the request; an engine that does not want all of the
-        body says so and closes, so that what fails first is not the reading."""
-        if sending is None:
-            return await link.event()
-        coming = asyncio.ensure_future(link.event())
-        try:
-            await asyncio.wait((coming, sending), return_when=asyncio.FIRST_COMPLETED)
-            failed = sending.exception() if sending.done() and not sending.cancelled() else None
-            if failed is not None and not isinstance(failed, ConnectionError):
-                raise failed
-            return await coming
-        finally:
-            coming.cancel()
 
     async def upgrade(
         self,
@@ -313,6 +298,26 @@ async def _send(link: _Link, body: AsyncIterator[bytes]) -> None:
         if piece:
             await link.connection.write(link.exchange.data(piece))
     await link.connection.write(link.exchange.end())
+
+
+async def _event(link: _Link, sending: asyncio.Task[None] | None) -> Event:
+    """What the engine says next. A client whose body breaks off ends the request, for the engine waits for the rest; an
+    engine that does not want all of it says so and closes, so that what fails first is not the reading.
+
+    Raises BrokenAnswer, ConnectionError, and what the body has raised.
+    """
+    if sending is None or link.events:
+        return await link.event()
+    coming = asyncio.ensure_future(link.event())
+    try:
+        if not sending.done():
+            await asyncio.wait((coming, sending), return_when=asyncio.FIRST_COMPLETED)
+        failed = sending.exception() if sending.done() and not sending.cancelled() else None
+        if failed is not None and not isinstance(failed, ConnectionError):
+            raise failed
+        return await coming
+    finally:
+        coming.cancel()
 
 
 async def _stop(sending: asyncio.Task[None] | None) -> None:

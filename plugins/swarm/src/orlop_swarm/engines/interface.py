@@ -59,7 +59,7 @@ class Response(Protocol):
         """The whole body. Raises EngineUnavailable; ValueError when it is longer than `limit` bytes."""
 
     def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes, each piece at once. Raises EngineUnavailable."""
+        """The body as it comes, each piece at once. Raises EngineUnavailable, or as the request's body does."""
 
     async def close(self) -> None:
         """Wants no more of it: the engine sees its client gone. Never raises."""
