@@ -95,6 +95,12 @@ async def test_a_node_is_told_nothing_once_the_lease_may_have_ended() -> None:
         await serving
 
 
+async def abandon(leadership: Leadership, reason: str) -> None:
+    """Returns when its threads have ended: they call the loop, which the test must not close before."""
+    leadership.abandon(reason)
+    await asyncio.to_thread(leadership._core.stop)
+
+
 async def test_an_operator_is_answered_when_the_lease_is_over_before_the_answer_goes_out() -> None:
     term = Term()
     leadership = term.begin()
@@ -103,7 +109,7 @@ async def test_an_operator_is_answered_when_the_lease_is_over_before_the_answer_
         term.leads = False
         asking = asyncio.create_task(leadership.submit(ForgetNode(node="nobody")))
         error = await term.failed
-        leadership.abandon(str(error))
+        await abandon(leadership, str(error))
         with pytest.raises(NotAvailable, match="the outcome is not known: its lease may have ended"):
             await asking
 
@@ -115,7 +121,7 @@ async def test_who_is_not_answered_any_more_is_forgotten() -> None:
     assert len(leadership._answers) == 1
     gone.cancel()
     await asyncio.wait([gone])
-    leadership.abandon("another one leads")
+    await abandon(leadership, "another one leads")
     async with asyncio.timeout(20):
         with pytest.raises(NotAvailable, match="another one leads"):
             await leadership.submit(KillTask(task="t", reason="r"))
@@ -156,4 +162,4 @@ async def test_what_a_term_looks_at_again_and_again_outlives_a_bug(monkeypatch: 
     framework = cast("Any", SimpleNamespace(check_hang=hangs, stop=lambda _: None))
     leadership._frameworks["f"] = framework
     await eventually(lambda: min(one.rounds for one in (nodes, store, hangs)) > 1, "a round after the one that failed")
-    leadership.abandon("the test is over")
+    await abandon(leadership, "the test is over")
