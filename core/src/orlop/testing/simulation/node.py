@@ -134,6 +134,7 @@ class SimulatedNode:
         self._timers.clear()
         self._unavailable = ""
         self._disk_free_ms = self._world.now_ms
+        self._alone_ms = None  # an agent that begins anew counts anew
         self._server_is_away()
         self.runtime.agent_begins()
         self._in_this_life(self._chance.randint(0, RECONNECT_MS), self._dial)
@@ -212,8 +213,11 @@ class SimulatedNode:
     # The session
 
     def _server_is_away(self) -> None:
-        """From now on the node is alone; what may not run then is looked at when it must have been stopped."""
+        """From now on the node is alone, unless it was before: a session that no server has welcomed changes nothing.
+        What may not run then is looked at when it must have been stopped."""
         self._decide(decisions.ServerAway())
+        if self._alone_ms is not None:
+            return
         since_ms = self._alone_ms = self._world.now_ms
         for task, record in self.worker.records.items():
             after_ms = record.assignment.spec.policies.partition.stop_after_ms
