@@ -115,3 +115,57 @@ def test_others_go_on_and_the_sick_recovers(orlop: RunningOrlop, tmp_path: Path)
     wait_until(recovered, "the moody plugin is tried again")
     assert {task["id"] for task in wait_until(keeping, "its tasks went on")} == before
     assert wait_until(lambda: orlop.app("/web")["tasksRunning"], "Marathon's own listener is back too") == 1
+
+
+NOTES = """
+import attrs
+from orlop.framework import Ask, Framework, Process, Put
+from orlop.hookspecs import hookimpl
+
+@attrs.frozen
+class Note:
+    text: str
+    {more}
+
+class Notes(Framework):
+    name = "notes"
+    documents = {{"note": Note}}
+
+    def reconcile(self, view):
+        if "first" not in view.objects("note"):
+            yield Put("note", "first", Note("of the first version"))
+        if "task" not in view.live:
+            yield Ask("task", run=Process("exec sleep 1000"))
+
+@hookimpl
+def frameworks():
+    return [Notes]
+"""
+
+
+def test_a_plugin_that_cannot_read_its_objects_is_done_without(tmp_path: Path, plugins: Path) -> None:
+    install(plugins, "notes", NOTES.format(more=""))
+    with contextlib.closing(RunningOrlop(tmp_path, PYTHONPATH=str(plugins))) as orlop:
+
+        def tasks() -> dict[str, str]:
+            return {one["id"]: one["external_id"] for one in orlop.get(f"{orlop.url}/v1/tasks?state=running")["tasks"]}
+
+        orlop.start()
+        before = wait_until(tasks, "its task runs")
+        assert orlop.stop() == 0
+
+        (plugins / "notes.py").write_text(NOTES.format(more="owner: str"))
+        orlop.start()
+        error = str(plugin(orlop, "notes")["error"])
+        assert error.startswith("note first of notes cannot be read: ")
+        assert "a class that has changed needs a new version and a migration; it is off until the next start" in error
+        assert tasks() == before
+        orlop.call("POST", "/v2/apps", {"id": "/web", "cmd": "exec sleep 1000", "cpus": 0.01, "mem": 8})
+        orlop.wait_deployed()
+        assert orlop.stop() == 0
+
+        (plugins / "notes.py").write_text(NOTES.format(more='owner: str = ""'))
+        orlop.start()
+        assert plugin(orlop, "notes")["state"] == "loaded"
+        wait_until(lambda: (framework(orlop, "notes") or {}).get("state") == "running", "its framework runs")
+        assert tasks().items() >= before.items()

@@ -131,6 +131,8 @@ async def _one_life(
         watchdog = Watchdog(server.deciding, plugins.plugin_of, partial(_hung, server, aside, stop))
         watchdog.start()
         return await _wait(stop, server, beside)
+    except PluginGivenUp as error:
+        return error
     finally:
         if watchdog is not None:
             watchdog.stop()

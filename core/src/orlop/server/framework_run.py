@@ -35,7 +35,7 @@ from orlop.kernel.events import Amendment, FrameworkActions, KillKey
 from orlop.kernel.state import FrameworkState, State, StoredObject
 from orlop.model.asks import Explanation, Request, id_of
 from orlop.model.clock import Now
-from orlop.model.documents import DocumentError, from_plain, parse_versioned, to_plain
+from orlop.model.documents import DocumentError, NewerVersion, from_plain, parse_versioned, to_plain
 from orlop.model.events import LogEntry
 from orlop.model.tasks import Spec, Task
 from orlop.server.storable import Storable, Unstorable
@@ -130,20 +130,34 @@ class FrameworkRunner:
         return StoredObject(document=to_plain(value), version=self.framework.version, value=value)
 
 
+class ObjectUnreadable(DocumentError):
+    """A framework cannot read what it has stored: its plugin's fault, and not that of a later version."""
+
+    def __init__(self, framework: str, text: str) -> None:
+        super().__init__(text)
+        self.framework = framework
+
+
 def read_object(framework: type[Framework], kind: str, object_id: str, data: bytes) -> StoredObject:
-    """A framework's stored object with its value. Raises DocumentError, NewerVersion."""
+    """A framework's stored object with its value. Raises ObjectUnreadable, NewerVersion."""
     what = f"{kind} {object_id} of {framework.name}"
     declared = framework.documents.get(kind)
     if declared is None:
-        raise DocumentError(f"{what} is of a kind that the framework does not know")
-    document = parse_versioned(
-        data,
-        what,
-        lambda plain, version: framework.migrate(kind, plain, version),
-        framework.version,
-        f"the installed {framework.name}",
-    )
-    value: Any = from_plain(document, declared, what)
+        raise ObjectUnreadable(framework.name, f"{what} is of a kind that the framework does not know")
+    try:
+        document = parse_versioned(
+            data,
+            what,
+            lambda plain, version: framework.migrate(kind, plain, version),
+            framework.version,
+            f"the installed {framework.name}",
+        )
+        value: Any = from_plain(document, declared, what)
+    except NewerVersion:
+        raise
+    except DocumentError as error:
+        hint = "" if framework.version > 1 else "; a class that has changed needs a new version and a migration"
+        raise ObjectUnreadable(framework.name, f"{error}{hint}") from error
     return StoredObject(document=document, version=framework.version, value=value)
 
 

@@ -34,6 +34,7 @@ from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.election import ElectionSettings
 from orlop.server.framework_host import FrameworkStatus
+from orlop.server.framework_run import ObjectUnreadable
 from orlop.server.leadership import Leadership, Metrics, Parts
 from orlop.server.liveness import LivenessSettings
 from orlop.server.loading import LeaderRecord, Term
@@ -154,7 +155,7 @@ class Server:
             utc_ms=lambda: read_clock().utc_ms,
             begin=lambda term: bridge.call(lambda: self._begin(term)),
             end=lambda reason: bridge.call(lambda: self._end(reason)),
-            fatal=lambda error: bridge.call(lambda: self._fail(error)),
+            fatal=lambda error: bridge.call(lambda: self._fail(self._blamed(error))),
             no_room=lambda reason: bridge.call(lambda: self._no_room(reason)),
             seen=seen,
         )
@@ -195,6 +196,13 @@ class Server:
         if not self.failed.done():
             self.failed.set_result(error)
         self._changed.set()
+
+    def _blamed(self, error: Exception) -> Exception:
+        """Why no term can begin. Where a plugin cannot read its own objects, one can begin without it."""
+        if isinstance(error, ObjectUnreadable):
+            plugin, _ = self._parts.classes[error.framework]
+            return PluginGivenUp(plugin, str(error))
+        return error
 
     def _begin(self, term: Term) -> None:
         level = logging.INFO if self._parts.store.exclusive else logging.WARNING  # for whoever looks for it at night
