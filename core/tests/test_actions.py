@@ -38,6 +38,7 @@ put: Any = Put
 delete: Any = Delete
 wake_at: Any = WakeAt
 emit: Any = Emit
+process: Any = Process
 
 WRONG: dict[str, Callable[[], Any]] = {
     "Ask.key: expected a text, got 5": lambda: ask(5, run=RUN),
@@ -56,6 +57,12 @@ WRONG: dict[str, Callable[[], Any]] = {
     ),
     "Ask.wait_ms: expected None or a whole number of 64 bits, got '0'": lambda: ask("a", run=RUN, wait_ms="0"),
     "Ask.desired: expected Desired, got 'running'": lambda: ask("a", run=RUN, desired="running"),
+    "Process.arguments: expected several texts, got 'sleep 5'": lambda: process(arguments="sleep 5"),
+    "Process.arguments: expected several texts, got ('sleep', 5)": lambda: process(arguments=["sleep", 5]),
+    "Process: expected a command or arguments, got None and ()": lambda: process(),
+    "Process: expected a command or arguments, got 'a' and ('b',)": lambda: process("a", arguments=["b"]),
+    "Process.command: expected a text, got 5": lambda: process(5),
+    "Process.environment: expected texts, got 'A': 1": lambda: process("a", environment={"A": 1}),
     "Amend.spec: expected Spec, got None": lambda: amend("a", None),
     "Kill.reason: expected a text, got None": lambda: kill("a", None),
     "Withdraw.key: expected a text, got 5": lambda: withdraw(5),

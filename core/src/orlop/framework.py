@@ -83,11 +83,27 @@ def Process(  # noqa: N802  (reads as a value where it is used)
     artefacts: fetched into the task's folder before the start, each {"uri": "https://…"} and optionally "output_file"
     (its name there; default: the last part of the URI's path), "extract" (archives are unpacked; default: true),
     "executable" and "cache" (may be kept on the node for other tasks).
+
+    Raises TypeError for what no node could run.
     """
+    arguments = arguments if isinstance(arguments, str) else tuple(arguments)
+    _check_process(command, arguments, environment)
     payload: dict[str, Any] = {"command": command} if command is not None else {"arguments": list(arguments)}
     optional: dict[str, Any] = {"environment": dict(environment or {}), "user": user, "directory": directory}
     optional["artefacts"] = [dict(artefact) for artefact in artefacts]
     return Spec(runtime="process", payload=payload | {name: value for name, value in optional.items() if value})
+
+
+def _check_process(command: Any, arguments: Any, environment: Any) -> None:
+    if isinstance(arguments, str) or not all(isinstance(one, str) for one in arguments):
+        raise TypeError(f"Process.arguments: expected several texts, got {arguments!r}")
+    if (command is None) is (not arguments):
+        raise TypeError(f"Process: expected a command or arguments, got {command!r} and {arguments!r}")
+    if not isinstance(command, str | None):
+        raise TypeError(f"Process.command: expected a text, got {command!r}")
+    for name, text in dict(environment or {}).items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"Process.environment: expected texts, got {name!r}: {text!r}")
 
 
 def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802

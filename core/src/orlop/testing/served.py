@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Self, TypeVar
 
 from aiohttp import web
 
+from orlop.framework import Candidate, Node, Task
 from orlop.testing.harness import Cluster
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class SimulatedHost:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._queues: list[asyncio.Queue[Any]] = []
+        self._waiting: set[asyncio.Event] = set()
 
     async def command(self, framework: str, command: Any) -> Any:
         """As the server's: the reply, after the commit. Raises Refused."""
@@ -45,9 +47,46 @@ class SimulatedHost:
             for queue in self._queues:
                 for item in self.cluster.published[said:]:
                     queue.put_nowait(item)
+            self.changed()
 
     async def view(self, framework: str) -> Any:
         return self.cluster.view(framework)
+
+    async def wait_for(
+        self,
+        framework: str,
+        name: str,
+        condition: Callable[[Task | None], bool],
+        timeout_s: float,
+        *,
+        durable: bool = True,
+    ) -> Task | None:
+        """As the server's: the task of this name, once `condition` holds of it, which may be when a command or a test
+        has changed something. timeout_s: real seconds. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                changed = asyncio.Event()
+                self._waiting.add(changed)
+                try:
+                    task = self.cluster.view(framework).task_named(name)
+                    if condition(task):
+                        return task
+                    await changed.wait()
+                finally:
+                    self._waiting.discard(changed)
+
+    def changed(self) -> None:
+        """Whoever waits looks again."""
+        for event in self._waiting:
+            event.set()
+
+    def nodes(self) -> Sequence[Node]:
+        """As the server's: all nodes, in the order of their names."""
+        return sorted(self.cluster.state.nodes(), key=lambda node: (node.info.name, node.id))
+
+    def candidates(self) -> Sequence[Candidate]:
+        """As the server's: the same nodes as places for tasks."""
+        return [self.cluster.state.candidate(node.id) for node in self.nodes()]
 
     @contextmanager
     def follow(self, framework: str) -> Iterator[asyncio.Queue[Any]]:
@@ -93,6 +132,7 @@ class ServedCluster:
         async def do() -> T:
             found = work(self._host.cluster)
             self._host.cluster.settle()
+            self._host.changed()
             return found
 
         return asyncio.run_coroutine_threadsafe(do(), self._loop).result(DEADLINE_S)
