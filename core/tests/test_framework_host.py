@@ -154,14 +154,16 @@ def told(host: FrameworkHost, command: Any) -> Any:
 
 
 def test_who_has_run_well_in_between_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.01)
+    """A back-off that went on growing would be over a minute in the end."""
+    monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.02)
     framework = Failing()
     with running(framework) as host:
-        for _ in range(12):
-            assert "failed" in str(told(host, "anything"))
-            assert host.status.retry_at_utc_ms - read_clock().utc_ms < 1_000
+        for number in range(1, 13):
+            framework.failures = 1
+            host.wake("due")
             assert framework.told.get(timeout=WITHIN_S).everything
             wait_until(lambda: host.status.state == "running", "it runs again")
+            assert host.status.failures == number
 
 
 def test_who_fails_for_very_long_is_tried_again_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +176,8 @@ def test_where_it_fails_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: 
     monkeypatch.setattr(framework_host, "BACKOFF_FIRST_S", 0.0)
     framework = Failing(failures=3)
     with running(framework) as host:
-        told(host, "anything")
+        framework.failures = 1
+        host.wake("due")
         assert framework.told.get(timeout=WITHIN_S).everything
     quarantines = [record for record in caplog.records if "is quarantined" in record.getMessage()]
     assert [bool(record.exc_info) for record in quarantines] == [True, False, False, True]
@@ -186,6 +189,39 @@ def test_exit_is_a_failure_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(framework) as host:
         assert "failed: SystemExit" in str(told(host, "anything"))
         assert framework.told.get(timeout=WITHIN_S).everything
+        framework.failures = 1
+        host.wake("due")
+        assert framework.told.get(timeout=WITHIN_S).everything
+        assert host.status.failures == 2
+
+
+class Picky(Noting):
+    """Raises of one command, and answers the others."""
+
+    def command(self, view: View, command: Any) -> Iterable[Action]:
+        if command == "bad":
+            raise ValueError("not this one")
+        yield Reply(command)
+
+
+def test_a_command_that_raises_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    framework = Picky()
+    with running(framework) as host:
+        answers: queue.Queue[tuple[str, Any, Exception | None]] = queue.Queue()
+        for command in ("good", "bad", "better"):
+
+            def done(reply: Any, error: Exception | None, command: str = command) -> None:
+                answers.put((command, reply, error))
+
+            host.enqueue(command, command, done)
+        found = {command: (reply, error) for command, reply, error in (answers.get(timeout=WITHIN_S) for _ in "123")}
+        assert found["good"] == ("good", None)
+        assert found["better"] == ("better", None)
+        assert "nothing was changed: framework noting failed: ValueError: not this one" in str(found["bad"][1])
+        assert (host.status.state, host.status.failures) == ("running", 1)
+        assert any(framework.told.get(timeout=WITHIN_S).everything for _ in range(framework.told.qsize() or 1))
+    (record,) = [one for one in caplog.records if "a command of framework noting failed" in one.getMessage()]
+    assert record.exc_info is not None
 
 
 def test_who_does_not_return_three_times_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ class FailsOnce:
 
 async def test_what_a_term_looks_at_again_and_again_outlives_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HOUSEKEEPING_S", 0.01)
-    monkeypatch.setattr(module, "HANG_CHECK_S", 0.01)
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(sessions, "TICK_MS", 10)
     leadership = Term().begin()
     nodes, store, hangs = FailsOnce([]), FailsOnce(), FailsOnce()

@@ -1,8 +1,9 @@
 """Runs each framework on a thread of its own, and keeps the others going when one raises or hangs.
 
 A thread waits until its framework has something to look at, takes the newest committed state, runs the handlers, and
-waits until the result is durable before it looks again. What raises is quarantined: its error is shown, its commands
-are refused, and it runs again after a back-off, with everything to look at. What does not return within
+waits until the result is durable before it looks again. A command that raises fails alone. What else raises is
+quarantined: its error is shown, its commands are refused, and it runs again after a back-off, with everything to look
+at. What does not return within
 `handler_timeout_s` loses its thread and its result, and the framework is made anew, for what it keeps beside the state
 may still be written by the lost one. Lost threads go on as long as their process, so that after three of them the
 framework is off, and the server begins anew without its plugin.
@@ -233,6 +234,8 @@ class FrameworkHost:
         except (Exception, SystemExit) as error:  # noqa: BLE001  (a plugin's fault never spreads)
             self._failed(generation, error, commands)
             return
+        for bug in result.failures.values():
+            log.error("a command of framework %s failed: %s", self.name, _text_of(bug), exc_info=bug)
         with self._condition:
             if generation != self._generation:
                 return
@@ -243,6 +246,7 @@ class FrameworkHost:
                 self._status,
                 state="running",
                 error="",
+                failures=self._status.failures + len(result.failures),
                 retry_at_utc_ms=0,
                 runs=self._status.runs + 1,
                 last_run_ms=float(self._clock().monotonic_ms - started.monotonic_ms),
@@ -269,6 +273,9 @@ class FrameworkHost:
         for command, tell in commands:
             if command.token in result.refusals:
                 tell(None, result.refusals[command.token])
+            elif command.token in result.failures:
+                text = _text_of(result.failures[command.token])
+                tell(None, NotAvailable(f"nothing was changed: framework {self.name} failed: {text}"))
             elif failure is not None:
                 tell(None, NotAvailable(str(failure)))
             else:
@@ -280,7 +287,7 @@ class FrameworkHost:
             self._resume_at_ms = self._clock().monotonic_ms + round(BACKOFF_FIRST_S * 1000)
 
     def _failed(self, generation: int, error: BaseException, commands: Iterable[tuple[Command, Done]]) -> None:
-        text = "".join(traceback.format_exception_only(error)).strip()
+        text = _text_of(error)
         again = text == self._status.error  # where it was raised stands in the log already
         log.error("framework %s is quarantined: %s", self.name, text, exc_info=None if again else error)
         with self._condition:
@@ -308,3 +315,7 @@ class FrameworkHost:
         waiting, self._commands = self._commands, []
         for _, done in waiting:
             done(None, NotAvailable(f"framework {self.name} is quarantined: {error}"))
+
+
+def _text_of(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()

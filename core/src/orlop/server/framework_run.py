@@ -2,8 +2,8 @@
 
 Pure, so that the server's worker threads and the simulator run the same thing. Commands are handled in order, each
 on the state that the earlier ones' objects lead to; then the framework's own handler sees the result. A command that
-refuses takes nothing back of the others; neither does one that wants stored what no store takes, which is refused. A
-handler that raises, or wants that, voids the whole run.
+refuses takes nothing back of the others; neither does one that wants stored what no store takes, which is refused, nor
+one that raises, which has failed alone. A framework's own handler that raises, or wants that, voids the whole run.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ class RunResult:
     """actions: for the kernel; None when there is nothing to commit. refusals: token → exception.
 
     wakeups: token → UTC ms or None, said in this run.
+    failures: token → what a command has raised: a bug of the framework.
     """
 
     actions: FrameworkActions | None
     refusals: Mapping[str, Exception]
+    failures: Mapping[str, BaseException]
     wakeups: Mapping[str, int | None]
 
 
@@ -88,10 +90,11 @@ class FrameworkRunner:
         return View(state, self.framework.name, now, entropy, self._explainer)
 
     def run(self, state: State, changed: Changed, commands: Sequence[Command], now: Now, entropy: str) -> RunResult:
-        """One run. Raises whatever the framework's handler raises, InvalidAction and Unstorable."""
+        """One run. Raises whatever the framework's own handler raises, InvalidAction and Unstorable."""
         collected = _Collected(self, state)
         view = self.view(state, now, entropy)
         refusals: dict[str, Exception] = {}
+        failures: dict[str, BaseException] = {}
         for command in commands:
             try:
                 actions = collected.checked(self.framework.command(view, command.value), command.token)
@@ -101,11 +104,18 @@ class FrameworkRunner:
             except Unstorable as error:
                 refusals[command.token] = Refused(str(error))
                 continue
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (told to its client, and to nobody else)
+                failures[command.token] = error
+                continue
             replies = collected.take(actions)
             collected.replies[command.token] = replies[-1] if replies else None
             view = view.at(collected.state())
+        if failures:  # something may be half done of what the framework keeps for itself
+            changed = attrs.evolve(changed, everything=True, nodes=True)
         collected.take(collected.checked(self.framework.handle(view, changed), ""))
-        return RunResult(actions=collected.actions(now, changed), refusals=refusals, wakeups=collected.wakeups)
+        return RunResult(
+            actions=collected.actions(now, changed), refusals=refusals, failures=failures, wakeups=collected.wakeups
+        )
 
     def spec_id(self, spec: Spec, key: str = "") -> str:
         """The content hash, remembered by identity: apps ask for the same spec again and again.

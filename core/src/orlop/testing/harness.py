@@ -370,6 +370,8 @@ class Cluster:
         changed, self._changed[name] = self._changed[name], Changed()
         self._runs += 1
         result = runner.run(self.state, changed, commands, self.now, f"run-{self._runs}")
+        for error in result.failures.values():
+            raise error
         self._answers.update(result.refusals)
         for token, utc_ms in result.wakeups.items():
             self._wakeups.pop((name, token), None)

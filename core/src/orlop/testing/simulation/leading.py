@@ -361,6 +361,8 @@ class _Hosted:
         commands, self._commands = self._commands, []
         state, now = self._leading.pipeline.committed, self._leading.now()
         result = self._runner.run(state, changed, [one for one, _ in commands], now, f"run-{world.number()}")
+        for error in result.failures.values():
+            raise error
         for token, utc_ms in result.wakeups.items():
             self._set_wakeup(token, utc_ms)
         if result.actions is None:
