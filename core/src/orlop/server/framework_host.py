@@ -3,10 +3,9 @@
 A thread waits until its framework has something to look at, takes the newest committed state, runs the handlers, and
 waits until the result is durable before it looks again. A command that raises fails alone. What else raises is
 quarantined: its error is shown, its commands are refused, and it runs again after a back-off, with everything to look
-at. What does not return within
-`handler_timeout_s` loses its thread and its result, and the framework is made anew, for what it keeps beside the state
-may still be written by the lost one. Lost threads go on as long as their process, so that after three of them the
-framework is off, and the server begins anew without its plugin.
+at. What does not return within `handler_timeout_s` loses its thread and its result, and the framework is made anew, for
+what it keeps beside the state may still be written by the lost one. Lost threads go on as long as their process, so
+that after three of them the framework is off, and the server begins anew without its plugin.
 """
 
 from __future__ import annotations

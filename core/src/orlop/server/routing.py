@@ -16,6 +16,7 @@ from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.event_log import cut_off
 from orlop.server.framework_host import FrameworkHost
+from orlop.server.waiting import Waiting
 
 FOLLOWER_QUEUE_MAX: Final = 1_024
 COMMAND_TIMEOUT_S: Final = 30.0
@@ -49,8 +50,8 @@ class Host:
         self._open_engine = open_engine
         self._followers: dict[str, set[asyncio.Queue[Any]]] = {}
         self._decided_state: Callable[[], State] | None = None
-        self._version_waiters: set[asyncio.Event] = set()
-        self._decision_waiters: set[asyncio.Event] = set()
+        self._version_waiters = Waiting()
+        self._decision_waiters = Waiting()
         #: Nodes change seldom, and every request to a pool of engines asks for them.
         self._nodes_seen: Sequence[Node] = ()
         self._nodes: Sequence[Node] = ()
@@ -113,17 +114,9 @@ class Host:
         durable: False does not wait until it is written, for what a node has told of and would tell again.
         """
         waiters = self._version_waiters if durable else self._decision_waiters
-        async with asyncio.timeout(timeout_s):
-            while True:
-                changed = asyncio.Event()
-                waiters.add(changed)
-                try:
-                    task = self._view(framework, durable=durable).task_named(name)
-                    if condition(task):
-                        return task
-                    await changed.wait()
-                finally:
-                    waiters.discard(changed)
+        return await waiters.until(
+            lambda: self._view(framework, durable=durable).task_named(name), condition, timeout_s
+        )
 
     def nodes(self) -> Sequence[Node]:
         """All nodes of the newest durable state, in the order of their names: their states, their runtimes, and why
@@ -178,8 +171,7 @@ class Host:
 
     def committed(self) -> None:
         """For the server: a newer state is durable."""
-        for event in self._version_waiters:
-            event.set()
+        self._version_waiters.changed()
 
     @property
     def awaits_decisions(self) -> bool:
@@ -188,8 +180,7 @@ class Host:
 
     def decided(self) -> None:
         """For the server: the kernel has decided something."""
-        for event in self._decision_waiters:
-            event.set()
+        self._decision_waiters.changed()
 
     def lead(self, frameworks: Mapping[str, FrameworkHost], decided_state: Callable[[], State]) -> None:
         """For the server: a term begins. decided_state: the newest that its kernel has made, durable or not."""

@@ -17,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 from aiohttp import web
 
 from orlop.framework import Candidate, Node, Task
+from orlop.server.waiting import Waiting
 from orlop.testing.harness import Cluster
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class SimulatedHost:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._queues: list[asyncio.Queue[Any]] = []
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting = Waiting()
 
     async def command(self, framework: str, command: Any) -> Any:
         """As the server's: the reply, after the commit. Raises Refused."""
@@ -63,22 +64,11 @@ class SimulatedHost:
     ) -> Task | None:
         """As the server's: the task of this name, once `condition` holds of it, which may be when a command or a test
         has changed something. timeout_s: real seconds. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                changed = asyncio.Event()
-                self._waiting.add(changed)
-                try:
-                    task = self.cluster.view(framework).task_named(name)
-                    if condition(task):
-                        return task
-                    await changed.wait()
-                finally:
-                    self._waiting.discard(changed)
+        return await self._waiting.until(lambda: self.cluster.view(framework).task_named(name), condition, timeout_s)
 
     def changed(self) -> None:
         """Whoever waits looks again."""
-        for event in self._waiting:
-            event.set()
+        self._waiting.changed()
 
     def nodes(self) -> Sequence[Node]:
         """As the server's: all nodes, in the order of their names."""
