@@ -252,7 +252,7 @@ def test_an_idle_watch_leaves_a_frozen_member_by_itself(
     revision = writer.transact([Put("a", b"1")]).revision
     watch = idle.watch("", after_revision=revision)
     wait_until(lambda: watch.established, "the watch to be served", DEADLINE_S)
-    time.sleep(1)
+    time.sleep(1)  # idle is what is tested: no condition tells that nothing is under way
     member_of(healthy, idle).freeze()
     revision = persistently(writer, "a", b"2")
     assert [change.revision for change in drain(watch, revision)] == [revision]
