@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from orlop.api.interface import FrameworkStatus
-from orlop.kernel.draft import dominant_share
+from orlop.kernel.planner import dominant_share
 from orlop.kernel.state import Candidate, State
 from orlop.model.asks import Explanation
 from orlop.model.clock import format_utc

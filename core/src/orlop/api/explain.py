@@ -26,8 +26,7 @@ from orlop.api.finding import find_group, find_task, task_named, task_of_key
 from orlop.api.interface import OperatorServer
 from orlop.api.requests import read_query, server_of
 from orlop.api.responses import list_bytes
-from orlop.kernel.draft import waiting_key
-from orlop.kernel.state import State, WaitingKey
+from orlop.kernel.state import State, WaitingKey, waiting_key
 from orlop.model.asks import Explanation
 from orlop.model.tasks import Task, TaskState
 

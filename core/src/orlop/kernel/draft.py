@@ -6,25 +6,32 @@ the set of documents to write. Nothing of it is visible before the commit; dropp
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import attrs
 from immutables import Map
 
-from orlop.kernel import records
-from orlop.kernel.overlay import EndedOverlay, FrameworkOverlay, UsageOverlay, WaitingOverlay
+from orlop.kernel import lifecycle, records
+from orlop.kernel.overlay import (
+    DelayedOverlay,
+    Documents,
+    EndedOverlay,
+    FrameworkOverlay,
+    SpecsOverlay,
+    UsageOverlay,
+    WaitingOverlay,
+)
 from orlop.kernel.state import (
     CHANGES_KEPT,
     NOTHING,
     Candidate,
     Change,
     FrameworkState,
-    SpecRecord,
     State,
     StoredObject,
     WaitingKey,
+    waiting_key,
 )
 from orlop.model.asks import Request
 from orlop.model.clock import Now
@@ -50,8 +57,9 @@ class Draft:
         self.base = state
         self.now = now
         self.version = state.version + 1
-        self.puts: dict[str, Any] = {}
-        self.deletes: set[str] = set()
+        self._documents = Documents()
+        self.puts = self._documents.puts
+        self.deletes = self._documents.deletes
         self.log: list[LogEntry] = []
         self.log_left_out = 0
         self.changed_keys: dict[str, set[str]] = {}
@@ -62,20 +70,18 @@ class Draft:
         self.forgotten: list[str] = []
         self._tasks = state.tasks.mutate()
         self._candidates = state.candidates.mutate()
-        self._specs = state.specs.mutate()
+        self._specs = SpecsOverlay(state.specs, self._documents)
         self._frameworks: dict[str, FrameworkOverlay] = {}
         self._framework_states = state.frameworks
-        self._more_references: dict[str, int] = {}
         self.waiting = WaitingOverlay(state.waiting)
         self.following = state.following
-        self._delayed = state.delayed
+        self._delayed = DelayedOverlay(state.delayed, state.next_due_utc_ms)
         self._ended = EndedOverlay(state.ended, state.ended_oldest, state.ended_next)
         self._usage = UsageOverlay(state.role_usage)
         self._orphans = state.orphans
         self.node_order = state.node_order
         self.totals = state.totals
         self.next_sequence = state.next_sequence
-        self.next_due_utc_ms = state.next_due_utc_ms
         self.draining = state.draining
         self.changes = list(state.changes)
         self._facts_changed = False
@@ -94,7 +100,7 @@ class Draft:
 
     def finish(self) -> State:
         """The next state; nothing may be changed after it."""
-        self._count_references()
+        specs = self._specs.finish()
         for name, part in self._frameworks.items():
             self._framework_states = self._framework_states.set(name, part.finish())
         return State(
@@ -107,11 +113,11 @@ class Draft:
             totals=self.totals,
             tasks=self._tasks.finish(),
             next_sequence=self.next_sequence,
-            specs=self._specs.finish(),
+            specs=specs,
             frameworks=self._framework_states,
             waiting=self.waiting.finish(),
             following=self.following,
-            delayed=self._delayed,
+            delayed=self._delayed.all,
             ended=self._ended.all,
             ended_oldest=self._ended.oldest,
             ended_next=self._ended.next,
@@ -135,7 +141,8 @@ class Draft:
         return self._candidates[node_id]
 
     def spec(self, spec_id: str) -> Spec:
-        return self._specs[spec_id].spec
+        """Raises KeyError."""
+        return self._specs.spec(spec_id)
 
     def find_node(self, node_id: str) -> Node | None:
         found = self._candidates.get(node_id)
@@ -170,6 +177,11 @@ class Draft:
     @property
     def orphans(self) -> Map[str, str]:
         return self._orphans
+
+    @property
+    def next_due_utc_ms(self) -> int:
+        """As in `State`."""
+        return self._delayed.next_due_utc_ms
 
     def _framework(self, name: str) -> FrameworkOverlay:
         part = self._frameworks.get(name)
@@ -216,31 +228,12 @@ class Draft:
             return
         previous = part.latest.get(request.key, "")
         now, sequence = self.now.utc_ms, self.next_sequence
-        made_of = (self.base.cluster_id, framework, request.key)
-        task_id = _hash(*made_of) if request.once else _hash(*made_of, previous, str(now), str(sequence))
+        task_id = lifecycle.task_id(self.base.cluster_id, framework, request, previous, now, sequence)
         if request.once and task_id in self._tasks:
             return
         self.next_sequence += 1
-        task = Task(
-            id=task_id,
-            framework=framework,
-            key=request.key,
-            spec=request.spec_id,
-            sequence=sequence,
-            group=request.group,
-            role=request.role,
-            priority=request.priority,
-            name=request.name or task_id,
-            environment=request.environment,
-            labels=request.labels,
-            created_utc_ms=now,
-            not_before_utc_ms=request.not_before_utc_ms,
-            cause=request.cause,
-            desired=request.desired,
-            wait_ms=request.wait_ms,
-            status=Status(task=task_id, state=TaskState.PENDING, incarnation=0, at_utc_ms=now),
-        )
-        self._refer(request.spec_id, request.spec)
+        task = lifecycle.asked_for(framework, request, task_id, now, sequence)
+        self._specs.refer(request.spec_id, request.spec)
         if previous:
             self._leave_old_group(part, self._tasks[previous], request)
         part.latest[request.key] = task_id
@@ -249,7 +242,7 @@ class Draft:
         part.groups.change(request.group)[request.key] = None
         self.put_task(task)
         if request.not_before_utc_ms > now:
-            self._delay(task)
+            self._delayed.add(sequence, request.not_before_utc_ms, task_id)
         else:
             self.waiting.add(waiting_key(task), sequence, task_id)
         self.touch(task)
@@ -266,26 +259,16 @@ class Draft:
         if previous.group != request.group:
             part.groups.change(previous.group).pop(request.key, None)
 
-    def _delay(self, task: Task) -> None:
-        due = task.not_before_utc_ms
-        self._delayed = self._delayed.set(task.sequence, (due, task.id))
-        self.next_due_utc_ms = min(self.next_due_utc_ms, due) if self.next_due_utc_ms else due
-
     def wake_delayed(self) -> None:
         """Lines up the delayed tasks whose time has come."""
-        if not self.next_due_utc_ms or self.next_due_utc_ms > self.now.utc_ms:
-            return
-        for sequence, (due, task_id) in sorted(self._delayed.items()):
-            if due <= self.now.utc_ms:
-                self._delayed = self._delayed.delete(sequence)
-                self.waiting.add(waiting_key(self._tasks[task_id]), sequence, task_id)
-        self.next_due_utc_ms = min((due for due, _ in self._delayed.values()), default=0)
+        for sequence, task_id in self._delayed.take_due(self.now.utc_ms):
+            self.waiting.add(waiting_key(self._tasks[task_id]), sequence, task_id)
 
     def amend(self, task: Task, spec_id: str, spec: Spec) -> None:
         """Gives a live task another spec. It keeps its place in all indexes but that of what waits."""
-        before = self._specs[task.spec].spec.resources
-        self._refer(spec_id, spec)
-        self._more_references[task.spec] = self._more_references.get(task.spec, 0) - 1
+        before = self._specs.spec(task.spec).resources
+        self._specs.refer(spec_id, spec)
+        self._specs.release(task.spec)
         amended = task.changed(spec=spec_id)
         self.put_task(amended)
         self.touch(amended)
@@ -310,7 +293,7 @@ class Draft:
     def place(self, task: Task, node_id: str, ports: tuple[int, ...]) -> Candidate:
         """Puts a pending task on a node; the caller takes it out of the waiting."""
         before = self._candidates[node_id]
-        needs = self._specs[task.spec].spec.resources
+        needs = self._specs.spec(task.spec).resources
         unheld = before.unheld_ports
         for port in ports:
             unheld = unheld.without(port)
@@ -343,7 +326,7 @@ class Draft:
         assert task.state is TaskState.REMOVED
         if task.placement is None:
             self.waiting.remove(waiting_key(task), (task.sequence,))
-            self._delayed = _without(self._delayed, task.sequence)
+            self._delayed.drop(task.sequence)
         else:
             self._release(task)
         ended = task.changed(ended_utc_ms=task.ended_utc_ms or self.now.utc_ms)
@@ -372,7 +355,7 @@ class Draft:
 
     def _release(self, task: Task) -> None:
         assert task.placement is not None
-        needs = self._specs[task.spec].spec.resources
+        needs = self._specs.spec(task.spec).resources
         self._usage.count(task.role, needs, -1)
         self._framework(task.framework).held(task.group, task.placement.node, -1)
         before = self._candidates.get(task.placement.node)
@@ -382,24 +365,6 @@ class Draft:
         tasks = before.tasks.delete(task.sequence)
         self._put_candidate(Candidate(before.node, before.free + needs, ports, tasks, before.facts, before.heard))
         self.freed_nodes[task.placement.node] = None
-
-    def _refer(self, spec_id: str, spec: Spec) -> None:
-        if spec_id not in self._specs:
-            self._specs[spec_id] = SpecRecord(spec=spec)
-            self.puts[records.SPECS + spec_id] = spec
-            self.deletes.discard(records.SPECS + spec_id)
-        self._more_references[spec_id] = self._more_references.get(spec_id, 0) + 1
-
-    def _count_references(self) -> None:
-        """Writes down by how many more (or fewer) tasks each spec is referred to; unreferenced ones are dropped."""
-        for spec_id, more in self._more_references.items():
-            record = self._specs[spec_id]
-            references = record.references + more
-            if references:
-                self._specs[spec_id] = SpecRecord(spec=record.spec, references=references)
-            else:
-                del self._specs[spec_id]
-                self._drop(records.SPECS + spec_id)
 
     def forget_ended(self, keep: int, at_most: int) -> None:
         """Drops the oldest records of ended tasks beyond `keep` whose owners have seen them."""
@@ -415,18 +380,14 @@ class Draft:
 
     def _forget(self, task: Task) -> None:
         del self._tasks[task.id]
-        self._drop(records.TASKS + task.id)
+        self._documents.drop(records.TASKS + task.id)
         part = self._framework(task.framework)
         if part.names.get(task.name) == task.id:
             del part.names[task.name]
         if part.latest.get(task.key) == task.id:
             del part.latest[task.key]
             part.groups.change(task.group).pop(task.key, None)
-        self._more_references[task.spec] = self._more_references.get(task.spec, 0) - 1
-
-    def _drop(self, key: str) -> None:
-        self.puts.pop(key, None)
-        self.deletes.add(key)
+        self._specs.release(task.spec)
 
     # Nodes
 
@@ -440,7 +401,7 @@ class Draft:
         used, ports = NOTHING, PortSet()
         for task_id in held.values():
             task = self._tasks[task_id]
-            used = used + self._specs[task.spec].spec.resources
+            used = used + self._specs.spec(task.spec).resources
             ports = ports | PortSet(task.ports)
         free = node.info.resources - used
         if known is not None:
@@ -453,8 +414,7 @@ class Draft:
             self.draining = _without(self.draining, node.id)
         if known is None:
             self.node_order = tuple(sorted((*self.node_order, node.id)))
-        self.puts[records.NODES + node.id] = node
-        self.deletes.discard(records.NODES + node.id)
+        self._documents.put(records.NODES + node.id, node)
         self.nodes_changed = True
         self.freed_nodes[node.id] = None
 
@@ -467,7 +427,7 @@ class Draft:
         self.draining = _without(self.draining, node_id)
         for task_id in [task_id for task_id, where in self._orphans.items() if where == node_id]:
             self.set_orphan(task_id, None)
-        self._drop(records.NODES + node_id)
+        self._documents.drop(records.NODES + node_id)
         self.freed_nodes.pop(node_id, None)
         self.assign.pop(node_id, None)
         # Whoever follows changes would look for this node: he looks at all of them again instead.
@@ -502,16 +462,14 @@ class Draft:
         part = self._framework(framework)
         of_kind = part.objects.get(kind) or Map()
         part.objects = part.objects.set(kind, of_kind.set(object_id, stored))
-        key = records.object_key(framework, kind, object_id)
-        self.puts[key] = stored
-        self.deletes.discard(key)
+        self._documents.put(records.object_key(framework, kind, object_id), stored)
 
     def delete_object(self, framework: str, kind: str, object_id: str) -> None:
         part = self._framework(framework)
         of_kind = part.objects.get(kind)
         if of_kind is not None and object_id in of_kind:
             part.objects = part.objects.set(kind, of_kind.delete(object_id))
-            self._drop(records.object_key(framework, kind, object_id))
+            self._documents.drop(records.object_key(framework, kind, object_id))
 
     def set_cursor(self, framework: str, cursor: int) -> None:
         part = self._framework(framework)
@@ -520,25 +478,9 @@ class Draft:
             self.puts[records.FRAMEWORKS + framework] = records.FrameworkRecord(cursor=cursor)
 
 
-def waiting_key(task: Task) -> WaitingKey:
-    """The group of identical asks that a pending task waits in."""
-    labels = tuple(sorted(task.labels.items()))
-    return WaitingKey(task.framework, task.group, task.spec, task.role, task.priority, labels)
-
-
-def _hash(*made_of: str) -> str:
-    """A task's id: 20 hexadecimal digits."""
-    return hashlib.sha256("\0".join(made_of).encode(errors="surrogatepass")).hexdigest()[:20]
-
-
 def _without(index: Map[Any, Any], key: Any) -> Map[Any, Any]:
     return index.delete(key) if key in index else index
 
 
 def _counted(node: Node) -> Any:
     return node.info.resources if node.state is NodeState.READY else NOTHING
-
-
-def dominant_share(usage: Iterable[tuple[str, int]], totals: Any) -> float:
-    """The largest part of any one resource of the cluster (DRF)."""
-    return max((amount / totals[kind] for kind, amount in usage if totals.get(kind)), default=0.0)

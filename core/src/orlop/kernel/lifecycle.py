@@ -1,11 +1,51 @@
-"""What a status means for a task: states move forward, facts are kept, nothing is invented."""
+"""How a task begins, and what a status means for it: states move forward, facts are kept, nothing is invented."""
 
 from __future__ import annotations
+
+import hashlib
 
 import attrs
 
 from orlop.kernel.state import State
+from orlop.model.asks import Request
 from orlop.model.tasks import Desired, Exit, Outcome, PartitionPolicy, Status, Task, TaskState
+
+
+def task_id(cluster_id: str, framework: str, request: Request, previous: str, utc_ms: int, sequence: int) -> str:
+    """The id of the task that a request makes: 20 hexadecimal digits.
+
+    previous: the id of the key's last task, empty without one. One that is to run once has the same id each time it is
+    asked for.
+    """
+    made_of = (cluster_id, framework, request.key)
+    return _hash(*made_of) if request.once else _hash(*made_of, previous, str(utc_ms), str(sequence))
+
+
+def _hash(*made_of: str) -> str:
+    return hashlib.sha256("\0".join(made_of).encode(errors="surrogatepass")).hexdigest()[:20]
+
+
+def asked_for(framework: str, request: Request, task_id: str, utc_ms: int, sequence: int) -> Task:
+    """The pending task that a request makes."""
+    return Task(
+        id=task_id,
+        framework=framework,
+        key=request.key,
+        spec=request.spec_id,
+        sequence=sequence,
+        group=request.group,
+        role=request.role,
+        priority=request.priority,
+        name=request.name or task_id,
+        environment=request.environment,
+        labels=request.labels,
+        created_utc_ms=utc_ms,
+        not_before_utc_ms=request.not_before_utc_ms,
+        cause=request.cause,
+        desired=request.desired,
+        wait_ms=request.wait_ms,
+        status=Status(task=task_id, state=TaskState.PENDING, incarnation=0, at_utc_ms=utc_ms),
+    )
 
 
 def observe(task: Task, status: Status, utc_ms: int) -> Task | None:

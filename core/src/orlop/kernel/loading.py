@@ -10,7 +10,6 @@ from typing import Any, Final
 from immutables import Map
 
 from orlop.kernel import records
-from orlop.kernel.draft import waiting_key
 from orlop.kernel.state import (
     Candidate,
     FrameworkState,
@@ -18,6 +17,7 @@ from orlop.kernel.state import (
     State,
     StoredObject,
     WaitingKey,
+    waiting_key,
 )
 from orlop.model.documents import from_bytes, plain_to_bytes, split_version, to_bytes
 from orlop.model.nodes import Node, NodeState

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from immutables import Map, MapMutation
 
-from orlop.kernel.state import NOTHING, FrameworkState, WaitingKey
+from orlop.kernel import records
+from orlop.kernel.state import NOTHING, FrameworkState, SpecRecord, WaitingKey
 from orlop.model.resources import Resources
+from orlop.model.tasks import Spec
 
 _EMPTY: Final[Map[Any, Any]] = Map()
 
@@ -56,6 +58,88 @@ class Nested:
             else:
                 whole.pop(name, None)
         return whole.finish()
+
+
+class Documents:
+    """What is to be written. puts: documents by their keys. deletes: keys of those that are no more."""
+
+    def __init__(self) -> None:
+        self.puts: dict[str, Any] = {}
+        self.deletes: set[str] = set()
+
+    def put(self, key: str, document: Any) -> None:
+        self.puts[key] = document
+        self.deletes.discard(key)
+
+    def drop(self, key: str) -> None:
+        self.puts.pop(key, None)
+        self.deletes.add(key)
+
+
+class SpecsOverlay:
+    """Specs, and by how many more (or fewer) tasks each is referred to."""
+
+    def __init__(self, base: Map[str, SpecRecord], documents: Documents) -> None:
+        self._specs = base.mutate()
+        self._documents = documents
+        self._more_references: dict[str, int] = {}
+
+    def spec(self, spec_id: str) -> Spec:
+        """Raises KeyError."""
+        return self._specs[spec_id].spec
+
+    def refer(self, spec_id: str, spec: Spec) -> None:
+        """One more task refers to it; the first one brings it."""
+        if spec_id not in self._specs:
+            self._specs[spec_id] = SpecRecord(spec=spec)
+            self._documents.put(records.SPECS + spec_id, spec)
+        self._more_references[spec_id] = self._more_references.get(spec_id, 0) + 1
+
+    def release(self, spec_id: str) -> None:
+        """One task fewer refers to it."""
+        self._more_references[spec_id] = self._more_references.get(spec_id, 0) - 1
+
+    def finish(self) -> Map[str, SpecRecord]:
+        """All of them with their references; unreferenced ones are dropped. Nothing may be changed after it."""
+        for spec_id, more in self._more_references.items():
+            record = self._specs[spec_id]
+            references = record.references + more
+            if references:
+                self._specs[spec_id] = SpecRecord(spec=record.spec, references=references)
+            else:
+                del self._specs[spec_id]
+                self._documents.drop(records.SPECS + spec_id)
+        return self._specs.finish()
+
+
+class DelayedOverlay:
+    """Pending tasks whose time has not come. all, next_due_utc_ms: as in `State`."""
+
+    def __init__(self, base: Map[int, tuple[int, str]], next_due_utc_ms: int) -> None:
+        self.all = base
+        self.next_due_utc_ms = next_due_utc_ms
+
+    def add(self, sequence: int, due_utc_ms: int, task_id: str) -> None:
+        self.all = self.all.set(sequence, (due_utc_ms, task_id))
+        self.next_due_utc_ms = min(self.next_due_utc_ms, due_utc_ms) if self.next_due_utc_ms else due_utc_ms
+
+    def __contains__(self, sequence: int) -> bool:
+        return sequence in self.all
+
+    def drop(self, sequence: int) -> None:
+        """Takes it out if it is there."""
+        if sequence in self.all:
+            self.all = self.all.delete(sequence)
+
+    def take_due(self, utc_ms: int) -> list[tuple[int, str]]:
+        """Takes out those whose time has come: (sequence, task id), in the order of asking."""
+        if not self.next_due_utc_ms or self.next_due_utc_ms > utc_ms:
+            return []
+        taken = [(sequence, task_id) for sequence, (due, task_id) in sorted(self.all.items()) if due <= utc_ms]
+        for sequence, _ in taken:
+            self.all = self.all.delete(sequence)
+        self.next_due_utc_ms = min((due for due, _ in self.all.values()), default=0)
+        return taken
 
 
 class FrameworkOverlay:

@@ -8,10 +8,10 @@ after each; a single role's groups are placed whole.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from orlop.kernel.draft import Draft, dominant_share
+from orlop.kernel.draft import Draft
 from orlop.kernel.filters import OperatorsFilter
 from orlop.kernel.matcher import EveryNode, Prepared, Search, choose_ports, explain
 from orlop.kernel.placement import Moment, NodeFilter, NodeScorer, PlacementView
@@ -273,3 +273,8 @@ def now_or_never(draft: Draft) -> list[Task]:
         tasks = [draft.recorded_task(line[sequence]) for sequence in sorted(line)]
         found += [task for task in tasks if task.wait_ms == NOW_OR_NEVER]
     return found
+
+
+def dominant_share(usage: Iterable[tuple[str, int]], totals: Any) -> float:
+    """The largest part of any one resource of the cluster (DRF)."""
+    return max((amount / totals[kind] for kind, amount in usage if totals.get(kind)), default=0.0)

@@ -121,6 +121,12 @@ class WaitingKey(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
 
 
+def waiting_key(task: Task) -> WaitingKey:
+    """The group of identical asks that a pending task waits in."""
+    labels = tuple(sorted(task.labels.items()))
+    return WaitingKey(task.framework, task.group, task.spec, task.role, task.priority, labels)
+
+
 @attrs.frozen(kw_only=True)
 class State:
     """See the module.
