@@ -4,11 +4,13 @@ Tasks must outlive the agent, and only a parent learns an exit code; so the pare
 as little as possible, on the standard library only, and hardly ever changes. It runs as `python -I -S supervisor/
 __main__.py OPTIONS`, in its own session and control group, as child subreaper, and serves the agent on a unix socket.
 
-* `loop`: who is connected, who runs, who has ended; the only state is the table of entries, which the journal mirrors.
+* `loop`: who runs, who has ended; the only state is the table of entries, which the journal mirrors.
+* `clients`: who is connected.
 * `journal`: each start and each exit, appended before anybody is told. Reading it again gives the table.
 * `spawn`: fork, wait for the journal, become the task.
 * `remains`: what a task leaves behind: its process group and its control groups.
 * `graves`: when the latter are removed.
+* `logfile`: what operators are told.
 
 **No unknown process.** A child is forked blocked on a pipe; its pid is journalled; then it may go on. If the
 supervisor dies in between, the pipe breaks and the child exits without having run anything.

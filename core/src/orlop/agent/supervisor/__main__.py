@@ -22,7 +22,7 @@ if __package__ in (None, ""):
     __package__ = "supervisor"
     __import__("supervisor")
 
-from . import loop, spawn
+from . import logfile, loop, spawn
 from .journal import NewerJournal
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -58,7 +58,7 @@ def main() -> None:
     try:
         supervisor.open()
     except (NewerJournal, OSError) as error:
-        loop.log(f"the supervisor cannot start: {error}")
+        logfile.log(f"the supervisor cannot start: {error}")
         listener.close()
         os.close(lock)
         _finish(ready, 1, f"the supervisor cannot start: {error}")
@@ -108,7 +108,7 @@ def _settle(options: dict) -> tuple[socket.socket, int]:
             with open(f"{group}/cgroup.procs", "w") as file:
                 file.write("0")
         except OSError as error:
-            loop.log(f"stays in the control group of whom it was started by: {error}")
+            logfile.log(f"stays in the control group of whom it was started by: {error}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.unlink("supervisor.sock")

@@ -1,7 +1,7 @@
-"""The supervisor's loop: connections, requests, children. See the package for the theory.
+"""The supervisor's loop: requests and children. See the package for the theory.
 
-One thread, one selector. What it holds: the table of entries (mirrored by the journal), the pipes of children on
-their way to their program, the pidfds of adopted processes, and control groups that are still to be removed.
+One thread, one selector. What it holds: the table of entries (mirrored by the journal), who is connected, the pipes of
+children on their way to their program, the pidfds of adopted processes, and control groups still to be removed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import socket
 import time
 
 from . import journal, remains, spawn
+from .clients import Client, Clients
 from .graves import Graves
 from .journal import Entry, Exit, Journal
+from .logfile import log
 
 TASKS_MAX = 10_000
-CLIENTS_MAX = 16
-LINE_BYTES_MAX = 8 * 2**20
-UNREAD_BYTES_MAX = 64 * 2**20
-LOG_BYTES_MAX = 2**20
-READ_BYTES = 2**18
+#: More than a pipe holds.
+WAKEUP_BYTES = 2**18
 
 #: So many starts are made in one go; the first of them waits for the last.
 TOGETHER_MAX = 8
@@ -37,47 +36,6 @@ PATIENT_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 REBOOTED = "machine rebooted"
 UNWATCHED = "it ended while its supervisor was not running"
 ADOPTED = "its supervisor was restarted while it ran, so its exit code is unknown"
-
-
-class Client:
-    """A connection: lines in, lines out. What the client does not read in time costs it the connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self.socket = connection
-        self._incoming = bytearray()
-        self.outgoing = bytearray()
-
-    def read(self) -> list[bytes] | None:
-        """The whole lines that have come; None at the end. Raises ValueError for a line beyond all bounds."""
-        try:
-            data = self.socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        if not data:
-            return None
-        self._incoming += data
-        if len(self._incoming) > LINE_BYTES_MAX and b"\n" not in data:
-            raise ValueError(f"a request may have {LINE_BYTES_MAX} bytes")
-        *lines, rest = bytes(self._incoming).split(b"\n")
-        self._incoming[:] = rest
-        return lines
-
-    def write(self, news: dict) -> None:
-        self.outgoing += json.dumps(news, separators=(",", ":")).encode() + b"\n"
-
-    def flush(self) -> bool:
-        """False when the connection is of no use any more."""
-        try:
-            while self.outgoing:
-                del self.outgoing[: self.socket.send(self.outgoing)]
-        except BlockingIOError:
-            return len(self.outgoing) <= UNREAD_BYTES_MAX
-        except OSError:
-            return False
-        return True
 
 
 class Wanted:
@@ -102,7 +60,7 @@ class Supervisor:
         self._lock = lock
         self._boot = remains.boot_id()
         self._selector = selectors.DefaultSelector()
-        self._clients: list[Client] = []
+        self._clients = Clients(self._selector, listener, self._list, self._on_lines)
         self._table: dict[str, Entry] = {}
         self._children: dict[int, Entry] = {}
         self._adopted: dict[int, Entry] = {}
@@ -130,7 +88,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_terminate)
         spawn.settle()
         self._watch(wakeup_read, self._on_signal)
-        self._watch(self._listener, self._on_connect)
+        self._clients.listen()
         self._table = self._journal.read()
         self._journal.rewrite(self._table)
         for entry in self._table.values():
@@ -149,7 +107,7 @@ class Supervisor:
             self._write_rest()
             if left := self._graves.bury(time.monotonic()):
                 log(f"control groups that cannot be emptied are left behind: {' '.join(left)}")
-            self._flush()
+            self._clients.flush()
             if self._next_program and not (self._starting or self._unwritten or self._stop_when_idle):
                 self._reexec(self._next_program)
         try:
@@ -182,64 +140,17 @@ class Supervisor:
 
     def _on_signal(self, wakeup: int, _: int) -> None:
         try:
-            os.read(wakeup, READ_BYTES)
+            os.read(wakeup, WAKEUP_BYTES)
         except BlockingIOError:
             pass
         self._reap()
 
-    # --- connections ---
+    # --- requests ---
 
-    def _on_connect(self, _listener: object, _: int) -> None:
-        try:
-            connection, _address = self._listener.accept()
-        except OSError:
-            return
-        if len(self._clients) >= CLIENTS_MAX:
-            self._drop(self._clients[0])
-        client = Client(connection)
-        self._clients.append(client)
-        self._watch(connection, lambda _, events: self._on_client(client, events))
-        client.write(self._list())
-
-    def _on_client(self, client: Client, events: int) -> None:
-        if not events & selectors.EVENT_READ or client not in self._clients:
-            return
-        try:
-            lines = client.read()
-        except ValueError as error:
-            log(f"a client was dropped: {error}")
-            lines = None
-        if lines is None:
-            self._drop(client)
-            return
+    def _on_lines(self, client: Client, lines: list[bytes]) -> None:
         for line in lines:
             self._on_request(client, line)
         self._let_go()
-
-    def _flush(self) -> None:
-        for client in list(self._clients):
-            if not client.flush():
-                self._drop(client)
-                continue
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.outgoing else 0)
-            key = self._selector.get_key(client.socket)
-            if key.events != events:
-                self._selector.modify(client.socket, events, key.data)
-
-    def _drop(self, client: Client) -> None:
-        self._clients.remove(client)
-        self._selector.unregister(client.socket)
-        client.socket.close()
-
-    def _tell(self, kind: str, entry: Entry) -> None:
-        for client in self._clients:
-            client.write({"is": kind, "task": entry.to_json()})
-
-    def _list(self) -> dict:
-        tasks = [entry.to_json() for entry in self._table.values()]
-        return {"is": "list", "version": self._version, "pid": os.getpid(), "tasks": tasks}
-
-    # --- requests ---
 
     def _on_request(self, client: Client, line: bytes) -> None:
         try:
@@ -252,6 +163,13 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001  no request is worth the exit codes of all tasks
             log(f"a bug of the supervisor, in a request: {error!r}")
             client.write({"is": "error", "reason": f"a bug of the supervisor: {error!r}"})
+
+    def _tell(self, kind: str, entry: Entry) -> None:
+        self._clients.tell({"is": kind, "task": entry.to_json()})
+
+    def _list(self) -> dict:
+        tasks = [entry.to_json() for entry in self._table.values()]
+        return {"is": "list", "version": self._version, "pid": os.getpid(), "tasks": tasks}
 
     def _do(self, client: Client, message: dict) -> None:
         what = message.get("do")
@@ -534,11 +452,3 @@ def _program(message: dict) -> dict:
 
 def _kind(entry: Entry) -> str:
     return "started" if entry.exit is None else "exited"
-
-
-def log(text: str) -> None:
-    """To stderr, which is supervisor.log; it starts anew when it is full."""
-    if os.fstat(2).st_size > LOG_BYTES_MAX:
-        os.ftruncate(2, 0)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    os.write(2, f"{stamp} {text}\n".encode(errors="replace"))
