@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from orlop.agent.runtimes.interface import (
     InvalidPayload,
 )
-from orlop.agent.runtimes.process import signal_number
 from orlop.agent.runtimes.process_payload import Payload, environment_of, parse_payload
+from orlop.agent.runtimes.process_reports import signal_number
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ from orlop.agent.runtimes.process_folders import (
 from orlop.agent.runtimes.process_logs import LogStream
 from orlop.agent.runtimes.process_payload import Payload, parse_payload
 from orlop.agent.runtimes.process_preparing import Preparer
+from orlop.agent.runtimes.process_reports import report_of, signal_number
 from orlop.agent.supervisor.journal import Entry
-from orlop.agent.supervisor.journal import Exit as ProcessExit
 from orlop.agent.supervisor_client import SupervisorClient
 from orlop.model.streams import CommandRequest
 from orlop.model.tasks import Exit, Outcome
@@ -63,56 +63,6 @@ _log = logging.getLogger(__name__)
 ROTATE_INTERVAL_S: Final = 1.0
 PRUNE_INTERVAL_S: Final = 60.0
 FOLLOW_INTERVAL_S: Final = 0.2
-
-
-def exit_of(ended: ProcessExit) -> Exit:
-    """What the supervisor saw, in the words of the cluster. An unknown code stays unknown."""
-    if ended.error:
-        return Exit(outcome=Outcome.ERROR, reason=ended.error)
-    if ended.lost:
-        return Exit(outcome=Outcome.LOST, reason=ended.lost)
-    if ended.code == 0:
-        return Exit(outcome=Outcome.FINISHED, code=0)
-    if ended.signal is not None:
-        reason = f"ended by {signal_text(ended.signal)}"
-    else:
-        reason = f"exited with code {ended.code}"
-    if ended.oom:
-        reason = f"out of memory: the kernel killed at the task's memory limit; {reason}"
-    return Exit(outcome=Outcome.FAILED, code=ended.code, signal=ended.signal, reason=reason)
-
-
-def signal_text(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def signal_number(name: str) -> int:
-    """Of `SIGTERM`, `TERM` or `15`. A misspelt signal must not keep a task from being stopped: it counts as SIGTERM."""
-    plain = name.strip().upper().removeprefix("SIG")
-    if plain.isascii() and plain.isdigit() and int(plain[:4]) in signal.valid_signals():
-        return int(plain)
-    try:
-        return signal.Signals[f"SIG{plain}"]
-    except KeyError:
-        _log.warning("there is no signal %r: SIGTERM is sent instead", name)
-        return signal.SIGTERM
-
-
-def report_of(entry: Entry) -> Report:
-    if entry.exit is not None:
-        phase = Phase.ENDED
-    else:
-        phase = Phase.RUNNING if entry.running else Phase.STARTING
-    return Report(
-        task=entry.task,
-        incarnation=entry.incarnation,
-        phase=phase,
-        exit=exit_of(entry.exit) if entry.exit is not None else None,
-        external_id=str(entry.pid),
-    )
 
 
 @attrs.define
