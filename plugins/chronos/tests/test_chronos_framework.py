@@ -12,9 +12,9 @@ from orlop.framework import Action, Changed, Outcome, TaskState, View
 from orlop.kernel.events import AgentStatuses
 from orlop.model.tasks import Status
 from orlop_chronos import instants, orders
-from orlop_chronos.attending import AT_ONCE
 from orlop_chronos.desk import WORK_MAX, WORK_OF_A_CHANGE
 from orlop_chronos.documents import Cause
+from orlop_chronos.due_runs import AT_ONCE
 from orlop_chronos.framework import Chronos
 
 # --- by time ---

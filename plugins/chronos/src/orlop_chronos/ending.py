@@ -66,7 +66,7 @@ def count_success(desk: Desk, name: str) -> None:
 
 
 def tell_children(desk: Desk, name: str, result: str, because_of: str) -> None:
-    """Notes the result with every child; whether they are due by it is for `attending.start_children` to see."""
+    """Notes the result with every child; whether they are due by it is for `due_runs.start_children` to see."""
     for child in desk.children(name):
         record = desk.job(child)
         if record is not None:

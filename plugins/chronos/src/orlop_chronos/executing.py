@@ -8,9 +8,10 @@ import attrs
 
 from orlop.framework import Emit
 from orlop_chronos import documents, graph, notices, schedules
-from orlop_chronos.attending import create_run, start_children, stop, told
+from orlop_chronos.attending import told
 from orlop_chronos.desk import Desk
 from orlop_chronos.documents import Cause, Control, JobRecord, Progress, Stop
+from orlop_chronos.due_runs import start_children
 from orlop_chronos.ending import SUCCEEDED, count_success, tell_children
 from orlop_chronos.errors import bad_request, unknown_job, unknown_run
 from orlop_chronos.model import Job
@@ -32,6 +33,7 @@ from orlop_chronos.orders import (
 from orlop_chronos.reading import check_name
 from orlop_chronos.schedules import Moment, Repeating
 from orlop_chronos.specs import task_name
+from orlop_chronos.starting import create_run, stop
 from orlop_chronos.triggers import Due, trigger_of
 
 #: Jobs and runs that one order deletes. More would hold up all that is due meanwhile.
