@@ -17,9 +17,10 @@ from orlop.framework import Task
 from orlop.kernel.events import AgentStatuses
 from orlop_swarm.asking import ID_LABEL
 from orlop_swarm.engines.interface import EngineNode, EngineUnavailable
-from orlop_swarm.http.kernel import KernelContainers
+from orlop_swarm.http.kernel_containers import KernelContainers
 from orlop_swarm.http.known import known, meant, on_nodes
 from orlop_swarm.http.looking import Looking
+from orlop_swarm.http.ordering import Ordering
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.merging.remembered import NEVER, inspection
 from orlop_swarm.orders import Conflict, Discard, Rename, Reserve
@@ -112,9 +113,9 @@ async def test_one_that_was_just_made_is_known_before_its_id_is_written() -> Non
     pool = Pool()
     just, before = pool.create("just"), made(pool, "before", "b" * 64)
     containers = KernelContainers(cast("Any", Kernel(pool)), ScriptedPool({}), Looking(), Config())
-    containers._keys["a" * 64] = just.key
+    containers._ordering.made("a" * 64, just.key)
     for container, key in (("b" * 64, before.key), ("a" * 64, just.key), ("c" * 64, None), ("a" * 64, just.key)):
-        assert await containers._key(container) == key
+        assert await containers._ordering.key(container) == key
 
 
 async def test_what_depends_on_a_container_of_a_node_that_is_away_is_told_so() -> None:
@@ -125,9 +126,9 @@ async def test_what_depends_on_a_container_of_a_node_that_is_away_is_told_so() -
     containers = KernelContainers(cast("Any", Kernel(pool)), engines, Looking(), Config())
     for reference in ("db", "/db", "ab" * 32, "abab"):
         with pytest.raises(Problem, match="is on node n0, which is not available: it is away") as caught:
-            await containers._refuse_away_from([reference])
+            await containers._creating._refuse_away_from([reference])
         assert caught.value.status == 503
-    await containers._refuse_away_from(["nobody"])
+    await containers._creating._refuse_away_from(["nobody"])
 
 
 class Holding(Kernel):
@@ -204,16 +205,16 @@ async def test_a_name_is_waited_for_only_when_its_holder_has_gone_from_its_engin
     task = made(pool, "web", container) if container else pool.create("web")
     engines = ScriptedPool({"n0": answer})
     monkeypatch.setattr(engines, "nodes", lambda: [EngineNode(id=task.node or "", name="n0", address="")])
-    containers = KernelContainers(cast("Any", Kernel(pool)), engines, Looking(), Config())
+    ordering = Ordering(cast("Any", Kernel(pool)), engines)
     waited = list[str]()
 
     async def ended(key: str) -> None:
         waited.append(key)
 
-    monkeypatch.setattr(containers, "_ended", ended)
+    monkeypatch.setattr(ordering, "ended", ended)
     conflict = Conflict(name="web", key=task.key, container=container)
     with contextlib.nullcontext() if waited_for else pytest.raises(Problem, match="is already in use") as caught:
-        await containers._until_gone(conflict)
+        await ordering._until_gone(conflict)
     assert waited == ([task.key] if waited_for else [])
     if caught is not None:
         assert caught.value.status == 409

@@ -13,8 +13,9 @@ from test_swarm_fan_out import serving
 from orlop_swarm.engines.answers import told
 from orlop_swarm.engines.interface import EngineUnavailable
 from orlop_swarm.http import volume_places
-from orlop_swarm.http.kernel import KernelContainers
+from orlop_swarm.http.creating import Creating
 from orlop_swarm.http.looking import Holders, Looking
+from orlop_swarm.http.ordering import Ordering
 from orlop_swarm.http.problems import Problem
 from orlop_swarm.http.remembering import BELIEVED_S, Everywhere
 from orlop_swarm.http.services import SERVICES, Created, Creation
@@ -276,12 +277,12 @@ async def test_what_answers_in_the_place_of_an_engine_spoils_nothing_for_the_oth
     assert (await told(pool.engine("id-b"), "/volumes"))[0] == 200
 
 
-class Asking(KernelContainers):
+class Asking(Creating):
     """Its kernel's nodes say what engines say. made: the orders, as they came. missing: what is not
     there, in an engine's words."""
 
     def __init__(self, engines: Images, looking: Looking) -> None:
-        super().__init__(cast("Any", None), engines.pool, looking, Config())
+        super().__init__(cast("Any", None), engines.pool, looking, Config(), Ordering(cast("Any", None), engines.pool))
         self.made: list[Create] = []
         self.missing = ""
         self._images = engines

@@ -11,10 +11,10 @@ from scripted_engines import Asked, ScriptedPool, ScriptedResponse
 from test_swarm_framework import MOVES, Pool
 from waiting import eventually
 
-from orlop.framework import Task, View
-from orlop_swarm.http import kernel
+from orlop.framework import NotAvailable, Task, View
+from orlop_swarm.http import kernel_containers
 from orlop_swarm.http.finding import Owner
-from orlop_swarm.http.kernel import KernelContainers
+from orlop_swarm.http.kernel_containers import KernelContainers
 from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.services import Switch
 from orlop_swarm.settings import Config
@@ -39,15 +39,6 @@ class Kernel:
             return self._cluster.view(framework).task_named(name)
 
 
-class Containers(KernelContainers):
-    """All of its containers are the one of this key."""
-
-    key = ""
-
-    async def _key(self, container: str, called: str = "") -> str | None:
-        return self.key
-
-
 class Told:
     """A container, and what clients wait for. runs: what its engine says."""
 
@@ -56,8 +47,8 @@ class Told:
         self.key = self.pool.create("web", **body).key
         self.runs = False
         engines = ScriptedPool({"n0": self._answer})
-        self._containers = Containers(cast("Any", Kernel(self.pool)), engines, Looking(), Config())
-        self._containers.key = self.key
+        self._containers = KernelContainers(cast("Any", Kernel(self.pool)), engines, Looking(), Config())
+        self._containers._ordering.made("c", self.key)
         (engine,) = engines.engines()
         self._owner = Owner(engine=engine, reference="web", id="c", sure=True)
 
@@ -116,7 +107,7 @@ async def test_what_does_not_move_or_is_gone_is_not_waited_for() -> None:
 
 
 async def test_a_run_that_is_over_and_was_not_told_of_is_no_reason_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "NEWS_WITHIN_S", SOON_S)
+    monkeypatch.setattr(kernel_containers, "NEWS_WITHIN_S", SOON_S)
     told = Told(**MOVES)
     started = await told.by(Switch.STARTED)
     assert not await is_answered(started)
@@ -125,8 +116,8 @@ async def test_a_run_that_is_over_and_was_not_told_of_is_no_reason_to_wait(monke
 
 
 async def test_a_node_that_never_tells_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "NEWS_WITHIN_S", SOON_S)
-    monkeypatch.setattr(kernel, "TOLD_WITHIN_S", 3 * SOON_S)
+    monkeypatch.setattr(kernel_containers, "NEWS_WITHIN_S", SOON_S)
+    monkeypatch.setattr(kernel_containers, "TOLD_WITHIN_S", 3 * SOON_S)
     told = Told(**MOVES)
-    with pytest.raises(kernel.NotAvailable, match="the node of container web has not told that it was started"):
+    with pytest.raises(NotAvailable, match="the node of container web has not told that it was started"):
         await (await told.by(Switch.STARTED))

@@ -15,7 +15,7 @@ from orlop_swarm.http.application import make_application
 from orlop_swarm.http.balancing import Balancer
 from orlop_swarm.http.finding import Owners
 from orlop_swarm.http.keeping import NetworkKeeper
-from orlop_swarm.http.kernel import KernelContainers
+from orlop_swarm.http.kernel_containers import KernelContainers
 from orlop_swarm.http.looking import Looking
 from orlop_swarm.http.overview import KernelOverview
 from orlop_swarm.http.remembering import Everywhere
