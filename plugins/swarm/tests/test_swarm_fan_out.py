@@ -265,6 +265,32 @@ async def test_of_several_images_the_one_that_nobody_has_is_named() -> None:
         assert (response.status, (await response.json())["message"]) == (404, "No such image: nowhere")
 
 
+async def test_several_images_come_from_one_engine_to_which_the_fewest_must_be_brought() -> None:
+    """From none that calls another image so."""
+
+    def holding(**held: str) -> Script:
+        def script(asked: Asked) -> ScriptedResponse:
+            if asked.path.endswith("/get"):
+                return ScriptedResponse([f"of {asked.node}".encode()])
+            if asked.path == "/images/load":
+                return ScriptedResponse([{"stream": "Loaded image"}])
+            if (image := held.get(asked.path.split("/")[2])) is None:
+                return ScriptedResponse([{"message": "No such image"}], 404)
+            return ScriptedResponse([{"Id": image, "Metadata": {"LastTagTime": f"200{image}-01-01T00:00:00Z"}}])
+
+        return script
+
+    pool = ScriptedPool(
+        {"a": holding(x="1", y="2", z="0"), "b": holding(x="1", y="2"), "c": holding(y="2", z="3"), "d": holding(x="1")}
+    )
+    async with serving(pool) as client, client.get("/images/get?names=x,y&names=z&names=x") as response:
+        assert (response.status, await response.read()) == (200, b"of b")
+    copied = [(asked.node, asked.path) for asked in pool.asked if not asked.path.endswith("/json")]
+    assert copied == [("c", "/images/z/get"), ("b", "/images/load"), ("b", "/images/get")]
+    for name in ("x", "y", "z"):
+        assert [asked.path for asked in pool.asked].count(f"/images/{name}/json") == 4
+
+
 async def test_a_network_that_one_engine_refuses_is_made_nowhere() -> None:
     def making(asked: Asked) -> ScriptedResponse:
         if asked.path == "/containers/json":

@@ -6,7 +6,7 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from urllib.parse import urlencode
 
 import orjson
@@ -63,7 +63,7 @@ async def _bound(request: web.Request, filters: Filters, name: str) -> Bound | N
     references = filters.values.get(name)
     if not references:
         return None
-    _, told = await holders(request, references[0])
+    told = await _looked_for(request, engines(request), references[0])
     return {part.node_id: part for part in good(told)} or None
 
 
@@ -77,17 +77,14 @@ def _within(part: Answer, bounds: Mapping[str, Bound | None]) -> Answer:
 
 async def inspected(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/json."""
-    _, told = await holders(request, request.match_info["name"])
+    told = await _looked_for(request, engines(request), request.match_info["name"])
     refuse(nobody_has_it(told))
     return answer(merging.inspected(_meant(told)))
 
 
-async def holders(request: web.Request, name: str) -> tuple[list[Engine], list[Answer]]:
-    """The engines that have the image, and what all of them have said."""
-    usable = engines(request)
-    told = await ask_each(request, usable, path_of(name, "/json"))
-    having = {part.node_id for part in told if part.good}
-    return [engine for engine in usable if engine.node.id in having], told
+async def _looked_for(request: web.Request, asked: Sequence[Engine], name: str) -> list[Answer]:
+    """What these engines say of the image."""
+    return await ask_each(request, asked, path_of(name, "/json"))
 
 
 def _meant(told: Iterable[Answer]) -> list[Answer]:
@@ -97,58 +94,70 @@ def _meant(told: Iterable[Answer]) -> list[Answer]:
     return [part for part in having if part.node in nodes]
 
 
-async def _having(request: web.Request, name: str) -> list[Engine]:
-    """The engines that have the image that is meant."""
-    having, told = await holders(request, name)
-    nodes = {part.node_id for part in _meant(told)}
-    return [engine for engine in having if engine.node.id in nodes]
+async def _told_apart(
+    request: web.Request, asked: Sequence[Engine], name: str
+) -> tuple[Sequence[Engine], Sequence[Engine]]:
+    """Of these engines, those that have the image that is meant, and those that call another one by its name."""
+    told = await _looked_for(request, asked, name)
+    naming = {part.node_id for part in good(told)}
+    having = {part.node_id for part in _meant(told)}
+    return (
+        [engine for engine in asked if engine.node.id in having],
+        [engine for engine in asked if engine.node.id in naming - having],
+    )
+
+
+async def _having(request: web.Request, name: str) -> Sequence[Engine]:
+    """The engines that have the image that is meant; all of them where none has it, to say so."""
+    usable = engines(request)
+    having, _ = await _told_apart(request, usable, name)
+    return having or usable
 
 
 async def on_holder(request: web.Request) -> web.StreamResponse:
     """GET /images/{name}/history and /get: of the first engine that has it."""
     name, what = request.match_info["name"], request.rel_url.raw_path.rpartition("/")[2]
-    having = await _having(request, name)
-    return await relaying.relay(request, (having or engines(request))[0], path_of(name, f"/{what}"))
+    first, *_ = await _having(request, name)
+    return await relaying.relay(request, first, path_of(name, f"/{what}"))
 
 
 async def saved(request: web.Request) -> web.StreamResponse:
     """GET /images/get: several images in one archive, of one engine. What it lacks of them is brought there."""
     # An engine takes several in one parameter, too.
     names = [name for names in request.query.getall("names", []) for name in names.split(",") if name]
-    sources: dict[str, Engine] = {}
-    lacking: dict[str, list[str]] = {engine.node.id: [] for engine in engines(request)}
+    usable = engines(request)
+    having: dict[str, Sequence[Engine]] = {}
+    targets = list(usable)
     for name in dict.fromkeys(names):
-        having, told = await holders(request, name)
-        meant = {part.node_id for part in _meant(told)}
-        if not meant:
+        having[name], others = await _told_apart(request, usable, name)
+        if not having[name]:
             # An engine knows best how to say so. It is asked for this one alone, for it need not have the others.
-            return await relaying.relay(request, engines(request)[0], "/images/get", query=urlencode({"names": name}))
-        sources[name] = next(engine for engine in having if engine.node.id in meant)
-        for engine in engines(request):
-            if engine in having and engine.node.id not in meant:
-                lacking.pop(engine.node.id, None)  # what it calls by this name is another image, and stays it
-            elif engine.node.id not in meant and engine.node.id in lacking:
-                lacking[engine.node.id].append(name)
-    if not lacking:
+            return await relaying.relay(request, usable[0], "/images/get", query=urlencode({"names": name}))
+        # What those others call by this name stays theirs: nothing is brought in its place.
+        targets = [engine for engine in targets if engine not in others]
+    if not targets:
         raise Problem(404, f"Unable to find a healthy engine containing all images: [{' '.join(names)}]")
-    chosen_id = min(lacking, key=lambda node_id: len(lacking[node_id]))
-    target = next(engine for engine in engines(request) if engine.node.id == chosen_id)
-    for name in lacking[chosen_id]:
-        await bring(request, name, sources[name], target)
+
+    def lacking(engine: Engine) -> list[str]:
+        return [name for name, there in having.items() if engine not in there]
+
+    target = min(targets, key=lambda engine: len(lacking(engine)))
+    for name in lacking(target):
+        await bring(request, name, having[name][0], target)
     return await relaying.relay(request, target, "/images/get")
 
 
 async def pushed(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/push: of the first engine that has it, with the tag if one is given."""
     name, tag = request.match_info["name"], request.query.get("tag", "")
-    having = await _having(request, f"{name}:{tag}" if tag else name)
-    return await relaying.relay(request, (having or engines(request))[0], path_of(name, "/push"))
+    first, *_ = await _having(request, f"{name}:{tag}" if tag else name)
+    return await relaying.relay(request, first, path_of(name, "/push"))
 
 
 async def tagged(request: web.Request) -> web.StreamResponse:
     """POST /images/{name}/tag: wherever the image is."""
     query, name = request.rel_url.raw_query_string, request.match_info["name"]
-    asked = await _having(request, name) or engines(request)
+    asked = await _having(request, name)
     told = await ask_each(request, asked, path_of(name, "/tag"), method="POST", query=query)
     refuse(nobody_has_it(told))
     refuse(refusal(told, but=(404,)))
