@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 import attrs
@@ -29,8 +29,6 @@ import attrs
 from orlop.framework import Changed, Explanation, Framework, NotPlaced, Refused, Task, View
 from orlop.kernel.assignments import assignments
 from orlop.kernel.events import (
-    AgentHello,
-    AgentStatuses,
     Answer,
     Assign,
     Effect,
@@ -54,13 +52,14 @@ from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.model.events import LogEntry
 from orlop.model.facts import NodeFacts
-from orlop.model.messages import Assignment, Assignments, Epoch, Hello
+from orlop.model.messages import Epoch
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources
-from orlop.model.tasks import Desired, Exit, Outcome, ProbeResult, Status, TaskState
+from orlop.model.tasks import Exit, Outcome, ProbeResult, Status, TaskState
 from orlop.server.framework_run import Command, FrameworkRunner, read_object
 from orlop.testing.checks import InvariantChecks, NotIdempotent, check_idempotent, ended_at_once
+from orlop.testing.simulated_node import SimulatedNode
 
 START_UTC_MS: Final = 1_700_000_000_000
 STEPS_MAX: Final = 10_000
@@ -69,22 +68,6 @@ EPOCH: Final = Epoch(generation=1, revision=1)
 
 class NeverSettles(AssertionError):
     """The cluster did not come to rest: some framework and some node answer each other for ever."""
-
-
-@attrs.define
-class SimulatedNode:
-    """A node whose tasks start and stop at once, unless told otherwise.
-
-    starts: called for each new assignment; False leaves the task starting until `Cluster.report_running`.
-    stops: the same for stopping.
-    """
-
-    info: NodeInfo
-    starts: Callable[[Assignment], bool] = lambda _: True
-    stops: Callable[[Assignment], bool] = lambda _: True
-    statuses: dict[str, Status] = attrs.field(factory=dict)
-    assignments: dict[str, Assignment] = attrs.field(factory=dict)
-    connected: bool = True
 
 
 class Cluster:
@@ -251,7 +234,7 @@ class Cluster:
         """A run of a task that is kept (`Policies.keep_ended`) ends by itself: it is prepared again."""
         node, known = self._status_of(task.id)
         exit_ = Exit(outcome=Outcome.FINISHED if code == 0 else Outcome.FAILED, code=code)
-        self._send(node, self._moved(node, task.id, TaskState.PREPARED, exit_, known.incarnation + 1))
+        self._send(node, node.moved(task.id, TaskState.PREPARED, self.now.utc_ms, exit_, known.incarnation + 1))
 
     def end_task(self, task: Task, *, code: int = 0, outcome: Outcome | None = None, reason: str = "") -> None:
         """The task ends by itself."""
@@ -332,15 +315,17 @@ class Cluster:
         for effect in effects:
             self._release(effect)
         news, self._news = self._news, {}
-        reports = [self._statuses(node, statuses) for node, statuses in news.items() if statuses]
+        reports = [self.nodes[name].report(statuses) for name, statuses in news.items() if statuses]
         if reports:
             self.step(*reports)
 
     def _release(self, effect: Effect) -> None:
         match effect:
             case Assign():
-                statuses = self._assigned(self.nodes[effect.node], assignments(effect))
+                node = self.nodes[effect.node]
+                statuses = list(node.assigned(assignments(effect), self.now.utc_ms))
                 self._news.setdefault(effect.node, []).extend(statuses)
+                self._node_of.update((status.task, node) for status in statuses)
             case Notify():
                 self._note_changed(effect)
             case Answer():
@@ -438,54 +423,7 @@ class Cluster:
         for node in nodes:
             node.connected = True
         if nodes:
-            self.step(
-                *(
-                    AgentHello(
-                        session=f"session-{node.info.id}",
-                        hello=Hello(node=node.info, statuses=tuple(node.statuses.values())),
-                    )
-                    for node in nodes
-                )
-            )
-
-    def _assigned(self, node: SimulatedNode, message: Assignments) -> Iterator[Status]:
-        if not node.connected:
-            return
-        for item in message.items:
-            node.assignments[item.task] = item
-            known = node.statuses.get(item.task)
-            if known is not None and known.state is TaskState.REMOVED:
-                continue
-            if item.desired in (Desired.STOPPED, Desired.REMOVED):
-                if node.stops(item):
-                    yield self._moved(node, item.task, TaskState.REMOVED, Exit(outcome=Outcome.KILLED))
-            elif known is None:
-                if item.desired is Desired.PREPARED:
-                    state = TaskState.PREPARED
-                else:
-                    state = TaskState.RUNNING if node.starts(item) else TaskState.STARTING
-                yield self._moved(node, item.task, state)
-
-    @staticmethod
-    def _statuses(node: str, statuses: Iterable[Status]) -> AgentStatuses:
-        return AgentStatuses(session=f"session-{node}", node=node, statuses=tuple(statuses))
-
-    def _moved(
-        self, node: SimulatedNode, task_id: str, state: TaskState, exit_: Exit | None = None, incarnation: int = 0
-    ) -> Status:
-        known = node.statuses.get(task_id)
-        status = Status(
-            task=task_id,
-            state=state,
-            incarnation=incarnation or (known.incarnation if known else 1),
-            sequence=known.sequence + 1 if known else 1,
-            at_utc_ms=self.now.utc_ms,
-            exit=exit_,
-            probes=known.probes if known else (),
-        )
-        node.statuses[task_id] = status
-        self._node_of[task_id] = node
-        return status
+            self.step(*(node.hello() for node in nodes))
 
     def _status_of(self, task_id: str) -> tuple[SimulatedNode, Status]:
         node = self._node_of.get(task_id)
@@ -495,11 +433,11 @@ class Cluster:
 
     def _report(self, task_id: str, state: TaskState, exit_: Exit | None = None) -> None:
         node, _ = self._status_of(task_id)
-        self._send(node, self._moved(node, task_id, state, exit_))
+        self._send(node, node.moved(task_id, state, self.now.utc_ms, exit_))
 
     def _send(self, node: SimulatedNode, status: Status) -> None:
         node.statuses[status.task] = status
-        self.step(self._statuses(node.info.id, [status]))
+        self.step(node.report([status]))
 
 
 __all__ = ["Cluster", "NeverSettles", "NotIdempotent", "Refused", "SimulatedNode"]
