@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from orlop import docker_options
 from orlop.framework import Pattern, PatternError
 from orlop_marathon import paths, roles
+from orlop_marathon.checks import HealthCheck, HealthCheckProtocol, IpProtocol
 from orlop_marathon.errors import Problem
 from orlop_marathon.model import (
     UNLIMITED,
@@ -24,9 +25,6 @@ from orlop_marathon.model import (
     Container,
     ContainerType,
     Defaults,
-    HealthCheck,
-    HealthCheckProtocol,
-    IpProtocol,
     NetworkMode,
     Operator,
     PersistentVolumeType,

@@ -12,8 +12,9 @@ from typing import Any
 
 from orlop.framework import Emit, Outcome, Task, TaskState, View, format_utc
 from orlop_marathon import wire
+from orlop_marathon.checks import HealthCheck
 from orlop_marathon.deployments import ActionKind, Deployment, action_json, plan_json
-from orlop_marathon.model import AppRecord, HealthCheck
+from orlop_marathon.model import AppRecord
 from orlop_marathon.reconciling import config_version, instance_id
 
 Event = dict[str, Any]

@@ -15,11 +15,8 @@ import attrs
 
 from orlop_marathon import wire
 from orlop_marathon.errors import Problem
+from orlop_marathon.members import MAX_LENGTH, MIN_LENGTH, PATTERN, PORT_NAME, port_number
 from orlop_marathon.model import (
-    MAX_LENGTH,
-    MIN_LENGTH,
-    PATTERN,
-    PORT_NAME,
     App,
     Container,
     ContainerType,
@@ -30,7 +27,6 @@ from orlop_marathon.model import (
     PortDefinition,
     PortMapping,
     PortProtocol,
-    port_number,
 )
 
 #: Archives that are unpacked when a legacy `uris` entry ends so.

@@ -5,8 +5,7 @@ and nothing else needs to know the history of Marathon's API. The attributes car
 members in snake case. Collections that are sets by nature (constraints, dependencies, roles) are kept sorted.
 
 `App`, `AppRecord` and `GroupRecord` are also the stored form, so they are made of plain types only. What a
-member may hold is said by the metadata of its attribute (`MINIMUM`, ...): it is checked where requests are
-read, never where stored objects are, because what was once accepted must stay readable.
+member may hold is said by the metadata of its attribute (see `members`).
 """
 
 from __future__ import annotations
@@ -19,63 +18,34 @@ from typing import Any, Final
 
 import attrs
 
-from orlop_marathon import paths
+from orlop_marathon.checks import Check, HealthCheck, ReadinessCheck
+from orlop_marathon.members import (
+    LARGEST_INTEGER,
+    LONGEST_DURATION_S,
+    LONGEST_NAME,
+    MAX_LENGTH,
+    MAXIMUM,
+    MIN_LENGTH,
+    MINIMUM,
+    PATH,
+    PATTERN,
+    PORT_NAME,
+    amount,
+    count,
+    omitted,
+    port_name,
+    port_number,
+    seconds,
+)
 
-#: Keys of attributes' metadata: bounds of numbers and of the length of texts, an expression that a text must match as
-#: a whole. In a list they hold for each item.
-MINIMUM: Final = "minimum"
-MAXIMUM: Final = "maximum"
-MIN_LENGTH: Final = "min_length"
-MAX_LENGTH: Final = "max_length"
-PATTERN: Final = "pattern"
-#: In an attribute's metadata: the member is left out of replies while it holds its default (an empty one).
-OMITTED_WHEN_EMPTY: Final = "omitted_when_empty"
-
-HIGHEST_PORT: Final = 65535
-#: The largest integer member (Marathon's Int).
-LARGEST_INTEGER: Final = 2**31 - 1
-#: The longest duration that is accepted, in seconds: about 31 years.
-LONGEST_DURATION_S: Final = 1_000_000_000
 #: `resourceLimits` members that are "unlimited".
 UNLIMITED: Final = -1.0
 
 SINGLE_INSTANCE_LABEL: Final = "MARATHON_SINGLE_INSTANCE_APP"
 
-# Of Marathon's RAML types, written so that they cannot be slow on hostile input.
-PORT_NAME: Final = re.compile(r"[a-z0-9]+(-+[a-z0-9]+)*")
+# As PORT_NAME: they cannot be slow on hostile input.
 _NETWORK_NAME: Final = re.compile(r"[a-z0-9]+([-_]+[a-z0-9]+)*")
 _EXECUTOR: Final = re.compile(r"//cmd|(/?[^/]+(/[^/]+)*)?")
-_LONGEST_NAME: Final = 63
-#: Metadata of attributes that hold ids of apps and groups.
-PATH: Final = {MIN_LENGTH: 1, MAX_LENGTH: paths.LONGEST_PATH, PATTERN: paths.PATTERN}
-
-
-def _seconds(default: float) -> Any:
-    return attrs.field(default=default, metadata={MINIMUM: 0, MAXIMUM: LONGEST_DURATION_S})
-
-
-def _count(default: Any, minimum: int = 0, maximum: int = LARGEST_INTEGER) -> Any:
-    return attrs.field(default=default, metadata={MINIMUM: minimum, MAXIMUM: maximum})
-
-
-def _amount(default: float, minimum: float = 0) -> Any:
-    return attrs.field(default=default, metadata={MINIMUM: minimum, MAXIMUM: LARGEST_INTEGER})
-
-
-def port_number(default: int | None) -> Any:
-    """An attribute that holds a port; 0 leaves it open."""
-    return _count(default, maximum=HIGHEST_PORT)
-
-
-def _port_name() -> Any:
-    return attrs.field(default=None, metadata={PATTERN: PORT_NAME})
-
-
-def _omitted(default: Any = attrs.NOTHING, factory: Any = None, **more: Any) -> Any:
-    metadata = {OMITTED_WHEN_EMPTY: True} | more
-    if factory is not None:
-        return attrs.field(factory=factory, metadata=metadata)
-    return attrs.field(default=default, metadata=metadata)
 
 
 class NetworkMode(enum.StrEnum):
@@ -114,26 +84,6 @@ class ExternalVolumeProvider(enum.StrEnum):
 class KillSelection(enum.StrEnum):
     YOUNGEST_FIRST = "YOUNGEST_FIRST"
     OLDEST_FIRST = "OLDEST_FIRST"
-
-
-class HealthCheckProtocol(enum.StrEnum):
-    HTTP = "HTTP"
-    HTTPS = "HTTPS"
-    TCP = "TCP"
-    COMMAND = "COMMAND"
-    MESOS_HTTP = "MESOS_HTTP"
-    MESOS_HTTPS = "MESOS_HTTPS"
-    MESOS_TCP = "MESOS_TCP"
-
-
-class HttpScheme(enum.StrEnum):
-    HTTP = "HTTP"
-    HTTPS = "HTTPS"
-
-
-class IpProtocol(enum.StrEnum):
-    IPV4 = "IPv4"
-    IPV6 = "IPv6"
 
 
 class TaskLostBehavior(enum.StrEnum):
@@ -175,8 +125,8 @@ class Constraint:
 @attrs.frozen(kw_only=True)
 class Network:
     mode: NetworkMode = NetworkMode.CONTAINER
-    name: str | None = attrs.field(default=None, metadata={PATTERN: _NETWORK_NAME, MAX_LENGTH: _LONGEST_NAME})
-    labels: Mapping[str, str] = _omitted(factory=dict)
+    name: str | None = attrs.field(default=None, metadata={PATTERN: _NETWORK_NAME, MAX_LENGTH: LONGEST_NAME})
+    labels: Mapping[str, str] = omitted(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -185,8 +135,8 @@ class PortDefinition:
 
     port: int = port_number(0)
     protocol: PortProtocol = PortProtocol.TCP
-    name: str | None = _port_name()
-    labels: Mapping[str, str] = _omitted(factory=dict)
+    name: str | None = port_name()
+    labels: Mapping[str, str] = omitted(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -197,9 +147,9 @@ class PortMapping:
     host_port: int | None = port_number(None)
     service_port: int = port_number(0)
     protocol: PortProtocol = PortProtocol.TCP
-    name: str | None = _port_name()
+    name: str | None = port_name()
     labels: Mapping[str, str] = attrs.field(factory=dict)
-    network_names: tuple[str, ...] = _omitted((), **{PATTERN: PORT_NAME, MAX_LENGTH: _LONGEST_NAME})
+    network_names: tuple[str, ...] = omitted((), **{PATTERN: PORT_NAME, MAX_LENGTH: LONGEST_NAME})
 
 
 @attrs.frozen(kw_only=True)
@@ -232,7 +182,7 @@ class PersistentVolume:
     size: int = attrs.field(metadata={MAXIMUM: 2**40})
     max_size: int | None = attrs.field(default=None, metadata={MAXIMUM: 2**40})
     profile_name: str | None = None
-    constraints: tuple[Constraint, ...] = _omitted(())
+    constraints: tuple[Constraint, ...] = omitted(())
 
 
 @attrs.frozen(kw_only=True)
@@ -243,7 +193,7 @@ class ExternalVolume:
     name: str | None = None
     size: int | None = attrs.field(default=None, metadata={MINIMUM: 0, MAXIMUM: LARGEST_INTEGER})
     shared: bool | None = None
-    options: Mapping[str, Any] = _omitted(factory=dict)
+    options: Mapping[str, Any] = omitted(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -272,7 +222,7 @@ class IpcInfo:
     """shm_size: MiB."""
 
     mode: IpcMode
-    shm_size: int | None = _count(None)
+    shm_size: int | None = count(None)
 
 
 @attrs.frozen(kw_only=True)
@@ -318,9 +268,9 @@ class ResourceLimits:
 
 @attrs.frozen(kw_only=True)
 class ExecutorResources:
-    cpus: float = _amount(0.1)
-    mem: float = _amount(32.0)
-    disk: float = _amount(10.0)
+    cpus: float = amount(0.1)
+    mem: float = amount(32.0)
+    disk: float = amount(10.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -328,8 +278,8 @@ class UnreachableStrategy:
     """What happens to instances on a lost node. disabled: wait for it for ever."""
 
     disabled: bool = False
-    inactive_after_seconds: int = _seconds(0)
-    expunge_after_seconds: int = _seconds(0)
+    inactive_after_seconds: int = seconds(0)
+    expunge_after_seconds: int = seconds(0)
 
 
 @attrs.frozen(kw_only=True)
@@ -342,84 +292,8 @@ class UpgradeStrategy:
 
 @attrs.frozen(kw_only=True)
 class Residency:
-    relaunch_escalation_timeout_seconds: int = _seconds(3600)
+    relaunch_escalation_timeout_seconds: int = seconds(3600)
     task_lost_behavior: TaskLostBehavior = TaskLostBehavior.WAIT_FOREVER
-
-
-@attrs.frozen(kw_only=True)
-class Command:
-    """A shell text."""
-
-    value: str = attrs.field(metadata={MIN_LENGTH: 1})
-
-
-@attrs.frozen(kw_only=True)
-class HealthCheck:
-    """ignore_http1xx: None where the protocol is none of Marathon's own HTTP ones."""
-
-    protocol: HealthCheckProtocol = HealthCheckProtocol.HTTP
-    path: str | None = None
-    port: int | None = port_number(None)
-    port_index: int | None = port_number(None)
-    command: Command | None = None
-    grace_period_seconds: int = _seconds(300)
-    interval_seconds: int = _seconds(60)
-    timeout_seconds: int = _seconds(20)
-    max_consecutive_failures: int = _count(3)
-    delay_seconds: int = _seconds(15)
-    ignore_http1xx: bool | None = None
-    ip_protocol: IpProtocol = IpProtocol.IPV4
-
-
-@attrs.frozen(kw_only=True)
-class HttpCheck:
-    port_index: int | None = _count(None)
-    port: int | None = _count(None, minimum=1, maximum=HIGHEST_PORT)
-    path: str | None = None
-    scheme: HttpScheme = HttpScheme.HTTP
-
-
-@attrs.frozen(kw_only=True)
-class TcpCheck:
-    port_index: int | None = _count(None)
-    port: int | None = _count(None, minimum=1, maximum=HIGHEST_PORT)
-
-
-@attrs.frozen(kw_only=True)
-class CheckCommand:
-    """Exactly one of a shell text and an argument vector."""
-
-    shell: str | None = None
-    argv: tuple[str, ...] = _omitted(())
-
-
-@attrs.frozen(kw_only=True)
-class CommandCheck:
-    command: CheckCommand
-
-
-@attrs.frozen(kw_only=True)
-class Check:
-    """A check whose result is only reported. Exactly one of http, tcp and exec is set."""
-
-    http: HttpCheck | None = None
-    tcp: TcpCheck | None = None
-    exec: CommandCheck | None = None
-    interval_seconds: int = _seconds(60)
-    timeout_seconds: int = _seconds(20)
-    delay_seconds: int = _seconds(15)
-
-
-@attrs.frozen(kw_only=True)
-class ReadinessCheck:
-    name: str = attrs.field(default="readinessCheck", metadata={MIN_LENGTH: 1})
-    protocol: HttpScheme = HttpScheme.HTTP
-    path: str = attrs.field(default="/", metadata={MIN_LENGTH: 1, MAX_LENGTH: 1024})
-    port_name: str = attrs.field(default="http-api", metadata={PATTERN: PORT_NAME})
-    interval_seconds: int = _seconds(30)
-    timeout_seconds: int = _count(10, minimum=1, maximum=LONGEST_DURATION_S)
-    http_status_codes_for_ready: tuple[int, ...] = _count((200,), minimum=100, maximum=999)
-    preserve_last_response: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -433,27 +307,27 @@ class App:
 
     id: str = attrs.field(metadata=PATH)
     cmd: str | None = attrs.field(default=None, metadata={MIN_LENGTH: 1})
-    args: tuple[str, ...] = _omitted(())
+    args: tuple[str, ...] = omitted(())
     user: str | None = None
-    env: Mapping[str, Any] = _omitted(factory=dict)
-    secrets: Mapping[str, Secret] = _omitted(factory=dict)
-    instances: int = _count(1)
-    cpus: float = _amount(1.0, minimum=0.001)
-    mem: float = _amount(128.0)
-    disk: float = _amount(0.0)
-    gpus: int = _count(0)
+    env: Mapping[str, Any] = omitted(factory=dict)
+    secrets: Mapping[str, Secret] = omitted(factory=dict)
+    instances: int = count(1)
+    cpus: float = amount(1.0, minimum=0.001)
+    mem: float = amount(128.0)
+    disk: float = amount(0.0)
+    gpus: int = count(0)
     resource_limits: ResourceLimits | None = None
     executor: str = attrs.field(default="", metadata={PATTERN: _EXECUTOR})
     executor_resources: ExecutorResources | None = None
-    fetch: tuple[Fetch, ...] = _omitted(())
-    constraints: tuple[Constraint, ...] = _omitted(())
-    accepted_resource_roles: tuple[str, ...] = _omitted(())
+    fetch: tuple[Fetch, ...] = omitted(())
+    constraints: tuple[Constraint, ...] = omitted(())
+    accepted_resource_roles: tuple[str, ...] = omitted(())
     role: str = attrs.field(default="*", metadata={MIN_LENGTH: 1})
-    dependencies: tuple[str, ...] = _omitted((), **PATH)
+    dependencies: tuple[str, ...] = omitted((), **PATH)
     labels: Mapping[str, str] = attrs.field(factory=dict)
-    backoff_seconds: float = _seconds(1.0)
-    backoff_factor: float = _amount(1.15, minimum=1)
-    max_launch_delay_seconds: float = _seconds(300.0)
+    backoff_seconds: float = seconds(1.0)
+    backoff_factor: float = amount(1.15, minimum=1)
+    max_launch_delay_seconds: float = seconds(300.0)
     task_kill_grace_period_seconds: float | None = attrs.field(
         default=None, metadata={MINIMUM: 0, MAXIMUM: LONGEST_DURATION_S}
     )
@@ -466,9 +340,9 @@ class App:
     networks: tuple[Network, ...] = (Network(mode=NetworkMode.HOST),)
     port_definitions: tuple[PortDefinition, ...] | None = None
     container: Container | None = None
-    health_checks: tuple[HealthCheck, ...] = _omitted(())
+    health_checks: tuple[HealthCheck, ...] = omitted(())
     check: Check | None = None
-    readiness_checks: tuple[ReadinessCheck, ...] = _omitted(())
+    readiness_checks: tuple[ReadinessCheck, ...] = omitted(())
 
     @functools.cached_property
     def host_networking(self) -> bool:

@@ -15,21 +15,19 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin
 import attrs
 
 from orlop_marathon import legacy, paths, roles, wire
+from orlop_marathon.checks import HealthCheck, HealthCheckProtocol, ReadinessCheck
 from orlop_marathon.errors import MarathonError, Problem, bad_timestamp, not_valid_at
+from orlop_marathon.members import PATH
 from orlop_marathon.model import (
-    PATH,
     App,
     Container,
     ContainerType,
     Defaults,
     DockerContainer,
-    HealthCheck,
-    HealthCheckProtocol,
     Network,
     NetworkMode,
     PortDefinition,
     PortMapping,
-    ReadinessCheck,
     Residency,
     UnreachableStrategy,
     UpgradeStrategy,

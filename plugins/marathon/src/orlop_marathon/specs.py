@@ -28,6 +28,7 @@ from orlop.framework import (
     Spec,
 )
 from orlop_marathon import environment
+from orlop_marathon.checks import HealthCheck, HealthCheckProtocol, IpProtocol
 from orlop_marathon.model import (
     UNLIMITED,
     App,
@@ -35,10 +36,7 @@ from orlop_marathon.model import (
     Container,
     ExternalVolumeProvider,
     Fetch,
-    HealthCheck,
-    HealthCheckProtocol,
     IpcMode,
-    IpProtocol,
     NetworkMode,
     Operator,
     PortDefinition,

@@ -21,7 +21,7 @@ import cattrs
 import orjson
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from orlop_marathon import model
+from orlop_marathon import checks, members, model
 from orlop_marathon.errors import MarathonError, Problem, invalid_json, no_json, not_valid, wrong_type
 
 T = TypeVar("T")
@@ -266,7 +266,7 @@ def _variable(value: object, _: object) -> Any:
 def _bounded(field: attrs.Attribute[Any], base: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`base`, and the bounds in the attribute's metadata: of the value, or of each item of a list."""
     bounds = field.metadata
-    if not bounds.keys() & {model.MINIMUM, model.MAXIMUM, model.MIN_LENGTH, model.MAX_LENGTH, model.PATTERN}:
+    if not bounds.keys() & {members.MINIMUM, members.MAXIMUM, members.MIN_LENGTH, members.MAX_LENGTH, members.PATTERN}:
         return base
 
     def check(made: Any, _: object = None) -> Any:
@@ -286,7 +286,7 @@ def _bounded(field: attrs.Attribute[Any], base: Callable[[Any, Any], Any]) -> Ca
 
 
 def _check_number(made: float, bounds: Mapping[str, Any]) -> None:
-    least, most = bounds.get(model.MINIMUM), bounds.get(model.MAXIMUM)
+    least, most = bounds.get(members.MINIMUM), bounds.get(members.MAXIMUM)
     if least is not None and made < least:
         raise Mistyped("error.min")
     if most is not None and made > most:
@@ -294,9 +294,9 @@ def _check_number(made: float, bounds: Mapping[str, Any]) -> None:
 
 
 def _check_text(made: str, bounds: Mapping[str, Any]) -> None:
-    if len(made) < bounds.get(model.MIN_LENGTH, 0):
+    if len(made) < bounds.get(members.MIN_LENGTH, 0):
         raise Mistyped("error.minLength")
-    longest, pattern = bounds.get(model.MAX_LENGTH), bounds.get(model.PATTERN)
+    longest, pattern = bounds.get(members.MAX_LENGTH), bounds.get(members.PATTERN)
     if longest is not None and len(made) > longest:
         raise Mistyped("error.maxLength")
     if pattern is not None and not pattern.fullmatch(made):
@@ -382,7 +382,7 @@ def _make_reader() -> cattrs.Converter:
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook_factory(_has_origin(tuple), functools.partial(_items, converter))
     converter.register_structure_hook_factory(_has_origin(Mapping), functools.partial(_entries, converter))
-    for cls in vars(model).values():
+    for cls in (*vars(checks).values(), *vars(model).values()):
         if isinstance(cls, type) and issubclass(cls, enum.StrEnum):
             register_literals(cls, converter)
     converter.register_structure_hook_factory(attrs.has, functools.partial(_class_reader, converter))
@@ -439,7 +439,7 @@ READER: Final = _make_reader()
 def _class_writer(converter: cattrs.Converter, cls: type) -> Callable[[Any], dict[str, Any]]:
     overrides = {}
     for field in attrs.fields(attrs.resolve_types(cls)):
-        omitted = field.default is None or field.metadata.get(model.OMITTED_WHEN_EMPTY, False)
+        omitted = field.default is None or field.metadata.get(members.OMITTED_WHEN_EMPTY, False)
         hook = (lambda value: value) if field.type == Mapping[str, Any] else None
         overrides[field.name] = override(
             rename=camel_case(field.name), omit_if_default=bool(omitted), unstruct_hook=hook
