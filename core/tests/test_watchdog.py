@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from orlop.server.watchdog import ANSWER_WITHIN_S, DECIDE_WITHIN_S, LOOK_EVERY_S, Hang, Patience, Watchdog, Work
+from orlop.server.patience import Patience, Work
+from orlop.server.watchdog import ANSWER_WITHIN_S, DECIDE_WITHIN_S, LOOK_EVERY_S, Hang, Watchdog
 
 WITHIN_S = 20.0
 DECISION_LOOKS = round(DECIDE_WITHIN_S / LOOK_EVERY_S)

@@ -19,8 +19,9 @@ from orlop.kernel.kernel import Kernel
 from orlop.kernel.state import State
 from orlop.model.clock import Now
 from orlop.server.loading import Term
+from orlop.server.patience import Work
 from orlop.server.pipeline import Failure, Pipeline, Submission
-from orlop.server.watchdog import DECIDE_WITHIN_S, Work
+from orlop.server.watchdog import DECIDE_WITHIN_S
 from orlop.server.writing import Released, Transaction, Writer
 from orlop.store.interface import OutcomeUnknown, Store, StoreRefused
 

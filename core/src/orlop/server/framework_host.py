@@ -11,6 +11,7 @@ that after three of them the framework is off, and the server begins anew withou
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import traceback
@@ -24,6 +25,7 @@ from orlop.kernel.events import Notify
 from orlop.model.clock import Now
 from orlop.server.core import Core
 from orlop.server.framework_run import Command, FrameworkRunner, RunResult
+from orlop.server.patience import Patience, Work
 from orlop.server.pipeline import Failure
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,7 @@ COMMANDS_PER_RUN_MAX: Final = 50
 #: News of tasks are looked at together that come within so long, and not before what was just decided is on its way to
 #: nodes and clients. A command does not wait for that.
 GATHER_S: Final = 0.002
-#: How often it is looked for handlers that do not return. Looks are counted beside time: a process that was stopped, or
-#: whose machine has slept, does not hang.
+#: How often it is looked for handlers that do not return.
 LOOK_EVERY_S: Final = 0.5
 
 Done = Callable[[Any, Exception | None], None]
@@ -82,6 +83,8 @@ class FrameworkHost:
         self._clock = clock
         self._set_wakeup = set_wakeup
         self._timeout_s = handler_timeout_s
+        # From the first of so many looks to the last passes at least that time.
+        self._patience = Patience(math.ceil(handler_timeout_s / LOOK_EVERY_S) + 1)
         self._refusal = refusal
         self._given_up = given_up
         self._condition = threading.Condition()
@@ -91,8 +94,8 @@ class FrameworkHost:
         self._generation = 0
         self._status = FrameworkStatus(name=self.name, plugin=plugin, state="running")
         self._resume_at_ms = 0
-        self._busy_since_ms: int | None = None
-        self._looks = 0
+        self._under_way: Work | None = None
+        self._begun = 0
         self._running_commands: list[tuple[Command, Done]] = []
         self._stopping = False
         self._lost_threads = 0
@@ -158,16 +161,11 @@ class FrameworkHost:
                 self._condition.notify_all()
 
     def check_hang(self) -> None:
-        """Called now and then: gives up a thread whose handler does not return."""
+        """To be called each `LOOK_EVERY_S`: gives up a thread whose handler does not return."""
         with self._condition:
-            since = self._busy_since_ms
-            now_ms = self._clock().monotonic_ms
-            if since is None:
+            if self._under_way is None or not self._patience.is_over(self._under_way):
                 return
-            self._looks += 1
-            if now_ms - since < self._timeout_s * 1000 or self._looks * LOOK_EVERY_S < self._timeout_s:
-                return
-            self._busy_since_ms = None
+            self._under_way = None
             self._lost_threads += 1
             self._generation += 1
             commands, self._running_commands = self._running_commands, []
@@ -216,7 +214,8 @@ class FrameworkHost:
             self._changed, self._keys = Changed(), set()
             commands = self._commands[:COMMANDS_PER_RUN_MAX]
             del self._commands[: len(commands)]
-            self._busy_since_ms, self._looks = self._clock().monotonic_ms, 0
+            self._begun += 1
+            self._under_way = Work(threading.get_ident(), self._begun)
             self._running_commands = commands
             return changed, commands
 
@@ -238,7 +237,7 @@ class FrameworkHost:
         with self._condition:
             if generation != self._generation:
                 return
-            self._busy_since_ms = None
+            self._under_way = None
             self._running_commands = []
             self._backoff_s = BACKOFF_FIRST_S
             self._status = attrs.evolve(
@@ -292,7 +291,7 @@ class FrameworkHost:
         with self._condition:
             if generation != self._generation:
                 return
-            self._busy_since_ms = None
+            self._under_way = None
             self._running_commands = []
             self._quarantine(text, off=False)
         for _, done in commands:

@@ -53,6 +53,7 @@ from orlop.server.framework_run import FrameworkRunner
 from orlop.server.housekeeping import Advice, Housekeeping
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
+from orlop.server.patience import Work
 from orlop.server.pipeline import Failure
 from orlop.server.plugin_host import PluginHost
 from orlop.server.redo import document_bytes_max
@@ -61,7 +62,6 @@ from orlop.server.sessions import Sessions
 from orlop.server.storable import Storable
 from orlop.server.ticks import next_tick
 from orlop.server.timers import TimerService
-from orlop.server.watchdog import Work
 from orlop.store.interface import Compacted, OutcomeUnknown, Store, StoreError
 
 log = logging.getLogger(__name__)

@@ -38,13 +38,13 @@ from orlop.server.framework_run import ObjectUnreadable
 from orlop.server.leadership import Leadership, Metrics, Parts
 from orlop.server.liveness import LivenessSettings
 from orlop.server.loading import LeaderRecord, Term
+from orlop.server.patience import Work
 from orlop.server.plugin_host import PluginHost
 from orlop.server.remote_agents import RemoteAgents
 from orlop.server.role import Role
 from orlop.server.rotation import AUTHORITY, CURRENT, FORMER, NEXT, StoredAuthority
 from orlop.server.routing import Host
 from orlop.server.ticks import next_tick
-from orlop.server.watchdog import Work
 from orlop.store.interface import Store, StoreError
 
 log = logging.getLogger(__name__)

@@ -3,9 +3,9 @@
 Nobody can take a thread back from code that does not return: from a plugin's filter in the middle of a decision, say,
 or from a route on the event loop. What is left is to begin anew as a process, without the plugin whose code it is.
 
-A thread of its own looks once a second at what is under way. Looks are counted, not time: a process that was stopped,
-or whose machine has slept, does not hang. And a plugin is to blame where one and the same call of its code is under way
-at all of these looks; where there is none, the server is merely slow, and to begin anew would not make it faster.
+A thread of its own looks once a second at what is under way, and counts its looks (see `patience`). A plugin is to
+blame where one and the same call of its code is under way at all of them; where there is none, the server is merely
+slow, and to begin anew would not make it faster.
 """
 
 from __future__ import annotations
@@ -20,21 +20,13 @@ from typing import Final
 
 import attrs
 
+from orlop.server.patience import Patience, Work
+
 LOOK_EVERY_S: Final = 1.0
 #: A decision takes milliseconds.
 DECIDE_WITHIN_S: Final = 10.0
 #: The event loop waits for hooks of plugins that are called while a server begins, for so long each.
 ANSWER_WITHIN_S: Final = 30.0
-
-
-@attrs.frozen
-class Work:
-    """What a thread is doing. thread: its identifier. number: another one for each piece of work. since_ms: monotonic
-    milliseconds."""
-
-    thread: int
-    number: int
-    since_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -45,32 +37,6 @@ class Hang:
     reason: str
     plugin: str
     stack: str
-
-
-class Patience:
-    """Ends when the very same piece of work is under way at so many looks in a row.
-
-    calls: frames that were on its stack at all of these looks, the innermost first.
-    """
-
-    def __init__(self, looks: int) -> None:
-        self._looks = looks
-        self._work: Work | None = None
-        self._seen = 0
-        self.calls: list[FrameType] = []
-
-    def is_over(self, work: Work, calls: Sequence[FrameType]) -> bool:
-        """To be asked at each look. calls: on the work's stack at this one. True once for each piece of work."""
-        if work == self._work:
-            self._seen += 1
-            self.calls = [one for one in self.calls if one in calls]
-        else:
-            self._work, self._seen, self.calls = work, 1, list(calls)
-        return self._seen == self._looks
-
-    def rest(self) -> None:
-        """Nothing is under way; what it knows is let go of."""
-        self._work, self.calls = None, []
 
 
 class Watchdog:
