@@ -32,7 +32,7 @@ from orlop.kernel.placement import Candidate, NodeFilter, NodeScorer, PlacementV
 from orlop.kernel.view import View
 from orlop.model.asks import Explanation, Request, spec_id
 from orlop.model.clock import Now, format_utc, parse_utc
-from orlop.model.members import are, are_texts, is_a, is_whole
+from orlop.model.members import are, are_texts, is_a, is_whole, no_texts
 from orlop.model.nodes import Node, NodeState
 from orlop.model.patterns import Pattern, PatternError
 from orlop.model.ports import PortSet
@@ -86,24 +86,20 @@ def Process(  # noqa: N802  (reads as a value where it is used)
 
     Raises TypeError for what no node could run.
     """
-    arguments = arguments if isinstance(arguments, str) else tuple(arguments)
-    _check_process(command, arguments, environment)
-    payload: dict[str, Any] = {"command": command} if command is not None else {"arguments": list(arguments)}
-    optional: dict[str, Any] = {"environment": dict(environment or {}), "user": user, "directory": directory}
-    optional["artefacts"] = [dict(artefact) for artefact in artefacts]
-    return Spec(runtime="process", payload=payload | {name: value for name, value in optional.items() if value})
-
-
-def _check_process(command: Any, arguments: Any, environment: Any) -> None:
-    if isinstance(arguments, str) or not all(isinstance(one, str) for one in arguments):
-        raise TypeError(f"Process.arguments: expected several texts, got {arguments!r}")
-    if (command is None) is (not arguments):
-        raise TypeError(f"Process: expected a command or arguments, got {command!r} and {arguments!r}")
+    words = arguments if isinstance(arguments, str) else list(arguments)
+    if isinstance(words, str) or not all(isinstance(one, str) for one in words):
+        raise TypeError(f"Process.arguments: expected several texts, got {words!r}")
+    if (command is None) is (not words):
+        raise TypeError(f"Process: expected a command or arguments, got {command!r} and {words!r}")
     if not isinstance(command, str | None):
         raise TypeError(f"Process.command: expected a text, got {command!r}")
-    for name, text in dict(environment or {}).items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise TypeError(f"Process.environment: expected texts, got {name!r}: {text!r}")
+    variables = dict(environment or {})
+    if wrong := no_texts(variables):
+        raise TypeError(f"Process.environment: {wrong}")
+    payload: dict[str, Any] = {"command": command} if command is not None else {"arguments": words}
+    optional: dict[str, Any] = {"environment": variables, "user": user, "directory": directory}
+    optional["artefacts"] = [dict(artefact) for artefact in artefacts]
+    return Spec(runtime="process", payload=payload | {name: value for name, value in optional.items() if value})
 
 
 def Docker(image: str, **create_body: Any) -> Spec:  # noqa: N802

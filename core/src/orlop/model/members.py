@@ -41,20 +41,27 @@ def are(kind: type) -> Validator:
 
 def are_texts(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
     """It is name → text."""
+    if wrong := no_texts(value):
+        raise _wrong(action, member, wrong)
+
+
+def no_texts(value: Any) -> str:
+    """Why it is not name → text: what was expected, and what it is. Empty when it is."""
     if not isinstance(value, Mapping):
-        raise _wrong(action, member, "a mapping of texts", repr(value))
+        return f"expected a mapping of texts, got {value!r}"
     for name, text in value.items():
         if not isinstance(name, str) or not isinstance(text, str):
-            raise _wrong(action, member, "texts", f"{name!r}: {text!r}")
+            return f"expected texts, got {name!r}: {text!r}"
+    return ""
 
 
 def _that(is_right: Callable[[Any], bool], expected: str) -> Validator:
     def check(action: Any, member: attrs.Attribute[Any], value: Any) -> None:
         if not is_right(value):
-            raise _wrong(action, member, expected, repr(value))
+            raise _wrong(action, member, f"expected {expected}, got {value!r}")
 
     return check
 
 
-def _wrong(action: Any, member: attrs.Attribute[Any], expected: str, got: str) -> TypeError:
-    return TypeError(f"{type(action).__name__}.{member.name}: expected {expected}, got {got}")
+def _wrong(action: Any, member: attrs.Attribute[Any], wrong: str) -> TypeError:
+    return TypeError(f"{type(action).__name__}.{member.name}: {wrong}")
