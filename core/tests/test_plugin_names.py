@@ -38,9 +38,11 @@ class Plugin:
     def __init__(self, *frameworks: type[Framework], failures: int = 0) -> None:
         self._frameworks = frameworks
         self._failures = failures
+        self.calls = 0
 
     @hookimpl
     def frameworks(self) -> Sequence[type[Framework]]:
+        self.calls += 1
         self._failures -= 1
         if self._failures >= 0:
             raise RuntimeError("not today")
@@ -119,6 +121,18 @@ def test_one_that_recovers_as_a_namesake_leaves_the_other_alone() -> None:
     made.refuse_namesakes(only="early")
     assert made.names() == ["late"]
     assert "one of late" in records(made)["early"].error
+
+
+def test_a_plugin_is_asked_for_its_frameworks_once_each_time_it_is_loaded() -> None:
+    ok, failing, misconfigured = Plugin(framework("ok", "x")), Plugin(failures=9), Plugin(framework("bad", "x"))
+    made = host({"bad": {"unknown": 1}}, ok=ok, failing=failing, bad=misconfigured)
+    made.refuse_namesakes()
+    assert [name for name, _ in made.collect("frameworks")] == ["ok"]
+    assert made.claims() == {"ok": ("ok",), "failing": ("failing",), "bad": ("bad",)}
+    assert (ok.calls, failing.calls, misconfigured.calls) == (1, 1, 1)
+    made.retry("ok")
+    made.collect("frameworks")
+    assert ok.calls == 2
 
 
 def tasks(one: Serving) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class PluginHost:
         self._records: dict[str, PluginRecord] = {}
         self._managers: dict[str, pluggy.PluginManager] = {}
         self._structured: dict[str, Any] = {}
+        #: What plugins have answered to the hook `frameworks` since they were loaded.
+        self._frameworks: dict[str, Any] = {}
 
     # Loading
 
@@ -183,7 +185,7 @@ class PluginHost:
         if record.state != "loaded" and not (record.state == "configuration-error" and hook in _WITHOUT_SETTINGS):
             return None
         try:
-            answer = self._call(name, hook, **arguments)
+            answer = self._frameworks_of(name) if hook == "frameworks" else self._call(name, hook, **arguments)
         except BaseException as error:  # noqa: BLE001  (SystemExit too: a plugin's fault never spreads)
             self._failed(name, f"in hook {hook}: {_text(error)}", error)
             return None
@@ -215,7 +217,7 @@ class PluginHost:
             record = self._records[name]
             if record.state == "configuration-error" and "frameworks" in record.hooks:
                 with contextlib.suppress(Exception):
-                    answer = self._call(name, "frameworks")
+                    answer = self._frameworks_of(name)
             if record.state == "failed":
                 claimed[name] = (name,)
             elif answer:
@@ -239,6 +241,12 @@ class PluginHost:
 
         return within(self._timeout_s, work)
 
+    def _frameworks_of(self, name: str) -> Any:
+        """As `_call`. It is called once after each loading: settings, names and tasks are those of the same classes."""
+        if name not in self._frameworks:
+            self._frameworks[name] = self._call(name, "frameworks")
+        return self._frameworks[name]
+
     def _load(self, name: str) -> None:
         point, known = self._points.get(name), self._records.get(name)
         record = PluginRecord(
@@ -252,6 +260,7 @@ class PluginHost:
             record = attrs.evolve(record, distribution=point.dist.name, version=point.dist.version)
         self._managers.pop(name, None)
         self._structured.pop(name, None)
+        self._frameworks.pop(name, None)
         if reason := self._unwanted(name):
             self._records[name] = attrs.evolve(record, state="blocked", error=reason)
             return
@@ -281,7 +290,7 @@ class PluginHost:
     def _configure(self, name: str, hooks: tuple[str, ...]) -> Any:
         cls = self._call(name, "configuration") if "configuration" in hooks else None
         if cls is None and "frameworks" in hooks:
-            cls = configuration_of(self._call(name, "frameworks") or ())
+            cls = configuration_of(self._frameworks_of(name) or ())
         if cls is None:
             if plugin_table(self._settings, name):
                 source = str(self._settings.source or "configuration")
