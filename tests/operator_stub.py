@@ -32,7 +32,7 @@ from orlop.kernel import records
 from orlop.kernel.events import DrainNode, Effect, ForgetNode, KillTask, Logged
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
-from orlop.model.events import LogEntry
+from orlop.model.log_entries import LogEntry
 from orlop.server.event_log import EventLog
 from orlop.server.role import Role
 from orlop.store.interface import Put

@@ -29,7 +29,7 @@ from orlop.kernel.kernel import Kernel
 from orlop.kernel.loading import CLASSES, encode
 from orlop.model.clock import Now
 from orlop.model.documents import from_bytes
-from orlop.model.events import LogRecord
+from orlop.model.log_entries import LogRecord
 from orlop.model.messages import Assignments, Epoch, Hello
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources

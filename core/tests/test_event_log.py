@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orlop.kernel import records
 from orlop.kernel.events import Logged
 from orlop.model.documents import to_bytes
-from orlop.model.events import LogEntry, LogRecord
+from orlop.model.log_entries import LogEntry, LogRecord
 from orlop.server import event_log
 from orlop.server.event_log import EventLog
 from orlop.store.interface import Put, RangeResult

@@ -23,7 +23,7 @@ from orlop.kernel.placement import Candidate, PlacementView
 from orlop.kernel.state import State
 from orlop.model.asks import Request, spec_id
 from orlop.model.clock import Now
-from orlop.model.events import LogEntry, LogRecord
+from orlop.model.log_entries import LogEntry, LogRecord
 from orlop.model.messages import Epoch, Hello
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet

@@ -16,7 +16,7 @@ from orlop.kernel.state import Candidate, State
 from orlop.model.asks import Explanation
 from orlop.model.clock import format_utc
 from orlop.model.documents import to_plain
-from orlop.model.events import LogEntry
+from orlop.model.log_entries import LogEntry
 from orlop.model.nodes import Node, NodeState
 from orlop.model.resources import BITS_KINDS, BYTES_KINDS, Resources
 from orlop.model.tasks import Task

@@ -23,7 +23,7 @@ from orlop.api.requests import flag, read_query, server_of, text, whole
 from orlop.api.responses import answer_list
 from orlop.api.streams import client_is_gone, streaming
 from orlop.kernel.events import Logged
-from orlop.model.events import LogEntry
+from orlop.model.log_entries import LogEntry
 
 LISTED_EVENTS_MAX: Final = 1_000
 LISTED_EVENTS_DEFAULT: Final = 100

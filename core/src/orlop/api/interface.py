@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from orlop.kernel.events import DrainNode, ForgetNode, KillTask, Logged
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
-from orlop.model.events import LogEntry
+from orlop.model.log_entries import LogEntry
 from orlop.model.nodes import Node
 from orlop.model.tasks import Task
 from orlop.server.framework_host import FrameworkStatus

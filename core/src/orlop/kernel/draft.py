@@ -35,8 +35,8 @@ from orlop.kernel.state import (
 )
 from orlop.model.asks import Request
 from orlop.model.clock import Now
-from orlop.model.events import LogEntry
 from orlop.model.facts import NodeFacts
+from orlop.model.log_entries import LogEntry
 from orlop.model.nodes import Node, NodeState
 from orlop.model.ports import PortSet
 from orlop.model.resources import Resources

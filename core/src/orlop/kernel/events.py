@@ -12,8 +12,8 @@ import attrs
 
 from orlop.kernel.state import State, StoredObject
 from orlop.model.asks import Explanation, Request
-from orlop.model.events import LogEntry
 from orlop.model.facts import NodeFacts
+from orlop.model.log_entries import LogEntry
 from orlop.model.messages import Epoch, Hello, ToAgent
 from orlop.model.tasks import Spec, Status
 

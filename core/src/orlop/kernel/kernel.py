@@ -44,7 +44,7 @@ from orlop.kernel.planner import Planner, now_or_never
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.clock import Now, format_utc
-from orlop.model.events import LogEntry, LogRecord
+from orlop.model.log_entries import LogEntry, LogRecord
 from orlop.model.messages import FACTS, Epoch, Hello, Received, Refused, Welcome
 from orlop.model.nodes import Node, NodeState
 from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState, drain_reason

@@ -11,7 +11,7 @@ from typing import Any, Final
 from orlop.kernel import records
 from orlop.kernel.events import Logged
 from orlop.model.documents import from_bytes
-from orlop.model.events import LogEntry, LogRecord
+from orlop.model.log_entries import LogEntry, LogRecord
 from orlop.store.interface import Entry, Store
 
 RECORDS_IN_MEMORY_MAX: Final = 1_000

@@ -36,7 +36,7 @@ from orlop.kernel.state import FrameworkState, State, StoredObject
 from orlop.model.asks import Explanation, Request, id_of
 from orlop.model.clock import Now
 from orlop.model.documents import DocumentError, NewerVersion, from_plain, parse_versioned, to_plain
-from orlop.model.events import LogEntry
+from orlop.model.log_entries import LogEntry
 from orlop.model.tasks import Spec, Task
 from orlop.server.storable import Storable, Unstorable
 

@@ -1,4 +1,4 @@
-"""What a server is at one moment."""
+"""Whether a server leads or stands by. The roles that resources are accounted to are something else."""
 
 from __future__ import annotations
 

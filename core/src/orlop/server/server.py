@@ -27,7 +27,7 @@ from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.documents import DocumentError
-from orlop.model.events import LogEntry
+from orlop.model.log_entries import LogEntry
 from orlop.model.messages import Seen, ToAgent, ToServer
 from orlop.server import admission, archive
 from orlop.server.bridge import Bridge

@@ -50,8 +50,8 @@ from orlop.kernel.loading import encode, load
 from orlop.kernel.placement import NodeFilter, NodeScorer
 from orlop.kernel.state import State
 from orlop.model.clock import Now
-from orlop.model.events import LogEntry
 from orlop.model.facts import NodeFacts
+from orlop.model.log_entries import LogEntry
 from orlop.model.messages import Epoch
 from orlop.model.nodes import NodeInfo
 from orlop.model.ports import PortSet

@@ -22,7 +22,7 @@ import pytest
 
 if TYPE_CHECKING:
     from orlop.framework import Framework, NodeFilter, NodeScorer
-    from orlop.model.events import LogEntry
+    from orlop.model.log_entries import LogEntry
     from orlop.testing.harness import Cluster
     from orlop.testing.scenario import Scenario
 
