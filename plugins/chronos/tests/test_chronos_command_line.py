@@ -449,3 +449,21 @@ def test_the_server_may_stand_behind_the_command(api: Api, command: tuple[str, .
     api.put("a")
     result = CliRunner().invoke(cli, ["--server", "http://127.0.0.1:1", "chronos", *command, "--server", api.url])
     assert result.exit_code == 0, result.output
+
+
+def test_when_a_run_is_tried_again_is_told(api: Api) -> None:
+    api.put("a", retries=1, retryDelay=90)
+    api.order("PUT", "/job/a")
+    assert api.get("/jobs/a/runs")[0]["nextAttemptTime"] == ""
+    api.end_tasks(3)
+    assert api.get("/jobs/a/runs")[0]["nextAttemptTime"] == "2023-11-14T22:14:50.000Z"
+    for command in ("history", "show"):
+        assert "exit code 3; tried again at 2023-11-14T22:14:50.000Z" in api.run("job", command, "a").stdout
+    api.on_loop(lambda cluster: cluster.advance(90))
+    (run,) = api.get("/jobs/a/runs")
+    assert (run["state"], run["nextAttemptTime"], len(run["attempts"])) == ("active", "", 2)
+
+
+def test_a_job_that_is_not_due_any_more_says_so(api: Api) -> None:
+    api.put("a", schedule="R0//PT1H")
+    assert api.run("job", "next", "a").stderr == "it is not due any more by itself\n"

@@ -145,6 +145,15 @@ def test_what_has_no_prefix(api: Api, path: str, content_type: str, text: str) -
 
 
 @pytest.mark.parametrize("prefix", [V2, V3])
+def test_a_search_finds_ten_unless_it_is_told_otherwise(api: Api, prefix: str) -> None:
+    for number in range(12):
+        api.put(f"a{number}")
+    assert len(api.get(f"{prefix}/jobs/search?name=a")) == 10
+    assert len(api.get(f"{prefix}/jobs/search?name=a&offset=5")) == 7
+    assert len(api.get(f"{prefix}/jobs/search?name=a&limit=11")) == 11
+
+
+@pytest.mark.parametrize("prefix", [V2, V3])
 def test_every_task_is_stopped(prefix: str) -> None:
     with Api() as api:
         for name in ("a", "b", "c"):
@@ -258,6 +267,14 @@ def test_results_and_states_are_shown_everywhere(api: Api) -> None:
     counters = api.get("/metrics")["counters"]
     assert counters["jobs.run.failure.bad"] == counters["jobs.run.success.good"] == {"count": 1}
     assert counters["jobs.run.success.bad"] == counters["jobs.run.failure.good"] == {"count": 0}
+
+
+def test_only_a_later_success_is_one(api: Api) -> None:
+    at = [f"2020-01-01T00:00:00.00{number}Z" for number in range(3)]
+    for name, success, error in (("a", at[1], at[1]), ("b", at[2], at[1]), ("c", at[0], at[1]), ("d", at[0], "")):
+        api.put(name, lastSuccess=success, lastError=error)
+    found = [one["status"] for one in api.get(f"{V3}/jobs/summary")["jobs"]]
+    assert found == ["failure", "success", "failure", "success"]
 
 
 # --- priority ---

@@ -128,6 +128,15 @@ def test_containers() -> None:
     assert (plain["Cmd"], "Entrypoint" in plain) == (["a"], False)
 
 
+def test_variables_of_a_job_change_nothing_of_what_each_task_is_told() -> None:
+    run = Run(job="a", number=1, identity="", cause=Cause.TIME, nominal_ms=NOW_MS, created_ms=0, state=RunState.ACTIVE)
+    names = ["HOST", "MINE", *specs.run_environment(read(command="x"), run, 0, "ct:")]
+    variables = [{"name": name, "value": "theirs"} for name in names]
+    assert payload(command="x", environmentVariables=variables)["environment"] == {"MINE": "theirs"}
+    body = payload(container={"image": "busybox"}, environmentVariables=variables)
+    assert body["Env"] == ["MESOS_SANDBOX=/mnt/mesos/sandbox", "MINE=theirs"]
+
+
 def test_external_volumes() -> None:
     external = {"name": "data", "provider": "rexray", "options": [{"key": "size", "value": "5"}]}
     volumes = [

@@ -252,8 +252,14 @@ def _line(one: dict[str, Any]) -> str:
     attempt = one["attempts"][-1] if one["attempts"] else {}
     where = f" on {attempt['node']}" if attempt.get("node") else ""
     again = f", attempt {len(one['attempts'])}" if len(one["attempts"]) > 1 else ""
-    reason = f": {one['reason']}" if one["reason"] else ""
+    reason = f": {_why(one)}" if _why(one) else ""
     return one_line(f"run {one['run']} {one['state']}{where}{again}{reason}")
+
+
+def _why(one: dict[str, Any]) -> str:
+    """A run is as it is; also when it is tried again."""
+    again = f"tried again at {one['nextAttemptTime']}" if one.get("nextAttemptTime") else ""
+    return "; ".join(part for part in (one["reason"], again) if part)
 
 
 @job.command()
@@ -360,7 +366,7 @@ def _show_runs(runs: Iterable[dict[str, Any]], output: str = "table") -> None:
                 "exit": attempt.get("exitCode"),
                 "started": attempt.get("startTime", ""),
                 "ended": one["endTime"],
-                "reason": one["reason"],
+                "reason": _why(one),
             }
         )
     columns = ("run", "due", "cause", "state", "attempts", "node", "exit", "started", "ended", "reason")
@@ -421,8 +427,10 @@ def next_(ctx: click.Context, name_or_file: str, count: int, draft: bool, output
     rows = [{"due": one["nominalTime"], "local": one["localTime"], "starts": one["startTime"]} for one in times]
     show(output, times, rows, ("due", "local", "starts"), name="due")
     if output in ("table", "wide"):
-        if isinstance(document, dict) and document.get("disabled") and not times:
-            click.echo("it is disabled, and not due until it is enabled", err=True)
+        if isinstance(document, dict) and not times:
+            disabled = document.get("disabled")
+            why = "it is disabled, and not due until it is enabled" if disabled else "it is not due any more by itself"
+            click.echo(why, err=True)
         if _is_paused(client):
             click.echo(_PAUSED, err=True)
 

@@ -191,6 +191,7 @@ def _run(jobs: Jobs, record: JobRecord, run: Run, waits_because: str | None) -> 
         "count": run.count,
         "arguments": run.arguments,
         "endTime": rendering.instant(run.ended_ms),
+        "nextAttemptTime": rendering.instant(run.due_ms) if run.state is RunState.WAITING else "",
         "reason": run.reason or waits_because or "",
         "attempts": attempts,
     }
