@@ -467,3 +467,21 @@ def test_when_a_run_is_tried_again_is_told(api: Api) -> None:
 def test_a_job_that_is_not_due_any_more_says_so(api: Api) -> None:
     api.put("a", schedule="R0//PT1H")
     assert api.run("job", "next", "a").stderr == "it is not due any more by itself\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "from_", "until", "reason"),
+    [
+        ("a", "2023-11-02", "2023-11-01", "until: expected a time after from"),
+        ("a", "yesterday", "2023-11-01", "from: expected a time such as 2014-10-10T18:32:00Z, got 'yesterday'"),
+        ("a", "2023-11-01", "", "until: expected a time such as 2014-10-10T18:32:00Z"),
+        ("a", "1990-01-01", "2023-11-01", "expected a stretch with at most 1000 due times"),
+        ("b", "2023-11-01", "2023-11-02", "Job 'b' has parents and no schedule to go by"),
+    ],
+)
+def test_a_backfill_that_cannot_be(api: Api, name: str, from_: str, until: str, reason: str) -> None:
+    api.put("a", schedule="R/1980-01-01T00:00:00Z/P1D", disabled=True)
+    api.put("b", parents=["a"])
+    failed = api.run("job", "backfill", name, "--from", from_, "--until", until, code=1)
+    assert failed.stderr == f"orlop: {reason}\n"
+    assert api.get(f"/jobs/{name}/runs") == []

@@ -135,3 +135,16 @@ def test_a_child_whose_parent_has_ended_in_a_pause_runs_after_it() -> None:
     assert cluster.running("b") == []
     cluster.give(orders.Pause(paused=False))
     assert len(cluster.running("b")) == 1
+
+
+@pytest.mark.parametrize("overlap", ["queue", "allow"])
+def test_a_job_is_over_when_the_last_of_its_runs_is(overlap: str) -> None:
+    """Not when one succeeds while others of the same outage are still to be run."""
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R3/2023-11-14T20:00:00Z/PT10M", catchUp="all", overlap=overlap)
+    assert cluster.progress("a").left == 0
+    for left in (2, 1, 0):
+        cluster.cluster.end_task(cluster.running("a")[0])
+        cluster.cluster.settle()
+        assert cluster.show("a")["disabled"] is (left == 0)
+    assert cluster.states("a") == ["succeeded"] * 3

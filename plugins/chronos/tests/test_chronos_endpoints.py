@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -302,13 +303,14 @@ def test_ten_thousand_parents() -> None:
     with Api(cpus=10) as api:
         names = [f"p{number}" for number in range(10_000)]
 
-        def define(cluster: Cluster) -> None:
-            for name in names:
+        def define(cluster: Cluster, some: list[str]) -> None:
+            for name in some:
                 document = {"name": name, "command": "x", "schedule": "R0//PT1H"}
                 definition = reading.read_job(document, RUN_TIME, reading.Defaults())
                 cluster.command("chronos", orders.PutJob(definition=definition, names=reading.NAMES_V3))
 
-        api.on_loop(define)
+        for first in range(0, len(names), 500):
+            api.on_loop(functools.partial(define, some=names[first : first + 500]))
         child = {"name": "child", "command": "x", "parents": names}
         too_many = api.call("POST", f"{V3}/dependency", {**child, "parents": [*names, "other"]})
         assert "parents: expected at most 10000 elements, got 10001" in too_many.json()["message"]

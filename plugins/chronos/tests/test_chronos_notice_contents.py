@@ -168,3 +168,14 @@ async def test_whoever_may_not_log_in_tries_again_later() -> None:
     mailbox, cluster = await mailed("wrong", lambda left: all(notice.tries for notice in left))
     assert mailbox.mails == []
     assert all(notice.due_ms == cluster.now_ms + notices.FIRST_RETRY_MS for notice in waiting(cluster))
+
+
+def test_a_notice_is_given_up_after_a_day() -> None:
+    cluster = failed_job(slack_url=HOOK)
+    (notice,) = waiting(cluster)
+    cluster.advance(86_399)
+    cluster.give(orders.SettleNotice(id=notice.id, error="no"))
+    assert [one.id for one in waiting(cluster)] == [notice.id]
+    cluster.advance(1)
+    cluster.give(orders.SettleNotice(id=notice.id, error="no"))
+    assert waiting(cluster) == []
