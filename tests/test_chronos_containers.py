@@ -15,6 +15,8 @@ from running import RunningOrlop, wait_until
 pytestmark = [pytest.mark.real, pytest.mark.docker]
 
 IMAGE = {"type": "DOCKER", "image": "busybox:latest", "network": "BRIDGE"}
+#: Bytes that a node keeps of the beginning and of the end of each stream.
+KEPT = 65_536
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,22 @@ def test_what_is_in_an_external_volume_is_there_in_the_next_run(orlop: RunningOr
     put(orlop, "note", command="echo note >> /data/notes", container={**IMAGE, "volumes": volumes})
     orlop.cli("chronos", "job", "run", "note", code=1)
     assert "Read-only file system" in orlop.cli("chronos", "job", "logs", "note")
+
+
+def test_the_beginning_and_the_end_of_the_output_outlive_the_container(orlop: RunningOrlop, engine: Engine) -> None:
+    """A node keeps 50 containers that have ended; of older ones it keeps that."""
+    put(orlop, "long", command="echo first; yes 0123456 | head -c 400000; echo last; echo bad >&2")
+    orlop.cli("chronos", "job", "run", "long")
+    (attempt,) = call(orlop, "GET", "/jobs/long/runs")[0]["attempts"]
+    assert len(orlop.cli("chronos", "job", "logs", "long")) == 400_000 + len("first\nlast\nbad\n")
+    put(orlop, "others", command="true", schedule="R/2024-01-01T00:00:00Z/P1D", disabled=True, mem=8)
+    orlop.cli("chronos", "job", "backfill", "others", "--from", "2024-01-01", "--until", "2024-02-25")
+    label = {"label": f"orlop.task={attempt['task']}"}
+    with closing(engine.client()) as client:
+        assert client.containers(all=True, filters=label)
+        wait_until(lambda: not client.containers(all=True, filters=label), "its container is gone", 120)
+    text = orlop.cli("chronos", "job", "logs", "long")
+    assert text.startswith("first\n0123456\n")
+    assert "0123456\nlast\n" in text
+    assert "bad\n" in text
+    assert 2 * KEPT <= len(text) < 2 * KEPT + 1_000
