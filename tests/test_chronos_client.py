@@ -89,10 +89,29 @@ def test_what_a_process_is_told(orlop: RunningOrlop, client: chronos.ChronosClie
     assert told["MESOS_TASK_ID"].endswith(":0:tell:a b")
     assert told["CHRONOS_JOB_NAME"] == "tell"
     assert told["CHRONOS_JOB_OWNER"] == "a@example.com"
-    assert told["CHRONOS_RESOURCE_MEM"] == "128.0"
+    resources = [told[f"CHRONOS_RESOURCE_{kind}"] for kind in ("CPU", "MEM", "DISK")]
+    assert resources == ["0.1", "128.0", "256.0"]
+    assert told["CHRONOS_JOB_RUN_TIME"] == told["MESOS_TASK_ID"].split(":")[1]
     assert told["CHRONOS_JOB_RUN_ATTEMPT"] == "0"
+    assert (told["CHRONOS_RUN_ID"], told["CHRONOS_RUN_CAUSE"]) == ("tell/0", "time")
+    assert told["CHRONOS_NOMINAL_TIME"] == run["nominalTime"]
     assert told["MINE"] == "1"
     assert told["HOST"] == attempt["node"]
+
+
+def test_runs_of_a_backfill_are_told_their_dates(
+    orlop: RunningOrlop, client: chronos.ChronosClient, tmp_path: Path
+) -> None:
+    out = tmp_path / "told"
+    command = f"echo $CHRONOS_RUN_CAUSE $CHRONOS_NOMINAL_TIME $CHRONOS_JOB_RUN_TIME >> {out}"
+    client.add(job("fill", command=command, schedule="R/2024-02-28T00:00:00Z/P1D", disabled=True))
+    window = ("--from", "2024-02-28T12:00:00Z", "--until", "2024-03-01T00:00:00Z")
+    assert orlop.cli("chronos", "job", "backfill", "fill", *window) == "2 runs\n"
+    wait_until(lambda: counts(client, "fill") == (2, 0), "both have run")
+    assert out.read_text().splitlines() == [
+        "backfill 2024-02-29T00:00:00.000Z 1709164800000",
+        "backfill 2024-03-01T00:00:00.000Z 1709251200000",
+    ]
 
 
 def read(orlop: RunningOrlop, path: str) -> Any:

@@ -147,3 +147,12 @@ def test_no_server_sends_a_client_elsewhere(servers: Servers, prefix: str) -> No
                 assert answer.headers["Content-Type"]
                 text = answer.read().decode()
                 assert status == 200 or isinstance(json.loads(text)["message"], str)
+
+
+@pytest.mark.parametrize("path", ["/leader", *(f"{prefix}/leader" for prefix in PREFIXES)])
+def test_each_server_names_the_leaders_address_of_chronos(servers: Servers, path: str) -> None:
+    """Not its own, nor the leader's for operators, where the request has gone through."""
+    one_standby(servers)
+    leader = servers.leader()
+    for server in servers.all:
+        assert Answer(server, "GET", path).document == {"leader": leader.chronos_address}

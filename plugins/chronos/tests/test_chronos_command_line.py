@@ -12,6 +12,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 from served_api import ServedApi
 
+from orlop.cli.failures import Unreachable
 from orlop.cli.main import cli
 from orlop.testing.harness import Cluster
 from orlop_chronos import command_line
@@ -353,3 +354,134 @@ def test_names_of_jobs_are_completed(api: Api) -> None:
 
     for verb in ("show", "run", "kill", "pause", "resume", "rm", "backfill", "history", "logs", "next"):
         assert completed(f"orlop chronos job {verb} al", 4) == ["alpha", "also"]
+
+
+# --- what people type ---
+
+
+def test_the_graph_is_drawn(api: Api, tmp_path: Path) -> None:
+    api.put("a")
+    api.put("b", parents=["a"])
+    for command in (("graph",), ("job", "graph")):
+        assert api.run(*command).stdout.split() == ["a", "└─", "b"]
+        assert json.loads(api.run(*command, "-o", "json").stdout) == api.get("/jobs/summary")
+        picture = tmp_path / "graph.svg"
+        assert api.run(*command, "--svg", str(picture)).stdout == ""
+        assert picture.read_text() == api.call("GET", f"{B}/graph/svg").text
+        picture.unlink()
+
+
+@pytest.mark.parametrize(
+    "verb", ["show", "run", "kill", "pause", "resume", "rm", "backfill", "history", "logs", "next"]
+)
+def test_a_name_that_is_empty(api: Api, verb: str) -> None:
+    """As of a variable that is not set: it must not be taken for all jobs, or for another path."""
+    api.put("a")
+    more = ("--from", "2026-01-01", "--until", "2026-01-02") if verb == "backfill" else ()
+    assert "expected a job's name, got an empty text" in api.run("job", verb, "", *more, code=2).stderr
+    assert [job["disabled"] for job in api.get("/jobs")] == [False]
+
+
+def test_names_alone(api: Api) -> None:
+    for name in ("a", "b"):
+        api.put(name, concurrent=True)
+        api.order("PUT", f"/job/{name}")
+        api.order("PUT", f"/job/{name}")
+    assert api.run("job", "ls", "-o", "name").stdout == "a\nb\n"
+    assert api.run("job", "show", "a", "-o", "name").stdout == "a\n"
+    assert api.run("job", "history", "a", "-o", "name").stdout == "1\n0\n"
+
+
+def test_a_server_that_goes_away_does_not_end_the_looking(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.put("a")
+    get = command_line.Client.get
+    asked = 0
+
+    def gone_twice(self: Any, path: str, **query: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked in (2, 3):
+            raise Unreachable("cannot reach it: Connection refused")
+        return get(self, path, **query)
+
+    monkeypatch.setattr(command_line.Client, "get", gone_twice)
+    monkeypatch.setattr(command_line.time, "sleep", lambda _: api.end_tasks() if asked == 3 else None)
+    assert api.run("job", "run", "a").stdout.splitlines() == [
+        "run 0 active on n1",
+        "what run 0 does is not known: cannot reach it: Connection refused",
+        "run 0 succeeded on n1",
+    ]
+
+
+def test_a_server_that_stays_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.put("a")
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise Unreachable("cannot reach it: Connection refused")
+
+    monkeypatch.setattr(command_line.Client, "get", gone)
+    failed = api.run("job", "run", "a", "--timeout", "0", code=3)
+    assert "run 0 has not ended after 0 s; what run 0 does is not known: cannot reach it" in failed.stderr
+
+
+def test_a_backfill_of_nothing_says_so(api: Api) -> None:
+    api.put("a", schedule="R/2023-11-14T00:00:00Z/P1D", disabled=True)
+    window = ("--from", "2023-10-01", "--until", "2023-10-31")
+    told = api.run("job", "backfill", "a", *window)
+    assert (told.stdout, told.stderr) == ("0 runs\n", "its schedule has no due time there\n")
+    assert api.run("job", "backfill", "a", "--from", "2023-11-14", "--until", "2023-11-15").stdout == "2 runs\n"
+
+
+def test_output_that_is_lost_with_its_node(api: Api) -> None:
+    api.put("a", retries=0)
+    api.order("PUT", "/job/a")
+    api.on_loop(lambda cluster: cluster.lose_node("n1"))
+    assert "the output is lost: node n1 is gone" in api.run("job", "logs", "a", code=4).stderr
+
+
+def test_what_people_are_shown_does_nothing_to_their_terminal(api: Api) -> None:
+    api.put("a", command="echo \x1b[31mred\nsecond line")
+    assert "runs echo [31mred second line\n" in api.run("job", "show", "a").stdout
+
+
+@pytest.mark.parametrize("command", [("job", "ls"), ("job", "graph"), ("graph",), ("job", "show", "a")])
+def test_the_server_may_stand_behind_the_command(api: Api, command: tuple[str, ...]) -> None:
+    api.put("a")
+    result = CliRunner().invoke(cli, ["--server", "http://127.0.0.1:1", "chronos", *command, "--server", api.url])
+    assert result.exit_code == 0, result.output
+
+
+def test_when_a_run_is_tried_again_is_told(api: Api) -> None:
+    api.put("a", retries=1, retryDelay=90)
+    api.order("PUT", "/job/a")
+    assert api.get("/jobs/a/runs")[0]["nextAttemptTime"] == ""
+    api.end_tasks(3)
+    assert api.get("/jobs/a/runs")[0]["nextAttemptTime"] == "2023-11-14T22:14:50.000Z"
+    for command in ("history", "show"):
+        assert "exit code 3; tried again at 2023-11-14T22:14:50.000Z" in api.run("job", command, "a").stdout
+    api.on_loop(lambda cluster: cluster.advance(90))
+    (run,) = api.get("/jobs/a/runs")
+    assert (run["state"], run["nextAttemptTime"], len(run["attempts"])) == ("active", "", 2)
+
+
+def test_a_job_that_is_not_due_any_more_says_so(api: Api) -> None:
+    api.put("a", schedule="R0//PT1H")
+    assert api.run("job", "next", "a").stderr == "it is not due any more by itself\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "from_", "until", "reason"),
+    [
+        ("a", "2023-11-02", "2023-11-01", "until: expected a time after from"),
+        ("a", "yesterday", "2023-11-01", "from: expected a time such as 2014-10-10T18:32:00Z, got 'yesterday'"),
+        ("a", "2023-11-01", "", "until: expected a time such as 2014-10-10T18:32:00Z"),
+        ("a", "1990-01-01", "2023-11-01", "expected a stretch with at most 1000 due times"),
+        ("b", "2023-11-01", "2023-11-02", "Job 'b' has parents and no schedule to go by"),
+    ],
+)
+def test_a_backfill_that_cannot_be(api: Api, name: str, from_: str, until: str, reason: str) -> None:
+    api.put("a", schedule="R/1980-01-01T00:00:00Z/P1D", disabled=True)
+    api.put("b", parents=["a"])
+    failed = api.run("job", "backfill", name, "--from", from_, "--until", until, code=1)
+    assert failed.stderr == f"orlop: {reason}\n"
+    assert api.get(f"/jobs/{name}/runs") == []

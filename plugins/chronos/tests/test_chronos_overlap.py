@@ -146,3 +146,13 @@ def test_runs_that_have_a_node_do_not_count_as_waiting() -> None:
     cluster.put("a", schedule="R//PT10S", overlap="allow")
     cluster.advance(45)
     assert len(cluster.running("a")) == 5
+
+
+def test_epsilon_is_how_late_a_run_may_be_made_and_not_how_long_it_may_wait() -> None:
+    cluster = ChronosCluster()
+    cluster.put("a", schedule="R//PT30S", epsilon="PT60S")
+    cluster.advance(299)
+    cluster.finish("a")
+    second = cluster.runs("a")[1]
+    assert (second.state, second.attempts[0].asked_ms - second.nominal_ms) == ("active", 269_000)
+    assert {run.reason for run in cluster.runs("a")[2:]} == {"1 runs were waiting already"}

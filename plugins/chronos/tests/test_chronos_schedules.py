@@ -107,6 +107,7 @@ def test_starts(start: str, expected: str) -> None:
         ("R/0000-01-01T00:00:00Z/PT1H", "", "expected a time"),
         ("R/9999-12-31T23:59:59-12:00/PT1H", "", "9999"),
         ("R/2014-10-10T18:32:00Z/PT1H", "europe/paris", "is Europe/Paris meant"),
+        ("R/2014-10-10T18:32:00Z/PT1H", "Nowhere/City", "expected a time zone"),
         ("R/2014-10-10T18:32:00Z/PT1H", "../../etc/passwd", "expected a time zone"),
         ("R/2014-10-10T18:32:00Z/PT1H", "x" * 100_000, "expected a time zone"),
         ("R/2014-10-10T18:32:00Z/PT1H", "Europe\0Paris", "expected a time zone"),
@@ -209,6 +210,20 @@ def test_a_late_launch_loses_no_month() -> None:
     """Chronos: launched on 30 January, the next run was on 1 March."""
     trigger = parse("R/2014-01-01T00:00:00Z/P1M", "", NOW_MS)
     assert iso(trigger.first_from(ms("2014-01-30T00:00:00+00:00"), Moment(0, 0))) == "2014-02-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("late_h", [1, 23, 24, 25, 26, 49])
+def test_a_late_launch_across_a_clock_set_back_loses_no_day(late_h: int) -> None:
+    """Chronos counted days of 24 hours, and could pass over one too many. The day of 2 November has 25."""
+    zone = "America/Los_Angeles"
+    trigger = parse("R/2014-11-01T01:30:00Z/P1D", zone, NOW_MS)
+    due = [ms(f"2014-11-0{day}T01:30:00-0{7 if day < 3 else 8}:00") for day in range(1, 6)]
+    start = trigger.moment(0)
+    assert start == Moment(due[0], 0)
+    launched_ms = due[1] + late_h * 3_600_000
+    found = trigger.first_from(launched_ms, start)
+    assert found is not None
+    assert found.at_ms == min(at_ms for at_ms in due if at_ms >= launched_ms)
 
 
 def test_a_day_that_a_zone_skipped() -> None:

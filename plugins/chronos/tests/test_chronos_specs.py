@@ -128,6 +128,52 @@ def test_containers() -> None:
     assert (plain["Cmd"], "Entrypoint" in plain) == (["a"], False)
 
 
+def test_variables_of_a_job_change_nothing_of_what_each_task_is_told() -> None:
+    run = Run(job="a", number=1, identity="", cause=Cause.TIME, nominal_ms=NOW_MS, created_ms=0, state=RunState.ACTIVE)
+    names = ["HOST", "MINE", *specs.run_environment(read(command="x"), run, 0, "ct:")]
+    variables = [{"name": name, "value": "theirs"} for name in names]
+    assert payload(command="x", environmentVariables=variables)["environment"] == {"MINE": "theirs"}
+    body = payload(container={"image": "busybox"}, environmentVariables=variables)
+    assert body["Env"] == ["MESOS_SANDBOX=/mnt/mesos/sandbox", "MINE=theirs"]
+
+
+def test_external_volumes() -> None:
+    external = {"name": "data", "provider": "rexray", "options": [{"key": "size", "value": "5"}]}
+    volumes = [
+        {"containerPath": "/a", "mode": "RO", "external": external},
+        {"containerPath": "/b", "external": {"name": "plain"}},
+        {"containerPath": "/c", "hostPath": "/d"},
+    ]
+    host = payload(command="x", container={"image": "busybox", "volumes": volumes})["HostConfig"]
+    driver = {"DriverConfig": {"Name": "rexray", "Options": {"size": "5"}}}
+    assert host["Mounts"] == [
+        {"Type": "volume", "Source": "data", "Target": "/a", "ReadOnly": True, "VolumeOptions": driver},
+        {"Type": "volume", "Source": "plain", "Target": "/b"},
+    ]
+    assert host["Binds"] == ["/d:/c"]
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        ({}, "host"),
+        ({"network": "BRIDGE"}, "bridge"),
+        ({"network": "USER", "networkName": "old", "networkInfos": [{"name": "new"}]}, "old"),
+        ({"network": "USER", "networkInfos": [{"name": ""}, {"name": "new"}]}, "new"),
+        ({"network": "USER"}, "bridge"),
+    ],
+)
+def test_networks_of_containers(container: dict[str, Any], expected: str) -> None:
+    body = payload(command="x", container={"image": "busybox", **container})
+    assert body["HostConfig"]["NetworkMode"] == expected
+
+
+@pytest.mark.parametrize("forced", [True, "true", False, None])
+def test_images_are_pulled_always_where_that_is_wanted(forced: object) -> None:
+    body = payload(command="x", container={"image": "busybox", "forcePullImage": forced})
+    assert body["orlop_pull"] == ("always" if forced else "missing")
+
+
 @pytest.mark.parametrize(
     ("document", "text"),
     [
@@ -147,6 +193,10 @@ def test_containers() -> None:
         ({"container": {"image": "a", "network": "OTHER"}}, "container.network: expected one of BRIDGE, HOST, USER"),
         ({"container": {"image": "a", "parameters": [{"key": "x"}]}}, "container.parameters: [0]: 'x' is not"),
         ({"container": []}, "container: expected an object"),
+        (
+            {"container": {"image": "a", "volumes": [{"containerPath": "/b", "external": {}}]}},
+            "container.volumes: [0].external.name: expected the volume's name, but missing",
+        ),
         ({"constraints": [["a", "MAX", "1"]]}, "constraints: [0]: expected EQUALS, LIKE or UNLIKE"),
         ({"constraints": [["a", "LIKE", "("]]}, "constraints: [0]: expected a regular expression"),
         ({"constraints": [["a", "LIKE", HANGING]]}, "constraints: [0]: expected a regular expression of RE2, got"),
@@ -257,6 +307,13 @@ def test_null_is_a_member_that_is_not_there() -> None:
     image = {"container": {"image": "a"}}
     assert read(**nothing, **image) == read(**image)
     assert read(command="x", container=None) == read(command="x")
+    container = {"image": "a", "type": None, "network": None, "volumes": None, "parameters": None}
+    assert read(container=container) == read(**image)
+
+
+def test_a_zone_that_chronos_shows_as_null_is_gmt() -> None:
+    """So it is in the lists of a Chronos whose clients have sent null."""
+    assert read(command="x", scheduleTimeZone="null").schedule_time_zone == "GMT"
 
 
 def test_texts_of_numbers_and_unknown_members() -> None:

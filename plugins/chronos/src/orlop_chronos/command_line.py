@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import graphlib
-import json
 import re
 import sys
 import time
@@ -14,9 +12,10 @@ from urllib.parse import quote
 import click
 
 from orlop.cli.client import Client
-from orlop.cli.failures import NOT_CONVERGED, NOT_FOUND, Failure
-from orlop.cli.options import completed
-from orlop.cli.output import json_option, output_option, show, show_json, table
+from orlop.cli.failures import NOT_CONVERGED, NOT_FOUND, Failure, Unreachable
+from orlop.cli.options import completed, server_options
+from orlop.cli.output import json_option, one_line, output_option, show, show_json
+from orlop_chronos import jobs_in_files
 
 POLL_S: Final = 0.25
 _FINAL: Final = {"succeeded", "failed", "killed", "skipped"}
@@ -25,7 +24,16 @@ _PAUSED: Final = "everything is paused: nothing starts by time or by a parent un
 _UNKNOWN_JOB: Final = re.compile(r"Job '.*' not found", re.DOTALL)
 _API: Final = "/chronos/v1/scheduler"
 _completed_name: Final = completed(f"{_API}/jobs/summary", "jobs", ("name",), "state")
-job_argument = click.argument("name", shell_complete=_completed_name)
+
+
+def _check_name(_: click.Context, __: click.Parameter, value: str) -> str:
+    """An empty one, as of a variable that is not set, would name other paths."""
+    if not value:
+        raise click.BadParameter("expected a job's name, got an empty text")
+    return value
+
+
+job_argument = click.argument("name", shell_complete=_completed_name, callback=_check_name)
 
 
 class _Group(click.Group):
@@ -83,75 +91,26 @@ def add(ctx: click.Context, file: Any, output: str) -> None:
 
     Of an array the jobs are stored in their order, those with parents after these, until one is refused.
     """
-    document = _read_json(file)
+    document = jobs_in_files.read_json(file)
     jobs = document if isinstance(document, list) else [document]
     for position, one in enumerate(jobs):
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
             where = f"[{position}]." if isinstance(document, list) else ""
             raise Failure(f"{where}name: expected the job's name, a text; nothing is stored")
     client = _client(ctx)
-    for stored, position in enumerate(_parents_first(jobs)):
+    for stored, position in enumerate(jobs_in_files.parents_first(jobs)):
         one = jobs[position]
         try:
             client.send("POST", "/dependency" if one.get("parents") else "/iso8601", one)
         except Failure as failure:
             if len(jobs) == 1:
                 raise
-            raise _refused_in_array(failure, one["name"], position, stored, len(jobs)) from failure
-        _tell_of_unknown(one)
+            raise jobs_in_files.refused_in_array(failure, one["name"], position, stored, len(jobs)) from failure
+        jobs_in_files.tell_of_unknown(one)
         if output != "json":
             click.echo(f"job {one['name']} is stored")
     if output == "json":
         show_json({"stored": [one["name"] for one in jobs]})
-
-
-def _tell_of_unknown(one: dict[str, Any]) -> None:
-    """Servers take members that they do not know, as Chronos did; but a job whose `shedule` is of no account runs once,
-    at once."""
-    from orlop_chronos.model import Counters, Job
-    from orlop_chronos.reading import members
-
-    known = {name for cls in (Job, Counters) for name, _ in members(cls)}
-    if unknown := [name for name in one if name not in known]:
-        click.echo(f"job {one['name']}: not known, and of no account: {', '.join(unknown)}", err=True)
-
-
-def _parents_first(jobs: list[dict[str, Any]]) -> list[int]:
-    """Their positions, in their order or, where a job stands before one of its parents, in one in which none does.
-
-    Circles are for the server to refuse.
-    """
-    at = {one["name"]: position for position, one in enumerate(jobs)}
-    before: dict[int, list[int]] = {}
-    for position, one in enumerate(jobs):
-        parents = one.get("parents")
-        named = (
-            [at[name] for name in parents if isinstance(name, str) and name in at] if isinstance(parents, list) else []
-        )
-        before[position] = [parent for parent in named if parent != position]
-    if not any(parent > position for position, parents in before.items() for parent in parents):
-        return list(before)
-    try:
-        return list(graphlib.TopologicalSorter(before).static_order())
-    except graphlib.CycleError:
-        return list(before)
-
-
-def _refused_in_array(failure: Failure, name: str, position: int, stored: int, count: int) -> Failure:
-    """Which job it was, and what has become of the others."""
-    others = [
-        *([f"jobs before it are stored: {stored}"] if stored else []),
-        *([f"jobs after it were not tried: {count - stored - 1}"] if stored < count - 1 else []),
-    ]
-    text = "; ".join([f"[{position}] job '{name}': {failure.message}", *others])
-    return Failure(text, hint=failure.hint, code=failure.code)
-
-
-def _read_json(file: Any) -> Any:
-    try:
-        return json.loads(file.read())
-    except ValueError as error:
-        raise Failure(f"{getattr(file, 'name', 'input')} is not JSON: {error}") from error
 
 
 @job.command()
@@ -198,9 +157,12 @@ def show_(ctx: click.Context, name: str, output: str) -> None:
     if output == "json":
         show_json(document)
         return
+    if output == "name":
+        click.echo(document["name"])
+        return
     last = f"last success {document['lastSuccess'] or 'never'}, last error {document['lastError'] or 'never'}"
     click.echo(f"{name}  {document['successCount']} succeeded, {document['errorCount']} failed; {last}")
-    click.echo(f"runs {document['command'] or document.get('container', {}).get('image', '')}")
+    click.echo(one_line(f"runs {document['command'] or document.get('container', {}).get('image', '')}"))
     if document.get("parents"):
         click.echo(f"after {', '.join(document['parents'])}")
     else:
@@ -224,7 +186,7 @@ def _next_of(due: list[dict[str, Any]]) -> str:
 @job_argument
 @click.option("--arguments", help="In place of the job's, for all attempts of this run.")
 @click.option("--detach", is_flag=True, help="Do not wait for the run's end.")
-@click.option("--timeout", type=float, default=3600, show_default=True, help="Seconds to wait.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds to wait.")
 @json_option
 @click.pass_context
 def run(ctx: click.Context, name: str, arguments: str | None, detach: bool, timeout: float, output: str) -> None:
@@ -255,31 +217,49 @@ def _run(client: Client, name: str, number: int) -> dict[str, Any]:
 def _follow(
     client: Client, name: str, number: int, timeout: float, tell: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The run, at its end; tells of its progress until then. Ctrl-C stops looking, not the run: None."""
+    """The run, at its end; tells of its progress until then. Ctrl-C stops looking, not the run: None.
+
+    A server that goes away for a while, as when another one begins to lead, does not end the looking.
+    """
     deadline, shown = time.monotonic() + timeout, ""
     try:
         while True:
-            found = _run(client, name, number)
-            line = _line(found)
+            line, found = _looked_at(client, name, number)
             if line != shown:
                 tell(line)
                 shown = line
-            if found["state"] in _FINAL:
+            if found is not None and found["state"] in _FINAL:
                 return found
             if time.monotonic() > deadline:
-                raise Failure(f"run {number} has not ended after {timeout:g} s; it goes on", code=NOT_CONVERGED)
+                last = "it goes on" if found is not None else line
+                raise Failure(f"run {number} has not ended after {timeout:g} s; {last}", code=NOT_CONVERGED)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         click.echo(f"\nrun {number} goes on", err=True)
         return None
 
 
+def _looked_at(client: Client, name: str, number: int) -> tuple[str, dict[str, Any] | None]:
+    """(what to tell of the run, itself); None while no server answers."""
+    try:
+        found = _run(client, name, number)
+    except Unreachable as failure:
+        return f"what run {number} does is not known: {failure.message}", None
+    return _line(found), found
+
+
 def _line(one: dict[str, Any]) -> str:
     attempt = one["attempts"][-1] if one["attempts"] else {}
     where = f" on {attempt['node']}" if attempt.get("node") else ""
     again = f", attempt {len(one['attempts'])}" if len(one["attempts"]) > 1 else ""
-    reason = f": {one['reason']}" if one["reason"] else ""
-    return f"run {one['run']} {one['state']}{where}{again}{reason}"
+    reason = f": {_why(one)}" if _why(one) else ""
+    return one_line(f"run {one['run']} {one['state']}{where}{again}{reason}")
+
+
+def _why(one: dict[str, Any]) -> str:
+    """A run is as it is; also when it is tried again."""
+    again = f"tried again at {one['nextAttemptTime']}" if one.get("nextAttemptTime") else ""
+    return "; ".join(part for part in (one["reason"], again) if part)
 
 
 @job.command()
@@ -357,6 +337,8 @@ def backfill(ctx: click.Context, name: str, from_: str, until: str, output: str)
         show_json(answer)
     else:
         click.echo(f"{answer['runs']} runs")
+        if not answer["runs"]:
+            click.echo("its schedule has no due time there", err=True)
 
 
 @job.command()
@@ -366,14 +348,10 @@ def backfill(ctx: click.Context, name: str, from_: str, until: str, output: str)
 @click.pass_context
 def history(ctx: click.Context, name: str, limit: int, output: str) -> None:
     """A job's runs, newest first: when, why, where, how they ended."""
-    runs = _runs(_client(ctx), name, limit=limit)
-    if output == "json":
-        show_json(runs)
-    else:
-        _show_runs(runs)
+    _show_runs(_runs(_client(ctx), name, limit=limit), output)
 
 
-def _show_runs(runs: Iterable[dict[str, Any]]) -> None:
+def _show_runs(runs: Iterable[dict[str, Any]], output: str = "table") -> None:
     rows = []
     for one in runs:
         attempt = one["attempts"][-1] if one["attempts"] else {}
@@ -388,10 +366,11 @@ def _show_runs(runs: Iterable[dict[str, Any]]) -> None:
                 "exit": attempt.get("exitCode"),
                 "started": attempt.get("startTime", ""),
                 "ended": one["endTime"],
-                "reason": one["reason"],
+                "reason": _why(one),
             }
         )
-    table(rows, ("run", "due", "cause", "state", "attempts", "node", "exit", "started", "ended", "reason"))
+    columns = ("run", "due", "cause", "state", "attempts", "node", "exit", "started", "ended", "reason")
+    show(output, runs, rows, columns, name="run")
 
 
 @job.command()
@@ -431,7 +410,7 @@ def _when_started(client: Client, one: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @job.command("next")
-@click.argument("name_or_file", shell_complete=_completed_name)
+@click.argument("name_or_file", shell_complete=_completed_name, callback=_check_name)
 @click.option("--count", type=click.IntRange(1, 1000), default=10, show_default=True)
 @click.option("--draft", is_flag=True, help="The argument is a JSON file of a job that is not stored.")
 @output_option
@@ -448,8 +427,10 @@ def next_(ctx: click.Context, name_or_file: str, count: int, draft: bool, output
     rows = [{"due": one["nominalTime"], "local": one["localTime"], "starts": one["startTime"]} for one in times]
     show(output, times, rows, ("due", "local", "starts"), name="due")
     if output in ("table", "wide"):
-        if isinstance(document, dict) and document.get("disabled") and not times:
-            click.echo("it is disabled, and not due until it is enabled", err=True)
+        if isinstance(document, dict) and not times:
+            disabled = document.get("disabled")
+            why = "it is disabled, and not due until it is enabled" if disabled else "it is not due any more by itself"
+            click.echo(why, err=True)
         if _is_paused(client):
             click.echo(_PAUSED, err=True)
 
@@ -457,27 +438,31 @@ def next_(ctx: click.Context, name_or_file: str, count: int, draft: bool, output
 def _read_draft(path: str) -> Any:
     try:
         with click.open_file(path, "rb") as file:
-            return _read_json(file)
+            return jobs_in_files.read_json(file)
     except OSError as error:
         raise click.BadParameter(f"'{path}': {error.strerror}", param_hint="'NAME_OR_FILE'") from error
 
 
 @chronos.command()
 @click.option("--svg", "file", type=click.File("w"), help="Draw it into this file instead.")
+@json_option
 @click.pass_context
-def graph(ctx: click.Context, file: Any) -> None:
+def graph(ctx: click.Context, file: Any, output: str) -> None:
     """Which jobs wait for which. `+`: last succeeded, `!`: last failed."""
     from orlop_chronos import drawing
 
+    document = _client(ctx).get("/jobs/summary")
     nodes = [
         drawing.Node(name=one["name"], parents=tuple(one["parents"]), status=one["status"], state=one["state"])
-        for one in _client(ctx).get("/jobs/summary")["jobs"]
+        for one in document["jobs"]
     ]
+    if output == "json":
+        show_json(document)
     if file is not None:
         file.write(drawing.svg(nodes))
-        return
-    for line in drawing.lines(nodes):
-        click.echo(line)
+    elif output != "json":
+        for line in drawing.lines(nodes):
+            click.echo(line)
 
 
 @chronos.command("pause")
@@ -496,3 +481,8 @@ def resume_all(ctx: click.Context, output: str) -> None:
     """Go on: missed runs are made up for as their jobs say."""
     _client(ctx).send("PUT", "/resume")
     _tell(output, {"paused": False})
+
+
+job.add_command(graph)
+for _command in {*chronos.commands.values(), *job.commands.values()} - {job}:
+    server_options(_command)

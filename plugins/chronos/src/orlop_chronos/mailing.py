@@ -14,7 +14,9 @@ import socket
 import ssl
 import threading
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from email.message import EmailMessage
+from email.utils import format_datetime, parseaddr
 
 from orlop_chronos.notices import Notice
 from orlop_chronos.settings import Config
@@ -66,6 +68,9 @@ def _mail(settings: Config, notice: Notice, connection: _Connection) -> None:
     mail["Subject"] = " ".join(notice.subject.split())
     mail["From"] = settings.mail_from
     mail["To"] = notice.to
+    mail["Date"] = format_datetime(datetime.fromtimestamp(notice.created_ms / 1000, UTC))
+    # The same however often it is sent: mail programs show one of several.
+    mail["Message-ID"] = f"<{notice.id}@{parseaddr(settings.mail_from)[1].rpartition('@')[2] or 'localhost'}>"
     mail.set_content(notice.message)
     host, _, port = settings.mail_server.rpartition(":")
     with smtplib.SMTP() as client:

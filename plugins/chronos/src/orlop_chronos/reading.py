@@ -90,6 +90,9 @@ def read_job(document: Mapping[str, Any], now_ms: int, defaults: Defaults) -> De
             filled[name] = getattr(defaults, name)
     if isinstance(fetched := filled.get("fetch"), list):
         filled["fetch"] = [{"extract": defaults.extract, **one} if isinstance(one, dict) else one for one in fetched]
+    if filled.get("scheduleTimeZone") == "null":
+        # What Chronos made of a zone that was null, and shows: GMT.
+        filled["scheduleTimeZone"] = "GMT"
     if isinstance(container := filled.get("container"), dict) and not container.get("image"):
         del filled["container"]
     job = reader.record(Job, filled, "")
@@ -223,6 +226,12 @@ def _parameters(job: Job, _: int) -> None:
             raise ValueError(f"[{position}]: {wrong}")
 
 
+def _volumes(job: Job, _: int) -> None:
+    for position, volume in enumerate(job.container.volumes if job.container is not None else ()):
+        if volume.external is not None and not volume.external.name:
+            raise ValueError(f"[{position}].external.name: expected the volume's name, but missing")
+
+
 def _command(job: Job, _: int) -> None:
     """A container has a program of its own. A shell runs the arguments after the command (Chronos)."""
     if job.container is None:
@@ -277,6 +286,7 @@ _RULES: Final[Mapping[str, Callable[[Job, int], None]]] = {
     "owner": _owner,
     "environmentVariables": _variables,
     "container.parameters": _parameters,
+    "container.volumes": _volumes,
 }
 
 

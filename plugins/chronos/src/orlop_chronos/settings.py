@@ -45,7 +45,7 @@ class Config:
     """Where Chronos' clients look, and Chronos' own flags, where they still mean something.
 
     listen: "host:port" of Chronos' API; empty: only under /chronos on the server's address.
-    hostname: what `/leader` calls this server; empty: the server's address.
+    hostname: what `/leader` calls this server, before the port of `listen`; empty: as `listen` does.
     task_epsilon: a period; of jobs that clients of Chronos 2 define without one. Empty: as late as it gets.
     task_cpus; task_mem, task_disk: MiB. Of jobs that say nothing.
     failure_retry_s: until a failed run is tried again, for jobs that say nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from orlop.framework import SANDBOX, Constraint, Resources, Spec, Task, View
 from orlop_chronos import instants
 from orlop_chronos.documents import Run
 from orlop_chronos.instants import wall_at
-from orlop_chronos.model import Container, Job, NetworkMode, VolumeMode
+from orlop_chronos.model import Container, Job, NetworkMode, Volume, VolumeMode
 from orlop_chronos.settings import Config
 
 JOB_LABEL: Final = "job"
@@ -174,8 +174,7 @@ def _docker(job: Job, container: Container, arguments: str | None) -> Mapping[st
         body["orlop_artefacts"] = artefacts
     if job.run_as_user:
         body["User"] = job.run_as_user
-    if binds := [_bind(volume.host_path, volume.container_path, volume.mode) for volume in container.volumes]:
-        body["HostConfig"]["Binds"] = binds
+    _mount(body["HostConfig"], container.volumes)
     docker_options.apply(body, ((one.key, one.value) for one in container.parameters))
     return body
 
@@ -185,6 +184,26 @@ def _network(container: Container) -> str:
         names = [info.name for info in container.network_infos if info.name]
         return container.network_name or (names[0] if names else "bridge")
     return container.network.value.lower()
+
+
+def _mount(host: dict[str, Any], volumes: Iterable[Volume]) -> None:
+    """Into a create body's HostConfig. An external volume is one of the engine's, by the driver that provides it."""
+    binds, mounts = [], []
+    for volume in volumes:
+        if volume.external is None or volume.host_path:
+            binds.append(_bind(volume.host_path, volume.container_path, volume.mode))
+            continue
+        mount: dict[str, Any] = {"Type": "volume", "Source": volume.external.name, "Target": volume.container_path}
+        if volume.mode is VolumeMode.RO:
+            mount["ReadOnly"] = True
+        if volume.external.provider:
+            options = {one.key: one.value for one in volume.external.options}
+            mount["VolumeOptions"] = {"DriverConfig": {"Name": volume.external.provider, "Options": options}}
+        mounts.append(mount)
+    if binds:
+        host["Binds"] = binds
+    if mounts:
+        host["Mounts"] = mounts
 
 
 def _bind(host: str | None, inside: str, mode: VolumeMode | None) -> str:

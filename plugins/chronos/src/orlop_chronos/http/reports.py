@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 from aiohttp import web
@@ -14,8 +14,14 @@ from orlop_chronos import drawing, instants, rendering
 from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
 from orlop_chronos.errors import bad_request, unknown_run
 from orlop_chronos.http.calls import Call, Jobs, answer, text
+from orlop_chronos.settings import Config
 from orlop_chronos.specs import node_name, task_name
 
+if TYPE_CHECKING:
+    from orlop.server.routing import Host
+
+#: Of a listener on every address of its machine.
+_ANY_ADDRESS: Final = frozenset({"", "*", "0.0.0.0", "::", "[::]"})  # noqa: S104  (nothing is bound here)
 #: Chronos' --job_history_limit.
 SHOWN_IN_STATISTICS: Final = 5
 MOST_RUNS: Final = 1_000
@@ -185,6 +191,7 @@ def _run(jobs: Jobs, record: JobRecord, run: Run, waits_because: str | None) -> 
         "count": run.count,
         "arguments": run.arguments,
         "endTime": rendering.instant(run.ended_ms),
+        "nextAttemptTime": rendering.instant(run.due_ms) if run.state is RunState.WAITING else "",
         "reason": run.reason or waits_because or "",
         "attempts": attempts,
     }
@@ -245,7 +252,21 @@ async def _nodes(jobs: Jobs) -> AsyncIterator[list[drawing.Node]]:
 
 
 async def leader(call: Call) -> web.StreamResponse:
-    return answer({"leader": call.settings.hostname or call.request.host})
+    return answer({"leader": leader_address(call.host, call.settings)})
+
+
+def leader_address(host: Host, settings: Config) -> str:
+    """ "host:port" under which clients reach Chronos' API, whichever address they have asked."""
+    if ":" in settings.hostname:
+        return settings.hostname
+    if not settings.listen:
+        return host.address
+    name, _, port = settings.listen.rpartition(":")
+    if settings.hostname:
+        name = settings.hostname
+    elif name in _ANY_ADDRESS:
+        name = host.address.rpartition(":")[0]
+    return f"{name}:{port}"
 
 
 async def ping(call: Call) -> web.StreamResponse:  # noqa: ARG001
