@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from served_api import ServedApi
 
 from orlop.testing.harness import Cluster
+from orlop_chronos import rendering
 from orlop_chronos.framework import Chronos
 from orlop_chronos.http import application, calls, packing, reports
 from orlop_chronos.settings import Config
@@ -455,6 +456,27 @@ def test_an_empty_list_is_whole_however_it_is_packed(api: Api, monkeypatch: pyte
     monkeypatch.setattr(packing, "BLOCK_BYTES", 1)
     response = api.call("GET", f"{V3}/jobs", headers={"Accept-Encoding": "gzip"})
     assert (response.headers["Content-Encoding"], response.text) == ("gzip", "[]")
+
+
+def test_a_long_list_is_sent_while_it_is_made(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "BLOCK_BYTES", 1)
+    response = api.call("GET", f"{V3}/jobs", headers={"Accept-Encoding": "identity", "Origin": "http://page"})
+    assert (response.headers["Transfer-Encoding"], response.text) == ("chunked", "[]")
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_a_list_that_fails_half_way_does_not_look_whole(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("half way")
+
+    monkeypatch.setattr(packing, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rendering, "job", fail)
+    api.put("a")
+    try:
+        with pytest.raises((requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError)):
+            api.call("GET", f"{V3}/jobs", headers={"Accept-Encoding": "identity"})
+    finally:
+        monkeypatch.undo()
 
 
 def test_lists_are_whole_though_others_have_their_turn_in_between(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

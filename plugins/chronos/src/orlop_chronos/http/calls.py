@@ -199,7 +199,7 @@ async def answer_list(
     shown: Callable[[JobRecord, Progress], Any],
     before: bytes = b"[",
     after: bytes = b"]",
-) -> web.Response:
+) -> web.StreamResponse:
     """All jobs as a JSON list."""
     parts = _list_in_parts(jobs, shown, before, after)
     return await packing.answer_in_parts(call.request, parts, "application/json")

@@ -79,6 +79,7 @@ _TOP: Final[tuple[tuple[str, str, Handler], ...]] = (
 def application(host: Host, settings: Config) -> web.Application:
     """Chronos' API."""
     made = web.Application(middlewares=[_answer_errors], client_max_size=settings.max_body_bytes)
+    made.on_response_prepare.append(_let_any_page_read)
     made.cleanup_ctx.append(delivery.beside(host, settings))
     for dialect in (V3, V2):
         for methods, path, handler in _RESOURCES:
@@ -104,6 +105,10 @@ def _route(host: Host, settings: Config, dialect: Dialect, handler: Handler) -> 
     return serve
 
 
+async def _let_any_page_read(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Access-Control-Allow-Origin"] = "*"
+
+
 @web.middleware
 async def _answer_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -115,10 +120,11 @@ async def _answer_errors(
     except web.HTTPException as error:
         response = failed(ChronosError(error.status, error.reason))
         response.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
+    except ConnectionError:
+        raise  # the client's, who has gone
     except Exception:  # noqa: BLE001  (told to the client as a mistake of ours, and logged)
         _LOG.exception("%s %s", request.method, request.path)
         response = failed(ChronosError(500, "Orlop has made a mistake, which is in the server's log"))
-    response.headers["Access-Control-Allow-Origin"] = "*"
     body = getattr(response, "body", None)
     packed = hdrs.CONTENT_ENCODING in response.headers
     if isinstance(body, bytes) and len(body) >= LEAST_COMPRESSED_BYTES and not packed:

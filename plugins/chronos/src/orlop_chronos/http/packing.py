@@ -1,4 +1,4 @@
-"""Long answers: packed beside their making, so that they are whole and small at about the same time."""
+"""Long answers are on their way, or packed, beside their making."""
 
 from __future__ import annotations
 
@@ -10,17 +10,51 @@ from typing import Final
 import attrs
 from aiohttp import hdrs, web
 
-#: What is packed at once, in another thread. Shorter answers are packed when they are whole, like all others.
+#: What is sent, or packed in another thread, at once. Shorter answers are sent when they are whole, like all others.
 BLOCK_BYTES: Final = 2**20
 #: Of zlib: jobs are much alike, so that the quickest level makes little more of them than the usual one.
 _LEVEL: Final = 1
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
-async def answer_in_parts(request: web.Request, parts: AsyncIterator[bytes], content_type: str) -> web.Response:
-    """The parts as one body: packed if the client takes gzip and there is much of it."""
-    if "gzip" not in request.headers.get(hdrs.ACCEPT_ENCODING, "").casefold():
+async def answer_in_parts(request: web.Request, parts: AsyncIterator[bytes], content_type: str) -> web.StreamResponse:
+    """The parts as one body. If there is much of it, it is packed where the client takes gzip, and sent while it is
+    made where the client takes it as it is.
+
+    Raises ConnectionError when a client that it is being sent to has gone.
+    """
+    accepted = request.headers.get(hdrs.ACCEPT_ENCODING, "").casefold()
+    if "gzip" in accepted:
+        return await _answer_packed(parts, content_type)
+    if "deflate" in accepted:
         return web.Response(body=b"".join([part async for part in parts]), content_type=content_type)
+    return await _answer_plain(request, parts, content_type)
+
+
+async def _answer_plain(request: web.Request, parts: AsyncIterator[bytes], content_type: str) -> web.StreamResponse:
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+    response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: content_type})
+    try:
+        async for part in parts:
+            waiting.append(part)
+            waiting_bytes += len(part)
+            if waiting_bytes >= BLOCK_BYTES:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(b"".join(waiting))
+                waiting, waiting_bytes = [], 0
+        if not response.prepared:
+            return web.Response(body=b"".join(waiting), content_type=content_type)
+        await response.write_eof(b"".join(waiting))
+    except BaseException:
+        if response.prepared and request.transport is not None:
+            request.transport.abort()  # what the client has must not look like the whole
+        raise
+    return response
+
+
+async def _answer_packed(parts: AsyncIterator[bytes], content_type: str) -> web.Response:
     packer = _Packer()
     async for part in parts:
         await packer.add(part)
