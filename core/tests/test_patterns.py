@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.model.patterns import MEMORY_BYTES, Pattern, PatternError
@@ -86,6 +86,18 @@ def test_hostile_expressions_end(text: str) -> None:
     pattern = Pattern(text)
     assert not pattern.matches("a" * 5_000)
     assert not pattern.matches("v" * 5_000)
+
+
+@pytest.mark.parametrize("repeats", [20, 60, 80, 200, 900])
+@given(st.text("ab", min_size=1_000, max_size=3_000))
+@settings(max_examples=5)
+def test_what_has_more_states_than_fit_into_memory_is_found(repeats: int, text: str) -> None:
+    """Of the automaton there are 2^repeats, so it is made anew again and again, in programs of either size."""
+    pattern = Pattern(f"a[ab]{{{repeats}}}c")
+    after_an_a = text.rpartition("a")[0] + "a" + "b" * repeats
+    assert pattern.is_found_in(after_an_a + "c")
+    assert not pattern.is_found_in("b" * (repeats + 1) + "c")
+    assert not pattern.is_found_in(after_an_a)
 
 
 # --- against Python's own engine, on what both read alike ---
