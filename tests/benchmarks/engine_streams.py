@@ -38,7 +38,7 @@ class Sizes:
     """megabytes: of 2^20 bytes. pings: of each kind."""
 
     megabytes: int = 50
-    rounds: int = 9
+    rounds: int = 25
     pings: int = 40
 
 

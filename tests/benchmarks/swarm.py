@@ -44,7 +44,7 @@ class Sizes:
     many: int = 50
     many_rounds: int = 10  # as many with each of them first
     megabytes: int = 50
-    stream_rounds: int = 9
+    stream_rounds: int = 25
 
 
 SMALL: Final = Sizes(cycles=3, many=6, many_rounds=1, megabytes=2, stream_rounds=1)
