@@ -100,7 +100,8 @@ def test_after_a_reboot_tasks_are_lost_whoever_has_their_number_now(node: Node) 
 
 def test_a_child_whose_parent_vanishes_before_the_journal_runs_nothing(node: Node) -> None:
     start = spawn.Start(node.request("a", "/usr/bin/touch", "ran"))
-    child = spawn.fork(start)
+    (child,) = spawn.fork_all([start])
+    assert isinstance(child, spawn.Child)
     assert is_alive(child.pid)
     child.abandon()
     assert not is_alive(child.pid)

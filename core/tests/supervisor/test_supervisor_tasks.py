@@ -6,13 +6,14 @@ import json
 import os
 import resource
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from supervised_node import SLEEP, Node, is_alive, pids_in, wait_until
 
 from orlop.agent.cgroups import ControlGroups
-from orlop.agent.supervisor import journal
+from orlop.agent.supervisor import journal, spawn
 from orlop.model.resources import Resources
 
 
@@ -39,6 +40,45 @@ def test_a_task_is_a_session_of_its_own_with_fresh_signals_and_no_open_files(nod
     # The dynamic loader, which runs after the start was told, opens libraries for a moment.
     wait_until(lambda: sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"], "it has three open files")
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+
+
+def test_the_supervisor_is_spared_when_memory_runs_out_if_it_may_and_its_tasks_are_not(node: Node) -> None:
+    spare = "echo -900 > /proc/self/oom_score_adj && cat /proc/self/oom_score_adj"
+    allowed = subprocess.run(["/bin/sh", "-c", spare], capture_output=True, text=True)
+    own = Path("/proc/self/oom_score_adj").read_text()
+    client, listed = node.open()
+    for number in range(3):  # together
+        script = "cat /proc/self/oom_score_adj"
+        client.send(**node.request(f"t{number}", "/bin/sh", "-c", script, stdout=str(node.data / f"out{number}")))
+    for number in range(3):
+        assert client.ended(f"t{number}")["code"] == 0
+        assert (node.data / f"out{number}").read_text() == ("0\n" if allowed.stdout else own)
+    assert Path(f"/proc/{listed['pid']}/oom_score_adj").read_text() == (allowed.stdout or own)
+
+
+def test_children_are_forked_while_the_supervisor_is_not_spared(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it may not spare itself, the one above cannot tell."""
+    written: list[str] = []
+    read, write = os.pipe()
+    fork = os.fork
+
+    def note_and_fork() -> int:
+        written.append(os.read(read, 100).decode())
+        os.write(write, b"forked")
+        return fork()
+
+    monkeypatch.setattr(spawn, "_protection", (write, b"-900"))
+    monkeypatch.setattr(os, "fork", note_and_fork)
+    starts = [spawn.Start(node.request(f"t{number}", "/bin/true")) for number in range(2)]
+    children = spawn.fork_all(starts)
+    monkeypatch.undo()
+    written.append(os.read(read, 100).decode())
+    assert written == ["0", "forked", "forked-900"]
+    for child in children:
+        assert isinstance(child, spawn.Child)
+        child.abandon()
+    os.close(read)
+    os.close(write)
 
 
 def test_a_signal_is_told_as_such(node: Node) -> None:

@@ -199,7 +199,8 @@ class SupervisorClient:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+            # LD_BIND_NOW: where the system's functions are is looked up once, and not again by each child.
+            env={"PATH": os.defpath, "LANG": "C.UTF-8", "LD_BIND_NOW": "1"},
             start_new_session=True,
         )
         try:

@@ -223,7 +223,7 @@ class Supervisor:
         wanted, self._wanted = list(self._wanted.values()), {}
         # First all forks and nothing else: while a child shares this process's memory, each page that is touched here
         # is copied, and once more after the next fork.
-        forked = [(one, _fork(one.start)) for one in wanted]
+        forked = zip(wanted, spawn.fork_all([one.start for one in wanted]), strict=True)
         entered = []
         for one, child in forked:
             if isinstance(child, OSError):
@@ -431,13 +431,6 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         self._reap()
-
-
-def _fork(start: spawn.Start) -> spawn.Child | OSError:
-    try:
-        return spawn.fork(start)
-    except OSError as error:
-        return error
 
 
 def _program(message: dict) -> dict:

@@ -2,20 +2,28 @@
 
 The child talks to its parent through two pipes. On `go` it waits until it is journalled; if the pipe breaks instead,
 it exits. On `fault`, which closes by itself when the program is executed, it says in words why it could not be.
+
+After a fork each page that the child touches is copied, and so is each that the parent touches meanwhile, which costs
+more than what is done there. So the parent opens the files and makes the lists, before; the child goes through a list
+of calls, and does as little as possible by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable
+from os import _exit, closerange, execve, read  # so that a child need not look them up
+from signal import set_wakeup_fd
 
 FAULT_BYTES_MAX = 4096
 #: What a shell answers for a program that it cannot run.
 CANNOT_EXECUTE = 127
+_DESCRIPTORS_MAX = os.sysconf("SC_OPEN_MAX")
 
-
-#: The supervisor's processes are spared when memory runs out; its tasks are to be judged by what they are.
-_oom_protected = False
+#: What to write, and where, so that this process is spared when memory runs out; None where that is not allowed.
+_protection: tuple[int, bytes] | None = None
 
 
 class Start:
@@ -119,121 +127,135 @@ def settle() -> None:
 
 def protect(adjustment: str) -> None:
     """Makes this process the one that goes last when memory runs out, if that is allowed."""
-    global _oom_protected
+    global _protection
+    file = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        _write("/proc/self/oom_score_adj", adjustment.encode())
-        _oom_protected = True
+        os.write(file, adjustment.encode())
+        _protection = file, adjustment.encode()
     except OSError:
-        pass
+        os.close(file)
 
 
 def _ignore(*_: object) -> None:
     """Not SIG_IGN, which programs inherit."""
 
 
-def fork(start: Start) -> Child:
-    """Raises OSError when there can be no more processes."""
-    go_read, go_write, fault_read, fault_write = _open_pipes()
+def fork_all(starts: list[Start]) -> list[Child | OSError]:
+    """A child for each, or why there can be no more processes."""
+    plans = [_plan(start) for start in starts]
+    if _protection is not None:
+        os.write(_protection[0], b"0")  # which the children inherit: they are to be judged by what they are
+    pids = [_fork(plan) if isinstance(plan, _Plan) else plan for plan in plans]
+    if _protection is not None:
+        with contextlib.suppress(OSError):
+            os.write(*_protection)
+    return [_settled(plan, pid) if isinstance(plan, _Plan) else plan for plan, pid in zip(plans, pids, strict=True)]
+
+
+class _Plan:
+    """All that a child needs and does.
+
+    go, fault: pipes, the end to read and the end to write. opened: the descriptors that are the child's alone.
+    closed: the others, as ranges, with the last one exclusive. calls: what it does, with what. steps: what it fails at,
+    in words, if a call fails. programs: where its program may be.
+    """
+
+    __slots__ = ("arguments", "calls", "closed", "environment", "fault", "go", "opened", "programs", "steps")
+
+    def __init__(self, start: Start, go: tuple[int, int], fault: tuple[int, int]) -> None:
+        self.go = go
+        self.fault = fault
+        self.opened = [go[0], fault[1]]
+        self.calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self.steps: list[str] = []
+        try:
+            self._add_all(start)
+        except OSError as error:
+            self.calls = [(_fail, (error,))]  # it is the child's to tell
+            del self.steps[:-1]
+        self.closed = _all_but(self.opened)
+        self.programs = _programs(start)
+        self.arguments = start.arguments
+        self.environment = start.environment
+
+    def _add_all(self, start: Start) -> None:
+        """The files of its output are opened before the user changes: they are the node's, in a folder where the task's
+        user cannot write. Raises OSError for what cannot be opened, of which the last step tells."""
+        self._add("cannot begin a session", os.setsid)
+        for group in start.groups:
+            self.steps.append(f"cannot join the control group {group}")
+            self.calls.append((os.write, (self._keep(_open_group(group)), b"0")))
+        self.steps.append("cannot open /dev/null")
+        self.calls.append((os.dup2, (self._keep(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)), 0)))
+        for path, descriptor in ((start.stdout, 1), (start.stderr, 2)):
+            self.steps.append(f"cannot open {path.decode()}")
+            self.calls.append((os.dup2, (self._keep(open_output(path)), descriptor)))
+        if start.uid is not None and start.gid is not None:
+            step = f"cannot become user {start.uid}"
+            self._add(step, os.setgroups, start.supplementary)
+            self._add(step, os.setgid, start.gid)
+            self._add(step, os.setuid, start.uid)
+        self._add(f"cannot enter the directory {start.directory.decode()}", os.chdir, start.directory)
+
+    def _add(self, step: str, call: Callable[..., object], *values: object) -> None:
+        self.steps.append(step)
+        self.calls.append((call, values))
+
+    def _keep(self, descriptor: int) -> int:
+        self.opened.append(descriptor)
+        return descriptor
+
+
+def _plan(start: Start) -> _Plan | OSError:
+    try:
+        go, fault = _open_pipes()
+    except OSError as error:
+        return error
+    return _Plan(start, go, fault)
+
+
+def _fork(plan: _Plan) -> int | OSError:
     try:
         pid = os.fork()
-    except OSError:
-        for descriptor in (go_read, go_write, fault_read, fault_write):
-            os.close(descriptor)
-        raise
+    except OSError as error:
+        return error
     if pid == 0:
-        _child(start, go_read, fault_write)
-    os.close(go_read)
-    os.close(fault_write)
-    os.set_blocking(fault_read, False)
-    return Child(pid, go_write, fault_read)
+        _child(plan)
+    return pid
 
 
-def _open_pipes() -> tuple[int, int, int, int]:
+def _settled(plan: _Plan, pid: int | OSError) -> Child | OSError:
+    for descriptor in plan.opened:
+        os.close(descriptor)
+    if isinstance(pid, OSError):
+        os.close(plan.go[1])
+        os.close(plan.fault[0])
+        return pid
+    os.set_blocking(plan.fault[0], False)
+    return Child(pid, plan.go[1], plan.fault[0])
+
+
+def _open_pipes() -> tuple[tuple[int, int], tuple[int, int]]:
     """go and fault, each its end to read and its end to write. Raises OSError."""
     go = os.pipe()
     try:
-        return go + os.pipe()
+        return go, os.pipe()
     except OSError:
         for descriptor in go:
             os.close(descriptor)
         raise
 
 
-def _child(start: Start, go: int, fault: int) -> None:
-    """Never returns."""
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def _open_group(group: str) -> int:
+    """Version 1 has a file for single threads, which spares the kernel a lock against all forks. Raises OSError."""
     try:
-        signal.set_wakeup_fd(-1)
-        _close_all_but(go, fault)
-        if os.read(go, 1):
-            _become(start)
-    except _Fault as error:
-        os.write(fault, str(error).encode(errors="replace")[:FAULT_BYTES_MAX])
-    except BaseException as error:  # noqa: BLE001  nothing may unwind into the parent's code
-        os.write(fault, f"a bug of the supervisor: {error!r}".encode()[:FAULT_BYTES_MAX])
-    finally:
-        os._exit(CANNOT_EXECUTE)
-
-
-class _Fault(Exception):
-    """Why the child cannot become the task, in words."""
-
-    def __init__(self, failed: str, error: OSError | None = None) -> None:
-        super().__init__(f"{failed}: {(error.strerror or str(error)).lower()}" if error else failed)
-
-
-def _close_all_but(*kept: int) -> None:
-    """The supervisor's lock and sockets must not live on in a child that hangs before it is executed."""
-    low = 3
-    for descriptor in sorted(kept):
-        os.closerange(low, descriptor)
-        low = descriptor + 1
-    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
-
-
-def _become(start: Start) -> None:
-    os.setsid()
-    for group in start.groups:
-        _join(group)
-    if _oom_protected:
-        _write("/proc/self/oom_score_adj", b"0")
-    _redirect(start)
-    _take_user(start)
-    try:
-        os.chdir(start.directory)
-    except OSError as error:
-        raise _Fault(f"cannot enter the directory {start.directory.decode()}", error) from None
-    _execute(start)
-
-
-def _join(group: str) -> None:
-    """Version 1 has a file for single threads, which spares the kernel a lock against all forks."""
-    for name in ("tasks", "cgroup.procs"):
-        try:
-            _write(f"{group}/{name}", b"0")
-            return
-        except OSError as error:
-            refused = error
-    raise _Fault(f"cannot join the control group {group}", refused)
-
-
-def _write(path: str, data: bytes) -> None:
-    file = os.open(path, os.O_WRONLY)
-    try:
-        os.write(file, data)
-    finally:
-        os.close(file)
-
-
-def _redirect(start: Start) -> None:
-    """Opened before the user changes: the files are the node's, in a folder where the task's user cannot write."""
-    null = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0)
-    for path, descriptor in ((start.stdout, 1), (start.stderr, 2)):
-        try:
-            file = open_output(path)
-        except OSError as error:
-            raise _Fault(f"cannot open {path.decode()}", error) from None
-        os.dup2(file, descriptor)
+        return os.open(f"{group}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.open(f"{group}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def open_output(path: bytes) -> int:
@@ -247,35 +269,73 @@ def open_output(path: bytes) -> int:
     return file
 
 
-def _take_user(start: Start) -> None:
-    if start.uid is None or start.gid is None:
-        return
-    try:
-        os.setgroups(start.supplementary)
-        os.setgid(start.gid)
-        os.setuid(start.uid)
-    except OSError as error:
-        raise _Fault(f"cannot become user {start.uid}", error) from None
+def _all_but(kept: list[int]) -> list[tuple[int, int]]:
+    """The supervisor's lock and sockets must not live on in a child that hangs before it is executed: first and last
+    but one of all descriptors that are not among these."""
+    ranges = []
+    low = 3
+    for descriptor in sorted(kept):
+        if low < descriptor:
+            ranges.append((low, descriptor))
+        low = descriptor + 1
+    return [*ranges, (low, _DESCRIPTORS_MAX)]
 
 
-def _execute(start: Start) -> None:
-    """As `os.execvpe` does, which imports modules, and a child had better not."""
+def _programs(start: Start) -> list[bytes]:
+    """Where it may be."""
     program = start.arguments[0]
-    name = program.decode(errors="replace")
     if b"/" in program:
-        candidates, where = [program], ""
-    else:
-        folders = start.environment.get(b"PATH", os.defpath.encode()).split(b":")
-        candidates, where = [os.path.join(folder, program) for folder in folders], " in any folder of PATH"
+        return [program]
+    folders = start.environment.get(b"PATH", os.defpath.encode()).split(b":")
+    return [os.path.join(folder, program) for folder in folders]
+
+
+def _child(plan: _Plan) -> None:
+    """Never returns."""
+    done = 0
+    try:
+        set_wakeup_fd(-1)
+        for low, high in plan.closed:
+            closerange(low, high)
+        if read(plan.go[0], 1):
+            for call, values in plan.calls:
+                call(*values)
+                done += 1
+            _execute(plan.programs, plan.arguments, plan.environment)
+    except OSError as error:
+        _say(plan, f"{plan.steps[done]}: {_reason(error)}")
+    except _NotExecuted as error:
+        _say(plan, str(error))
+    except BaseException as error:  # noqa: BLE001  nothing may unwind into the parent's code
+        _say(plan, f"a bug of the supervisor: {error!r}")
+    finally:
+        _exit(CANNOT_EXECUTE)
+
+
+def _say(plan: _Plan, fault: str) -> None:
+    os.write(plan.fault[1], fault.encode(errors="replace")[:FAULT_BYTES_MAX])
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+class _NotExecuted(Exception):
+    """Why the program cannot be executed, in words."""
+
+
+def _execute(programs: list[bytes], arguments: list[bytes], environment: dict[bytes, bytes]) -> None:
+    """As `os.execvpe` does, which imports modules, and a child had better not. Raises _NotExecuted."""
     refused: OSError | None = None
-    for candidate in candidates:
+    for program in programs:
         try:
-            os.execve(candidate, start.arguments, start.environment)  # noqa: S606  no shell is wanted
+            execve(program, arguments, environment)  # noqa: S606  no shell is wanted
         except (FileNotFoundError, NotADirectoryError) as error:
-            if os.path.lexists(candidate):  # the interpreter that its first line names is missing
+            if os.path.lexists(program):  # the interpreter that its first line names is missing
                 refused = refused or error
         except OSError as error:
             refused = refused or error
+    name = arguments[0].decode(errors="replace")
     if refused is None:
-        raise _Fault(f"no such file: {name}{where}")
-    raise _Fault(f"cannot execute {name}", refused)
+        raise _NotExecuted(f"no such file: {name}{'' if b'/' in arguments[0] else ' in any folder of PATH'}")
+    raise _NotExecuted(f"cannot execute {name}: {_reason(refused)}")
