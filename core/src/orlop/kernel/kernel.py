@@ -33,6 +33,8 @@ from orlop.kernel.events import (
     NodeSilent,
     Notify,
     Published,
+    TermBegan,
+    TermEnds,
     Tick,
     TickAt,
     ToNode,
@@ -51,6 +53,9 @@ from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState, drain_reas
 
 FORGET_PER_STEP_MAX: Final = 256
 MAX_CLOCK_SKEW_MS: Final = 5_000
+#: Types of the event log's entries about leaders.
+TERM_BEGAN: Final = "leader.began"
+TERM_ENDED: Final = "leader.ended"
 
 
 @attrs.frozen(kw_only=True)
@@ -150,8 +155,19 @@ class _Batch:
                 self._forget_node(event)
             case KillTask():
                 self._kill_task(event)
+            case TermBegan():
+                self._draft.note(TERM_BEGAN, event.server, **self._term(event.reason, event.since_utc_ms))
+            case TermEnds():
+                self._draft.note(TERM_ENDED, event.server, **self._term(event.reason))
             case Tick():
                 pass  # what is due is looked at in every step
+
+    def _term(self, reason: str, since_utc_ms: int | None = None) -> dict[str, str]:
+        """What the event log says of this one."""
+        details = {"term": f"{self._epoch.generation}.{self._epoch.revision}"}
+        if since_utc_ms is not None:
+            details["since"] = format_utc(since_utc_ms)
+        return {**details, "reason": reason} if reason else details
 
     def _hello(self, event: AgentHello) -> None:
         hello = event.hello
@@ -367,7 +383,8 @@ class _Batch:
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
         # Delayed tasks whose time has come are in no document, but must not be waited for again.
         woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
-        if not self._draft.puts and not self._draft.deletes and not woken and not self._tells_nodes():
+        writes = self._draft.puts or self._draft.deletes or self._draft.log
+        if not writes and not woken and not self._tells_nodes():
             return self._unchanged()
         if self._set_back_ms:
             details = {"by_s": f"{self._set_back_ms / 1000:g}"}

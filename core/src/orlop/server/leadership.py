@@ -29,12 +29,15 @@ from orlop.kernel.events import (
     Assign,
     DrainNode,
     Effect,
+    Event,
     ForgetNode,
     Forgotten,
     KillTask,
     Logged,
     Notify,
     Published,
+    TermBegan,
+    TermEnds,
     Tick,
     TickAt,
     ToNode,
@@ -85,7 +88,7 @@ class Metrics:
 class Parts:
     """What a term is made of beside its state; the same in all terms of a server.
 
-    classes: framework's name → (plugin, class).
+    classes: framework's name → (plugin, class). url: this server's.
     """
 
     store: Store
@@ -96,6 +99,7 @@ class Parts:
     bridge: Bridge
     metrics: Metrics
     handler_timeout_s: float
+    url: str = ""
     liveness: LivenessSettings = attrs.field(factory=LivenessSettings)
 
 
@@ -140,6 +144,7 @@ class Leadership:
         self._answers: dict[str, asyncio.Future[Any]] = {}
         #: Why the term is over, once nothing more is heard of it.
         self._over: asyncio.Future[str] = loop.create_future()
+        self._began = TermBegan(server=parts.url, since_utc_ms=read_clock().utc_ms, reason=term.after)
         self._tokens = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -177,17 +182,18 @@ class Leadership:
         self._core.start()
         for framework in self._frameworks.values():
             framework.start()
-        self._core.submit(Tick())
+        self._tell_beginning()
         self._parts.host.lead(self._frameworks, lambda: self._core.head)
         for work in (self._sessions.watch(), self._check_hangs(), self._keep_house()):
             task = asyncio.get_running_loop().create_task(work)
             self._background.add(task)
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "this server stops") -> None:
         """A planned end: writes what was decided. Tasks go on."""
-        self._leave("this server stops")
+        self._leave(reason)
+        self._core.submit(TermEnds(server=self._parts.url, reason=reason))
         await asyncio.to_thread(self._core.stop)
-        self._end("this server stops")
+        self._end(reason)
 
     def abandon(self, reason: str) -> None:
         """The lead is lost: nothing more is written or released. Tasks go on."""
@@ -309,12 +315,19 @@ class Leadership:
 
     def _tick(self) -> None:
         """What is due happens, or is tried again."""
+        self._insist("kernel", Tick(), self._tick)
+
+    def _tell_beginning(self) -> None:
+        self._insist("beginning", self._began, self._tell_beginning)
+
+    def _insist(self, key: str, event: Event, again: Callable[[], None]) -> None:
+        """Submits it. again: called a little later if the store takes nothing. key: of the timer."""
 
         def done(failure: Failure | None) -> None:
             if failure is not None:
-                self._timers.set("kernel", read_clock().utc_ms + TICK_AGAIN_MS, self._tick)
+                self._timers.set(key, read_clock().utc_ms + TICK_AGAIN_MS, again)
 
-        self._core.submit(Tick(), done)
+        self._core.submit(event, done)
 
     # What the operator API uses
 

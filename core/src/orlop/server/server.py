@@ -116,6 +116,7 @@ class Server:
             bridge=Bridge(asyncio.get_running_loop()),
             metrics=Metrics(),
             handler_timeout_s=settings.server.handler_timeout_s,
+            url=self.url,
             liveness=_liveness(settings.cluster),
         )
         self.metrics = self._parts.metrics.registry
@@ -184,8 +185,11 @@ class Server:
             task.cancel()
         leadership, self._leadership = self._leadership, None
         if leadership is not None:
-            await leadership.stop()
+            await leadership.stop(self._why_it_stops())
         await asyncio.to_thread(self._candidate.stop)
+
+    def _why_it_stops(self) -> str:
+        return f"this server begins anew: {self.failed.result()}" if self.failed.done() else "this server stops"
 
     def _run(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
