@@ -23,6 +23,7 @@ from orlop.cli.running import with_options
 from orlop.cli.scaffold import write_plugin
 from orlop.configuration import Settings
 from orlop.server.plugin_host import PluginHost
+from orlop.store.sqlite import SqliteStore
 
 MISBEHAVING = Path(__file__).parents[1] / "misbehaving"
 IDLE = """
@@ -329,3 +330,35 @@ def test_up_hands_settings_and_folder_over(tmp_path: Path, monkeypatch: pytest.M
 def test_up_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "orlop.toml").write_text("[server]\nlisten = 5\n")
     assert run("up", code=1).stderr == "orlop: orlop.toml: [server] listen: expected a text, got 5\n"
+
+
+LOOKING = (
+    ("store", "status"),
+    ("store", "compact"),
+    ("store", "migrate", "--to", "sqlite:///nowhere/else.db"),
+    ("backup", "saved", "--offline"),
+)
+
+
+@pytest.mark.parametrize("command", LOOKING)
+@pytest.mark.parametrize("folder", ["wrong", "not/there"])
+def test_whoever_looks_for_a_store_makes_none(command: tuple[str, ...], folder: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong").mkdir()
+    state = tmp_path / folder / "state.db"
+    said = run(*command, "--data", str(state.parent), code=4).stderr
+    assert said == f"orlop: there is no store at {state} (--data names the data folder of the server)\n"
+    assert [one.name for one in tmp_path.rglob("*")] == ["wrong"]
+
+
+def test_a_store_of_the_settings_that_is_not_there_is_said_to_be_theirs(tmp_path: Path) -> None:
+    (tmp_path / "orlop.toml").write_text(f'[store]\nurl = "sqlite://{tmp_path}/blue.db"\n')
+    (tmp_path / "blue.db").touch()
+    said = run("store", "status", code=4).stderr
+    assert said == f"orlop: there is no store at {tmp_path}/blue.db ([store] url names it)\n"
+    assert not (tmp_path / "blue.db").stat().st_size
+
+
+def test_a_store_that_is_there_is_looked_at(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "state.db").close()
+    assert run("store", "status", "--data", str(tmp_path)).stdout.startswith("revision   1\n")
+    run("store", "compact", "--data", str(tmp_path))
