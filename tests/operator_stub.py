@@ -79,8 +79,13 @@ class LoggedCluster(Cluster):
 
 
 class Plugins:
+    """others: beside the one whose framework runs."""
+
+    def __init__(self) -> None:
+        self.others: list[dict[str, Any]] = []
+
     def describe(self) -> list[dict[str, Any]]:
-        return [{"name": "keepalive", "version": "1.0", "state": "loaded", "error": ""}]
+        return [{"name": "keepalive", "version": "1.0", "state": "loaded", "error": ""}, *self.others]
 
 
 class StubServer:

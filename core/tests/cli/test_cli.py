@@ -202,6 +202,13 @@ def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     assert json.loads(run(fake, "status", "-o", "json").stdout) == CLUSTER
 
 
+def test_status_says_which_plugins_cannot_be_used(fake: Fake) -> None:
+    broken = {"name": "moody", "state": "failed", "error": "RuntimeError: not today"}
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"broken_plugins": [broken]}
+    said = "plugin     moody failed: RuntimeError: not today (see: orlop plugins show moody)"
+    assert said in run(fake, "status").stdout.splitlines()
+
+
 def test_of_many_orphans_the_first_are_shown(fake: Fake) -> None:
     orphans = [{"task": f"t-{number:03}", "node": "n-1", "node_name": "alpha"} for number in range(200)]
     fake.answers["GET", "/v1/cluster"] = CLUSTER | {"orphans": orphans, "read_only": ""}

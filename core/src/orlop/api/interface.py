@@ -25,7 +25,7 @@ class PluginHost(Protocol):
     """The plugins of a server, refused and broken ones included."""
 
     def describe(self) -> Sequence[Mapping[str, Any]]:
-        """One JSON object each: at least `name`, `version`, `state` and `error`."""
+        """One JSON object each: at least `name`, `version`, `state` and `error`; `frameworks`: names, where known."""
 
 
 class OperatorServer(Protocol):

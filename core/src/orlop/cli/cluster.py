@@ -51,6 +51,9 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for framework in document.get("frameworks", []):
         error = f": {framework['error']}" if framework.get("error") else ""
         yield "framework", f"{framework['name']} {framework.get('state', '')}{error}"
+    for plugin in document.get("broken_plugins", []):
+        name, error = plugin["name"], plugin["error"]
+        yield "plugin", f"{name} {plugin['state']}: {error} (see: orlop plugins show {name})"
     if pending := document["tasks"].get("pending"):
         yield "waiting", f"{pending} (see: orlop tasks --state pending, orlop explain TASK)"
     for one in document.get("unavailable", []):
