@@ -233,6 +233,11 @@ def test_config_check_says_all_that_is_wrong(tmp_path: Path) -> None:
         ('[store]\nurl = "zookeeper://host"', "[store]: no store has the scheme 'zookeeper'"),
         ('[store]\nurl = "etcd://host:port"', "[store]: "),
         ('[store]\nurl = "etcd://host"\n[cluster]\nlease_s = 3', "[store]: timeout_s is 5: expected no more"),
+        (
+            '[plugins.marathon]\nlisten = "x"',
+            '[plugins.marathon] listen: expected "host:port" or "unix:///path", got "x"',
+        ),
+        ('[plugins.marathon]\nlisten = "0.0.0.0:80"', "[plugins.marathon] listen is 0.0.0.0:80: without"),
         ("[cluster]\nlease_s = 1", "[cluster] lease_s: expected 2 to 600 seconds, got 1"),
     ],
 )

@@ -208,6 +208,11 @@ class PluginHost:
         """It does not go together with what else there is, and is not tried again before the next start."""
         self._failed(name, reason, NotAPlugin(reason))
 
+    def misconfigured(self, name: str, error: ConfigurationError) -> None:
+        """Its settings are wrong in a way that their class does not tell: as if it had."""
+        log.error("plugin %s: %s", name, error)
+        self._records[name] = attrs.evolve(self._records[name], state="configuration-error", error=str(error))
+
     def claims(self) -> dict[str, tuple[str, ...]]:
         """Plugin → names of frameworks that are its own, whether or not it can run.
 

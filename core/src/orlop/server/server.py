@@ -12,7 +12,7 @@ import io
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from orlop.agent.agent import Agent, read_clock
 from orlop.agent.session import AgentEnd, Link, LinkClosed
 from orlop.configuration import ClusterSettings, Settings
 from orlop.framework import Framework, Node, NotAvailable, Task
+from orlop.hookspecs import Routes
 from orlop.kernel.events import DrainNode, ForgetNode, KillTask, Logged
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import NodeFilter, NodeScorer
@@ -67,10 +68,20 @@ class PluginGivenUp(Exception):
 
 
 class Server:
-    """See the module. Make it on the event loop; `start`, `ready`, then `stop`. seen: by this machine's own node."""
+    """See the module. Make it on the event loop; `start`, `ready`, then `stop`.
+
+    seen: by this machine's own node. routes: which of plugins' routes can be served; refuses the other plugins. It may
+    raise what it wants.
+    """
 
     def __init__(
-        self, settings: Settings, plugins: PluginHost, store: Store, store_url: str, seen: Seen | None = None
+        self,
+        settings: Settings,
+        plugins: PluginHost,
+        store: Store,
+        store_url: str,
+        seen: Seen | None = None,
+        routes: Callable[[Settings, PluginHost, Host], list[tuple[str, Routes]]] = lambda *_: [],
     ) -> None:
         self.settings = settings
         self.plugins = plugins
@@ -88,15 +99,12 @@ class Server:
         self._background: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._making_room: asyncio.Task[None] | None = None
-        plugins.refuse_namesakes()
-        kernel = self._make_kernel()
-        classes = self._framework_classes()
         self.host = Host(
             cluster_name=self.cluster_name,
             address=self.address,
             version=self.version,
             state=self.state,
-            explainer=kernel.explain,
+            explainer=lambda state, task: self._parts.kernel.explain(state, task),
             clock=read_clock,
             open_engine=lambda node: self.remote.open_engine(node),
         )
@@ -107,6 +115,7 @@ class Server:
             serve=self._serve_agent,
             clock=read_clock,
         )
+        kernel, classes, self.routes = self._hooks(routes)
         self._parts = Parts(
             store=store,
             kernel=kernel,
@@ -123,6 +132,29 @@ class Server:
         own_classes = {name: framework for name, (_, framework) in classes.items()}
         self._candidate = self._make_candidate(store, own_classes, seen)
 
+    def _hooks(
+        self, usable: Callable[[Settings, PluginHost, Host], list[tuple[str, Routes]]]
+    ) -> tuple[Kernel, dict[str, tuple[str, type[Framework]]], list[tuple[str, Routes]]]:
+        """What plugins add, once all their hooks have been called: a plugin is on or off as a whole, so that one that
+        fails in its last hook has neither filters nor a framework."""
+        self.plugins.refuse_namesakes()
+        classes = self._framework_classes()
+        placing: dict[str, tuple[Sequence[NodeFilter], Sequence[NodeScorer]]] = {}
+        for plugin in self.plugins.names():
+            settings = self.plugins.settings_of(plugin)
+            filters = self.plugins.call(plugin, "node_filters", settings=settings) or ()
+            placing[plugin] = (filters, self.plugins.call(plugin, "node_scorers", settings=settings) or ())
+        routes = usable(self.settings, self.plugins, self.host)
+        on = self.plugins.names()
+        kernel = Kernel(
+            [one for plugin in on for one in placing[plugin][0]], [one for plugin in on for one in placing[plugin][1]]
+        )
+        return (
+            kernel,
+            {name: (plugin, framework) for name, (plugin, framework) in classes.items() if plugin in on},
+            [(plugin, one) for plugin, one in routes if plugin in on],
+        )
+
     def _framework_classes(self) -> dict[str, tuple[str, type[Framework]]]:
         found: dict[str, tuple[str, type[Framework]]] = {}
         for plugin, classes in self.plugins.collect("frameworks"):
@@ -132,15 +164,6 @@ class Server:
                 else:
                     found[framework.name] = (plugin, framework)
         return found
-
-    def _make_kernel(self) -> Kernel:
-        filters: list[NodeFilter] = []
-        scorers: list[NodeScorer] = []
-        for plugin in self.plugins.names():
-            settings = self.plugins.settings_of(plugin)
-            filters += self.plugins.call(plugin, "node_filters", settings=settings) or []
-            scorers += self.plugins.call(plugin, "node_scorers", settings=settings) or []
-        return Kernel(filters, scorers)
 
     def _make_candidate(self, store: Store, classes: Mapping[str, type[Framework]], seen: Seen | None) -> Candidate:
         shared = not store.exclusive
