@@ -39,6 +39,64 @@ class Idle(Framework):
 def frameworks():
     return [Idle]
 """
+BREAKING = """
+import asyncio
+from aiohttp import web
+from orlop.framework import Framework
+from orlop.hookspecs import Routes, hookimpl
+
+class Breaking(Framework):
+    name = "breaking"
+    def reconcile(self, view):
+        raise KeyError("reconciled")
+
+class Filter:
+    name = "refusing"
+    def prepare(self, request, view):
+        return lambda candidate: candidate.node.info.attributes["floor"]
+
+class Unprepared:
+    name = "unprepared"
+    def prepare(self, request, view):
+        raise SystemExit("prepared")
+
+class Scorer:
+    name = "scoring"
+    weight = 1
+    def prepare(self, request, view):
+        return lambda candidate: "much"
+
+@hookimpl
+def frameworks():
+    return [Breaking]
+
+@hookimpl
+def node_filters(settings):
+    return [Filter(), Unprepared()]
+
+@hookimpl
+def node_scorers(settings):
+    return [Scorer()]
+
+@hookimpl
+def routes(host, settings):
+    async def broken(request):
+        return web.Response(text=host.no_such_thing)
+    async def well(request):
+        return web.Response(status=503, text=str(await host.view("breaking")))
+    async def endless(request):
+        await asyncio.Event().wait()
+    async def begin(application):
+        raise OSError("no templates")
+    pages, failing = web.Application(), web.Application()
+    pages.router.add_get("/broken", broken)
+    pages.router.add_get("/well", well)
+    pages.router.add_get("/endless", endless)
+    pages.router.add_get("/of/{name}", broken)
+    pages.router.add_post("/posted", broken)
+    failing.on_startup.append(begin)
+    return [Routes(prefix="pages", application=pages), Routes(prefix="failing", application=failing)]
+"""
 NO_SERVER = ("--server", "http://127.0.0.1:1")
 
 
@@ -102,6 +160,40 @@ def test_check_finds_out_even_what_ends_the_process(tmp_path: Path) -> None:
     ]
     failed = "exits_process, raises_on_import, well_behaved"
     assert result.stderr == f"orlop: 3 of 6 plugins failed: {failed}\n"
+
+
+def test_check_uses_once_what_hooks_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    install(site, "breaking", BREAKING)
+    put_on_path(monkeypatch, site)
+    first, *lines = run("plugins", "check", "breaking", code=1).stdout.splitlines()
+    assert first == "breaking: failed"
+    expected = (
+        "filter refusing: KeyError: 'floor' (in <lambda>, ",
+        "filter unprepared: SystemExit: prepared (in prepare, ",
+        "framework breaking: KeyError: 'reconciled' (in reconcile, ",
+        "routes under pages: GET /broken is answered 500: AttributeError: '_Host' object has no",
+        "routes under failing: OSError: no templates (in begin, ",
+    )
+    scorer = "  scorer scoring: TypeError: expected a number, got 'much'"
+    others = [line for line in lines if not line.startswith(scorer)]
+    assert len(others) == len(lines) - 1 == len(expected), lines
+    for line, said in zip(others, expected, strict=True):
+        assert line.startswith(f"  {said}"), line
+        assert f"{site}/breaking.py:" in line
+
+
+def test_check_finds_nothing_in_what_works() -> None:
+    names = ("orlop", "keepalive", "marathon", "chronos", "swarm")
+    assert run("plugins", "check", *names).stdout.splitlines() == [f"{name}: loaded" for name in names]
+
+
+def test_check_looks_at_where_routes_shall_listen(tmp_path: Path) -> None:
+    (tmp_path / "orlop.toml").write_text('[plugins.marathon]\nlisten = "x"\n')
+    said = run("plugins", "check", "marathon", code=1).stdout
+    assert said.startswith(
+        'marathon: configuration-error\n  orlop.toml: [plugins.marathon] listen: expected "host:port"'
+    )
 
 
 @pytest.mark.usefixtures("broken_plugins")
