@@ -102,6 +102,7 @@ class StubServer:
         self.metrics = CollectorRegistry()
         self.plugins = Plugins()
         self.read_only = ""
+        self.trouble = ""
         self.status = FrameworkStatus(name="keepalive", plugin="keepalive", state="running", runs=7, last_run_ms=1.5)
         self.output: list[bytes | Exception] = []
         self.kept: set[str] = set()
@@ -118,6 +119,9 @@ class StubServer:
 
     def read_only_reason(self) -> str:
         return self.read_only
+
+    def store_trouble(self) -> str:
+        return self.trouble
 
     def explain(self, task: Task) -> Explanation:
         return self.cluster.explain(task)

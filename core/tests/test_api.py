@@ -42,7 +42,7 @@ def test_the_cluster_at_a_glance() -> None:
         assert cluster["frameworks"][0]["name"] == "keepalive"
         assert cluster["frameworks"][0]["tasks"] == {"running": 3}
         assert cluster["uptime_s"] >= 5
-        assert cluster["read_only"] == ""
+        assert cluster["read_only"] == cluster["store_trouble"] == ""
         assert (await read(client, "/v1/roles"))["roles"][0]["tasks"] == 3
         assert (await read(client, "/v1/plugins"))["plugins"][0]["name"] == "keepalive"
         assert (await read(client, "/v1/frameworks"))["frameworks"][0]["runs"] == 7
@@ -82,6 +82,17 @@ def test_a_framework_that_does_not_run_says_why(plugins: list[dict[str, Any]], s
             assert [(one["state"], one["error"]) for one in told if one["name"] == "notes"] == [(state, error)]
         broken = [one["name"] for one in plugins if one.get("state") in ("failed", "configuration-error")]
         assert [one["name"] for one in (await read(client, "/v1/cluster"))["broken_plugins"]] == broken
+
+    with_client(work, server)
+
+
+def test_a_store_that_will_lack_room_is_a_warning_and_no_reason_to_take_the_server_away() -> None:
+    server = make_server()
+    server.trouble = "the disk of /data is nearly full"
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        assert (await read(client, "/health"))["warnings"] == [server.trouble]
+        assert (await read(client, "/v1/cluster"))["store_trouble"] == server.trouble
 
     with_client(work, server)
 

@@ -209,6 +209,11 @@ def test_status_says_which_plugins_cannot_be_used(fake: Fake) -> None:
     assert said in run(fake, "status").stdout.splitlines()
 
 
+def test_status_says_that_the_store_has_no_room_left(fake: Fake) -> None:
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"store_trouble": "the disk of /d is full", "read_only": ""}
+    assert run(fake, "status").stdout.splitlines()[-1] == "STORE      the disk of /d is full"
+
+
 def test_of_many_orphans_the_first_are_shown(fake: Fake) -> None:
     orphans = [{"task": f"t-{number:03}", "node": "n-1", "node_name": "alpha"} for number in range(200)]
     fake.answers["GET", "/v1/cluster"] = CLUSTER | {"orphans": orphans, "read_only": ""}

@@ -32,6 +32,7 @@ async def get_cluster(request: web.Request) -> web.Response:
         "started": moment(server.started_utc_ms),
         "uptime_s": max(0, round(time.time() - server.started_utc_ms / 1000)),
         "read_only": server.read_only_reason(),
+        "store_trouble": server.store_trouble(),
         "stale_ms": role.stale_ms,
         "broken_plugins": broken_plugins(plugins),
     }
@@ -86,6 +87,8 @@ def _health(server: OperatorServer) -> tuple[dict[str, Any], HTTPStatus]:
         for name, one in sorted(server.framework_status().items())
         if one.state != "running"
     ]
+    if trouble := server.store_trouble():
+        warnings.append(trouble)
     return {"status": "ok", "role": "leader", **({"warnings": warnings} if warnings else {})}, HTTPStatus.OK
 
 

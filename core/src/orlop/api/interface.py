@@ -57,6 +57,9 @@ class OperatorServer(Protocol):
     def read_only_reason(self) -> str:
         """Empty normally; otherwise why writes are refused."""
 
+    def store_trouble(self) -> str:
+        """Empty normally; otherwise what the store lacks room for, or soon will."""
+
     def explain(self, task: Task) -> Explanation:
         """Why the task waits. Called on other threads than the loop's, for it looks at every node."""
 

@@ -59,6 +59,8 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for one in document.get("unavailable", []):
         yield "runtime", f"{one['runtime']} on {one['node_name']}: {one['reason']}"
     yield from _orphans(document.get("orphans", []))
+    if document.get("store_trouble"):
+        yield "STORE", document["store_trouble"]
     if document.get("read_only"):
         yield "READ ONLY", document["read_only"]
     if document.get("stale_ms"):

@@ -251,6 +251,12 @@ class Leadership:
 
     def _keep_house_once(self) -> None:
         store, now_ms = self._parts.store, read_clock().monotonic_ms
+        known = bool(self._housekeeping.disk)
+        if (disk := getattr(store, "disk", None)) is not None:
+            self._housekeeping.look_at(disk())
+        if bool(self._housekeeping.disk) != known:
+            log.warning("%s", self._housekeeping.disk or "the store's disk has room again")
+        known = bool(self._housekeeping.refusal)
         revision = self._housekeeping.note(store.range(records.META_KEY, limit=1).revision, now_ms)
         if revision is not None:
             with contextlib.suppress(Compacted):  # somebody else has done so
@@ -260,6 +266,8 @@ class Leadership:
             log.warning("the store is nearly full: its history is given up")
             store.make_room()
             self._housekeeping.judge(store.room(), now_ms)
+        if bool(self._housekeeping.refusal) != known:
+            log.warning("%s", self._housekeeping.refusal or "the store has room again, and new work is accepted")
 
     def refusal(self) -> str:
         """Why new work is refused; empty when it is not."""
@@ -341,6 +349,10 @@ class Leadership:
     def read_only_reason(self) -> str:
         """Why writes are refused, or take very long; empty when they are done."""
         return self._core.slow_reason or self._core.read_only_reason
+
+    def store_trouble(self) -> str:
+        """What the store lacks room for, or soon will; empty when there is enough."""
+        return self._housekeeping.refusal or self._housekeeping.disk
 
     def deciding(self) -> Work | None:
         """What the kernel decides at this moment. May be asked from any thread."""

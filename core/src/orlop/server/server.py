@@ -353,6 +353,10 @@ class Server:
         """Why writes are refused; empty when they are not."""
         return self._leadership.read_only_reason() if self._leadership is not None else self.role().reason or NO_LEADER
 
+    def store_trouble(self) -> str:
+        """What the store lacks room for, or soon will, as far as the leader knows; empty when there is enough."""
+        return self._leadership.store_trouble() if self._leadership is not None else ""
+
     def deciding(self) -> Work | None:
         """What its kernel decides at this moment, while it leads. May be asked from any thread."""
         leadership = self._leadership
