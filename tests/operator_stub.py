@@ -34,6 +34,7 @@ from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.events import LogEntry
 from orlop.server.event_log import EventLog
+from orlop.server.node_clocks import Clocks
 from orlop.server.role import Role
 from orlop.store.interface import Put
 from orlop.store.memory import MemoryStore
@@ -103,6 +104,7 @@ class StubServer:
         self.plugins = Plugins()
         self.read_only = ""
         self.trouble = ""
+        self.known_clocks = Clocks()
         self.status = FrameworkStatus(name="keepalive", plugin="keepalive", state="running", runs=7, last_run_ms=1.5)
         self.output: list[bytes | Exception] = []
         self.kept: set[str] = set()
@@ -122,6 +124,9 @@ class StubServer:
 
     def store_trouble(self) -> str:
         return self.trouble
+
+    def clocks(self) -> Clocks:
+        return self.known_clocks
 
     def explain(self, task: Task) -> Explanation:
         return self.cluster.explain(task)

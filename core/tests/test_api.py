@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orlop.framework import Action, Framework, NotAvailable, Put, View
 from orlop.model.facts import ForeignContainer, NodeFacts
+from orlop.server.node_clocks import Clocks
 
 
 @attrs.frozen
@@ -93,6 +94,19 @@ def test_a_store_that_will_lack_room_is_a_warning_and_no_reason_to_take_the_serv
     async def work(client: TestClient[Any, Any]) -> None:
         assert (await read(client, "/health"))["warnings"] == [server.trouble]
         assert (await read(client, "/v1/cluster"))["store_trouble"] == server.trouble
+
+    with_client(work, server)
+
+
+def test_clocks_that_differ_are_told() -> None:
+    server = make_server()
+    server.known_clocks = Clocks(ahead_ms={"n1": -60_500}, trouble="the clocks differ")
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        assert [one["clock_ahead_s"] for one in (await read(client, "/v1/nodes"))["nodes"]] == [None, -60.5]
+        assert (await read(client, "/v1/nodes/n1"))["clock_ahead_s"] == -60.5
+        assert (await read(client, "/v1/cluster"))["clock_trouble"] == "the clocks differ"
+        assert (await read(client, "/health"))["warnings"] == ["the clocks differ"]
 
     with_client(work, server)
 

@@ -33,6 +33,7 @@ async def get_cluster(request: web.Request) -> web.Response:
         "uptime_s": max(0, round(time.time() - server.started_utc_ms / 1000)),
         "read_only": server.read_only_reason(),
         "store_trouble": server.store_trouble(),
+        "clock_trouble": server.clocks().trouble,
         "stale_ms": role.stale_ms,
         "broken_plugins": broken_plugins(plugins),
     }
@@ -87,8 +88,7 @@ def _health(server: OperatorServer) -> tuple[dict[str, Any], HTTPStatus]:
         for name, one in sorted(server.framework_status().items())
         if one.state != "running"
     ]
-    if trouble := server.store_trouble():
-        warnings.append(trouble)
+    warnings += filter(None, (server.store_trouble(), server.clocks().trouble))
     return {"status": "ok", "role": "leader", **({"warnings": warnings} if warnings else {})}, HTTPStatus.OK
 
 

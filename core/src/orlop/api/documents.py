@@ -175,6 +175,11 @@ def node_document(state: State, node: Node) -> Document:
     }
 
 
+def clock_document(ahead_ms: int | None) -> Document:
+    """By how many seconds a node's clock is ahead of the leader's; None where nobody knows."""
+    return {"clock_ahead_s": ahead_ms / 1000 if ahead_ms is not None else None}
+
+
 def foreign_document(candidate: Candidate) -> Document | None:
     """Containers that are no tasks of this cluster, and what the live ones may take. None where nobody knows."""
     if candidate.facts is None:

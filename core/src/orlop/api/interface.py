@@ -16,6 +16,7 @@ from orlop.model.events import LogEntry
 from orlop.model.nodes import Node
 from orlop.model.tasks import Task
 from orlop.server.framework_host import FrameworkStatus
+from orlop.server.node_clocks import Clocks
 from orlop.server.role import Role
 
 __all__ = ["FrameworkStatus", "OperatorServer", "PluginHost"]
@@ -59,6 +60,9 @@ class OperatorServer(Protocol):
 
     def store_trouble(self) -> str:
         """Empty normally; otherwise what the store lacks room for, or soon will."""
+
+    def clocks(self) -> Clocks:
+        """How far nodes' clocks are from the leader's; nothing is known on a standby."""
 
     def explain(self, task: Task) -> Explanation:
         """Why the task waits. Called on other threads than the loop's, for it looks at every node."""

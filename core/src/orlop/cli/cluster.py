@@ -59,6 +59,8 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for one in document.get("unavailable", []):
         yield "runtime", f"{one['runtime']} on {one['node_name']}: {one['reason']}"
     yield from _orphans(document.get("orphans", []))
+    if document.get("clock_trouble"):
+        yield "CLOCK", document["clock_trouble"]
     if document.get("store_trouble"):
         yield "STORE", document["store_trouble"]
     if document.get("read_only"):
@@ -99,15 +101,21 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
             | {"state": "away" if node.get("away") and node["state"] == "ready" else node["state"]}
             | {"foreign": _foreign(node.get("foreign"))}
             | {"unavailable": "; ".join(f"{name}: {why}" for name, why in node.get("unavailable", {}).items())}
+            | {"clock": _clock(node.get("clock_ahead_s"))}
             for node in document["nodes"]
         ]
         columns = ["id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports"]
         columns += ["foreign"] if any(row["foreign"] for row in rows) else []
         columns += ["unavailable"] if any(row["unavailable"] for row in rows) else []
-        wide = ("address", "os", "arch", "runtimes", "attributes", "version")
+        wide = ("address", "os", "arch", "runtimes", "attributes", "version", "clock")
         show(output, document, rows, columns, wide=wide)
 
     repeated(watch, once)
+
+
+def _clock(ahead_s: float | None) -> str:
+    """`+0.2s`: ahead of the leader's."""
+    return f"{ahead_s:+.1f}s" if ahead_s is not None else "-"
 
 
 def _usage(row: Mapping[str, Any] | None) -> str:

@@ -47,7 +47,7 @@ from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.clock import Now, format_utc
 from orlop.model.events import LogEntry, LogRecord
-from orlop.model.messages import FACTS, Epoch, Hello, Received, Refused, Welcome
+from orlop.model.messages import CLOCK, FACTS, Epoch, Hello, Received, Refused, Welcome
 from orlop.model.nodes import Node, NodeState
 from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState, drain_reason
 
@@ -456,7 +456,10 @@ class _Batch:
             yield TickAt(utc_ms=due)
 
     def _welcome(self, state: State, node_id: str) -> Welcome:
-        return Welcome(cluster_id=state.cluster_id, epoch=self._epoch, understands=(FACTS,), facts=self._told[node_id])
+        understands = (FACTS, CLOCK)
+        return Welcome(
+            cluster_id=state.cluster_id, epoch=self._epoch, understands=understands, facts=self._told[node_id]
+        )
 
     def _to_nodes(self, state: State) -> Iterable[ToNode | Assign]:
         for node_id, session in self._sessions.items():

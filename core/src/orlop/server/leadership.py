@@ -56,6 +56,7 @@ from orlop.server.framework_run import FrameworkRunner
 from orlop.server.housekeeping import Advice, Housekeeping
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
+from orlop.server.node_clocks import Clocks
 from orlop.server.pipeline import Failure
 from orlop.server.plugin_host import PluginHost
 from orlop.server.redo import document_bytes_max
@@ -141,6 +142,7 @@ class Leadership:
         liveness = Liveness(parts.liveness, iter(term.state.node_order), read_clock().monotonic_ms)
         self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
         self.log = EventLog(parts.store, parts.kernel.settings.log_records_kept)
+        self._wrong_clocks: frozenset[str] = frozenset()
         self._answers: dict[str, asyncio.Future[Any]] = {}
         #: Why the term is over, once nothing more is heard of it.
         self._over: asyncio.Future[str] = loop.create_future()
@@ -243,11 +245,19 @@ class Leadership:
         """Keeps the store from filling up."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
+            with surviving("the look at the nodes' clocks"):
+                self._look_at_clocks()
             with surviving("the look after the store's history"):
                 try:
                     await asyncio.to_thread(self._keep_house_once)
                 except StoreError as error:
                     log.warning("the store's history could not be looked after: %s", error)
+
+    def _look_at_clocks(self) -> None:
+        found = self.clocks()
+        if found.whose != self._wrong_clocks:
+            log.warning("%s", found.trouble or "the clocks of the nodes and this server agree again")
+        self._wrong_clocks = found.whose
 
     def _keep_house_once(self) -> None:
         store, now_ms = self._parts.store, read_clock().monotonic_ms
@@ -353,6 +363,16 @@ class Leadership:
     def store_trouble(self) -> str:
         """What the store lacks room for, or soon will; empty when there is enough."""
         return self._housekeeping.refusal or self._housekeeping.disk
+
+    def clocks(self) -> Clocks:
+        """How far nodes' clocks are from this server's."""
+        state = self._core.committed
+
+        def name_of(node_id: str) -> str:
+            node = state.node(node_id)
+            return node.info.name if node is not None else node_id
+
+        return self._sessions.clocks.judge(read_clock(), name_of)
 
     def deciding(self) -> Work | None:
         """What the kernel decides at this moment. May be asked from any thread."""

@@ -39,6 +39,7 @@ from orlop.server.framework_run import ObjectUnreadable
 from orlop.server.leadership import Leadership, Metrics, Parts
 from orlop.server.liveness import LivenessSettings
 from orlop.server.loading import LeaderRecord, Term
+from orlop.server.node_clocks import Clocks
 from orlop.server.plugin_host import PluginHost
 from orlop.server.remote_agents import RemoteAgents
 from orlop.server.role import Role
@@ -356,6 +357,10 @@ class Server:
     def store_trouble(self) -> str:
         """What the store lacks room for, or soon will, as far as the leader knows; empty when there is enough."""
         return self._leadership.store_trouble() if self._leadership is not None else ""
+
+    def clocks(self) -> Clocks:
+        """How far nodes' clocks are from the leader's; nothing is known on a standby."""
+        return self._leadership.clocks() if self._leadership is not None else Clocks()
 
     def deciding(self) -> Work | None:
         """What its kernel decides at this moment, while it leads. May be asked from any thread."""
