@@ -132,6 +132,7 @@ class _Batch:
         self._unplaced: list[Unplaced] = []
         self._published: list[Published] = []
         self._rejected: dict[str, dict[str, Explanation]] = {}
+        self._of_terms = False
 
     # Events
 
@@ -156,18 +157,17 @@ class _Batch:
             case KillTask():
                 self._kill_task(event)
             case TermBegan():
-                self._draft.note(TERM_BEGAN, event.server, **self._term(event.reason, event.since_utc_ms))
+                self._note_term(TERM_BEGAN, event.server, event.reason, since=format_utc(event.since_utc_ms))
             case TermEnds():
-                self._draft.note(TERM_ENDED, event.server, **self._term(event.reason))
+                self._note_term(TERM_ENDED, event.server, event.reason)
             case Tick():
                 pass  # what is due is looked at in every step
 
-    def _term(self, reason: str, since_utc_ms: int | None = None) -> dict[str, str]:
-        """What the event log says of this one."""
-        details = {"term": f"{self._epoch.generation}.{self._epoch.revision}"}
-        if since_utc_ms is not None:
-            details["since"] = format_utc(since_utc_ms)
-        return {**details, "reason": reason} if reason else details
+    def _note_term(self, kind: str, server: str, reason: str, **details: str) -> None:
+        """Nothing else changes with it, and it is written all the same."""
+        self._of_terms = True
+        details = {"term": f"{self._epoch.generation}.{self._epoch.revision}", **details}
+        self._draft.note(kind, server, **details, **({"reason": reason} if reason else {}))
 
     def _hello(self, event: AgentHello) -> None:
         hello = event.hello
@@ -383,7 +383,7 @@ class _Batch:
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
         # Delayed tasks whose time has come are in no document, but must not be waited for again.
         woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
-        writes = self._draft.puts or self._draft.deletes or self._draft.log
+        writes = self._draft.puts or self._draft.deletes or self._of_terms
         if not writes and not woken and not self._tells_nodes():
             return self._unchanged()
         if self._set_back_ms:
