@@ -34,6 +34,7 @@ from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.log_entries import LogEntry
 from orlop.server.event_log import EventLog
+from orlop.server.node_clocks import Clocks
 from orlop.server.role import Role
 from orlop.store.interface import Put
 from orlop.store.memory import MemoryStore
@@ -79,8 +80,13 @@ class LoggedCluster(Cluster):
 
 
 class Plugins:
+    """others: beside the one whose framework runs."""
+
+    def __init__(self) -> None:
+        self.others: list[dict[str, Any]] = []
+
     def describe(self) -> list[dict[str, Any]]:
-        return [{"name": "keepalive", "version": "1.0", "state": "loaded", "error": ""}]
+        return [{"name": "keepalive", "version": "1.0", "state": "loaded", "error": ""}, *self.others]
 
 
 class StubServer:
@@ -97,6 +103,8 @@ class StubServer:
         self.metrics = CollectorRegistry()
         self.plugins = Plugins()
         self.read_only = ""
+        self.trouble = ""
+        self.known_clocks = Clocks()
         self.status = FrameworkStatus(name="keepalive", plugin="keepalive", state="running", runs=7, last_run_ms=1.5)
         self.output: list[bytes | Exception] = []
         self.kept: set[str] = set()
@@ -113,6 +121,12 @@ class StubServer:
 
     def read_only_reason(self) -> str:
         return self.read_only
+
+    def store_trouble(self) -> str:
+        return self.trouble
+
+    def clocks(self) -> Clocks:
+        return self.known_clocks
 
     def explain(self, task: Task) -> Explanation:
         return self.cluster.explain(task)

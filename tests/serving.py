@@ -30,6 +30,7 @@ from orlop.model.messages import (
 from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources
 from orlop.processes.listening import listen
+from orlop.processes.plugin_routes import usable_routes
 from orlop.security.tokens import Token
 from orlop.server import builtin
 from orlop.server.plugin_host import PluginHost
@@ -114,7 +115,7 @@ async def serving(
     extra = [] if plugin is None else [("tested", plugin)]
     plugins = PluginHost(settings, [("orlop", builtin), *extra, *(more_plugins or {}).items()], found=[])
     plugins.load()
-    server = Server(settings, plugins, store or MemoryStore(), "memory://")
+    server = Server(settings, plugins, store or MemoryStore(), "memory://", routes=usable_routes)
     runners: list[web.AppRunner] = []
     kept: asyncio.Task[None] | None = None
     server.start()

@@ -94,6 +94,17 @@ def test_a_task_that_ends_while_the_disk_is_full_is_replaced_when_there_is_room(
     assert orlop.process.poll() is None, "all of it in one life"
 
 
+def test_a_full_disk_is_told_although_nothing_is_written(orlop: RunningOrlop, small_disk: Path) -> None:
+    assert "STORE" not in orlop.cli("status")
+    filler = fill(small_disk)
+    told = f"the disk of {orlop.data} is full: make room there"
+    wait_until(lambda: told in orlop.cli("status"), "operators are told")
+    assert f"WARNING orlop.server.leadership: {told}" in orlop.log.read_text()
+    filler.unlink()
+    wait_until(lambda: "STORE" not in orlop.cli("status"), "it is taken back")
+    assert "the store's disk has room again" in orlop.log.read_text()
+
+
 def test_orlop_started_on_a_full_disk_serves_when_there_is_room(orlop: RunningOrlop, small_disk: Path) -> None:
     before = orlop.running("/web")
     filler = fill(small_disk)

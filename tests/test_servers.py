@@ -163,9 +163,13 @@ def test_a_planned_stop_hands_the_lead_over_at_once(servers: Servers) -> None:
     leader.signal(signal.SIGTERM)
     assert leader.process is not None
     assert leader.process.wait(30) == 0
-    assert servers.leader() is not leader
+    successor = servers.leader()
+    assert successor is not leader
     log = leader.log.read_text()
     assert "Traceback" not in log, log[-3000:]
+    told = [line.split()[1:3] for line in successor.cli("events", "--type", "leader").splitlines()]
+    assert told == [["leader.began", leader.url], ["leader.ended", leader.url], ["leader.began", successor.url]]
+    assert f"reason={leader.url}: this server stops" in successor.cli("events", "--subject", successor.url)
 
 
 def test_the_event_stream_goes_on_at_the_next_leader(servers: Servers) -> None:
@@ -177,6 +181,8 @@ def test_the_event_stream_goes_on_at_the_next_leader(servers: Servers) -> None:
     wait_until(lambda: call(f"{standby.marathon}/v2/apps", "POST", app("second"))[0] in (201, 409), "written")
     _, later, _ = call(f"{standby.url}/v1/events?after={last}")
     assert any("/second" in str(event) for event in later["events"])
+    [began] = [event for event in later["events"] if event["type"] == "leader.began"]
+    assert began["details"]["reason"].endswith("it led no more, and has not said why"), began
     assert not [event for event in later["events"] if event["id"] <= last and event["id"] == last]
 
 

@@ -1,7 +1,7 @@
 """The operator API over a stub server, whose states are the real kernel's: what it tells, and what can be done."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import attrs
@@ -11,8 +11,23 @@ from operator_stub import make_server, problem, read, with_client
 from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from orlop.framework import NotAvailable
+from orlop.framework import Action, Framework, NotAvailable, Put, View
 from orlop.model.facts import ForeignContainer, NodeFacts
+from orlop.server.node_clocks import Clocks
+
+
+@attrs.frozen
+class Note:
+    text: str
+
+
+class Notes(Framework):
+    name = "notes"
+    documents = {"note": Note}  # noqa: RUF012
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        if not view.objects("note"):
+            yield Put("note", "first", Note("x"))
 
 
 def test_the_cluster_at_a_glance() -> None:
@@ -28,12 +43,72 @@ def test_the_cluster_at_a_glance() -> None:
         assert cluster["frameworks"][0]["name"] == "keepalive"
         assert cluster["frameworks"][0]["tasks"] == {"running": 3}
         assert cluster["uptime_s"] >= 5
-        assert cluster["read_only"] == ""
+        assert cluster["read_only"] == cluster["store_trouble"] == ""
         assert (await read(client, "/v1/roles"))["roles"][0]["tasks"] == 3
         assert (await read(client, "/v1/plugins"))["plugins"][0]["name"] == "keepalive"
         assert (await read(client, "/v1/frameworks"))["frameworks"][0]["runs"] == 7
 
     with_client(work, make_server())
+
+
+@pytest.mark.parametrize(
+    ("plugins", "state", "error"),
+    [
+        ([], "missing", "its plugin is not installed here"),
+        ([{"name": "orlop"}], "missing", "its plugin is not installed here"),
+        ([{"name": "notes", "state": "failed", "error": "OSError: x\ny"}], "failed", "plugin notes: OSError: x"),
+        ([{"name": "notes", "state": "blocked", "error": "denied"}], "blocked", "plugin notes: denied"),
+        (
+            [{"name": "a", "state": "failed", "error": "why", "frameworks": ["notes"]}, {"name": "notes"}],
+            "failed",
+            "plugin a: why",
+        ),
+        (
+            [{"name": "a", "state": "configuration-error"}, {"name": "b", "state": "failed"}, {"name": "c"}],
+            "missing",
+            "no plugin is known to have it; it may be of one that cannot be used: a, b",
+        ),
+        ([{"name": "notes", "frameworks": ["notes"]}], "failed", "it could not be made: the server's log says why"),
+    ],
+)
+def test_a_framework_that_does_not_run_says_why(plugins: list[dict[str, Any]], state: str, error: str) -> None:
+    server = make_server()
+    server.cluster.install(Notes())
+    server.cluster.settle()
+    server.plugins.others = [{"state": "loaded", **one} for one in plugins]
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        for path in ("/v1/cluster", "/v1/frameworks"):
+            told = (await read(client, path))["frameworks"]
+            assert [(one["state"], one["error"]) for one in told if one["name"] == "notes"] == [(state, error)]
+        broken = [one["name"] for one in plugins if one.get("state") in ("failed", "configuration-error")]
+        assert [one["name"] for one in (await read(client, "/v1/cluster"))["broken_plugins"]] == broken
+
+    with_client(work, server)
+
+
+def test_a_store_that_will_lack_room_is_a_warning_and_no_reason_to_take_the_server_away() -> None:
+    server = make_server()
+    server.trouble = "the disk of /data is nearly full"
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        assert (await read(client, "/health"))["warnings"] == [server.trouble]
+        assert (await read(client, "/v1/cluster"))["store_trouble"] == server.trouble
+
+    with_client(work, server)
+
+
+def test_clocks_that_differ_are_told() -> None:
+    server = make_server()
+    server.known_clocks = Clocks(ahead_ms={"n1": -60_500}, trouble="the clocks differ")
+
+    async def work(client: TestClient[Any, Any]) -> None:
+        assert [one["clock_ahead_s"] for one in (await read(client, "/v1/nodes"))["nodes"]] == [None, -60.5]
+        assert (await read(client, "/v1/nodes/n1"))["clock_ahead_s"] == -60.5
+        assert (await read(client, "/v1/cluster"))["clock_trouble"] == "the clocks differ"
+        assert (await read(client, "/health"))["warnings"] == ["the clocks differ"]
+
+    with_client(work, server)
 
 
 def test_nodes_by_id_and_beginning_and_their_draining() -> None:

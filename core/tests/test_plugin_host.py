@@ -304,3 +304,18 @@ def test_within_gives_and_raises_what_the_work_does(number: float, text: str) ->
     with pytest.raises(KeyError) as caught:
         within(LONG_S, fail)
     assert caught.value.args == (text,)
+
+
+def test_whose_a_framework_is_stays_known_when_its_plugin_fails() -> None:
+    made = host("well_behaved", "raises_on_import")
+    made.claims()
+    made.refuse("well_behaved", "its routes cannot be served")
+    known = {one["name"]: one["frameworks"] for one in made.describe()}
+    assert known == {"well_behaved": ["idle"], "raises_on_import": []}
+    assert made.retry("well_behaved").frameworks == ("idle",)
+
+
+def test_whose_a_framework_is_is_known_with_wrong_settings_too() -> None:
+    made = host("well_behaved", settings=Settings(plugins={"well_behaved": {"copies": "many"}}))
+    made.claims()
+    assert record(made, "well_behaved").frameworks == ("idle",)

@@ -159,17 +159,9 @@ async def test_loopback_asks_for_the_apis_token(tmp_path: Path) -> None:
         assert status == 200
 
 
-@pytest.mark.parametrize(
-    ("listen", "why"),
-    [
-        ("0.0.0.0:{port}", "without authentication only loopback addresses"),
-        ("unix://relative.sock", "expected an absolute path"),
-        ("nothing", 'expected "host:port" or "unix:///path"'),
-    ],
-)
-async def test_it_does_not_start_where_it_would_be_open(tmp_path: Path, listen: str, why: str) -> None:
-    with pytest.raises(CannotStart, match=why):
-        async with serving(tmp_path, auth=False, plugin=Asked(listen.format(port=free_port()))):
+async def test_it_does_not_start_where_it_would_be_open(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="without authentication only loopback addresses"):
+        async with serving(tmp_path, auth=False, plugin=Asked(f"0.0.0.0:{free_port()}")):
             pass
 
 

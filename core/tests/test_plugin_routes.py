@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from aiohttp import web
 from ports import free_port
 from serving import Serving, serving
 
+from orlop.framework import Action, Framework, View
 from orlop.hookspecs import Routes, hookimpl
 from orlop.processes.exposure import CannotStart
 from orlop.processes.plugin_routes import _overlap
+from orlop.server import server as module
 
 USED = web.Application()
 USED.freeze()
@@ -41,6 +44,39 @@ class Routed:
         application = web.Application()
         application.router.add_get("/", who)
         return Routes(prefix=prefix, application=self._application or application, listen=listen)
+
+
+class Everywhere:
+    """Refuses every node, has a framework, and routes that fail as long as they are told to."""
+
+    name = "everywhere"
+
+    def __init__(self) -> None:
+        self.fails = True
+
+    @hookimpl
+    def frameworks(self) -> Sequence[type[Framework]]:
+        return [Idle]
+
+    @hookimpl
+    def node_filters(self, settings: Any) -> Sequence[Any]:
+        return [self]
+
+    def prepare(self, request: Any, view: Any) -> Any:
+        return lambda _: "nobody passes"
+
+    @hookimpl
+    def routes(self, host: Any, settings: Any) -> Sequence[Routes]:
+        if self.fails:
+            raise OSError("no templates")
+        return []
+
+
+class Idle(Framework):
+    name = "idle"
+
+    def reconcile(self, view: View) -> Iterator[Action]:
+        return iter(())
 
 
 class Configured(Routed):
@@ -87,6 +123,8 @@ def errors(one: Serving) -> dict[str, str]:
         ),
         (Routed("probe", "probe", application=USED), "was served before: expected a new one"),
         (Routed("probe", "probe", listen=(5,)), 'expected "host:port" or "unix:///path" to listen on, got (5,)'),
+        (Routed("probe", "probe", listen="localhost:99999"), 'expected "host:port" or "unix:///path", got "localhost'),
+        (Routed("probe", "probe", listen="unix://run"), "expected an absolute path"),
     ],
 )
 async def test_what_cannot_be_served_is_left_out(
@@ -99,6 +137,38 @@ async def test_what_cannot_be_served_is_left_out(
         assert why in errors(one)["probe"]
         assert "plugin probe: its routes cannot be served" in caplog.text
         assert one.server.plugins.due_retries(1e12) == []
+
+
+async def test_a_plugin_is_on_or_off_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLUGIN_RETRY_CHECK_S", 0.05)
+    plugin = Everywhere()
+
+    def filters(one: Serving) -> list[Any]:
+        return [found for found in one.server._parts.kernel.planner._filters if found.name == Everywhere.name]
+
+    async with serving(tmp_path, auth=False, plugin=plugin) as one:
+        assert errors(one) == {"tested": "in hook routes: OSError: no templates"}
+        assert "idle" not in one.server.framework_status()
+        assert not filters(one)
+        plugin.fails = False
+        async with asyncio.timeout(20):
+            assert "has recovered" in str(await one.server.failed), "the server begins anew with it"
+    async with serving(tmp_path / "anew", auth=False, plugin=plugin) as one:
+        assert errors(one) == {}
+        assert one.server.framework_status()["idle"].state == "running"
+        assert filters(one)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "localhost:99999", "a b:80", "unix://run/api.sock", "http://a:80"])
+async def test_a_malformed_address_of_the_settings_is_as_any_wrong_setting(tmp_path: Path, address: str) -> None:
+    plugins = {"probe": Configured("probe", address), "well": Routed("well", "well")}
+    async with serving(tmp_path, auth=False, more_plugins=plugins) as one:
+        assert await answers(one, "well") == "well"
+        assert await answers(one, "probe") == "404"
+        [record] = [record for record in one.server.plugins.records() if record.error]
+        assert (record.name, record.state, record.retry_at_s) == ("probe", "configuration-error", None)
+        assert record.error.startswith("configuration: [plugins.probe] listen: expected ")
+        assert record.error.endswith(f', got "{address}"')
 
 
 async def test_of_one_prefix_the_first_has_it_or_whose_name_it_is(tmp_path: Path) -> None:
@@ -129,10 +199,8 @@ async def test_who_listens_where_its_settings_say_has_the_address(tmp_path: Path
 
 
 async def test_an_address_of_another_program_is_the_operators_matter(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match=r"99999: expected .*host:port"):
-        async with serving(
-            tmp_path, auth=False, more_plugins={"probe": Routed("p", "probe", listen="localhost:99999")}
-        ):
+    with pytest.raises(CannotStart, match=r"\[plugins\.probe\] listen is 0\.0\.0\.0:80: without authentication"):
+        async with serving(tmp_path, auth=False, more_plugins={"probe": Routed("p", "probe", listen="0.0.0.0:80")}):
             pass
     async with serving(tmp_path, auth=False) as one:
         taken = Routed("p", "probe", listen=one.server.address)

@@ -72,9 +72,14 @@ def _matching(pattern: re.Pattern[str], expectation: str, *, empty: bool = False
     return check
 
 
+def is_host_and_port(text: str) -> bool:
+    """Has it the form of an address to listen on? Whether there is such a host is another question."""
+    found = _LISTEN.match(text)
+    return found is not None and int(found[1]) <= HIGHEST_PORT
+
+
 def _check_listen(_: object, __: object, value: str) -> None:
-    found = _LISTEN.match(value)
-    if found is None or int(found[1]) > HIGHEST_PORT:
+    if not is_host_and_port(value):
         raise ValueError(f'expected "host:port", such as "127.0.0.1:5050", got "{value}"')
 
 
@@ -331,6 +336,12 @@ def structure_plugin(settings: Settings, name: str, cls: type[T]) -> T:
     if value is None:
         raise ConfigurationError(_problem(one, settings.source, settings.overrides) for one in wrong)
     return value
+
+
+def plugin_problem(settings: Settings, name: str, key: str, text: str) -> Problem:
+    """One that its class cannot tell. key: within `[plugins.NAME]`. text: what was expected."""
+    written = next((one for one in settings.plugins if _folded(one) == _folded(name)), name)
+    return _problem(Wrong(("plugins", written, key), text), settings.source, settings.overrides)
 
 
 def plugin_table(settings: Settings, name: str) -> Mapping[str, Any]:

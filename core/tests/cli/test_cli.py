@@ -202,6 +202,27 @@ def test_status_says_what_needs_attention_last(fake: Fake) -> None:
     assert json.loads(run(fake, "status", "-o", "json").stdout) == CLUSTER
 
 
+def test_status_says_which_plugins_cannot_be_used(fake: Fake) -> None:
+    broken = {"name": "moody", "state": "failed", "error": "RuntimeError: not today"}
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"broken_plugins": [broken]}
+    said = "plugin     moody failed: RuntimeError: not today (see: orlop plugins show moody)"
+    assert said in run(fake, "status").stdout.splitlines()
+
+
+def test_status_says_that_the_store_has_no_room_left(fake: Fake) -> None:
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"store_trouble": "the disk of /d is full", "read_only": ""}
+    assert run(fake, "status").stdout.splitlines()[-1] == "STORE      the disk of /d is full"
+
+
+def test_clocks_that_differ_are_shown(fake: Fake) -> None:
+    fake.answers["GET", "/v1/cluster"] = CLUSTER | {"clock_trouble": "the leader's clock is 60 s ahead"}
+    assert "CLOCK      the leader's clock is 60 s ahead" in run(fake, "status").stdout.splitlines()
+    fake.answers["GET", "/v1/nodes"] = {"nodes": [NODE | {"clock_ahead_s": -60.04}, NODE | {"clock_ahead_s": None}]}
+    heading, first, second = run(fake, "nodes", "-o", "wide").stdout.splitlines()
+    assert heading.split()[-1] == "CLOCK"
+    assert (first.split()[-1], second.split()[-1]) == ("-60.0s", "-")
+
+
 def test_of_many_orphans_the_first_are_shown(fake: Fake) -> None:
     orphans = [{"task": f"t-{number:03}", "node": "n-1", "node_name": "alpha"} for number in range(200)]
     fake.answers["GET", "/v1/cluster"] = CLUSTER | {"orphans": orphans, "read_only": ""}

@@ -23,6 +23,7 @@ from orlop.cli.running import with_options
 from orlop.cli.scaffold import write_plugin
 from orlop.configuration import Settings
 from orlop.server.plugin_host import PluginHost
+from orlop.store.sqlite import SqliteStore
 
 MISBEHAVING = Path(__file__).parents[1] / "misbehaving"
 IDLE = """
@@ -37,6 +38,64 @@ class Idle(Framework):
 @hookimpl
 def frameworks():
     return [Idle]
+"""
+BREAKING = """
+import asyncio
+from aiohttp import web
+from orlop.framework import Framework
+from orlop.hookspecs import Routes, hookimpl
+
+class Breaking(Framework):
+    name = "breaking"
+    def reconcile(self, view):
+        raise KeyError("reconciled")
+
+class Filter:
+    name = "refusing"
+    def prepare(self, request, view):
+        return lambda candidate: candidate.node.info.attributes["floor"]
+
+class Unprepared:
+    name = "unprepared"
+    def prepare(self, request, view):
+        raise SystemExit("prepared")
+
+class Scorer:
+    name = "scoring"
+    weight = 1
+    def prepare(self, request, view):
+        return lambda candidate: "much"
+
+@hookimpl
+def frameworks():
+    return [Breaking]
+
+@hookimpl
+def node_filters(settings):
+    return [Filter(), Unprepared()]
+
+@hookimpl
+def node_scorers(settings):
+    return [Scorer()]
+
+@hookimpl
+def routes(host, settings):
+    async def broken(request):
+        return web.Response(text=host.no_such_thing)
+    async def well(request):
+        return web.Response(status=503, text=str(await host.view("breaking")))
+    async def endless(request):
+        await asyncio.Event().wait()
+    async def begin(application):
+        raise OSError("no templates")
+    pages, failing = web.Application(), web.Application()
+    pages.router.add_get("/broken", broken)
+    pages.router.add_get("/well", well)
+    pages.router.add_get("/endless", endless)
+    pages.router.add_get("/of/{name}", broken)
+    pages.router.add_post("/posted", broken)
+    failing.on_startup.append(begin)
+    return [Routes(prefix="pages", application=pages), Routes(prefix="failing", application=failing)]
 """
 NO_SERVER = ("--server", "http://127.0.0.1:1")
 
@@ -101,6 +160,40 @@ def test_check_finds_out_even_what_ends_the_process(tmp_path: Path) -> None:
     ]
     failed = "exits_process, raises_on_import, well_behaved"
     assert result.stderr == f"orlop: 3 of 6 plugins failed: {failed}\n"
+
+
+def test_check_uses_once_what_hooks_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    install(site, "breaking", BREAKING)
+    put_on_path(monkeypatch, site)
+    first, *lines = run("plugins", "check", "breaking", code=1).stdout.splitlines()
+    assert first == "breaking: failed"
+    expected = (
+        "filter refusing: KeyError: 'floor' (in <lambda>, ",
+        "filter unprepared: SystemExit: prepared (in prepare, ",
+        "framework breaking: KeyError: 'reconciled' (in reconcile, ",
+        "routes under pages: GET /broken is answered 500: AttributeError: '_Host' object has no",
+        "routes under failing: OSError: no templates (in begin, ",
+    )
+    scorer = "  scorer scoring: TypeError: expected a number, got 'much'"
+    others = [line for line in lines if not line.startswith(scorer)]
+    assert len(others) == len(lines) - 1 == len(expected), lines
+    for line, said in zip(others, expected, strict=True):
+        assert line.startswith(f"  {said}"), line
+        assert f"{site}/breaking.py:" in line
+
+
+def test_check_finds_nothing_in_what_works() -> None:
+    names = ("orlop", "keepalive", "marathon", "chronos", "swarm")
+    assert run("plugins", "check", *names).stdout.splitlines() == [f"{name}: loaded" for name in names]
+
+
+def test_check_looks_at_where_routes_shall_listen(tmp_path: Path) -> None:
+    (tmp_path / "orlop.toml").write_text('[plugins.marathon]\nlisten = "x"\n')
+    said = run("plugins", "check", "marathon", code=1).stdout
+    assert said.startswith(
+        'marathon: configuration-error\n  orlop.toml: [plugins.marathon] listen: expected "host:port"'
+    )
 
 
 @pytest.mark.usefixtures("broken_plugins")
@@ -232,6 +325,11 @@ def test_config_check_says_all_that_is_wrong(tmp_path: Path) -> None:
         ('[store]\nurl = "zookeeper://host"', "[store]: no store has the scheme 'zookeeper'"),
         ('[store]\nurl = "etcd://host:port"', "[store]: "),
         ('[store]\nurl = "etcd://host"\n[cluster]\nlease_s = 3', "[store]: timeout_s is 5: expected no more"),
+        (
+            '[plugins.marathon]\nlisten = "x"',
+            '[plugins.marathon] listen: expected "host:port" or "unix:///path", got "x"',
+        ),
+        ('[plugins.marathon]\nlisten = "0.0.0.0:80"', "[plugins.marathon] listen is 0.0.0.0:80: without"),
         ("[cluster]\nlease_s = 1", "[cluster] lease_s: expected 2 to 600 seconds, got 1"),
     ],
 )
@@ -329,3 +427,35 @@ def test_up_hands_settings_and_folder_over(tmp_path: Path, monkeypatch: pytest.M
 def test_up_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "orlop.toml").write_text("[server]\nlisten = 5\n")
     assert run("up", code=1).stderr == "orlop: orlop.toml: [server] listen: expected a text, got 5\n"
+
+
+LOOKING = (
+    ("store", "status"),
+    ("store", "compact"),
+    ("store", "migrate", "--to", "sqlite:///nowhere/else.db"),
+    ("backup", "saved", "--offline"),
+)
+
+
+@pytest.mark.parametrize("command", LOOKING)
+@pytest.mark.parametrize("folder", ["wrong", "not/there"])
+def test_whoever_looks_for_a_store_makes_none(command: tuple[str, ...], folder: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong").mkdir()
+    state = tmp_path / folder / "state.db"
+    said = run(*command, "--data", str(state.parent), code=4).stderr
+    assert said == f"orlop: there is no store at {state} (--data names the data folder of the server)\n"
+    assert [one.name for one in tmp_path.rglob("*")] == ["wrong"]
+
+
+def test_a_store_of_the_settings_that_is_not_there_is_said_to_be_theirs(tmp_path: Path) -> None:
+    (tmp_path / "orlop.toml").write_text(f'[store]\nurl = "sqlite://{tmp_path}/blue.db"\n')
+    (tmp_path / "blue.db").touch()
+    said = run("store", "status", code=4).stderr
+    assert said == f"orlop: there is no store at {tmp_path}/blue.db ([store] url names it)\n"
+    assert not (tmp_path / "blue.db").stat().st_size
+
+
+def test_a_store_that_is_there_is_looked_at(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "state.db").close()
+    assert run("store", "status", "--data", str(tmp_path)).stdout.startswith("revision   1\n")
+    run("store", "compact", "--data", str(tmp_path))

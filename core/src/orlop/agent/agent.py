@@ -11,6 +11,8 @@ on, signals are sent, and the hello says that no runtime can be used here, and w
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -43,9 +45,11 @@ from orlop.agent.worker import Worker
 from orlop.model.clock import Now
 from orlop.model.facts import NodeFacts
 from orlop.model.messages import (
+    CLOCK,
     RENEW,
     Assignment,
     Assignments,
+    ClockReading,
     Facts,
     Goodbye,
     Heartbeat,
@@ -65,6 +69,8 @@ from orlop.model.tasks import Exit, Outcome, ProbeResult, Status
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 1.5
+#: Heartbeats from one telling of the node's clock to the next.
+CLOCK_EVERY_BEATS: Final = 40
 RECONNECT_S: Final = 0.5
 BATCH_EVENTS_MAX: Final = 200
 SAVE_AGAIN_S: Final = 1.0
@@ -113,6 +119,7 @@ class Agent:
         self._worker = Worker(self._runtimes, records.tasks(), records.epoch())
         self._inbox: asyncio.Queue[decisions.Event] = asyncio.Queue()
         self._link: Link[ToServer, ToAgent] | None = None
+        self._tells_clock = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._unsaved = Unsaved()
         self._held = Held()
@@ -200,6 +207,7 @@ class Agent:
             await asyncio.sleep(RECONNECT_S)
 
     async def _serve(self, link: Link[ToServer, ToAgent]) -> None:
+        self._tells_clock = False
         self._hello(link)
         self._link = link
         beat = asyncio.create_task(self._beat(link))
@@ -236,6 +244,8 @@ class Agent:
                 self._welcome(message)
                 self._inbox.put_nowait(decisions.ServerHere())
                 self._tell_facts(self._facts.welcomed(message.understands, known=message.facts))
+                self._tells_clock = CLOCK in message.understands
+                self._tell_clock()
             case Refused():
                 log.error("the server refused this node: %s", message.reason)
                 raise LinkClosed(message.reason)
@@ -260,9 +270,16 @@ class Agent:
             self._records.save_identity(self._identity)
 
     async def _beat(self, link: Link[ToServer, ToAgent]) -> None:
-        while True:
+        for beat in itertools.count(1):
             await asyncio.sleep(HEARTBEAT_S)
             link.send(Heartbeat())
+            if beat % CLOCK_EVERY_BEATS == 0:
+                self._tell_clock()
+
+    def _tell_clock(self) -> None:
+        if self._tells_clock and self._link is not None:
+            with contextlib.suppress(LinkClosed):
+                self._link.send(ClockReading(utc_ms=read_clock().utc_ms))
 
     # Deciding and doing
 

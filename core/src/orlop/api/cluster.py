@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 from yarl import URL
 
-from orlop.api.documents import cluster_document, framework_documents, moment, role_documents
+from orlop.api.documents import broken_plugins, cluster_document, framework_documents, moment, role_documents
 from orlop.api.interface import OperatorServer
 from orlop.api.requests import read_query, server_of
 from orlop.api.responses import answer, answer_list, plain
@@ -22,7 +22,7 @@ async def get_cluster(request: web.Request) -> web.Response:
     server = server_of(request)
     state = server.state()
     role = server.role()
-    statuses = dict(server.framework_status())
+    statuses, plugins = dict(server.framework_status()), server.plugins.describe()
     about = {
         "name": server.cluster_name,
         "version": server.version,
@@ -32,10 +32,13 @@ async def get_cluster(request: web.Request) -> web.Response:
         "started": moment(server.started_utc_ms),
         "uptime_s": max(0, round(time.time() - server.started_utc_ms / 1000)),
         "read_only": server.read_only_reason(),
+        "store_trouble": server.store_trouble(),
+        "clock_trouble": server.clocks().trouble,
         "stale_ms": role.stale_ms,
+        "broken_plugins": broken_plugins(plugins),
     }
     return await answer(
-        state, lambda: {**about, **cluster_document(state), "frameworks": framework_documents(state, statuses)}
+        state, lambda: {**about, **cluster_document(state), "frameworks": framework_documents(state, statuses, plugins)}
     )
 
 
@@ -43,8 +46,8 @@ async def list_frameworks(request: web.Request) -> web.Response:
     read_query(request)
     server = server_of(request)
     state = server.state()
-    statuses = dict(server.framework_status())
-    return await answer_list(state, "frameworks", lambda: framework_documents(state, statuses))
+    statuses, plugins = dict(server.framework_status()), server.plugins.describe()
+    return await answer_list(state, "frameworks", lambda: framework_documents(state, statuses, plugins))
 
 
 async def list_roles(request: web.Request) -> web.Response:
@@ -85,6 +88,7 @@ def _health(server: OperatorServer) -> tuple[dict[str, Any], HTTPStatus]:
         for name, one in sorted(server.framework_status().items())
         if one.state != "running"
     ]
+    warnings += filter(None, (server.store_trouble(), server.clocks().trouble))
     return {"status": "ok", "role": "leader", **({"warnings": warnings} if warnings else {})}, HTTPStatus.OK
 
 

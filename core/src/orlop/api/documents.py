@@ -7,7 +7,7 @@ bandwidth is bit/s, everything else a decimal number; the unit stands beside eac
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from orlop.api.interface import FrameworkStatus
@@ -23,6 +23,9 @@ from orlop.model.tasks import Task
 
 #: The largest whole number that JSON readers and writers of ours take; sums over many nodes may go beyond.
 LARGEST_NUMBER: Final = 2**63 - 1
+
+#: States of plugins that are wanted and do not run.
+BROKEN: Final = ("failed", "configuration-error")
 
 Document = dict[str, Any]
 
@@ -172,6 +175,11 @@ def node_document(state: State, node: Node) -> Document:
     }
 
 
+def clock_document(ahead_ms: int | None) -> Document:
+    """By how many seconds a node's clock is ahead of the leader's; None where nobody knows."""
+    return {"clock_ahead_s": ahead_ms / 1000 if ahead_ms is not None else None}
+
+
 def foreign_document(candidate: Candidate) -> Document | None:
     """Containers that are no tasks of this cluster, and what the live ones may take. None where nobody knows."""
     if candidate.facts is None:
@@ -250,14 +258,19 @@ def cluster_document(state: State) -> Document:
     }
 
 
-def framework_documents(state: State, statuses: Mapping[str, FrameworkStatus]) -> list[Document]:
-    """All frameworks: those that run here, and those of which only stored things are left."""
+def framework_documents(
+    state: State, statuses: Mapping[str, FrameworkStatus], plugins: Sequence[Mapping[str, Any]] = ()
+) -> list[Document]:
+    """All frameworks: those that run here, and those of which only stored things are left.
+
+    plugins: as `PluginHost.describe` tells of them.
+    """
     tasks: dict[str, list[Task]] = {}
     for task in state.tasks.values():
         tasks.setdefault(task.framework, []).append(task)
     return [
         {
-            **_status_document(statuses.get(name)),
+            **_status_document(statuses[name] if name in statuses else _without_status(name, plugins, bool(statuses))),
             "name": name,
             "tasks": count_states(tasks.get(name, ())),
             "objects": {kind: len(of_kind) for kind, of_kind in sorted(state.framework(name).objects.items())},
@@ -267,12 +280,38 @@ def framework_documents(state: State, statuses: Mapping[str, FrameworkStatus]) -
     ]
 
 
-def _status_document(status: FrameworkStatus | None) -> Document:
-    if status is None:
-        return {
-            "plugin": "", "state": "missing", "error": "its plugin is not installed here",
-            "failures": 0, "runs": 0, "last_run_ms": 0.0, "retry_at": None,
-        }  # fmt: skip
+def _without_status(name: str, plugins: Sequence[Mapping[str, Any]], others_run: bool) -> FrameworkStatus:
+    """Why a framework does not run. One that has never been loaded is known by its plugin's name only."""
+
+    def status(plugin: str, state: str, error: str) -> FrameworkStatus:
+        return FrameworkStatus(name=name, plugin=plugin, state=state, error=error)
+
+    named = [one for one in plugins if one["name"] == name and one["state"] != "loaded"]
+    for one in [*(one for one in plugins if name in one.get("frameworks", ())), *named]:
+        if one["state"] != "loaded":
+            return status(one["name"], one["state"], f"plugin {one['name']}: {_first_line(one)}")
+        if others_run:
+            return status(one["name"], "failed", "it could not be made: the server's log says why")
+        return status(one["name"], "waiting", "this server does not lead")
+    if broken := ", ".join(one["name"] for one in plugins if one["state"] in BROKEN):
+        return status("", "missing", f"no plugin is known to have it; it may be of one that cannot be used: {broken}")
+    return status("", "missing", "its plugin is not installed here")
+
+
+def broken_plugins(plugins: Sequence[Mapping[str, Any]]) -> list[Document]:
+    """Those that are wanted and cannot be used, with the first line of the reason."""
+    return [
+        {"name": one["name"], "state": one["state"], "error": _first_line(one)}
+        for one in plugins
+        if one["state"] in BROKEN
+    ]
+
+
+def _first_line(plugin: Mapping[str, Any]) -> str:
+    return str(plugin.get("error") or "").partition("\n")[0]
+
+
+def _status_document(status: FrameworkStatus) -> Document:
     return {
         "plugin": status.plugin,
         "state": status.state,

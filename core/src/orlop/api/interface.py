@@ -16,6 +16,7 @@ from orlop.model.log_entries import LogEntry
 from orlop.model.nodes import Node
 from orlop.model.tasks import Task
 from orlop.server.framework_host import FrameworkStatus
+from orlop.server.node_clocks import Clocks
 from orlop.server.role import Role
 
 __all__ = ["FrameworkStatus", "OperatorServer", "PluginHost"]
@@ -25,7 +26,7 @@ class PluginHost(Protocol):
     """The plugins of a server, refused and broken ones included."""
 
     def describe(self) -> Sequence[Mapping[str, Any]]:
-        """One JSON object each: at least `name`, `version`, `state` and `error`."""
+        """One JSON object each: at least `name`, `version`, `state` and `error`; `frameworks`: names, where known."""
 
 
 class OperatorServer(Protocol):
@@ -56,6 +57,12 @@ class OperatorServer(Protocol):
 
     def read_only_reason(self) -> str:
         """Empty normally; otherwise why writes are refused."""
+
+    def store_trouble(self) -> str:
+        """Empty normally; otherwise what the store lacks room for, or soon will."""
+
+    def clocks(self) -> Clocks:
+        """How far nodes' clocks are from the leader's; nothing is known on a standby."""
 
     def explain(self, task: Task) -> Explanation:
         """Why the task waits. Called on other threads than the loop's, for it looks at every node."""

@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from orlop.api.agents import AGENTS
-from orlop.api.documents import node_detail, node_document
+from orlop.api.documents import clock_document, node_detail, node_document
 from orlop.api.finding import find_node
 from orlop.api.problems import Problem
 from orlop.api.requests import PRINCIPAL, Reader, cause_of, read_body, read_query, server_of, text, whole
@@ -22,15 +22,21 @@ DEADLINE_S_MAX: Final = 30 * 24 * 3_600
 
 async def list_nodes(request: web.Request) -> web.Response:
     read_query(request)
-    state = server_of(request).state()
-    return await answer_list(state, "nodes", lambda: (node_document(state, node) for node in state.nodes()))
+    server = server_of(request)
+    state, ahead_ms = server.state(), server.clocks().ahead_ms
+    return await answer_list(
+        state,
+        "nodes",
+        lambda: (node_document(state, node) | clock_document(ahead_ms.get(node.id)) for node in state.nodes()),
+    )
 
 
 async def get_node(request: web.Request) -> web.Response:
     read_query(request)
-    state = server_of(request).state()
+    server = server_of(request)
+    state, ahead_ms = server.state(), server.clocks().ahead_ms
     node = find_node(state, request.match_info["id"])
-    return await answer(state, lambda: node_detail(state, node))
+    return await answer(state, lambda: node_detail(state, node) | clock_document(ahead_ms.get(node.id)))
 
 
 def _draining(drained: bool) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -51,11 +51,18 @@ def _glance(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for framework in document.get("frameworks", []):
         error = f": {framework['error']}" if framework.get("error") else ""
         yield "framework", f"{framework['name']} {framework.get('state', '')}{error}"
+    for plugin in document.get("broken_plugins", []):
+        name, error = plugin["name"], plugin["error"]
+        yield "plugin", f"{name} {plugin['state']}: {error} (see: orlop plugins show {name})"
     if pending := document["tasks"].get("pending"):
         yield "waiting", f"{pending} (see: orlop tasks --state pending, orlop explain TASK)"
     for one in document.get("unavailable", []):
         yield "runtime", f"{one['runtime']} on {one['node_name']}: {one['reason']}"
     yield from _orphans(document.get("orphans", []))
+    if document.get("clock_trouble"):
+        yield "CLOCK", document["clock_trouble"]
+    if document.get("store_trouble"):
+        yield "STORE", document["store_trouble"]
     if document.get("read_only"):
         yield "READ ONLY", document["read_only"]
     if document.get("stale_ms"):
@@ -94,15 +101,21 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
             | {"state": "away" if node.get("away") and node["state"] == "ready" else node["state"]}
             | {"foreign": _foreign(node.get("foreign"))}
             | {"unavailable": "; ".join(f"{name}: {why}" for name, why in node.get("unavailable", {}).items())}
+            | {"clock": _clock(node.get("clock_ahead_s"))}
             for node in document["nodes"]
         ]
         columns = ["id", "name", "state", "drained", "tasks", "cpus", "mem", "disk", "ports"]
         columns += ["foreign"] if any(row["foreign"] for row in rows) else []
         columns += ["unavailable"] if any(row["unavailable"] for row in rows) else []
-        wide = ("address", "os", "arch", "runtimes", "attributes", "version")
+        wide = ("address", "os", "arch", "runtimes", "attributes", "version", "clock")
         show(output, document, rows, columns, wide=wide)
 
     repeated(watch, once)
+
+
+def _clock(ahead_s: float | None) -> str:
+    """`+0.2s`: ahead of the leader's."""
+    return f"{ahead_s:+.1f}s" if ahead_s is not None else "-"
 
 
 def _usage(row: Mapping[str, Any] | None) -> str:

@@ -31,18 +31,25 @@ def check_config(config: Path | None) -> None:
     """Check the file, plugins' tables included."""
     from orlop.cli.loading import load_plugins, load_settings
     from orlop.processes.exposure import CannotStart, check_exposure
+    from orlop.processes.plugin_routes import idle_host, usable_routes
     from orlop.processes.stores import configured_store
     from orlop.store.interface import StoreError
 
     settings = load_settings(config)
     host = load_plugins(settings)
-    wrong = [record.error for record in host.records() if record.state == "configuration-error"]
-    wrong += map(str, host.unknown_tables())
+    unloaded = [record.name for record in host.records() if record.state == "failed"]
     where = settings.source or "configuration"
-    try:
-        check_exposure(settings, settings.server.listen, "[server] listen")
-    except CannotStart as error:
-        wrong.append(f"{where}: {error}")
+    exposed = []
+    for check in (
+        lambda: check_exposure(settings, settings.server.listen, "[server] listen"),
+        lambda: usable_routes(settings, host, idle_host(settings)),
+    ):
+        try:
+            check()
+        except CannotStart as error:
+            exposed.append(f"{where}: {error}")
+    wrong = [record.error for record in host.records() if record.state == "configuration-error"] + exposed
+    wrong += map(str, host.unknown_tables())
     try:
         configured_store(settings, Path("/"), host)
     except StoreError as error:
@@ -50,8 +57,10 @@ def check_config(config: Path | None) -> None:
     if wrong:
         raise Failure("\n".join(wrong))
     for record in host.records():
-        if record.state == "failed":
+        if record.name in unloaded:
             click.echo(f"warning: plugin {record.name} cannot be loaded, its table was not checked", err=True)
+        elif record.state == "failed":
+            click.echo(f"warning: plugin {record.name}: {record.error}", err=True)
     click.echo(f"{settings.source or 'defaults (there is no file)'}: ok")
 
 

@@ -11,9 +11,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from orlop.server.plugin_checks import name_clashes
+
+if TYPE_CHECKING:
+    from orlop.configuration import Settings
+    from orlop.server.plugin_host import PluginHost
 
 TIMEOUT_S: Final = 120.0
 MARK: Final = "orlop-plugin-record: "
@@ -62,13 +66,23 @@ def main(arguments: list[str]) -> None:
     from orlop.cli.loading import load_plugins, load_settings
 
     name, *config = arguments
-    host = load_plugins(load_settings(Path(config[0]) if config else None), only=name)
+    settings = load_settings(Path(config[0]) if config else None)
+    host = load_plugins(settings, only=name)
     for hook in TRIED:
         host.call(name, hook)
+    broken = _tried_out(host, name, settings) if name in host.names() else []
     claims = host.claims()
     [record] = [one for one in host.describe() if one["name"] == name]
     record["frameworks"] = claims.get(name, ())
+    if broken:
+        record.update(state="failed", error="\n".join(filter(None, [record["error"], *broken])))
     sys.stdout.write(f"\n{MARK}{json.dumps(record)}\n")
+
+
+def _tried_out(host: PluginHost, name: str, settings: Settings) -> list[str]:
+    from orlop.cli.plugin_trial import faults
+
+    return faults(host, name, settings)
 
 
 if __name__ == "__main__":

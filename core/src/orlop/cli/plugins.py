@@ -81,6 +81,8 @@ def _described(ctx: click.Context, local: bool, config: Path | None) -> list[dic
 def check(names: tuple[str, ...], strict: bool, config: Path | None) -> None:
     """Load plugins, each in a process of its own, and check hooks and settings; exit code 1 if any fails.
 
+    Frameworks, filters, scorers and routes are used once, on a simulated cluster.
+
     NAMES: all when none is given.
     """
     from orlop.cli.installed import plugin_names

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orlop.cli.failures import CONFLICT, Failure
+from orlop.cli.failures import CONFLICT, NOT_FOUND, Failure
 from orlop.cli.options import client_of, config_option, json_option, server_options
 from orlop.cli.output import show_json
 from orlop.cli.running import default_data
@@ -75,7 +75,7 @@ def _offline_backup(target: Any, config: Path | None, data: Path | None) -> None
     import orlop
     from orlop.server import archive
 
-    with _opened(config, data) as store:
+    with _existing(config, data) as store:
         archive.write(archive.take(store, utc_ms=time.time_ns() // 1_000_000, orlop_version=orlop.__version__), target)
 
 
@@ -129,7 +129,7 @@ def store() -> None:
 @data_option
 def status(output: str, config: Path | None, data: Path | None) -> None:
     """How full the store is; of an etcd, each member."""
-    with _opened(config, data) as opened:
+    with _existing(config, data) as opened:
         room = opened.room()
         members = [_member(one) for one in _maintenance(opened).status()] if _maintenance(opened) else []
         document = {
@@ -162,7 +162,7 @@ def compact(config: Path | None, data: Path | None) -> None:
     """Give up all history; of an etcd also defragment member by member, and take back the alarm of a full disk."""
     from orlop.store.interface import Compacted
 
-    with _opened(config, data) as opened:
+    with _existing(config, data) as opened:
         revision = opened.range("", limit=1).revision
         maintenance = _maintenance(opened)
         with contextlib.suppress(Compacted):
@@ -191,7 +191,7 @@ def migrate(url: str, replace: bool, config: Path | None, data: Path | None) -> 
 
     if url.startswith("memory:"):
         raise Failure("--to: what is in memory:// is lost when this command ends", code=2)
-    with _opened(config, data) as source:
+    with _existing(config, data) as source:
         try:
             found = archive.take(source, utc_ms=time.time_ns() // 1_000_000, orlop_version=orlop.__version__)
         except archive.BackupError as error:
@@ -205,6 +205,22 @@ def migrate(url: str, replace: bool, config: Path | None, data: Path | None) -> 
 def _maintenance(opened: Any) -> Any:
     """Of an etcd; None for others."""
     return getattr(opened, "maintenance", None)
+
+
+@contextlib.contextmanager
+def _existing(config: Path | None, data: Path | None) -> Iterator[Store]:
+    """The store of the settings, if there is one: whoever looks makes none. Raises Failure."""
+    from orlop.cli.loading import load_settings
+    from orlop.processes.stores import store_url
+    from orlop.store.opening import is_missing
+
+    settings = load_settings(config)
+    missing = is_missing(store_url(settings, (data or default_data()).absolute()))
+    if missing is not None:
+        hint = "[store] url names it" if settings.store.url else "--data names the data folder of the server"
+        raise Failure(f"there is no store at {missing}", code=NOT_FOUND, hint=hint)
+    with _opened(config, data) as opened:
+        yield opened
 
 
 @contextlib.contextmanager

@@ -135,6 +135,24 @@ class KillTask:
 
 
 @attrs.frozen(kw_only=True)
+class TermBegan:
+    """A server leads. server: its URL. since_utc_ms: by its clock. reason: why the last term ended, as far as the
+    server knows; empty where there was none."""
+
+    server: str
+    since_utc_ms: int
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class TermEnds:
+    """The server that leads gives the lead away on purpose: the last event of its term."""
+
+    server: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
 class Tick:
     """Time has passed."""
 
@@ -149,6 +167,8 @@ Event = (
     | ForgetNode
     | FrameworkActions
     | KillTask
+    | TermBegan
+    | TermEnds
     | Tick
 )
 

@@ -33,6 +33,8 @@ from orlop.kernel.events import (
     NodeSilent,
     Notify,
     Published,
+    TermBegan,
+    TermEnds,
     Tick,
     TickAt,
     ToNode,
@@ -45,12 +47,15 @@ from orlop.kernel.state import State
 from orlop.model.asks import Explanation
 from orlop.model.clock import Now, format_utc
 from orlop.model.log_entries import LogEntry, LogRecord
-from orlop.model.messages import FACTS, Epoch, Hello, Received, Refused, Welcome
+from orlop.model.messages import CLOCK, FACTS, Epoch, Hello, Received, Refused, Welcome
 from orlop.model.nodes import Node, NodeState
 from orlop.model.tasks import Exit, Outcome, Status, Task, TaskState, drain_reason
 
 FORGET_PER_STEP_MAX: Final = 256
 MAX_CLOCK_SKEW_MS: Final = 5_000
+#: Types of the event log's entries about leaders.
+TERM_BEGAN: Final = "leader.began"
+TERM_ENDED: Final = "leader.ended"
 
 
 @attrs.frozen(kw_only=True)
@@ -127,6 +132,7 @@ class _Batch:
         self._unplaced: list[Unplaced] = []
         self._published: list[Published] = []
         self._rejected: dict[str, dict[str, Explanation]] = {}
+        self._of_terms = False
 
     # Events
 
@@ -150,8 +156,18 @@ class _Batch:
                 self._forget_node(event)
             case KillTask():
                 self._kill_task(event)
+            case TermBegan():
+                self._note_term(TERM_BEGAN, event.server, event.reason, since=format_utc(event.since_utc_ms))
+            case TermEnds():
+                self._note_term(TERM_ENDED, event.server, event.reason)
             case Tick():
                 pass  # what is due is looked at in every step
+
+    def _note_term(self, kind: str, server: str, reason: str, **details: str) -> None:
+        """Nothing else changes with it, and it is written all the same."""
+        self._of_terms = True
+        details = {"term": f"{self._epoch.generation}.{self._epoch.revision}", **details}
+        self._draft.note(kind, server, **details, **({"reason": reason} if reason else {}))
 
     def _hello(self, event: AgentHello) -> None:
         hello = event.hello
@@ -367,7 +383,8 @@ class _Batch:
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
         # Delayed tasks whose time has come are in no document, but must not be waited for again.
         woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
-        if not self._draft.puts and not self._draft.deletes and not woken and not self._tells_nodes():
+        writes = self._draft.puts or self._draft.deletes or self._of_terms
+        if not writes and not woken and not self._tells_nodes():
             return self._unchanged()
         if self._set_back_ms:
             details = {"by_s": f"{self._set_back_ms / 1000:g}"}
@@ -439,7 +456,10 @@ class _Batch:
             yield TickAt(utc_ms=due)
 
     def _welcome(self, state: State, node_id: str) -> Welcome:
-        return Welcome(cluster_id=state.cluster_id, epoch=self._epoch, understands=(FACTS,), facts=self._told[node_id])
+        understands = (FACTS, CLOCK)
+        return Welcome(
+            cluster_id=state.cluster_id, epoch=self._epoch, understands=understands, facts=self._told[node_id]
+        )
 
     def _to_nodes(self, state: State) -> Iterable[ToNode | Assign]:
         for node_id, session in self._sessions.items():

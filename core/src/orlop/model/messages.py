@@ -152,6 +152,16 @@ class Heartbeat:
 
 
 @attrs.frozen(kw_only=True)
+class ClockReading:
+    """What the node's clock shows as this is sent. Never stored, and nothing is decided by it.
+
+    Sent to servers that understand "clock".
+    """
+
+    utc_ms: int
+
+
+@attrs.frozen(kw_only=True)
 class Facts:
     """What has changed of what the node's engine knows beside the tasks, or all of it. Never stored.
 
@@ -166,10 +176,12 @@ class Goodbye:
     """A planned stop of the agent: silence is expected for a while."""
 
 
-ToServer = Hello | Statuses | Heartbeat | Goodbye | Facts
+ToServer = Hello | Statuses | Heartbeat | Goodbye | Facts | ClockReading
 ToAgent = Welcome | Refused | Assignments | Received | OpenStreams | RenewCertificate
 
 #: What `Hello.understands` calls `RenewCertificate`.
 RENEW: Final = "renew"
 #: What `Welcome.understands` calls `Facts`.
 FACTS: Final = "facts"
+#: What `Welcome.understands` calls `ClockReading`.
+CLOCK: Final = "clock"

@@ -24,10 +24,12 @@ import orjson
 
 from orlop.model.documents import VERSION, DocumentError, from_plain, to_plain
 from orlop.model.messages import (
+    CLOCK,
     FACTS,
     RENEW,
     Assignment,
     Assignments,
+    ClockReading,
     Facts,
     Goodbye,
     Heartbeat,
@@ -53,6 +55,7 @@ _TO_SERVER: Final[dict[str, type]] = {
     "heartbeat": Heartbeat,
     "goodbye": Goodbye,
     FACTS: Facts,
+    CLOCK: ClockReading,
 }
 _TO_AGENT: Final[dict[str, type]] = {
     "welcome": Welcome,

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from orlop.api.guard import is_loopback
 from orlop.api.listening import path_of
-from orlop.configuration import Settings
+from orlop.configuration import Settings, is_host_and_port
 from orlop.hookspecs import UNIX
-from orlop.model.ports import HIGHEST_PORT
-
-_LISTEN: Final = re.compile(r".*:[0-9]{1,5}")
 
 
 class CannotStart(Exception):
@@ -23,15 +17,19 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
-def check_listener(settings: Settings, address: str, key: str, *, certificates: bool) -> None:
-    """The same for an address of a plugin. certificates: clients need one. Raises CannotStart."""
+def check_form(address: str) -> None:
+    """Is it an address that a plugin can listen on? Raises ValueError with what was expected."""
     path = path_of(address)
     if path is not None:
         if not path.is_absolute():
-            raise CannotStart(f"{key} is {address}: expected an absolute path, such as {UNIX}/run/orlop.sock")
-    elif not _LISTEN.fullmatch(address) or int(address.rpartition(":")[2]) > HIGHEST_PORT:
-        raise CannotStart(f'{key} is {address}: expected "host:port" or "{UNIX}/path"')
-    elif not certificates:
+            raise ValueError(f'expected an absolute path, such as "{UNIX}/run/orlop.sock", got "{address}"')
+    elif not is_host_and_port(address):
+        raise ValueError(f'expected "host:port" or "{UNIX}/path", got "{address}"')
+
+
+def check_listener(settings: Settings, address: str, key: str, *, certificates: bool) -> None:
+    """`check_exposure` for an address of a plugin. certificates: clients need one. Raises CannotStart."""
+    if path_of(address) is None and not certificates:
         check_exposure(settings, address, key)
 
 

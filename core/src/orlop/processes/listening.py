@@ -16,7 +16,6 @@ from orlop.api.runner import OperatorRunner
 from orlop.api.tls_site import TlsSite
 from orlop.hookspecs import ClientCertificates
 from orlop.processes.exposure import CannotStart, host_of
-from orlop.processes.plugin_routes import usable_routes
 from orlop.processes.securing import Door, secure
 from orlop.server.server import Server
 
@@ -34,8 +33,7 @@ class Listening:
 async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Listening:
     """Binds every listener. With authentication it waits until the cluster's authority is known. Raises CannotStart."""
     addresses = {"orlop": server.address}
-    found = usable_routes(server)
-    own = [(plugin, one) for plugin, one in found if one.listen]
+    own = [(plugin, one) for plugin, one in server.routes if one.listen]
     door = None
     if server.settings.server.auth == "on":
         hosts = [
@@ -50,7 +48,7 @@ async def listen(server: Server, data: Path, runners: list[web.AppRunner]) -> Li
         door.trust if door else None,
         door.vouching if door else None,
     )
-    mount_plugin_routes(application, [one for _, one in found])
+    mount_plugin_routes(application, [one for _, one in server.routes])
     context = door.context if door is not None else None
     await _bind(application, [server.address], "[server] listen", runners, context)
     for plugin, one in own:

@@ -24,6 +24,7 @@ from orlop.model.messages import Seen
 from orlop.processes.collecting import Collector
 from orlop.processes.exposure import check_exposure
 from orlop.processes.listening import Listening, listen
+from orlop.processes.plugin_routes import usable_routes
 from orlop.processes.restarting import begin_anew, set_aside
 from orlop.processes.stores import open_configured_store, store_url
 from orlop.server import builtin
@@ -117,7 +118,7 @@ async def _one_life(
     server: Server | None = None
     watchdog: Watchdog | None = None
     try:
-        server = Server(settings, plugins, store, store_url(settings, data), check(store))
+        server = Server(settings, plugins, store, store_url(settings, data), check(store), usable_routes)
         server.start()
         await _ready(server, store)
         if companion is not None:

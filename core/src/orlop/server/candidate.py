@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+import attrs
+
 from orlop.model.documents import NewerVersion, to_bytes
 from orlop.model.messages import Seen
 from orlop.server.election import (
@@ -33,8 +35,17 @@ from orlop.server.election import (
     Revoke,
     Tick,
 )
-from orlop.server.loading import LEADER_KEY, FrameworkClasses, LeaderRecord, Term, begin_term, collector_paused
+from orlop.server.loading import (
+    LEADER_KEY,
+    FrameworkClasses,
+    LeaderRecord,
+    Term,
+    begin_term,
+    collector_paused,
+    last_logged,
+)
 from orlop.server.mirror import Mirror, MirrorNews
+from orlop.server.succession import Succession
 from orlop.store.interface import Compare, Delete, Entry, Field, Lease, Put, Store, StoreError, StoreRefused
 
 log = logging.getLogger(__name__)
@@ -82,6 +93,7 @@ class Candidate:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._leases: dict[int, Lease] = {}
+        self._succession = Succession(record.server)
         self._turn = threading.Lock()
         self._revision = 0
         self._trouble = ""
@@ -124,6 +136,9 @@ class Candidate:
     # The mirror's thread
 
     def _mirrored(self, news: MirrorNews) -> None:
+        leader = self.mirror.leader()
+        with self._turn:
+            self._succession.seen(leader)
         missing = sorted(news.owners - self._classes.keys())
         if news.error:
             self._events.put(Eligible(reason=news.error))
@@ -154,6 +169,10 @@ class Candidate:
                     seen=self._seen,
                     state=made,
                 )
+                if term.state.version:
+                    told = last_logged(self._store, term.state.version)
+                    with self._turn:
+                        term = attrs.evolve(term, after=self._succession.why(told))
         except StoreError as error:
             self.give_up(f"the term could not begin: {error}")
             return
@@ -208,6 +227,7 @@ class Candidate:
     def _stop_leading(self, reason: str) -> None:
         with self._turn:
             self._revision = 0
+            self._succession.led_until(self._record, reason)
             self._end(reason)
         self.mirror.resume()
 

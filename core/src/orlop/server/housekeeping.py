@@ -11,7 +11,7 @@ import enum
 from collections import deque
 from typing import Final
 
-from orlop.store.interface import Room
+from orlop.store.interface import Disk, Room
 
 KEEP_HISTORY_MS: Final = 600_000
 NOTE_EVERY_MS: Final = 60_000
@@ -19,6 +19,12 @@ TRIM_AT: Final = 0.8
 TRIM_EVERY_MS: Final = 60_000
 REFUSE_AT: Final = 0.9
 ACCEPT_AT: Final = 0.85
+#: An embedded store's disk is nearly full below the lesser of these.
+DISK_LOW_BYTES: Final = 64 * 2**20
+DISK_LOW_PART: Final = 0.05
+#: Full below this part of that, and not low any more above this multiple.
+DISK_FULL: Final = 1 / 64
+DISK_ENOUGH: Final = 1.5
 
 
 class Advice(enum.StrEnum):
@@ -29,10 +35,12 @@ class Advice(enum.StrEnum):
 
 
 class Housekeeping:
-    """See the module. refusal: why new work is refused; empty when it is not."""
+    """See the module. refusal: why new work is refused; empty when it is not. disk: what is the matter with the disk of
+    an embedded store, whether or not it refuses writes yet; empty when nothing is."""
 
     def __init__(self) -> None:
         self.refusal = ""
+        self.disk = ""
         self._notes: deque[tuple[int, int]] = deque()
         self._trimmed_ms: int | None = None
 
@@ -62,3 +70,13 @@ class Housekeeping:
         if full >= REFUSE_AT:
             self.refusal = f"the store is {full:.0%} full: make room, then work is accepted again"
         return Advice.NOTHING
+
+    def look_at(self, disk: Disk) -> None:
+        """How much room there is beside the store: it writes into what it has kept of its file for some time, so that
+        nobody would hear of a full disk from it before."""
+        low = min(DISK_LOW_BYTES, DISK_LOW_PART * disk.total_bytes)
+        if disk.free_bytes >= low * (DISK_ENOUGH if self.disk else 1):
+            self.disk = ""
+        else:
+            how = "full" if disk.free_bytes < low * DISK_FULL else "nearly full"
+            self.disk = f"the disk of {disk.folder} is {how}: make room there, {disk.free_bytes // 1024} KiB are left"

@@ -29,12 +29,15 @@ from orlop.kernel.events import (
     Assign,
     DrainNode,
     Effect,
+    Event,
     ForgetNode,
     Forgotten,
     KillTask,
     Logged,
     Notify,
     Published,
+    TermBegan,
+    TermEnds,
     Tick,
     TickAt,
     ToNode,
@@ -53,6 +56,7 @@ from orlop.server.framework_run import FrameworkRunner
 from orlop.server.housekeeping import Advice, Housekeeping
 from orlop.server.liveness import Liveness, LivenessSettings
 from orlop.server.loading import Term
+from orlop.server.node_clocks import Clocks
 from orlop.server.patience import Work
 from orlop.server.pipeline import Failure
 from orlop.server.plugin_host import PluginHost
@@ -85,7 +89,7 @@ class Metrics:
 class Parts:
     """What a term is made of beside its state; the same in all terms of a server.
 
-    classes: framework's name → (plugin, class).
+    classes: framework's name → (plugin, class). url: this server's.
     """
 
     store: Store
@@ -96,6 +100,7 @@ class Parts:
     bridge: Bridge
     metrics: Metrics
     handler_timeout_s: float
+    url: str = ""
     liveness: LivenessSettings = attrs.field(factory=LivenessSettings)
 
 
@@ -137,9 +142,11 @@ class Leadership:
         liveness = Liveness(parts.liveness, iter(term.state.node_order), read_clock().monotonic_ms)
         self._sessions = Sessions(self._core, liveness, read_clock, self._bridge)
         self.log = EventLog(parts.store, parts.kernel.settings.log_records_kept)
+        self._wrong_clocks: frozenset[str] = frozenset()
         self._answers: dict[str, asyncio.Future[Any]] = {}
         #: Why the term is over, once nothing more is heard of it.
         self._over: asyncio.Future[str] = loop.create_future()
+        self._began = TermBegan(server=parts.url, since_utc_ms=read_clock().utc_ms, reason=term.after)
         self._tokens = itertools.count(1)
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -177,17 +184,18 @@ class Leadership:
         self._core.start()
         for framework in self._frameworks.values():
             framework.start()
-        self._core.submit(Tick())
+        self._tell_beginning()
         self._parts.host.lead(self._frameworks, lambda: self._core.head)
         for work in (self._sessions.watch(), self._check_hangs(), self._keep_house()):
             task = asyncio.get_running_loop().create_task(work)
             self._background.add(task)
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "this server stops") -> None:
         """A planned end: writes what was decided. Tasks go on."""
-        self._leave("this server stops")
+        self._leave(reason)
+        self._core.submit(TermEnds(server=self._parts.url, reason=reason))
         await asyncio.to_thread(self._core.stop)
-        self._end("this server stops")
+        self._end(reason)
 
     def abandon(self, reason: str) -> None:
         """The lead is lost: nothing more is written or released. Tasks go on."""
@@ -237,14 +245,28 @@ class Leadership:
         """Keeps the store from filling up."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
+            with surviving("the look at the nodes' clocks"):
+                self._look_at_clocks()
             with surviving("the look after the store's history"):
                 try:
                     await asyncio.to_thread(self._keep_house_once)
                 except StoreError as error:
                     log.warning("the store's history could not be looked after: %s", error)
 
+    def _look_at_clocks(self) -> None:
+        found = self.clocks()
+        if found.whose != self._wrong_clocks:
+            log.warning("%s", found.trouble or "the clocks of the nodes and this server agree again")
+        self._wrong_clocks = found.whose
+
     def _keep_house_once(self) -> None:
         store, now_ms = self._parts.store, read_clock().monotonic_ms
+        known = bool(self._housekeeping.disk)
+        if (disk := getattr(store, "disk", None)) is not None:
+            self._housekeeping.look_at(disk())
+        if bool(self._housekeeping.disk) != known:
+            log.warning("%s", self._housekeeping.disk or "the store's disk has room again")
+        known = bool(self._housekeeping.refusal)
         revision = self._housekeeping.note(store.range(records.META_KEY, limit=1).revision, now_ms)
         if revision is not None:
             with contextlib.suppress(Compacted):  # somebody else has done so
@@ -254,6 +276,8 @@ class Leadership:
             log.warning("the store is nearly full: its history is given up")
             store.make_room()
             self._housekeeping.judge(store.room(), now_ms)
+        if bool(self._housekeeping.refusal) != known:
+            log.warning("%s", self._housekeeping.refusal or "the store has room again, and new work is accepted")
 
     def refusal(self) -> str:
         """Why new work is refused; empty when it is not."""
@@ -309,12 +333,19 @@ class Leadership:
 
     def _tick(self) -> None:
         """What is due happens, or is tried again."""
+        self._insist("kernel", Tick(), self._tick)
+
+    def _tell_beginning(self) -> None:
+        self._insist("beginning", self._began, self._tell_beginning)
+
+    def _insist(self, key: str, event: Event, again: Callable[[], None]) -> None:
+        """Submits it. again: called a little later if the store takes nothing. key: of the timer."""
 
         def done(failure: Failure | None) -> None:
             if failure is not None:
-                self._timers.set("kernel", read_clock().utc_ms + TICK_AGAIN_MS, self._tick)
+                self._timers.set(key, read_clock().utc_ms + TICK_AGAIN_MS, again)
 
-        self._core.submit(Tick(), done)
+        self._core.submit(event, done)
 
     # What the operator API uses
 
@@ -328,6 +359,20 @@ class Leadership:
     def read_only_reason(self) -> str:
         """Why writes are refused, or take very long; empty when they are done."""
         return self._core.slow_reason or self._core.read_only_reason
+
+    def store_trouble(self) -> str:
+        """What the store lacks room for, or soon will; empty when there is enough."""
+        return self._housekeeping.refusal or self._housekeeping.disk
+
+    def clocks(self) -> Clocks:
+        """How far nodes' clocks are from this server's."""
+        state = self._core.committed
+
+        def name_of(node_id: str) -> str:
+            node = state.node(node_id)
+            return node.info.name if node is not None else node_id
+
+        return self._sessions.clocks.judge(read_clock(), name_of)
 
     def deciding(self) -> Work | None:
         """What the kernel decides at this moment. May be asked from any thread."""

@@ -15,6 +15,7 @@ from orlop.kernel import records
 from orlop.kernel.loading import CLASSES, load, read_object_plainly
 from orlop.kernel.state import State, StoredObject
 from orlop.model.documents import VERSION, DocumentError, NewerVersion, from_bytes, to_bytes, version_of
+from orlop.model.log_entries import LogEntry, LogRecord
 from orlop.model.messages import Epoch, Seen
 from orlop.model.versions import VERSIONS
 from orlop.server import redo
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 PAGE_KEYS: Final = 5_000
 LEADER_KEY: Final = "leader"
+#: Versions at the end of the event log in which a leader that was stopped may have said so.
+LOGGED_LOOKED_AT: Final = 10
 #: All but the event log, which is read when somebody asks for it.
 PREFIXES: Final = (
     LEADER_KEY,
@@ -51,11 +54,15 @@ class LeaderRecord:
 
 @attrs.frozen(kw_only=True)
 class Term:
-    """A term of leadership: the state it starts from, its fencing token, the revision that its writes compare."""
+    """A term of leadership: the state it starts from, its fencing token, the revision that its writes compare.
+
+    after: why the last one ended, as far as that is known; empty where there was none.
+    """
 
     state: State
     epoch: Epoch
     fence: int
+    after: str = ""
 
 
 def read_leader(entry: Entry | None) -> LeaderRecord | None:
@@ -179,6 +186,17 @@ def begin_term(
             state = attrs.evolve(state, generation=seen.epoch.generation + 1)
             fence = _write_meta(store, state, leads, fence)
     return Term(state=state, epoch=Epoch(generation=state.generation, revision=leader_revision), fence=fence)
+
+
+def last_logged(store: Store, version: int) -> list[LogEntry]:
+    """The end of the event log of a state of this version, the newest last. What cannot be read of it is left out.
+    Raises StoreError."""
+    before = version - LOGGED_LOOKED_AT
+    found: list[LogEntry] = []
+    for entry in store.range(records.LOG, after=records.log_key(before) if before > 0 else None).entries:
+        with contextlib.suppress(DocumentError):  # it is told when somebody asks for it
+            found += from_bytes(entry.value, LogRecord, entry.key).entries
+    return found
 
 
 def is_older(state: State, leader_revision: int, seen: Seen) -> bool:

@@ -37,6 +37,7 @@ from orlop.configuration import (
     structure_plugin,
     unknown_plugin_tables,
 )
+from orlop.framework import Framework
 from orlop.server.framework_checks import doubts
 from orlop.server.plugin_checks import NotAPlugin, complete, configuration_of, name_clashes, register
 
@@ -58,6 +59,7 @@ class PluginRecord:
 
     hooks: those it implements. warnings: e.g. functions marked as hooks that are none. failures: in a row.
     retry_at_s: monotonic; None when trying again is of no use. abandoned: its threads that never returned.
+    frameworks: names of those it has said to have, the last time that it said so.
     """
 
     name: str
@@ -72,6 +74,7 @@ class PluginRecord:
     failures: int = 0
     retry_at_s: float | None = None
     abandoned: int = 0
+    frameworks: tuple[str, ...] = ()
 
 
 class PluginTimeout(Exception):
@@ -190,6 +193,7 @@ class PluginHost:
             self._failed(name, f"in hook {hook}: {_text(error)}", error)
             return None
         if hook == "frameworks":
+            self._said(name, answer or ())
             for text in (text for framework in answer or () for text in doubts(framework)):
                 if text not in self._records[name].warnings:
                     self._warn(name, text)
@@ -206,6 +210,11 @@ class PluginHost:
         """It does not go together with what else there is, and is not tried again before the next start."""
         self._failed(name, reason, NotAPlugin(reason))
 
+    def misconfigured(self, name: str, error: ConfigurationError) -> None:
+        """Its settings are wrong in a way that their class does not tell: as if it had."""
+        log.error("plugin %s: %s", name, error)
+        self._records[name] = attrs.evolve(self._records[name], state="configuration-error", error=str(error))
+
     def claims(self) -> dict[str, tuple[str, ...]]:
         """Plugin → names of frameworks that are its own, whether or not it can run.
 
@@ -221,7 +230,8 @@ class PluginHost:
             if record.state == "failed":
                 claimed[name] = (name,)
             elif answer:
-                claimed[name] = tuple(framework.name for framework in answer)
+                self._said(name, answer)
+                claimed[name] = self._records[name].frameworks
         return claimed
 
     def refuse_namesakes(self, only: str | None = None) -> None:
@@ -255,6 +265,7 @@ class PluginHost:
             builtin=point is None,
             failures=known.failures if known else 0,
             abandoned=known.abandoned if known else 0,
+            frameworks=known.frameworks if known else (),
         )
         if point is not None and point.dist is not None:
             record = attrs.evolve(record, distribution=point.dist.name, version=point.dist.version)
@@ -312,6 +323,10 @@ class PluginHost:
             if server.allow_plugins and name not in server.allow_plugins
             else ""
         )
+
+    def _said(self, name: str, frameworks: Sequence[type[Framework]]) -> None:
+        names = tuple(framework.name for framework in frameworks)
+        self._records[name] = attrs.evolve(self._records[name], frameworks=names)
 
     def _warn(self, name: str, text: str) -> None:
         log.warning("plugin %s: %s", name, text)

@@ -12,7 +12,7 @@ import io
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from orlop.agent.agent import Agent, read_clock
 from orlop.agent.session import AgentEnd, Link, LinkClosed
 from orlop.configuration import ClusterSettings, Settings
 from orlop.framework import Framework, Node, NotAvailable, Task
+from orlop.hookspecs import Routes
 from orlop.kernel.events import DrainNode, ForgetNode, KillTask, Logged
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import NodeFilter, NodeScorer
@@ -38,6 +39,7 @@ from orlop.server.framework_run import ObjectUnreadable
 from orlop.server.leadership import Leadership, Metrics, Parts
 from orlop.server.liveness import LivenessSettings
 from orlop.server.loading import LeaderRecord, Term
+from orlop.server.node_clocks import Clocks
 from orlop.server.patience import Work
 from orlop.server.plugin_host import PluginHost
 from orlop.server.remote_agents import RemoteAgents
@@ -67,10 +69,20 @@ class PluginGivenUp(Exception):
 
 
 class Server:
-    """See the module. Make it on the event loop; `start`, `ready`, then `stop`. seen: by this machine's own node."""
+    """See the module. Make it on the event loop; `start`, `ready`, then `stop`.
+
+    seen: by this machine's own node. routes: which of plugins' routes can be served; refuses the other plugins. It may
+    raise what it wants.
+    """
 
     def __init__(
-        self, settings: Settings, plugins: PluginHost, store: Store, store_url: str, seen: Seen | None = None
+        self,
+        settings: Settings,
+        plugins: PluginHost,
+        store: Store,
+        store_url: str,
+        seen: Seen | None = None,
+        routes: Callable[[Settings, PluginHost, Host], list[tuple[str, Routes]]] = lambda *_: [],
     ) -> None:
         self.settings = settings
         self.plugins = plugins
@@ -88,15 +100,12 @@ class Server:
         self._background: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._making_room: asyncio.Task[None] | None = None
-        plugins.refuse_namesakes()
-        kernel = self._make_kernel()
-        classes = self._framework_classes()
         self.host = Host(
             cluster_name=self.cluster_name,
             address=self.address,
             version=self.version,
             state=self.state,
-            explainer=kernel.explain,
+            explainer=lambda state, task: self._parts.kernel.explain(state, task),
             clock=read_clock,
             open_engine=lambda node: self.remote.open_engine(node),
         )
@@ -107,6 +116,7 @@ class Server:
             serve=self._serve_agent,
             clock=read_clock,
         )
+        kernel, classes, self.routes = self._hooks(routes)
         self._parts = Parts(
             store=store,
             kernel=kernel,
@@ -116,11 +126,35 @@ class Server:
             bridge=Bridge(asyncio.get_running_loop()),
             metrics=Metrics(),
             handler_timeout_s=settings.server.handler_timeout_s,
+            url=self.url,
             liveness=_liveness(settings.cluster),
         )
         self.metrics = self._parts.metrics.registry
         own_classes = {name: framework for name, (_, framework) in classes.items()}
         self._candidate = self._make_candidate(store, own_classes, seen)
+
+    def _hooks(
+        self, usable: Callable[[Settings, PluginHost, Host], list[tuple[str, Routes]]]
+    ) -> tuple[Kernel, dict[str, tuple[str, type[Framework]]], list[tuple[str, Routes]]]:
+        """What plugins add, once all their hooks have been called: a plugin is on or off as a whole, so that one that
+        fails in its last hook has neither filters nor a framework."""
+        self.plugins.refuse_namesakes()
+        classes = self._framework_classes()
+        placing: dict[str, tuple[Sequence[NodeFilter], Sequence[NodeScorer]]] = {}
+        for plugin in self.plugins.names():
+            settings = self.plugins.settings_of(plugin)
+            filters = self.plugins.call(plugin, "node_filters", settings=settings) or ()
+            placing[plugin] = (filters, self.plugins.call(plugin, "node_scorers", settings=settings) or ())
+        routes = usable(self.settings, self.plugins, self.host)
+        on = self.plugins.names()
+        kernel = Kernel(
+            [one for plugin in on for one in placing[plugin][0]], [one for plugin in on for one in placing[plugin][1]]
+        )
+        return (
+            kernel,
+            {name: (plugin, framework) for name, (plugin, framework) in classes.items() if plugin in on},
+            [(plugin, one) for plugin, one in routes if plugin in on],
+        )
 
     def _framework_classes(self) -> dict[str, tuple[str, type[Framework]]]:
         found: dict[str, tuple[str, type[Framework]]] = {}
@@ -131,15 +165,6 @@ class Server:
                 else:
                     found[framework.name] = (plugin, framework)
         return found
-
-    def _make_kernel(self) -> Kernel:
-        filters: list[NodeFilter] = []
-        scorers: list[NodeScorer] = []
-        for plugin in self.plugins.names():
-            settings = self.plugins.settings_of(plugin)
-            filters += self.plugins.call(plugin, "node_filters", settings=settings) or []
-            scorers += self.plugins.call(plugin, "node_scorers", settings=settings) or []
-        return Kernel(filters, scorers)
 
     def _make_candidate(self, store: Store, classes: Mapping[str, type[Framework]], seen: Seen | None) -> Candidate:
         shared = not store.exclusive
@@ -184,8 +209,11 @@ class Server:
             task.cancel()
         leadership, self._leadership = self._leadership, None
         if leadership is not None:
-            await leadership.stop()
+            await leadership.stop(self._why_it_stops())
         await asyncio.to_thread(self._candidate.stop)
+
+    def _why_it_stops(self) -> str:
+        return f"this server begins anew: {self.failed.result()}" if self.failed.done() else "this server stops"
 
     def _run(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -325,6 +353,14 @@ class Server:
     def read_only_reason(self) -> str:
         """Why writes are refused; empty when they are not."""
         return self._leadership.read_only_reason() if self._leadership is not None else self.role().reason or NO_LEADER
+
+    def store_trouble(self) -> str:
+        """What the store lacks room for, or soon will, as far as the leader knows; empty when there is enough."""
+        return self._leadership.store_trouble() if self._leadership is not None else ""
+
+    def clocks(self) -> Clocks:
+        """How far nodes' clocks are from the leader's; nothing is known on a standby."""
+        return self._leadership.clocks() if self._leadership is not None else Clocks()
 
     def deciding(self) -> Work | None:
         """What its kernel decides at this moment, while it leads. May be asked from any thread."""

@@ -21,11 +21,22 @@ from orlop.kernel.events import (
 )
 from orlop.kernel.lifecycle import times_of_loss
 from orlop.model.clock import Now
-from orlop.model.messages import Facts, Goodbye, Heartbeat, Hello, Refused, Statuses, ToAgent, ToServer
+from orlop.model.messages import (
+    ClockReading,
+    Facts,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Refused,
+    Statuses,
+    ToAgent,
+    ToServer,
+)
 from orlop.recurring import surviving
 from orlop.server.bridge import Bridge
 from orlop.server.core import Core
 from orlop.server.liveness import TICK_MS, Liveness
+from orlop.server.node_clocks import NodeClocks
 from orlop.server.node_facts import ToldFacts
 from orlop.server.pipeline import Failure
 from orlop.server.session_table import SUPERSEDED, SessionTable
@@ -40,7 +51,7 @@ class Sessions:
     """Lives on the event loop. A node's newest session is the one that counts (`SessionTable`).
 
     A hello that does not become durable ends its session, for a session begins with the full truth or not at all;
-    statuses are repeated by the agent until they are acknowledged.
+    statuses are repeated by the agent until they are acknowledged. clocks: what nodes tell of theirs.
     """
 
     def __init__(self, core: Core, liveness: Liveness, clock: Callable[[], Now], bridge: Bridge) -> None:
@@ -50,6 +61,7 @@ class Sessions:
         self._bridge = bridge
         self._table: SessionTable[ServerLink] = SessionTable()
         self._facts = ToldFacts()
+        self.clocks = NodeClocks()
         self._numbers = itertools.count(1)
 
     async def serve(self, link: ServerLink) -> None:
@@ -72,6 +84,7 @@ class Sessions:
         finally:
             if current := self._table.node_of(session):
                 self._liveness.closed(current)
+                self.clocks.forget(current)
             self._table.end(session)
 
     def _hello(self, session: str, node: str) -> None:
@@ -81,7 +94,8 @@ class Sessions:
             older.close(SUPERSEDED)
 
     def _received(self, session: str, node: str, message: ToServer) -> None:
-        monotonic_ms = self._clock().monotonic_ms
+        now = self._clock()
+        monotonic_ms = now.monotonic_ms
         if isinstance(message, Goodbye):
             self._liveness.goodbye(node, monotonic_ms)
             self._core.submit(NodeLeaves(node=node))
@@ -97,6 +111,8 @@ class Sessions:
             case Facts():
                 if (event := self._facts.told(node, message.change)) is not None:
                     self._tell_facts(event)
+            case ClockReading():
+                self.clocks.told(node, message.utc_ms, now)
             case Heartbeat():
                 pass
 
@@ -127,6 +143,7 @@ class Sessions:
         if self._table.to_node(node) is None:
             self._liveness.forget(node)
             self._facts.forget(node)
+            self.clocks.forget(node)
 
     def refuse(self, answer: Answer) -> bool:
         """Ends the session that a hello was refused for; False when the answer is for somebody else."""
@@ -152,6 +169,7 @@ class Sessions:
 
     def _tell_silent(self, event: NodeSilent) -> None:
         """Its session ends with it: tasks may be given up now, and it must hear of that when it speaks again."""
+        self.clocks.forget(event.node)
         link = self._table.give_up(event.node)
         if link is not None:
             link.close(f"nothing was heard for {event.silent_ms / 1000:g} s")

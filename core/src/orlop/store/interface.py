@@ -130,6 +130,15 @@ class Limits:
     bytes: int
 
 
+@attrs.frozen(kw_only=True)
+class Disk:
+    """Where an embedded store's file lies. free_bytes: for whoever runs this process. total_bytes: of all."""
+
+    folder: str
+    free_bytes: int
+    total_bytes: int
+
+
 @attrs.frozen
 class Room:
     """How full a store is: what its files take, and what they may take before it refuses to write. In bytes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -53,6 +54,19 @@ def store_of(
         known = ", ".join(sorted({*_BUILT_IN, *factories}))
         raise StoreError(f"no store has the scheme {scheme!r}; there are {known}")
     return partial(factories[scheme], url)
+
+
+def is_missing(url: str) -> Path | None:
+    """The file of an embedded store, where opening the URL would make a new store; None where it would not."""
+    scheme, _, path = url.partition("://")
+    if scheme != "sqlite":
+        return None
+    try:
+        return Path(path) if Path(path).stat().st_size == 0 else None
+    except FileNotFoundError:
+        return Path(path)
+    except (OSError, ValueError):
+        return None  # what is wrong with it is said when it is opened
 
 
 def _sqlite_of(url: str, _: StoreAccess) -> Callable[[], Store]:

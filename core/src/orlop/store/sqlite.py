@@ -17,6 +17,7 @@ of all leases that its last user left behind.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sqlite3
 import threading
@@ -34,6 +35,7 @@ from orlop.store.interface import (
     Compacted,
     Compare,
     Delete,
+    Disk,
     Entry,
     Field,
     FutureRevision,
@@ -87,6 +89,7 @@ class SqliteStore(LocalStore):
         """Raises StoreError: the file cannot be opened, is in use, not ours, or of a newer version."""
         super().__init__(clock, _new_lease_id)
         path = Path(path).absolute()
+        self._folder = path.parent
         self.limits = limits
         self.exclusive = True
         self._write_lock = threading.RLock()
@@ -170,6 +173,19 @@ class SqliteStore(LocalStore):
                 pass
         except StoreError as error:
             _log.warning("compaction to revision %d left something for the next one: %s", revision, error)
+
+    def disk(self) -> Disk:
+        """The disk that it grows on. Raises StoreError."""
+        try:
+            found = os.statvfs(self._folder)
+        except OSError as error:
+            raise StoreError(f"the disk of {self._folder} cannot be looked at: {error.strerror}") from error
+        free = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+        return Disk(
+            folder=str(self._folder),
+            free_bytes=free * found.f_frsize,
+            total_bytes=found.f_blocks * found.f_frsize,
+        )
 
     def close(self) -> None:
         """See `interface.Store.close`."""
