@@ -96,18 +96,19 @@ PLANS: dict[str, tuple[tuple[Operation, ...], tuple[int, ...]]] = {
         (1, 3),
     ),
     # A leader wakes up that was suspended with its clock, and agents look for a leader in the moment before it is told.
+    # Nothing has been started meanwhile: what it does not know it writes down, and so learns that it leads no more.
     "no_epoch_compare_on_the_node": (
         (
             Operation(20_000, "command", ("services", ("web", 5, 1))),
             Operation(30_000, "suspend_leader", (15_000,)),
-            Operation(40_000, "command", ("services", ("web", 5, 2))),
+            Operation(40_000, "command", ("services", ("web", 2, 1))),
             *(
                 Operation(44_900 + 150 * again, "kill_agent", (f"node{node}", 100))
                 for again in range(6)
                 for node in range(5)
             ),
         ),
-        (8, 26, 28),
+        (4, 7, 9),
     ),
     # A node is silent for just as long as it takes to give up some of its tasks.
     "silent_session_goes_on": (

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.kernel import invariants
-from orlop.kernel.events import AgentHello, AgentStatuses, FrameworkActions
+from orlop.kernel.events import AgentHello, AgentStatuses, FrameworkActions, Logged
 from orlop.kernel.filters import kernel_filters, kernel_scorers
 from orlop.kernel.kernel import Kernel
 from orlop.kernel.placement import Candidate, PlacementView
+from orlop.kernel.records import log_key
 from orlop.kernel.state import State
 from orlop.model.asks import Request, spec_id
 from orlop.model.clock import Now
@@ -404,6 +405,20 @@ def test_the_same_history_gives_the_same_bytes_under_any_hash_seed() -> None:
         for seed in ("0", "1", "2")
     }
     assert len(results) == 1
+
+
+def test_what_is_only_told_is_stored_with_a_number_of_its_own() -> None:
+    kernel = Kernel()
+    state = cluster(kernel, node("a", Resources(cpus=100)))
+    told = []
+    for what in ("f.one", "f.two"):
+        entry = LogEntry(type=what, utc_ms=1)
+        step = kernel.step(state, [FrameworkActions(framework="f", seen=0, log=(entry,))], NOW, EPOCH)
+        (logged,) = [effect for effect in step.effects if isinstance(effect, Logged)]
+        assert step.puts[log_key(logged.version)] == LogRecord(entries=(entry,))
+        told.append(logged.version)
+        state = step.state
+    assert told[0] < told[1]
 
 
 def test_the_event_log_says_how_much_was_left_out() -> None:

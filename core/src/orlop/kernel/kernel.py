@@ -132,7 +132,6 @@ class _Batch:
         self._unplaced: list[Unplaced] = []
         self._published: list[Published] = []
         self._rejected: dict[str, dict[str, Explanation]] = {}
-        self._of_terms = False
 
     # Events
 
@@ -164,8 +163,6 @@ class _Batch:
                 pass  # what is due is looked at in every step
 
     def _note_term(self, kind: str, server: str, reason: str, **details: str) -> None:
-        """Nothing else changes with it, and it is written all the same."""
-        self._of_terms = True
         details = {"term": f"{self._epoch.generation}.{self._epoch.revision}", **details}
         self._draft.note(kind, server, **details, **({"reason": reason} if reason else {}))
 
@@ -383,7 +380,7 @@ class _Batch:
         self._draft.forget_ended(self._kernel.settings.ended_tasks_kept, FORGET_PER_STEP_MAX)
         # Delayed tasks whose time has come are in no document, but must not be waited for again.
         woken = self._draft.next_due_utc_ms != self._draft.base.next_due_utc_ms
-        writes = self._draft.puts or self._draft.deletes or self._of_terms
+        writes = self._draft.puts or self._draft.deletes or self._draft.log
         if not writes and not woken and not self._tells_nodes():
             return self._unchanged()
         if self._set_back_ms:
