@@ -125,6 +125,7 @@ def test_every_server_serves_docker_and_its_streams(servers: Servers) -> None:
         assert docker_of(server, "exec", "-i", f"one{number}", "cat", given=words.encode()) == words
         assert docker_of(server, "run", "-i", "--rm", "busybox", "cat", given=b"abc\n") == "abc\n"
     for server in servers.all:
+        assert f"Primary: {leader.address}\n" in docker_of(server, "info")
         names = docker_of(server, "ps", "--format", "{{.Names}}").split()
         assert sorted(names) == ["one0", "one1", "one2"]
 
