@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import resource
 import socket
@@ -16,7 +17,7 @@ import pytest
 from certificates import Certificates
 from engines import Engine
 from ports import free_port
-from running import RunningOrlop
+from running import RunningOrlop, sockets
 from stream_checks import Entrance
 from swarm_pool import RunningPool, running_pool
 from test_hostile_clients import HARDLY_HTTP, status_of
@@ -142,7 +143,8 @@ def test_slow_clients_leave_room_for_others(
                 with contextlib.suppress(ConnectionError, ssl.SSLError, TimeoutError):
                     held.append(connect(entrance))
                     held[-1].sendall(HALF_A_HEAD if number % 2 else HALF_A_BODY)
-            assert ping(patient)
+            wait_until(lambda: sockets(pid) < FILES // 2, lambda: f"most are refused; there are {sockets(pid)}")
+            assert served(patient, f"slow-{way}-{connect.__name__}")
         finally:
             for one in held:
                 one.close()
@@ -153,10 +155,23 @@ def test_slow_clients_leave_room_for_others(
 
 
 def ping(connection: socket.socket) -> bool:
-    connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    said = b""
-    while not said.endswith(b"OK"):
-        piece = connection.recv(65_536)
-        assert piece, said
-        said += piece
-    return said.startswith(b"HTTP/1.1 200 ")
+    return said_to(connection, b"GET", b"/_ping").startswith(b"HTTP/1.1 200 ")
+
+
+def served(connection: socket.socket, name: str) -> bool:
+    """Is a command run in a container of this name? It takes further connections."""
+    body = b'{"Image": "busybox", "Cmd": ["sleep", "1000"]}'
+    made = said_to(connection, b"POST", f"/containers/create?name={name}".encode(), body)
+    started = said_to(connection, b"POST", f"/containers/{name}/start".encode())
+    top = said_to(connection, b"GET", f"/containers/{name}/top".encode())
+    assert b"sleep 1000" in top, (made, started, top)
+    return True
+
+
+def said_to(connection: socket.socket, method: bytes, path: bytes, body: bytes = b"") -> bytes:
+    """The head and the body of the answer."""
+    head = b"%b /v1.41%b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    connection.sendall(head % (method, path, len(body)) + body)
+    answer = http.client.HTTPResponse(connection, method=method.decode())
+    answer.begin()
+    return b"HTTP/1.1 %d " % answer.status + answer.read()
