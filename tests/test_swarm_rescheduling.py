@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -241,6 +241,58 @@ def test_what_is_on_a_node_that_has_just_gone_is_not_said_to_be_nowhere(clean: R
         clean.start_agent(node)
     wait_until(clean.complete, "the node is back")
     wait_rows(clean, {"one": "Up", "moves": "Up", "here": "Up"})
+
+
+def kill_server(pool: RunningPool) -> Callable[[], None]:
+    pool.server.kill()
+    return pool.server.start
+
+
+def kill_agent(pool: RunningPool) -> Callable[[], None]:
+    pool.kill_agent(pool.engines[1])
+    return lambda: pool.start_agent(pool.engines[1])
+
+
+def kill_engine(pool: RunningPool) -> Callable[[], None]:
+    pool.engines[1].kill()
+    return pool.engines[1].start
+
+
+@pytest.mark.parametrize("kill", [kill_server, kill_agent, kill_engine])
+def test_what_is_killed_while_containers_move_costs_none(
+    clean: RunningPool, kill: Callable[[RunningPool], Callable[[], None]]
+) -> None:
+    """The server that moves them, or the agent or engine of a node that they move to, which is back at once."""
+    _, target, node = clean.engines
+    names = [f"moves{number}" for number in range(8)]
+    for name in names:
+        clean.docker("run", "-d", "--name", name, *MOVES, *on(node), "--restart", "always", "busybox", "sleep", "1000")
+    identities = {name: clean.docker("inspect", "-f", SWARM_ID, name) for name in names}
+    assert held(node).keys() == set(names)
+    clean.die(node)
+    wait_until(lambda: held(target), "the first one moves", MOVED_WITHIN_S)
+    mend = kill(clean)
+    mend()
+    wait_rows(clean, dict.fromkeys(names, "Up"))
+    for name, identity in identities.items():
+        assert clean.docker("inspect", "-f", SWARM_ID, name) == identity
+    there = [name for engine in clean.engines[:2] for name in held(engine)]
+    assert sorted(there) == names, "each is there once"
+    clean.revive(node)
+    wait_until(clean.complete, "the node is back")
+    # Its engine has started the copies again; they end, and are removed.
+    wait_until(lambda: not running_on(node) and not held(node), f"the copies on {node.name} end")
+    wait_rows(clean, dict.fromkeys(names, "Up"))
+    node.stop()
+    node.start()
+    wait_until(clean.complete, "the node is back again")
+    assert not running_on(node), "what is kept for its output does not begin again with its engine"
+
+
+def running_on(engine: Engine) -> list[str]:
+    """Ids of the containers that run, whatever they are called."""
+    with contextlib.closing(engine.client()) as client:
+        return [one["Id"] for one in client.containers()]
 
 
 def test_networks_and_links_are_there_again(clean: RunningPool) -> None:

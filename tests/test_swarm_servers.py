@@ -17,6 +17,8 @@ from engines import Engine, Lane
 from etcd_members import EtcdCluster, EtcdFactory
 from running import DEADLINE_S, processes_naming, wait_until
 from servers import ServerProcess, Servers
+from test_swarm_faults import CUT_WITHIN_S, going, seen_of
+from test_swarm_rescheduling import held
 from twin_engines import twins
 
 pytestmark = [pytest.mark.real, pytest.mark.docker]
@@ -123,8 +125,56 @@ def test_every_server_serves_docker_and_its_streams(servers: Servers) -> None:
         assert docker_of(server, "exec", "-i", f"one{number}", "cat", given=words.encode()) == words
         assert docker_of(server, "run", "-i", "--rm", "busybox", "cat", given=b"abc\n") == "abc\n"
     for server in servers.all:
+        assert f"Primary: {leader.address}\n" in docker_of(server, "info")
         names = docker_of(server, "ps", "--format", "{{.Names}}").split()
         assert sorted(names) == ["one0", "one1", "one2"]
+
+
+def test_what_clients_are_in_the_middle_of_ends_with_the_leader(
+    servers: Servers, pair: list[Engine], tmp_path: Path
+) -> None:
+    """They come by a standby, which goes on."""
+    leader = servers.leader()
+    standby = servers.others(leader)[0]
+    url = f"tcp://{standby.swarm_address}"
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("FROM busybox\nRUN echo begun; sleep 600\n")
+    with going(url, "build", "-t", "never", str(folder)) as building:
+        wait_until(lambda: "begun" in building.text(), "the step runs")
+        seen = seen_of(url, ("-e", f"constraint:node=={pair[1].name}"), leader.kill)
+        assert building.ended() != 0
+    assert all(one.code != 0 and one.complaint for one in seen.values()), seen
+    assert max(one.took_s for one in seen.values()) < CUT_WITHIN_S
+    wait_until(lambda: len(healthy(standby)) == 2, lambda: f"both engines are in the pool; {servers.logs()}")
+    assert sorted(docker_of(standby, "ps", "--format", "{{.Names}}").split()) == ["ran", "ticks"]
+    assert docker_of(standby, "exec", "ticks", "echo", "inside") == "inside\n"
+    assert "never" not in docker_of(standby, "images")
+
+
+def test_what_moves_is_moved_by_the_next_leader(servers: Servers, pair: list[Engine], tmp_path: Path) -> None:
+    leader = servers.leader()
+    standby = servers.others(leader)[0]
+    staying, leaving = pair
+    there = ("-e", f"constraint:node==~{leaving.name}", "-e", "reschedule:on-node-failure")
+    names = [f"moves{number}" for number in range(4)]
+    for name in names:
+        docker_of(standby, "run", "-d", "--name", name, *there, "busybox", "sleep", "1000")
+    assert held(leaving).keys() == set(names)
+    for pid in processes_naming(str(tmp_path / leaving.name)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    leaving.die()
+    leader.kill()
+    wait_until(lambda: held(staying) == dict.fromkeys(names, "running"), lambda: f"all move; {servers.logs()}", 90)
+    leaving.revive()
+    again = agent_of(leaving, servers.all, tmp_path)
+    try:
+        wait_until(lambda: not held(leaving), lambda: f"the copies are removed; {servers.logs()}")
+        assert on_engines([staying]) == names
+    finally:
+        again.terminate()
+        again.wait(DEADLINE_S)
 
 
 def test_what_was_created_is_there_once_although_the_leader_is_killed(servers: Servers, pair: list[Engine]) -> None:

@@ -24,8 +24,11 @@ def test_reserved_is_what_the_tasks_of_all_frameworks_hold() -> None:
         candidate("three", runtimes=("process",), unavailable={"docker": "no such socket"}),
         candidate("four", runtimes=("process",)),
     ]
-    overview = KernelOverview(lambda: candidates, Config(strategy="binpack"), name="blue", version="0.1")
+    overview = KernelOverview(
+        lambda: candidates, Config(strategy="binpack"), name="blue", version="0.1", address="10.0.0.7:7370"
+    )
     rows = [tuple(row) for row in system.info([], list(overview.members()), overview.about())["SystemStatus"]]
+    assert rows[:2] == [("Role", "primary"), ("Primary", "10.0.0.7:7370")]
     assert ("Strategy", "binpack") in rows
     assert ("Nodes", "3") in rows
     assert ("  └ Reserved CPUs", "1 / 4") in rows

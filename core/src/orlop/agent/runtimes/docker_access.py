@@ -89,6 +89,10 @@ class Access:
         """Keeps an ended container for its output only. Raises EngineLost."""
         name = container_json.kept_name(identity.task, identity.incarnation, int(time.time()))
         with contextlib.suppress(EngineRefused):  # it is gone
+            host = (await self.calls.inspect(container))["HostConfig"]
+            if (host.get("RestartPolicy") or {}).get("Name") not in (None, "", "no"):
+                # `always` begins again with the engine, also what has been stopped.
+                await self.call(self.pools.control, "update_container", container, restart_policy={"Name": "no"})
             await self.call(self.pools.control, "rename", container, name)
 
     async def sweep(self) -> None:

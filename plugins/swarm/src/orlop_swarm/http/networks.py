@@ -36,6 +36,9 @@ from orlop_swarm.merging.filters import Filters
 from orlop_swarm.placement.wanted import BUILT_IN
 
 DEFAULT_DRIVER: Final = "bridge"
+#: Networks of this driver, and of this scope, belong to a swarm of Docker's own.
+OVERLAY: Final = "overlay"
+SWARM: Final = "swarm"
 #: The filter for what is in use.
 USED: Final = '{"dangling":["false"]}'
 _ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -155,6 +158,8 @@ async def created(request: web.Request) -> web.StreamResponse:
         body = {**body, "Name": name}
     if not body.get("Driver"):
         body = {**body, "Driver": DEFAULT_DRIVER}
+    if body["Driver"] == OVERLAY or body.get("Scope") == SWARM:
+        usable = await _managers(request, usable) or usable
     if not slash:
         home = await home_for(request, usable, body)
         if not (body.get("ConfigFrom") or {}).get("Network"):  # it has no labels but those of the other one
@@ -163,6 +168,13 @@ async def created(request: web.Request) -> web.StreamResponse:
     told = await _create_on_all(request, usable, body)
     refuse(refusal(told))
     return answer(told[0].content, status=201)
+
+
+async def _managers(request: web.Request, usable: Iterable[Engine]) -> list[Engine]:
+    """Those that are managers of a swarm of Docker's own: its workers refuse to make a network that spans nodes."""
+    told = good(await ask_each(request, usable, "/info"))
+    manages = {part.node_id for part in told if (part.content.get("Swarm") or {}).get("ControlAvailable")}
+    return [engine for engine in usable if engine.node.id in manages]
 
 
 async def _create_on_all(request: web.Request, usable: Sequence[Engine], body: Document) -> list[Answer]:
@@ -259,6 +271,12 @@ def copy_of(network: Document) -> Document:
 async def removed(request: web.Request) -> web.StreamResponse:
     """DELETE /networks/{id}: every copy, or none while a container uses one of them."""
     one = await find(request, request.match_info["id"])
+    if one.first.get("Scope") == SWARM:
+        holding = [engine for engine in engines(request) if one.on(engine.node.id) is not None]
+        if managers := await _managers(request, holding):
+            # It knows what all nodes use.
+            refuse(refusal(await _on_copies(request, _only(one, [managers[0].node.id]), method="DELETE")))
+            return web.Response(status=204)
     used = await in_use_on(request, one)
     if used:
         # These engines will refuse; should their containers have gone meanwhile, it is as well.

@@ -12,7 +12,7 @@ from orlop_swarm.settings import Config
 
 class KernelOverview:
     """See `services.Overview`. candidates: of the newest durable state; raises NotAvailable. name, version: of the
-    cluster. primary: the leader's address, where this server does not lead; empty where it does."""
+    cluster. address: this server's, which is the one that leads when it answers."""
 
     def __init__(
         self,
@@ -21,13 +21,13 @@ class KernelOverview:
         *,
         name: str,
         version: str,
-        primary: Callable[[], str] = lambda: "",
+        address: str,
     ) -> None:
         self._candidates = candidates
         self._settings = settings
         self._name = name
         self._version = version
-        self._primary = primary
+        self._address = address
 
     def about(self) -> About:
         """See `services.Overview`."""
@@ -37,7 +37,7 @@ class KernelOverview:
             version=self._version,
             strategy=self._settings.strategy,
             filters=self._settings.filters,
-            primary=self._primary(),
+            primary=self._address,
         )
 
     def members(self) -> Sequence[Member]:

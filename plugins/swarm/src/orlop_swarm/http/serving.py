@@ -40,7 +40,9 @@ def application(host: Host, settings: Config) -> web.Application:
         owners=Owners(pool, containers),
         containers=containers,
         versions=Versions(pool),
-        overview=KernelOverview(host.candidates, settings, name=host.cluster_name, version=host.version),
+        overview=KernelOverview(
+            host.candidates, settings, name=host.cluster_name, version=host.version, address=host.address
+        ),
         balancing=Balancer(host, pool, looking, settings),
         names=settings.names,
         images=images,

@@ -65,7 +65,7 @@ class Member:
 
 @attrs.frozen(kw_only=True)
 class About:
-    """The pool itself. primary: the leader's address, where this server is not the leader."""
+    """The pool itself. primary: the address of the server that leads, which is the one that answers."""
 
     id: str
     name: str
@@ -168,7 +168,7 @@ def _warnings(answers: Sequence[Answer], members: Sequence[Member]) -> list[str]
 
 def _status(replies: Sequence[Answer], members: Sequence[Member], about: About) -> list[list[str]]:
     """The rows of classic Swarm's `docker info`, which programs look for by their text."""
-    rows = [["Role", "replica" if about.primary else "primary"]]
+    rows = [["Role", "primary"]]
     if about.primary:
         rows.append(["Primary", about.primary])
     rows += [["Strategy", about.strategy], ["Filters", ", ".join(about.filters)], ["Nodes", str(len(members))]]
