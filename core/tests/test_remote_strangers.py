@@ -120,7 +120,9 @@ async def test_plain_http_is_told_that_this_is_tls(tmp_path: Path, caplog: pytes
         other = await one.session("well")
         async with aiohttp.ClientSession() as http, http.get(one.url.with_scheme("http") / "v1/cluster") as answer:
             assert answer.status == 400
-            assert (await answer.json())["error"] == "this port speaks TLS"
+            told = await answer.json()
+            assert told["error"] == "this port speaks TLS"
+            assert told["message"] == "this port speaks TLS: use https://"  # which is what Docker's clients show
         assert "does not speak TLS" in caplog.text
         await still_there(other, "well")
 

@@ -29,7 +29,10 @@ BACKLOG: Final = 1_024
 ACCEPT_AGAIN_S: Final = 0.5
 #: The first byte of every TLS connection.
 _HANDSHAKE_RECORD: Final = 0x16
-_PLAIN: Final = b'{"error": "this port speaks TLS", "hint": "use https://"}'
+#: message: where clients of Docker and Chronos look.
+_PLAIN: Final = (
+    b'{"error": "this port speaks TLS", "hint": "use https://", "message": "this port speaks TLS: use https://"}'
+)
 _TOLD: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
     % (len(_PLAIN), _PLAIN)
