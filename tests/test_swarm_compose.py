@@ -79,7 +79,10 @@ RUN mkdir /www && echo $TEXT > /www/index.html
 
 #: Each is split at spaces; `_` in a word is a space.
 STORY: Final[Sequence[str]] = (
+    "config --services",
     "build --build-arg TEXT=built",
+    "create db",
+    "ps",
     "up -d -t 0",
     "ps",
     "exec -T worker wget -qO- http://web/",
@@ -91,6 +94,8 @@ STORY: Final[Sequence[str]] = (
     "up -d -t 0 --scale worker=3",
     "ps",
     "top db",
+    "scale -t 0 worker=2",
+    "ps",
     "port web 80",
     "up -d -t 0",
     "restart -t 0 worker",
@@ -104,6 +109,7 @@ STORY: Final[Sequence[str]] = (
     "run --rm -T worker env",
     "images",
     "kill worker",
+    "logs --no-color -f worker",
     "rm -f worker",
     "exec -T worker true",
     "logs --no-color",
@@ -123,7 +129,7 @@ STORY: Final[Sequence[str]] = (
 )
 
 #: What it prints of several containers comes as they are done.
-_UNORDERED: Final = ("up ", "down ", "logs ", "restart ", "stop ")
+_UNORDERED: Final = ("up ", "down ", "logs ", "restart ", "scale ", "stop ")
 _VARIES: Final = (
     (re.compile(r"<address>:\d+->80/tcp,:::\d+->80/tcp"), "<address>:<port>->80/tcp"),
     (re.compile(r"<address>:<port>->80/tcp,:::\d+->80/tcp"), "<address>:<port>->80/tcp"),

@@ -197,6 +197,18 @@ def test_images_are_pulled_always_where_that_is_wanted(forced: object) -> None:
             {"container": {"image": "a", "volumes": [{"containerPath": "/b", "external": {}}]}},
             "container.volumes: [0].external.name: expected the volume's name, but missing",
         ),
+        (
+            {"container": {"image": "a", "volumes": [{"containerPath": "/b"}, {"containerPath": "b"}]}},
+            "container.volumes: [1].containerPath: expected an absolute path without a colon, got 'b'",
+        ),
+        (
+            {"container": {"image": "a", "volumes": [{"containerPath": "/etc:/b"}]}},
+            "container.volumes: [0].containerPath: expected an absolute path without a colon, got '/etc:/b'",
+        ),
+        (
+            {"container": {"image": "a", "volumes": [{"containerPath": "/b", "hostPath": "/etc:/c"}]}},
+            "container.volumes: [0].hostPath: expected a path without a colon, got '/etc:/c'",
+        ),
         ({"constraints": [["a", "MAX", "1"]]}, "constraints: [0]: expected EQUALS, LIKE or UNLIKE"),
         ({"constraints": [["a", "LIKE", "("]]}, "constraints: [0]: expected a regular expression"),
         ({"constraints": [["a", "LIKE", HANGING]]}, "constraints: [0]: expected a regular expression of RE2, got"),

@@ -230,6 +230,12 @@ def _volumes(job: Job, _: int) -> None:
     for position, volume in enumerate(job.container.volumes if job.container is not None else ()):
         if volume.external is not None and not volume.external.name:
             raise ValueError(f"[{position}].external.name: expected the volume's name, but missing")
+        if not volume.container_path.startswith("/") or ":" in volume.container_path:
+            expected = "expected an absolute path without a colon"
+            raise ValueError(f"[{position}].containerPath: {expected}, got {volume.container_path!r}")
+        if volume.host_path is not None and ":" in volume.host_path:
+            expected = "expected a path without a colon"
+            raise ValueError(f"[{position}].hostPath: {expected}, got {volume.host_path!r}")
 
 
 def _command(job: Job, _: int) -> None:

@@ -1,7 +1,8 @@
 """Where a new network or volume that is on one node shall be.
 
 The node with the fewest containers. But what a Compose file describes belongs together, as its containers do: once one
-of a project's networks or volumes has a home, the others get the same.
+of a project's networks or volumes has a home, the others get the same. `docker-compose create` makes containers before
+there is any of these: then their node is the home.
 """
 
 from __future__ import annotations
@@ -30,10 +31,16 @@ async def home_for(request: web.Request, usable: Sequence[Engine], body: Mapping
     project = labels.get(PROJECT_LABEL) if isinstance(labels, Mapping) else None
     if project and (home := await _home_of_project(request, usable, str(project))) is not None:
         return home
-    told = await ask_each(request, usable, "/containers/json", query="all=1")
-    counts = {part.node_id: (sum(not is_kept_row(row) for row in part.content), part.node) for part in good(told)}
-    there = [engine for engine in usable if engine.node.id in counts]
-    return min(there, key=lambda engine: counts[engine.node.id], default=usable[0])
+    told = good(await ask_each(request, usable, "/containers/json", query="all=1"))
+    there = {part.node_id: [row for row in part.content if not is_kept_row(row)] for part in told}
+    asked = [engine for engine in usable if engine.node.id in there]
+
+    def preferred(engine: Engine) -> tuple[int, int]:
+        rows = there[engine.node.id]
+        own = sum((row.get("Labels") or {}).get(PROJECT_LABEL) == project for row in rows) if project else 0
+        return -own, len(rows)
+
+    return min(asked, key=preferred, default=usable[0])
 
 
 async def _home_of_project(request: web.Request, usable: Sequence[Engine], project: str) -> Engine | None:
