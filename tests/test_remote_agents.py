@@ -64,6 +64,29 @@ def test_tasks_run_on_other_hosts_and_are_reached_there(cluster: RemoteCluster) 
     wait_until(lambda: not sleepers(cluster, "/spread"), "they are stopped")
 
 
+def test_a_node_has_no_open_port(cluster: RemoteCluster) -> None:
+    """Its agent dials: whoever reaches the node finds neither the agent nor its engine."""
+    cluster.deploy("/quiet", 3, constraints=[["hostname", "UNIQUE"]])
+    (task, *_) = cluster.placed("/quiet")
+    assert run_in(cluster, task, "sh", "-c", "echo reached").stdout == b"reached\n"
+    server = cluster.server.process
+    assert server is not None
+    assert listening(server.pid), "it is seen where there is one"
+    for agent in cluster.agents.values():
+        assert agent.process is not None
+        assert not listening(agent.process.pid)
+    cluster.call("DELETE", "/v2/apps/quiet?force=true", base=cluster.marathon)
+    wait_until(lambda: not sleepers(cluster, "/quiet"), "they are stopped")
+
+
+def listening(pid: int) -> list[str]:
+    """Local addresses, as the kernel writes them, at which anybody on the process's host listens on TCP."""
+    rows = [
+        row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]
+    ]
+    return [local for _, local, _, state, *_ in rows if state == "0A"]
+
+
 def test_output_is_followed_across_the_network(cluster: RemoteCluster, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     count = 60_000
