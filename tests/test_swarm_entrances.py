@@ -72,7 +72,7 @@ def test_dockers_client_is_let_in_with_a_certificate_alone(
         code, said = ask(*options)
         assert code != 0, said
         assert "CONTAINER ID" not in said
-        assert re.search("tls|400 .Bad Request.", said), said
+        assert re.search("(?i)tls", said), said
     assert ask(*entrance.options())[0] == 0
 
 
