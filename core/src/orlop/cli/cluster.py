@@ -115,7 +115,7 @@ def nodes(ctx: click.Context, output: str, watch: bool) -> None:
 
 def _clock(ahead_s: float | None) -> str:
     """`+0.2s`: ahead of the leader's."""
-    return f"{ahead_s:+.1f}s" if ahead_s is not None else "-"
+    return f"{round(ahead_s, 1) + 0.0:+.1f}s" if ahead_s is not None else "-"  # no -0.0
 
 
 def _usage(row: Mapping[str, Any] | None) -> str:
