@@ -359,7 +359,7 @@ class DockerRuntime:
             while record.container and not record.gone:
                 try:
                     await self._engine.connected.wait()
-                    await self._engine.keep(record.container, record.identity)
+                    await self._engine.keep(record.container, record.identity, stays_ended=record.undisturbed)
                     self._sweep_later()
                     return
                 except EngineLost:

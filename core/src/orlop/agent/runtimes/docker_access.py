@@ -85,15 +85,22 @@ class Access:
             if container_json.identity_of(inspected["Config"].get("Labels"), self._context) == identity:
                 await self.call(self.pools.control, "remove_container", inspected["Id"], v=True, force=True)
 
-    async def keep(self, container: str, identity: Identity) -> None:
-        """Keeps an ended container for its output only. Raises EngineLost."""
+    async def keep(self, container: str, identity: Identity, *, stays_ended: bool = False) -> None:
+        """Keeps an ended container for its output only. stays_ended: the engine is known to leave it so.
+
+        Raises EngineLost.
+        """
         name = container_json.kept_name(identity.task, identity.incarnation, int(time.time()))
         with contextlib.suppress(EngineRefused):  # it is gone
-            host = (await self.calls.inspect(container))["HostConfig"]
-            if (host.get("RestartPolicy") or {}).get("Name") not in (None, "", "no"):
-                # `always` begins again with the engine, also what has been stopped.
-                await self.call(self.pools.control, "update_container", container, restart_policy={"Name": "no"})
+            if not stays_ended:
+                await self._end_restarts(container)
             await self.call(self.pools.control, "rename", container, name)
+
+    async def _end_restarts(self, container: str) -> None:
+        """`always` begins again with the engine, also what has been stopped. Raises EngineLost, EngineRefused."""
+        host = (await self.calls.inspect(container))["HostConfig"]
+        if (host.get("RestartPolicy") or {}).get("Name") not in (None, "", "no"):
+            await self.call(self.pools.control, "update_container", container, restart_policy={"Name": "no"})
 
     async def sweep(self) -> None:
         """Removes containers that are kept for too long. Raises EngineLost."""
