@@ -261,12 +261,10 @@ class Leadership:
 
     def _keep_house_once(self) -> None:
         store, now_ms = self._parts.store, read_clock().monotonic_ms
-        known = bool(self._housekeeping.disk)
+        disk_before, refusal_before = self._housekeeping.disk, self._housekeeping.refusal
         if (disk := getattr(store, "disk", None)) is not None:
             self._housekeeping.look_at(disk())
-        if bool(self._housekeeping.disk) != known:
-            log.warning("%s", self._housekeeping.disk or "the store's disk has room again")
-        known = bool(self._housekeeping.refusal)
+        _tell_change(disk_before, self._housekeeping.disk, "the store's disk has room again")
         revision = self._housekeeping.note(store.range(records.META_KEY, limit=1).revision, now_ms)
         if revision is not None:
             with contextlib.suppress(Compacted):  # somebody else has done so
@@ -276,8 +274,8 @@ class Leadership:
             log.warning("the store is nearly full: its history is given up")
             store.make_room()
             self._housekeeping.judge(store.room(), now_ms)
-        if bool(self._housekeeping.refusal) != known:
-            log.warning("%s", self._housekeeping.refusal or "the store has room again, and new work is accepted")
+        over = "the store has room again, and new work is accepted"
+        _tell_change(refusal_before, self._housekeeping.refusal, over)
 
     def refusal(self) -> str:
         """Why new work is refused; empty when it is not."""
@@ -413,3 +411,9 @@ class Leadership:
         if not awaited.done():
             raise NotAvailable(str(Failure(self._over.result(), unknown=True)))
         return awaited.result()
+
+
+def _tell_change(before: str, now: str, over: str) -> None:
+    """Logs a trouble as it begins, and that it is over. before, now: empty without one."""
+    if bool(before) != bool(now):
+        log.warning("%s", now or over)
