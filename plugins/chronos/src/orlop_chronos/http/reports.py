@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 from aiohttp import web
 
+from orlop.addresses import reached_at
 from orlop.framework import NodeState
 from orlop_chronos import drawing, instants, rendering
 from orlop_chronos.documents import Attempt, JobRecord, Run, RunState, task_key
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from orlop.server.routing import Host
 
 #: Of a listener on every address of its machine.
-_ANY_ADDRESS: Final = frozenset({"", "*", "0.0.0.0", "::", "[::]"})  # noqa: S104  (nothing is bound here)
 #: Chronos' --job_history_limit.
 SHOWN_IN_STATISTICS: Final = 5
 MOST_RUNS: Final = 1_000
@@ -259,14 +259,7 @@ def leader_address(host: Host, settings: Config) -> str:
     """ "host:port" under which clients reach Chronos' API, whichever address they have asked."""
     if ":" in settings.hostname:
         return settings.hostname
-    if not settings.listen:
-        return host.address
-    name, _, port = settings.listen.rpartition(":")
-    if settings.hostname:
-        name = settings.hostname
-    elif name in _ANY_ADDRESS:
-        name = host.address.rpartition(":")[0]
-    return f"{name}:{port}"
+    return reached_at(settings.listen, settings.hostname, host.address)
 
 
 async def ping(call: Call) -> web.StreamResponse:  # noqa: ARG001

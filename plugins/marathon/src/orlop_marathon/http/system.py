@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from orlop.addresses import reached_at
 from orlop.framework import TaskState, format_utc
 from orlop_marathon import root
 from orlop_marathon.http.calls import Call, Methods, answer, empty
@@ -14,7 +15,6 @@ from orlop_marathon.settings import MARATHON_VERSION, Config
 if TYPE_CHECKING:
     from orlop.server.routing import Host
 
-_ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::", "[::]", "*"})  # noqa: S104
 #: Settings of Marathon that mean nothing without Mesos.
 _OF_MESOS: Final = (
     "access_control_allow_origin", "decline_offer_duration", "launch_token", "launch_token_refresh_interval",
@@ -48,14 +48,7 @@ def resolve_metrics(tail: list[str]) -> Methods | None:
 
 def leader_address(host: Host, settings: Config) -> str:
     """ "host:port" under which clients reach Marathon's API."""
-    if not settings.listen:
-        return host.address
-    name, _, port = settings.listen.rpartition(":")
-    if settings.hostname:
-        name = settings.hostname
-    elif name in _ANY_ADDRESS:
-        name = host.address.rpartition(":")[0]
-    return f"{name}:{port}"
+    return reached_at(settings.listen, settings.hostname, host.address)
 
 
 async def _leader(call: Call) -> web.Response:
