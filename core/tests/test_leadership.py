@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
 import pytest
-from terms import begin
+from terms import begin, parts_of
 from waiting import eventually
 
-from orlop.agent.agent import read_clock
 from orlop.agent.session import LinkClosed, local_session
-from orlop.configuration import Settings
 from orlop.framework import NotAvailable
 from orlop.kernel.events import ForgetNode, KillTask
-from orlop.kernel.kernel import Kernel
 from orlop.model.messages import Hello, Welcome
 from orlop.model.nodes import NodeInfo
 from orlop.model.resources import Resources
 from orlop.server import leadership as module
 from orlop.server import sessions
-from orlop.server.bridge import Bridge
-from orlop.server.leadership import Leadership, Metrics, Parts
-from orlop.server.plugin_host import PluginHost
-from orlop.server.routing import Host
+from orlop.server.leadership import Leadership
 from orlop.store.interface import OutcomeUnknown
 from orlop.store.memory import MemoryStore
 
@@ -45,28 +38,9 @@ class Term:
     failed: asyncio.Future[Exception] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
 
     def begin(self) -> Leadership:
-        store, kernel = MemoryStore(), Kernel()
+        store = MemoryStore()
         term = begin(store)
-        host = Host(
-            cluster_name="c",
-            address="",
-            version="1",
-            state=lambda: term.state,
-            explainer=cast(Callable[..., Any], kernel.explain),
-            clock=read_clock,
-            open_engine=no_engine,
-        )
-        parts = Parts(
-            store=store,
-            kernel=kernel,
-            plugins=PluginHost(Settings(), [], found=[]),
-            classes={},
-            host=host,
-            bridge=Bridge(asyncio.get_running_loop()),
-            metrics=Metrics(),
-            handler_timeout_s=1,
-        )
-        made = Leadership(term, parts, self._fail, lambda: self.leads)
+        made = Leadership(term, parts_of(store, term), self._fail, lambda: self.leads)
         made.start()
         return made
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import pytest
-from terms import begin
+from terms import begin, parts_of
 from waiting import eventually
 
 from orlop.agent.agent import read_clock
-from orlop.configuration import Settings
 from orlop.kernel.events import Logged, TermBegan, TermEnds
 from orlop.kernel.kernel import TERM_BEGAN, TERM_ENDED, Kernel
 from orlop.model.clock import Now
 from orlop.model.log_entries import LogEntry
 from orlop.server import leadership as module
-from orlop.server.bridge import Bridge
 from orlop.server.candidate import Candidate
 from orlop.server.core import Core
 from orlop.server.election import ElectionSettings
-from orlop.server.leadership import Leadership, Metrics, Parts
+from orlop.server.leadership import Leadership
 from orlop.server.loading import LeaderRecord, Term, last_logged
 from orlop.server.pipeline import Failure
-from orlop.server.plugin_host import PluginHost
-from orlop.server.routing import Host
 from orlop.server.succession import Succession
 from orlop.store.interface import StoreRefused
 from orlop.store.memory import MemoryStore
@@ -172,31 +166,6 @@ async def test_a_term_tells_its_beginning_as_soon_as_the_store_takes_it_and_its_
 
 
 def lead(store: MemoryStore, term: Term) -> Leadership:
-    kernel = Kernel()
-
-    async def no_engine(_: str) -> Any:
-        raise AssertionError
-
-    host = Host(
-        cluster_name="c",
-        address="",
-        version="1",
-        state=lambda: term.state,
-        explainer=cast(Callable[..., Any], kernel.explain),
-        clock=read_clock,
-        open_engine=no_engine,
-    )
-    parts = Parts(
-        store=store,
-        kernel=kernel,
-        plugins=PluginHost(Settings(), [], found=[]),
-        classes={},
-        host=host,
-        bridge=Bridge(asyncio.get_running_loop()),
-        metrics=Metrics(),
-        handler_timeout_s=1,
-        url=A,
-    )
-    made = Leadership(term, parts, lambda error: pytest.fail(str(error)), lambda: True)
+    made = Leadership(term, parts_of(store, term, A), lambda error: pytest.fail(str(error)), lambda: True)
     made.start()
     return made
